@@ -1,0 +1,277 @@
+"""What an experiment is made of. Every field is one decision; `validate` says what cannot be.
+
+Configs are files with `get_config(arg)` that return an `ExperimentConfig`; any field is
+overridden on the command line: `--config.optim.learning_rate=3e-4`.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+from fmi_jax.errors import UsageError, unknown_name
+
+
+@dataclasses.dataclass(slots=True)
+class DataConfig:
+    """Which images.
+
+    Attributes:
+      name: a prepared data set (`fmi-jax prepare` lists them).
+      data_dir: folder that holds the prepared sets.
+      prepared_size: side in pixels that the images were resized to at preparation.
+      split: name of the split rule ("upstream", "stratified", ...); empty: the data set's first.
+      threads: decoding threads; 0: one per CPU core.
+      workers: decoding processes beside the trainer; 0 (usually fastest): none.
+    """
+
+    name: str = "synthetic"
+    data_dir: str = "data"
+    prepared_size: int = 256
+    split: str = ""
+    threads: int = 0
+    workers: int = 0
+
+
+@dataclasses.dataclass(slots=True)
+class AugmentConfig:
+    """What happens to a training image on the device. Defaults: the study's (REFERENCE 1.1.3).
+
+    Attributes:
+      center_crop: fraction of the prepared side kept before the random crop (224 of 256),
+        and the evaluation crop. 1.0: the whole image.
+      crop_scale: area range of the random resized crop, relative to the centre crop.
+      crop_ratio: aspect ratio range of that crop.
+      flip_horizontal, flip_vertical: probability of each flip.
+      jitter_probability: how often colour jitter is applied at all.
+      brightness, contrast, saturation, hue: its strengths, as in torchvision.
+    """
+
+    center_crop: float = 0.875
+    crop_scale: tuple[float, float] = (0.8, 1.2)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_horizontal: float = 0.5
+    flip_vertical: float = 0.5
+    jitter_probability: float = 0.8
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.1
+    hue: float = 0.1
+
+
+@dataclasses.dataclass(slots=True)
+class BackboneConfig:
+    """Which network.
+
+    Attributes:
+      name: a backbone (`fmi-jax models` lists them).
+      weights: tag of a converted checkpoint in `weights_dir` ("lvd142m"), a path to a
+        converted `.safetensors` file, or empty for random initialisation.
+      weights_dir: folder of converted checkpoints.
+      stem: how a stem trained on colour reads other channel counts: "sum" (as if the grey
+        image were repeated), "mean", or "first" (the reference: only the red kernel).
+      last_block: keep blocks 0..last_block only; -1 keeps all.
+      dtype: "auto" (bfloat16 on GPU and TPU, float32 on CPU), "float32" or "bfloat16".
+      remat: recompute blocks in the backward pass to save memory.
+      drop_path: stochastic depth rate of the last block.
+    """
+
+    name: str = "dinov2_vitb14"
+    weights: str = ""
+    weights_dir: str = "weights"
+    stem: str = "sum"
+    last_block: int = -1
+    dtype: str = "auto"
+    remat: bool = False
+    drop_path: float = 0.0
+
+
+@dataclasses.dataclass(slots=True)
+class OptimConfig:
+    """How it is trained: AdamW, linear warm-up, then a schedule.
+
+    Attributes:
+      learning_rate: after warm-up.
+      weight_decay: decoupled; on tensors of rank > 1 only.
+      warmup_steps: learning rate rises linearly and reaches its value at this step.
+      warmup_epochs: the same in epochs; at most one of the two is set.
+      schedule: after warm-up: "constant", "cosine" (to 0 at the last step) or "plateau"
+        (times `plateau_factor` when validation has not improved for `plateau_patience`
+        evaluations).
+      plateau_factor, plateau_patience: of the plateau schedule.
+      clip_norm: global gradient norm limit; 0: none.
+      accumulate: micro-batches per step; the batch is cut into this many.
+    """
+
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-5
+    warmup_steps: int = 0
+    warmup_epochs: float = 0.0
+    schedule: str = "constant"
+    plateau_factor: float = 0.1
+    plateau_patience: int = 2
+    clip_norm: float = 1.0
+    accumulate: int = 1
+
+
+@dataclasses.dataclass(slots=True)
+class TrainConfig:
+    """How long, how often, where.
+
+    Attributes:
+      epochs: passes over the training split.
+      max_steps: stop earlier, after this many steps; 0: no limit.
+      batch_size: images per step, over all devices and micro-batches.
+      eval_batch_size: images per evaluation step; 0: `batch_size`.
+      eval_every_epochs: validation interval, in epochs (may be a fraction).
+      log_every_steps: how often training scalars are written.
+      checkpoint_every_steps: save the newest state at least this often; 0: at evaluations only.
+      seed: initialisation, order, augmentation: everything random follows from it.
+      model_parallel: devices along the "model" axis of the mesh; 1: pure data parallel.
+      bootstrap_samples: resamples for the test confidence intervals.
+    """
+
+    epochs: float = 100.0
+    max_steps: int = 0
+    batch_size: int = 64
+    eval_batch_size: int = 0
+    eval_every_epochs: float = 1.0
+    log_every_steps: int = 10
+    checkpoint_every_steps: int = 0
+    seed: int = 0
+    model_parallel: int = 1
+    bootstrap_samples: int = 1000
+
+
+@dataclasses.dataclass(slots=True)
+class ExperimentConfig:
+    """One experiment.
+
+    Attributes:
+      protocol: how the backbone is judged ("linear_probe", "finetune", ...).
+      image_size: side in pixels of what the network sees.
+      metric: validation metric that selects the best checkpoint; empty: the data set's own.
+    """
+
+    protocol: str = "finetune"
+    image_size: int = 224
+    metric: str = ""
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+
+def as_dict(config: ExperimentConfig) -> dict[str, Any]:
+    """The config as plain JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: dict[str, Any]) -> ExperimentConfig:
+    """The inverse of `as_dict`; a field that does not exist raises `UsageError`."""
+
+    def fill(target: Any, values: dict[str, Any], where: str) -> Any:
+        names = [field.name for field in dataclasses.fields(target)]
+        for name, value in values.items():
+            if name not in names:
+                raise unknown_name("config field", where + name, [where + n for n in names])
+            current = getattr(target, name)
+            if dataclasses.is_dataclass(current):
+                fill(current, value, f"{where}{name}.")
+            else:
+                setattr(target, name, tuple(value) if isinstance(current, tuple) else value)
+        return target
+
+    return fill(ExperimentConfig(), values, "")
+
+
+def differences(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
+    """Fields that differ, by dotted name: `{"optim.learning_rate": (old, new)}`."""
+
+    def flatten(values: dict[str, Any], where: str = "") -> dict[str, Any]:
+        flat = {}
+        for name, value in values.items():
+            if isinstance(value, dict):
+                flat |= flatten(value, f"{where}{name}.")
+            else:
+                flat[where + name] = value
+        return flat
+
+    a, b = flatten(as_dict(old)), flatten(as_dict(new))
+    return {name: (a[name], b[name]) for name in a if a[name] != b[name]}
+
+
+_CHOICES = {
+    "backbone.stem": ("sum", "mean", "first"),
+    "backbone.dtype": ("auto", "float32", "bfloat16"),
+    "optim.schedule": ("constant", "cosine", "plateau"),
+}
+_POSITIVE = (
+    "image_size",
+    "data.prepared_size",
+    "optim.learning_rate",
+    "optim.accumulate",
+    "train.epochs",
+    "train.batch_size",
+    "train.eval_every_epochs",
+    "train.log_every_steps",
+    "train.model_parallel",
+)
+_NOT_NEGATIVE = (
+    "data.threads",
+    "data.workers",
+    "optim.weight_decay",
+    "optim.warmup_steps",
+    "optim.warmup_epochs",
+    "optim.plateau_patience",
+    "optim.clip_norm",
+    "train.max_steps",
+    "train.eval_batch_size",
+    "train.checkpoint_every_steps",
+    "train.bootstrap_samples",
+)
+_FRACTIONS = (
+    "augment.flip_horizontal",
+    "augment.flip_vertical",
+    "augment.jitter_probability",
+    "backbone.drop_path",
+)
+
+
+def validate(config: ExperimentConfig) -> None:
+    """Raise one `UsageError` that lists every value of `config` that cannot be."""
+
+    def value(name: str) -> Any:
+        target = config
+        for part in name.split("."):
+            target = getattr(target, part)
+        return target
+
+    wrong = []
+    for name, choices in _CHOICES.items():
+        if value(name) not in choices:
+            wrong.append(f"{name}={value(name)!r}: expected one of {', '.join(choices)}")
+    wrong += [f"{n}={value(n)!r}: expected more than 0" for n in _POSITIVE if not value(n) > 0]
+    wrong += [f"{n}={value(n)!r}: expected 0 or more" for n in _NOT_NEGATIVE if not value(n) >= 0]
+    wrong += [
+        f"{n}={value(n)!r}: expected between 0 and 1" for n in _FRACTIONS if not 0 <= value(n) <= 1
+    ]
+    if not 0 < config.augment.center_crop <= 1:
+        wrong.append(
+            f"augment.center_crop={config.augment.center_crop!r}: expected more than 0, at most 1"
+        )
+    for name in ("augment.crop_scale", "augment.crop_ratio"):
+        low, high = value(name)
+        if not 0 < low <= high:
+            wrong.append(f"{name}={value(name)!r}: expected 0 < low <= high")
+    if config.optim.warmup_steps and config.optim.warmup_epochs:
+        wrong.append(
+            "optim.warmup_steps and optim.warmup_epochs are both set: expected at most one"
+        )
+    if config.train.batch_size % config.optim.accumulate:
+        wrong.append(
+            f"train.batch_size={config.train.batch_size} is not a multiple of"
+            f" optim.accumulate={config.optim.accumulate}"
+        )
+    if wrong:
+        raise UsageError("config: " + "; ".join(wrong) + ".")

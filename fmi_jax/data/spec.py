@@ -1,0 +1,73 @@
+"""What a data set is before it is prepared: where its table and images lie, and how it is split."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from fmi_jax.types import Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RawExample:
+    """One row of a raw data set.
+
+    Attributes:
+      id: unique name of the image, shown in predictions and messages.
+      path: the image file, relative to the image root of the data set.
+      label: class index, or one 0/1 (or soft) value per class for a multi-label set.
+      group: patient, lesion or study, where known; images of one group belong together.
+      split: "train", "val" or "test" where the raw data decide it, else None.
+      row: line of the index file, 1-based and counting the header, for messages.
+    """
+
+    id: str
+    path: str
+    label: int | tuple[float, ...]
+    group: str | None = None
+    split: str | None = None
+    row: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RawDataset:
+    """The raw data set as read from disk: its rows and where their images are."""
+
+    image_root: Path
+    examples: Sequence[RawExample]
+    classes: tuple[str, ...]
+    task: Task
+
+
+SplitFn = Callable[[Sequence[RawExample]], Mapping[str, Sequence[int]]]
+"""Rows of each split ("train", "val", "test") as indices into the examples, in order."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """A named data set.
+
+    Attributes:
+      name: as in configs and folders ("aptos2019").
+      read: reads and checks the raw index under the folder the user names.
+      channels: 3 for colour, 1 for grey.
+      mean, std: the study's pixel statistics in 0..1, or None: computed from the train split
+        at preparation.
+      metric: validation metric that selects the best checkpoint (a key of `metrics`).
+      splits: split functions by name; the first is the default.
+      layout: what the raw folder must hold, shown in help and errors.
+      citation, licence, url: where it comes from.
+      draw: for synthetic sets, writes the raw layout into a folder; else None.
+    """
+
+    name: str
+    read: Callable[[Path], RawDataset]
+    channels: int
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    metric: str
+    splits: Mapping[str, SplitFn]
+    layout: str
+    citation: str
+    licence: str
+    url: str
+    draw: Callable[[Path], None] | None = None

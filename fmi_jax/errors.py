@@ -1,0 +1,33 @@
+"""Errors that are the user's to mend: shown as one message, without a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something outside the program is wrong: a file, a record, a checkpoint. Exit code 1.
+
+    The message says what was wrong, what was expected and the nearest valid choice.
+    """
+
+    exit_code = 1
+
+
+class UsageError(UserError):
+    """A wrong flag, name or config value. Exit code 2."""
+
+    exit_code = 2
+
+
+def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UsageError:
+    """The error for a `name` that is not among `choices`, with the closest ones first.
+
+    Args:
+      kind: what was looked up, in the singular ("backbone", "config field").
+      name: what was asked for.
+      choices: the valid names.
+    """
+    valid = sorted(choices)
+    close = difflib.get_close_matches(name, valid, n=3, cutoff=0.6)
+    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return UsageError(f"unknown {kind} {name!r}.{hint} Valid: {', '.join(valid)}.")

@@ -1,0 +1,228 @@
+"""What every backbone is: an arch describes it, blocks compute it, features leave it."""
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from fmi_jax.errors import UsageError
+from fmi_jax.types import Features
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArchConfig(abc.ABC):
+    """The shape of a network: everything that decides its parameters and its function.
+
+    Families add their own fields, every one required: a default is where two ports of one
+    network drift apart in silence.
+
+    Attributes:
+      in_channels: channels of the input images.
+    """
+
+    in_channels: int
+
+    @property
+    @abc.abstractmethod
+    def num_blocks(self) -> int:
+        """How many blocks there are, in the sense of freezing, truncation and CKA."""
+
+    @property
+    @abc.abstractmethod
+    def feature_width(self) -> int:
+        """Width `f` of `Features.pooled` after the last block."""
+
+    @property
+    @abc.abstractmethod
+    def token_width(self) -> int:
+        """Width `d` of `Features.tokens` after the last block."""
+
+    @abc.abstractmethod
+    def truncated(self, block: int) -> Self:
+        """The arch that keeps blocks 0..`block` and has no later one."""
+
+    def check_block(self, block: int) -> None:
+        """Raise `UsageError` unless `block` is an index of a block."""
+        if not 0 <= block < self.num_blocks:
+            raise UsageError(
+                f"block {block} does not exist:"
+                f" this backbone has blocks 0 to {self.num_blocks - 1}."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a network is run; changes neither its parameters nor, beyond rounding, its function.
+
+    Attributes:
+      dtype: compute type of matrix products and activations; parameters, norms and softmax
+        stay float32.
+      remat: recompute each block in the backward pass instead of keeping its activations.
+      drop_path: stochastic-depth rate of the last block, rising linearly from 0 at the first;
+        acts only when `rngs` is given.
+    """
+
+    dtype: Any = jnp.float32
+    remat: bool = False
+    drop_path: float = 0.0
+
+
+class Backbone(nnx.Module):
+    """A feature extractor made of blocks.
+
+    A family sets `arch`, `execution` and `blocks` (an `nnx.List` of modules called as
+    `block(x, rngs)`) and defines `embed` and `readout`. In every method `rngs=None` means
+    evaluation: no drop-path, running BatchNorm statistics. With `rngs` (stream `dropout`) the
+    network is in training mode.
+    """
+
+    arch: ArchConfig
+    execution: Execution
+    blocks: nnx.List
+
+    @abc.abstractmethod
+    def embed(self, images: Float[Array, "b h w c"]) -> Array:
+        """What enters block 0. Raises `UsageError` for an image size the family cannot take."""
+
+    @abc.abstractmethod
+    def readout(self, x: Array, block: int, grid: tuple[int, int]) -> Features:
+        """The features of a network that ends after `block`, whose output is `x`.
+
+        Args:
+          x: output of block `block`.
+          block: its index; `arch.num_blocks - 1` for the whole network.
+          grid: rows and columns of the patch grid at the input of block 0.
+        """
+
+    @abc.abstractmethod
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the patch grid for an image; `UsageError` if it has none."""
+
+    def features_at(
+        self,
+        images: Float[Array, "b h w c"],
+        blocks: Sequence[int],
+        *,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Features, ...]:
+        """Features after each of `blocks`, in the order asked, from one forward pass.
+
+        Equal to the features of the network truncated after each block. Blocks beyond the
+        highest one asked for are not computed.
+        """
+        for block in blocks:
+            self.arch.check_block(block)
+        wanted = {}
+        grid = self.grid(images.shape[1], images.shape[2])
+        x = self.embed(images)
+        for i, block in enumerate(self.blocks[: max(blocks) + 1]):
+            x = self.run_block(block, x, rngs)
+            if i in blocks:
+                wanted[i] = self.readout(x, i, grid)
+        return tuple(wanted[i] for i in blocks)
+
+    def features(
+        self, images: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
+    ) -> Features:
+        """Features after the last block."""
+        return self.features_at(images, (self.arch.num_blocks - 1,), rngs=rngs)[0]
+
+    def run_block(self, block: nnx.Module, x: Array, rngs: nnx.Rngs | None) -> Array:
+        """One block, rematerialised when `execution.remat` says so."""
+        if not self.execution.remat:
+            return block(x, rngs)
+        return nnx.remat(lambda block, x, rngs: block(x, rngs))(block, x, rngs)
+
+    @classmethod
+    def adapt(
+        cls, params: Mapping[str, np.ndarray], source: ArchConfig, target: ArchConfig
+    ) -> dict[str, np.ndarray]:
+        """Parameters of `source` made to fit `target`, where the reference does so at loading.
+
+        The base drops nothing and changes nothing; families resize position tables here.
+        Truncation and input channels are handled by the loader for all families alike.
+        """
+        del source, target
+        return dict(params)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightsSource:
+    """A public checkpoint of a backbone.
+
+    Attributes:
+      tag: short name of the weights ("lvd142m"); with the backbone's name it is unique.
+      url: where the original file is published.
+      sha256: its checksum, or the leading hex digits of it where only those are published
+        (torch hub file names); None where the publisher gives none.
+      layout: name of the key layout in `weights_convert`.
+      licence: SPDX identifier, or the publisher's own name for it.
+    """
+
+    tag: str
+    url: str
+    sha256: str | None
+    layout: str
+    licence: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackboneSpec:
+    """A named backbone: a family, an arch and the public weights that fit it.
+
+    Attributes:
+      name: the study's name for it; looked up, never parsed.
+      family: the class that computes it, called as `family(arch, execution, rngs=...)`.
+      arch: its shape, with three input channels.
+      num_params: golden parameter count of that shape, without any classification head.
+      patch_size: pixels per token side, or the total stride of a hierarchical network.
+      image_size: the side in pixels of the square images it was trained on.
+      sources: public checkpoints, the one of the study first; empty for a network of our own.
+      note: one line a reader of the model table wants to know.
+    """
+
+    name: str
+    family: type[Backbone]
+    arch: ArchConfig
+    num_params: int
+    patch_size: int
+    image_size: int
+    sources: tuple[WeightsSource, ...]
+    note: str = ""
+
+
+def create(
+    spec_family: type[Backbone], arch: ArchConfig, execution: Execution, seed: int
+) -> Backbone:
+    """A backbone with random parameters drawn from `seed`."""
+    return family(arch, execution, rngs=nnx.Rngs(seed))  # type: ignore[call-arg]
+
+
+def create_abstract(family: type[Backbone], arch: ArchConfig, execution: Execution) -> Backbone:
+    """The same backbone with shapes for parameters: no memory, no compute."""
+    return nnx.eval_shape(lambda: create(family, arch, execution, 0))
+
+
+def parameters(module: nnx.Module) -> dict[str, Any]:
+    """Every parameter and running statistic of `module` by its native name.
+
+    Names join the attribute path with dots ("blocks.0.attn.qkv.kernel"). Values are arrays,
+    or `jax.ShapeDtypeStruct` for an abstract module.
+    """
+    state = nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat))
+    return {
+        ".".join(map(str, path)): variable.get_value()
+        for path, variable in nnx.to_flat_state(state)
+    }
+
+
+def count_params(module: nnx.Module) -> int:
+    """Number of trainable scalars (running statistics not counted)."""
+    leaves = jax.tree.leaves(nnx.state(module, nnx.Param))
+    return sum(int(np.prod(leaf.shape)) for leaf in leaves)
