@@ -127,6 +127,7 @@ class TrainConfig:
       checkpoint_every_steps: save the newest state at least this often; 0: at evaluations only.
       seed: initialisation, order, augmentation: everything random follows from it.
       model_parallel: devices along the "model" axis of the mesh; 1: pure data parallel.
+      sharding: parameters along the "data" axis: "replicated", or "fsdp" (divided).
       bootstrap_samples: resamples for the test confidence intervals.
     """
 
@@ -139,6 +140,7 @@ class TrainConfig:
     checkpoint_every_steps: int = 0
     seed: int = 0
     model_parallel: int = 1
+    sharding: str = "replicated"
     bootstrap_samples: int = 1000
 
 
@@ -205,6 +207,7 @@ _CHOICES = {
     "backbone.stem": ("sum", "mean", "first"),
     "backbone.dtype": ("auto", "float32", "bfloat16"),
     "optim.schedule": ("constant", "cosine", "plateau"),
+    "train.sharding": ("replicated", "fsdp"),
 }
 _POSITIVE = (
     "image_size",
@@ -218,6 +221,10 @@ _POSITIVE = (
     "train.model_parallel",
 )
 _NOT_NEGATIVE = (
+    "augment.brightness",
+    "augment.contrast",
+    "augment.saturation",
+    "augment.hue",
     "data.threads",
     "data.workers",
     "optim.weight_decay",
@@ -260,6 +267,8 @@ def validate(config: ExperimentConfig) -> None:
         wrong.append(
             f"augment.center_crop={config.augment.center_crop!r}: expected more than 0, at most 1"
         )
+    if config.augment.hue > 0.5:  # half the colour circle either way is all of it
+        wrong.append(f"augment.hue={config.augment.hue!r}: expected at most 0.5")
     for name in ("augment.crop_scale", "augment.crop_ratio"):
         low, high = value(name)
         if not 0 < low <= high:

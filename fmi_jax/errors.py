@@ -4,6 +4,9 @@ import difflib
 from collections.abc import Iterable
 
 
+_LONG_LIST = 30  # more names than this hide the likely one
+
+
 class UserError(Exception):
     """Something outside the program is wrong: a file, a record, a checkpoint. Exit code 1.
 
@@ -30,4 +33,6 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UsageError:
     valid = sorted(choices)
     close = difflib.get_close_matches(name, valid, n=3, cutoff=0.6)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    if close and len(valid) > _LONG_LIST:
+        return UsageError(f"unknown {kind} {name!r}.{hint}")
     return UsageError(f"unknown {kind} {name!r}.{hint} Valid: {', '.join(valid)}.")

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from fmi_jax.types import Task
 
+SPLITS = ("train", "val", "test")
+"""The parts of every data set, in the order in which they are written and shown."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RawExample:
@@ -17,7 +20,7 @@ class RawExample:
       label: class index, or one 0/1 (or soft) value per class for a multi-label set.
       group: patient, lesion or study, where known; images of one group belong together.
       split: "train", "val" or "test" where the raw data decide it, else None.
-      row: line of the index file, 1-based and counting the header, for messages.
+      row: line of the table, 1-based and counting the header, for messages.
     """
 
     id: str
@@ -27,11 +30,25 @@ class RawExample:
     split: str | None = None
     row: int | None = None
 
+    @property
+    def where(self) -> str:
+        """How messages point at this row."""
+        return f"row {self.row} ({self.id!r})" if self.row else repr(self.id)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RawDataset:
-    """The raw data set as read from disk: its rows and where their images are."""
+    """The raw data set as read from disk: its rows and where their images are.
 
+    Attributes:
+      table: the file that lists the rows, or the folder where folders are the list.
+      image_root: where the paths of the rows start; no image may lie outside it.
+      examples: the rows, in the order of the table.
+      classes: name of each class.
+      task: what a label means.
+    """
+
+    table: Path
     image_root: Path
     examples: Sequence[RawExample]
     classes: tuple[str, ...]
@@ -48,12 +65,13 @@ class DatasetSpec:
 
     Attributes:
       name: as in configs and folders ("aptos2019").
-      read: reads and checks the raw index under the folder the user names.
+      read: reads and checks the raw table under the path the user names.
       channels: 3 for colour, 1 for grey.
       mean, std: the study's pixel statistics in 0..1, or None: computed from the train split
         at preparation.
-      metric: validation metric that selects the best checkpoint (a key of `metrics`).
-      splits: split functions by name; the first is the default.
+      metric: validation metric that selects the best checkpoint (a key of `metrics.METRICS`),
+        or empty: chosen by the task at preparation.
+      splits: split functions by name; the first that the rows allow is the default.
       layout: what the raw folder must hold, shown in help and errors.
       citation, licence, url: where it comes from.
       draw: for synthetic sets, writes the raw layout into a folder; else None.

@@ -1,1 +1,1 @@
-"""Layers that the families share."""
+"""Layers shared by the backbone families; each is named for the file that holds it."""

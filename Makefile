@@ -1,0 +1,52 @@
+# The two commands a newcomer needs, `make quickstart` and `make test`. Each sets up what it
+# needs once: a second call finds it done.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help quickstart test test-slow lint clean
+
+help:
+	@echo "make quickstart  draw a synthetic fundus set, fine-tune a small ViT on it, report"
+	@echo "make test        every test (at most 12 minutes on 2 cores)"
+	@echo "make test-slow   the tests that take longer"
+	@echo "make lint        ruff and pyright"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: Python 3.11 or newer is needed; set PYTHON=/path/to/it" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+# PyTorch comes first and pinned: it is only the reference of the tests, and a range would fetch
+# the newest build with its CUDA libraries.
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/.installed
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[test,convert]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed-test
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+quickstart: $(VENV)/.installed
+	$(BIN)/python run.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) runs

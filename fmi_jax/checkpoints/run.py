@@ -1,0 +1,230 @@
+"""Checkpoints of a run: written by Orbax, proven by checksums, the newest sound one restored.
+
+Orbax commits a step atomically but does not notice a flipped bit, so every committed step gets a
+manifest of SHA-256 sums beside it. A step without a manifest, or that differs from it, does not
+count.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from fmi_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class _NewestAndBest:
+    """Keeps the two newest steps, and the best one. Two, so that a damaged newest has a spare."""
+
+    def __init__(self) -> None:
+        self.best_step: int | None = None
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        del context
+        newest = {info.step for info in checkpoints[-2:]}
+        return [info.step in newest or info.step == self.best_step for info in checkpoints]
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a step held: `model` and `training` trees as saved, and the `meta` JSON."""
+
+    step: int
+    model: Any
+    training: Any
+    meta: dict[str, Any]
+
+
+class RunCheckpoints:
+    """The checkpoints of one run, under `folder`.
+
+    A step has three parts: `model` (parameters that learn, running statistics), `training`
+    (optimizer state and counters) and `meta` (JSON, with the key "best_step": the step of the
+    best checkpoint so far, or None). Frozen parameters are not in it.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder.resolve()
+        self._policy = _NewestAndBest()
+        self._unsealed: int | None = None
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._policy,  # type: ignore[arg-type]
+                cleanup_tmp_directories=True,
+                create=True,
+            ),
+        )
+
+    def save(self, step: int, model: Any, training: Any, meta: dict[str, Any]) -> None:
+        """Start to write a step; the arrays may be donated as soon as this returns."""
+        self.wait()
+        self._policy.best_step = meta["best_step"]
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                model=ocp.args.StandardSave(model),
+                training=ocp.args.StandardSave(training),
+                meta=ocp.args.JsonSave(meta),
+            ),
+        )
+        self._unsealed = step
+
+    def poll(self) -> None:
+        """Seal a step whose writing has ended meanwhile; call now and then."""
+        if self._unsealed is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until what was saved is on disk and sealed with its manifest."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # Orbax passes on whatever its writer thread met
+            raise UserError(
+                f"checkpoint in {self.folder} could not be written: {error}."
+                " Earlier checkpoints are intact; free space or choose another --workdir, then"
+                " run the same command to resume."
+            ) from error
+        if self._unsealed is None:
+            return
+        if jax.process_index() == 0:
+            self._seal(self._unsealed)
+        self._unsealed = None
+
+    def close(self) -> None:
+        """Finish writing."""
+        self.wait()
+        self._manager.close()
+
+    def newest_sound(self) -> int | None:
+        """The step to resume from, or None for a new run.
+
+        It is the newest one that verifies and whose best step verifies too. Steps that cannot
+        be used are set aside under `damaged/`, each with a warning. Raises `UserError` if there
+        are steps but none can be used.
+        """
+        steps = sorted(self._manager.all_steps())
+        if not steps:
+            return None
+        damage = {step: self._damage(step) for step in steps}
+        unusable: dict[int, str] = {}
+        for step in reversed(steps):
+            reason = damage[step]
+            if reason is None:
+                best = self._meta(step)["best_step"]
+                if best is not None and damage.get(best, "it is missing") is not None:
+                    reason = f"the best step {best} that it refers to: {damage.get(best, 'gone')}"
+            if reason is None:
+                self._set_aside(unusable)
+                self._policy.best_step = self._meta(step)["best_step"]
+                return step
+            unusable[step] = reason
+        raise UserError(
+            f"no checkpoint in {self.folder} can be used: "
+            + "; ".join(f"step {step}: {why}" for step, why in sorted(unusable.items()))
+            + ". Nothing was deleted. Use another --workdir to start again."
+        )
+
+    def restore(self, step: int, model: Any, training: Any) -> Restored:
+        """Read a step onto the shapes and shardings of the given abstract trees."""
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    model=ocp.args.StandardRestore(model),
+                    training=ocp.args.StandardRestore(training),
+                    meta=ocp.args.JsonRestore(),
+                ),
+            )
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            raise self._does_not_fit(step, error) from error
+        return Restored(step, restored["model"], restored["training"], restored["meta"])
+
+    def restore_model(self, step: int, model: Any) -> Any:
+        """Read only the `model` part of a step, verified first."""
+        reason = self._damage(step)
+        if reason is not None:
+            raise UserError(f"checkpoint step {step} in {self.folder}: {reason}.")
+        try:
+            restored = self._manager.restore(
+                step, args=ocp.args.Composite(model=ocp.args.StandardRestore(model))
+            )
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            raise self._does_not_fit(step, error) from error
+        return restored["model"]
+
+    def _does_not_fit(self, step: int, error: Exception) -> UserError:
+        detail = " ".join(str(error).split())
+        return UserError(
+            f"checkpoint step {step} in {self.folder} is not of this model: {detail[:600]}"
+        )
+
+    def _meta(self, step: int) -> dict[str, Any]:
+        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
+            "meta"
+        ]
+
+    def _manifest(self, step: int) -> Path:
+        return self.folder / "manifests" / f"{step}.json"
+
+    def _seal(self, step: int) -> None:
+        manifest = self._manifest(step)
+        manifest.parent.mkdir(exist_ok=True)
+        partial = manifest.with_suffix(".tmp")
+        with partial.open("w") as file:
+            json.dump(_checksums(self.folder / str(step)), file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(manifest)
+        for old in manifest.parent.glob("*.json"):
+            if not (self.folder / old.stem).exists():
+                old.unlink()
+
+    def _damage(self, step: int) -> str | None:
+        """What is wrong with a step on disk, or None."""
+        manifest = self._manifest(step)
+        if not manifest.exists():
+            return "it was not written to the end"
+        try:
+            expected = json.loads(manifest.read_text())
+        except json.JSONDecodeError:
+            return "its manifest is damaged"
+        found = _checksums(self.folder / str(step))
+        changed = sorted(
+            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+        )
+        if changed:
+            return f"{len(changed)} file(s) differ from the manifest, first {changed[0]}"
+        return None
+
+    def _set_aside(self, unusable: dict[int, str]) -> None:
+        for step, reason in sorted(unusable.items()):
+            log.warning("checkpoint step %d is set aside: %s", step, reason)
+            if jax.process_index() == 0:
+                target = self.folder / "damaged" / str(step)
+                target.parent.mkdir(exist_ok=True)
+                shutil.rmtree(target, ignore_errors=True)
+                (self.folder / str(step)).rename(target)
+                self._manifest(step).unlink(missing_ok=True)
+        if unusable:
+            self._manager.reload()
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below `folder`, by relative path."""
+    sums = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            sums[path.relative_to(folder).as_posix()] = digest
+    return sums

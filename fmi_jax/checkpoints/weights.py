@@ -1,0 +1,269 @@
+"""Converted weights: one `.safetensors` file per backbone, which says itself what it holds.
+
+The header carries the arch, where the weights come from, a SHA-256 of every tensor and one of
+the header's own entries, so that a flipped bit anywhere is noticed and named.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from fmi_jax.errors import UserError, unknown_name
+from fmi_jax.models.base import (
+    ArchConfig,
+    Backbone,
+    BackboneSpec,
+    Execution,
+    create_abstract,
+    parameters,
+)
+
+FORMAT = "fmi_jax backbone 1"
+STEMS = ("sum", "mean", "first")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where weights come from.
+
+    Attributes:
+      backbone: name of the backbone they fit.
+      tag: short name of the weights; "custom" for a file that is none of the published ones.
+      source: name of the file, or the address, that they were converted from.
+      source_sha256: of that file.
+      layout: key layout it was written in.
+      licence: SPDX identifier, or the publisher's own name for it; "unknown" for "custom".
+      converter: version of the converter.
+    """
+
+    backbone: str
+    tag: str
+    source: str
+    source_sha256: str
+    layout: str
+    licence: str
+    converter: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NativeFile:
+    """What a converted file says and holds.
+
+    Attributes:
+      arch: the fields of the arch, and the name of its class under "class".
+      provenance: where the weights come from.
+      params: float32 arrays by native name.
+    """
+
+    arch: Mapping[str, Any]
+    provenance: Provenance
+    params: Mapping[str, np.ndarray]
+
+
+def save_backbone(
+    path: str | Path, params: Mapping[str, Any], arch: ArchConfig, provenance: Provenance
+) -> None:
+    """Write a converted file; it appears whole under its name, or not at all.
+
+    Args:
+      path: ends in `.safetensors`.
+      params: float32 arrays by native name.
+      arch: what they are the parameters of.
+      provenance: where they come from.
+    """
+    arrays = {name: np.ascontiguousarray(value) for name, value in params.items()}
+    metadata = {
+        "format": FORMAT,
+        "arch": json.dumps(arch_fields(arch)),
+        "provenance": json.dumps(dataclasses.asdict(provenance)),
+        "sha256": json.dumps({name: _digest(arrays[name]) for name in sorted(arrays)}),
+    }
+    metadata["seal"] = _seal(metadata)
+    with whole_file(path) as draft:
+        save_file(arrays, draft, metadata=metadata)
+
+
+def read_backbone(path: str | Path) -> NativeFile:
+    """Read a converted file and check it against its own checksums.
+
+    Raises:
+      UserError: there is no such file, it is cut, damaged, or no converted file. The message
+        names every tensor that differs.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.safetensors"))[:10]
+        found = f"{path.parent} holds {', '.join(near)}." if near else "There is none beside it."
+        raise UserError(
+            f"{path}: there is no such weights file. {found}"
+            " Convert a public checkpoint with python -m weights_convert."
+        )
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise UserError(
+                    f"{path}: not a converted weights file (format"
+                    f" {metadata.get('format')!r}, expected {FORMAT!r}). Convert the checkpoint"
+                    " with python -m weights_convert NAME --checkpoint FILE --out DIR."
+                )
+            params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{path}: cut or damaged: {error}. Convert or copy it again.") from error
+    seal = metadata.pop("seal", None)
+    if seal != _seal(metadata):
+        raise UserError(f"{path}: damaged header: its checksum differs. Copy it again.")
+    digests = json.loads(metadata["sha256"])
+    differ = [n for n in digests if n not in params or _digest(params[n]) != digests[n]]
+    differ += [name for name in params if name not in digests]
+    if differ:
+        raise UserError(
+            f"{path}: damaged: {len(differ)} of {len(digests)} tensors differ from their"
+            f" checksums: {', '.join(differ)}. Copy or convert it again."
+        )
+    return NativeFile(
+        arch=json.loads(metadata["arch"]),
+        provenance=Provenance(**json.loads(metadata["provenance"])),
+        params=params,
+    )
+
+
+def check_backbone(path: str | Path, spec: BackboneSpec) -> NativeFile:
+    """Read a converted file and check that it holds exactly the parameters of `spec`.
+
+    Raises:
+      UserError: as `read_backbone`, or the file's arch or a parameter is not that of `spec`.
+    """
+    file = read_backbone(path)
+    held, wanted = file.arch, arch_fields(spec.arch)
+    if held != wanted:
+        differ = [
+            f"{field} is {held.get(field, 'absent')!r} (expected {wanted.get(field, 'absent')!r})"
+            for field in dict.fromkeys((*wanted, *held))
+            if held.get(field) != wanted.get(field)
+        ]
+        raise UserError(
+            f"{path}: weights of {file.provenance.backbone}, not of {spec.name}:"
+            f" {', '.join(differ)}."
+        )
+    _check_parameters(f"{path}", file.params, spec.family, spec.arch)
+    return file
+
+
+def load_backbone(
+    path: str | Path, spec: BackboneSpec, arch: ArchConfig, *, stem: str = "sum"
+) -> dict[str, np.ndarray]:
+    """The parameters of a converted file, made to fit `arch`.
+
+    Args:
+      path: a file that `python -m weights_convert` wrote.
+      spec: the backbone that the file must be of.
+      arch: that of `spec`, or with fewer blocks (the later ones are dropped), another number
+        of input channels, or whatever else `spec.family.adapt` resizes at loading.
+      stem: how other channel counts are read, see `adapt_stem`.
+
+    Returns:
+      Exactly the parameters of `spec.family` at `arch`, float32, by native name.
+
+    Raises:
+      UserError: the file is not sound, or not of `spec`.
+      UsageError: `stem` is none of `STEMS`.
+    """
+    params = dict(check_backbone(path, spec).params)
+    if arch.num_blocks < spec.arch.num_blocks:
+        source = spec.arch.truncated(arch.num_blocks - 1)
+        kept = parameters(create_abstract(spec.family, source, Execution()))
+        params = {name: params[name] for name in kept}
+    else:
+        source = spec.arch
+    if arch.in_channels != source.in_channels:
+        source = dataclasses.replace(source, in_channels=arch.in_channels)
+        native = parameters(create_abstract(spec.family, source, Execution()))
+        for name, value in native.items():
+            if value.shape != params[name].shape:  # only a stem depends on the channels
+                params[name] = adapt_stem(params[name], arch.in_channels, stem)
+    params = spec.family.adapt(params, source, arch)
+    _check_parameters(f"{path}", params, spec.family, arch)
+    return params
+
+
+def adapt_stem(kernel: Any, channels: int, stem: str) -> Any:
+    """A convolution over `channels` input channels from one over another number of them.
+
+    Args:
+      kernel: `[h, w, c, d]`.
+      channels: how many input channels there are to be.
+      stem: "sum": every channel gets the kernels' sum divided by `channels`, so that a grey
+        image gives what its repetition over all channels gave; "mean": every channel gets
+        their mean; "first": the kernels repeated in order and cut to `channels`, which for
+        one channel is the first alone (the study: `w.repeat(1, 4, 1, 1)[:, :1]`).
+
+    Returns:
+      `[h, w, channels, d]`, of the same array type.
+    """
+    if stem not in STEMS:
+        raise unknown_name("stem", stem, STEMS)
+    xp, held = kernel.__array_namespace__(), kernel.shape[2]
+    if stem == "first":
+        return xp.concat([kernel] * -(-channels // held), axis=2)[:, :, :channels]
+    total = xp.sum(kernel, axis=2, keepdims=True)
+    return xp.concat([total / (channels if stem == "sum" else held)] * channels, axis=2)
+
+
+def arch_fields(arch: ArchConfig) -> dict[str, Any]:
+    """The fields of `arch` as plain JSON values, with the name of its class."""
+    fields = {"class": type(arch).__name__, **dataclasses.asdict(arch)}
+    return json.loads(json.dumps(fields))
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A path to write to; the file stands at `path` when the block is left without an error.
+
+    It is on the disk before it gets its name, so `path` never holds a half-written file.
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield draft
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _check_parameters(
+    what: str, params: Mapping[str, Any], family: type[Backbone], arch: ArchConfig
+) -> None:
+    native = parameters(create_abstract(family, arch, Execution()))
+    off = [f"{name} is missing" for name in native if name not in params]
+    off += [f"{name} is not expected" for name in params if name not in native]
+    off += [
+        f"{name} is {params[name].dtype}{list(params[name].shape)}"
+        f" (expected {value.dtype}{list(value.shape)})"
+        for name, value in native.items()
+        if name in params
+        and (params[name].shape != value.shape or params[name].dtype != value.dtype)
+    ]
+    if off:
+        raise UserError(f"{what}: not the parameters of this {family.__name__}: {'; '.join(off)}.")
+
+
+def _digest(x: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{x.dtype.str}{x.shape}".encode())
+    digest.update(x.data)
+    return digest.hexdigest()
+
+
+def _seal(metadata: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,164 @@
+"""The command `fmi-jax`: one subcommand per thing a user does."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fmi_jax import __version__
+from fmi_jax.entry import guarded, run_main
+from fmi_jax.errors import UsageError
+
+_EPILOG = """\
+examples:
+  fmi-jax doctor
+  fmi-jax prepare aptos2019 --source RAW --data-dir data
+  fmi-jax run --config=configs/quickstart.py --workdir=runs/quickstart
+  fmi-jax predict --workdir runs/quickstart image1.png image2.png
+
+Converting a public PyTorch checkpoint: python -m weights_convert --help
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError(f"{message}. See: {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `fmi-jax`; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["run"]:  # its flags are those of run.py
+        return guarded(lambda: run_main(["fmi-jax run", *arguments[1:]], None))
+    return guarded(lambda: _dispatch(arguments))
+
+
+def _dispatch(arguments: list[str]) -> None:
+    parser = _Parser(
+        prog="fmi-jax",
+        description="Which vision foundation model for medical images, and how?",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"fmi_jax {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=_Parser
+    )
+    for add in (_run, _prepare, _check_data, _predict, _models, _doctor):
+        add(commands)
+    values = parser.parse_args(arguments)
+    values.main(values)
+
+
+def _command(
+    commands: argparse._SubParsersAction, name: str, summary: str, main: Callable[..., None]
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:])
+    parser.set_defaults(main=main)
+    return parser
+
+
+def _run(commands: argparse._SubParsersAction) -> None:
+    commands.add_parser("run", help="train and evaluate a config; the same as run.py")
+
+
+def _prepare(commands: argparse._SubParsersAction) -> None:
+    from fmi_jax.data import commands as data_commands
+
+    summary = "read a raw data set once: check, decode, resize, store"
+    parser = _command(commands, "prepare", summary, data_commands.run_prepare)
+    data_commands.add_prepare_arguments(parser)
+
+
+def _check_data(commands: argparse._SubParsersAction) -> None:
+    from fmi_jax.data import commands as data_commands
+
+    summary = "look for mistakes in a raw data set without writing anything"
+    parser = _command(commands, "check-data", summary, data_commands.run_check)
+    data_commands.add_check_arguments(parser)
+
+
+def _predict(commands: argparse._SubParsersAction) -> None:
+    def main(values: argparse.Namespace) -> None:
+        from fmi_jax.predict import predict
+
+        predictions = predict(values.workdir, values.images, values.batch_size)
+        predictions.write(values.out)
+        print(f"{len(values.images)} image(s) -> {values.out}")
+
+    summary = "write class probabilities for new images, from a finished run"
+    parser = _command(commands, "predict", summary, main)
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file")
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of the run")
+    parser.add_argument(
+        "--out", type=Path, default=Path("predictions.csv"), help="CSV (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=32, help="images per step (default: %(default)s)"
+    )
+
+
+def _models(commands: argparse._SubParsersAction) -> None:
+    def main(values: argparse.Namespace) -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        from fmi_jax.models.registry import BACKBONES
+
+        columns = (
+            "backbone",
+            "params",
+            "patch",
+            "size",
+            "feature",
+            "weights",
+            "licence",
+            "on disk",
+        )
+        table = Table(*columns, box=None)
+        for spec in BACKBONES.values():
+            tags = [source.tag for source in spec.sources]
+            found = sorted(values.weights_dir.glob(f"{spec.name}.*.safetensors"))
+            table.add_row(
+                spec.name,
+                f"{spec.num_params / 1e6:.1f} M",
+                str(spec.patch_size),
+                str(spec.image_size),
+                str(spec.arch.feature_width),
+                ", ".join(tags) or "none published",
+                ", ".join(dict.fromkeys(source.licence for source in spec.sources)),
+                ", ".join(path.name.split(".")[-2] for path in found),
+            )
+        Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+    parser = _command(commands, "models", "list every backbone and its public weights", main)
+    parser.add_argument(
+        "--weights-dir", type=Path, default=Path("weights"), help="converted checkpoints"
+    )
+
+
+def _doctor(commands: argparse._SubParsersAction) -> None:
+    def main(values: argparse.Namespace) -> None:
+        import shutil
+
+        from fmi_jax import runtime
+
+        for name, version in runtime.versions().items():
+            print(f"{name:18} {version}")
+        print(f"{'devices':18} {runtime.device()}")
+        free = shutil.disk_usage(Path.cwd()).free / 2**30
+        print(f"{'free disk here':18} {free:.0f} GiB")
+        prepared = sorted(p.parent for p in values.data_dir.glob("*/*/manifest.json"))
+        print(f"{'prepared data':18} {', '.join(map(str, prepared)) or 'none'}")
+        converted = sorted(p.name for p in values.weights_dir.glob("*.safetensors"))
+        print(f"{'weights':18} {', '.join(converted) or 'none'}")
+
+    parser = _command(commands, "doctor", "show versions, devices, data and weights", main)
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="prepared data sets")
+    parser.add_argument(
+        "--weights-dir", type=Path, default=Path("weights"), help="converted checkpoints"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,268 @@
+"""A prepared data set on disk, opened: what it is, and its images by row.
+
+`<data_dir>/<name>/<size>-<split>/` holds a TFDS data set in array_record (any TFDS reader can
+open it), `index.csv` (one line per image: split, id, label, group, path, sha256 of the source
+file, in the order of the rows) and `manifest.json` (everything else, and the checksums of the
+former).
+"""
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import UInt8
+
+from fmi_jax.data.registry import DATASETS
+from fmi_jax.data.spec import SPLITS
+from fmi_jax.errors import UsageError, UserError, unknown_name
+from fmi_jax.types import Task
+
+FORMAT = 1
+"""Of the folder; raised when something older code cannot read, or wrote differently, changes."""
+
+MANIFEST = "manifest.json"
+INDEX = "index.csv"
+INDEX_COLUMNS: tuple[str, ...] = ("split", "id", "label", "group", "path", "file_sha256")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """What a prepared data set is; a part of its manifest, and of every result.
+
+    Attributes:
+      name: of the data set.
+      task: what a label means.
+      classes: name of each of the `k` classes.
+      channels: of the images.
+      size: side of the images in pixels.
+      mean, std: per channel, in 0..1.
+      metric: the data set's own validation metric.
+      split: name of the split rule.
+      split_sha256: of "split,id" of every image in order: the same exactly when the same images
+        are trained and tested on.
+      counts: images in each split.
+      class_counts: the same for each class (for a multi-label set: sums of the labels).
+      synthetic: drawn by a program, not photographed.
+      manifest_sha256: stands for everything about the data.
+    """
+
+    name: str
+    task: Task
+    classes: tuple[str, ...]
+    channels: int
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    metric: str
+    split: str
+    split_sha256: str
+    counts: Mapping[str, int]
+    class_counts: Mapping[str, tuple[float, ...]]
+    synthetic: bool
+    manifest_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`; other keys are passed over."""
+        known = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        for name in ("classes", "mean", "std"):
+            known[name] = tuple(known[name])
+        known["class_counts"] = {k: tuple(v) for k, v in known["class_counts"].items()}
+        known["task"] = Task(known["task"])
+        return cls(**known)
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedSplit:
+    """The images of one split by row; random access from any thread, and from any process.
+
+    Attributes:
+      folder: of the prepared data set.
+      name: "train", "val" or "test".
+    """
+
+    folder: Path
+    name: str
+
+    @functools.cached_property
+    def _source(self) -> Any:
+        builder = tfds.builder_from_directory(self.folder)
+        return builder.as_data_source(split=self.name)  # type: ignore[call-arg]
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, row: int) -> tuple[UInt8[np.ndarray, "h w c"], np.ndarray]:
+        """Image, uint8 `[size, size, channels]`, and label, int32 `[]` or float32 `[k]`.
+
+        Raises:
+          UserError: the record is damaged.
+        """
+        try:
+            record = self._source[row]
+        except Exception as error:  # array_record raises several types for damaged files.
+            raise UserError(
+                f"{self.folder}: row {row} of {self.name} cannot be read"
+                f" ({str(error).splitlines()[0]}); prepare the data set again with --overwrite."
+            ) from error
+        label = np.asarray(record["label"])
+        return record["image"], label.astype(np.float32 if label.ndim else np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedDataset:
+    """A prepared data set.
+
+    Attributes:
+      folder: where it lies.
+      info: what it is.
+      manifest: all of `manifest.json`.
+    """
+
+    folder: Path
+    info: DatasetInfo
+    manifest: Mapping[str, Any]
+
+    def split(self, name: str) -> PreparedSplit:
+        """The images of one split; `UsageError` if there is none of that name."""
+        if name not in self.info.counts:
+            raise unknown_name("split", name, self.info.counts)
+        return PreparedSplit(self.folder, name)
+
+    def image(self, split: str, row: int) -> UInt8[np.ndarray, "h w c"]:
+        """One image, uint8 `[size, size, channels]`."""
+        return self.split(split)[row][0]
+
+    def ids(self, split: str) -> list[str]:
+        """The id of every image of a split, in the order of its rows."""
+        return [line["id"] for line in self._index[self.split(split).name]]
+
+    def labels(self, split: str) -> np.ndarray:
+        """The labels of a split in the order of its rows: int32 `[n]` or float32 `[n, k]`."""
+        labels = [json.loads(line["label"]) for line in self._index[self.split(split).name]]
+        return np.asarray(labels, np.float32 if self.info.task is Task.MULTILABEL else np.int32)
+
+    def groups(self, split: str) -> list[str] | None:
+        """The patient or lesion of every image of a split, or None if the data name none.
+
+        An image without one, where others have one, is a group of its own.
+        """
+        if not any(line["group"] for lines in self._index.values() for line in lines):
+            return None
+        return [line["group"] or line["id"] for line in self._index[self.split(split).name]]
+
+    @functools.cached_property
+    def _index(self) -> dict[str, list[dict[str, str]]]:
+        data = _read(self.folder / INDEX)
+        if hashlib.sha256(data).hexdigest() != self.manifest["index_sha256"]:
+            raise _damaged(self.folder, f"{INDEX} is not what was prepared")
+        lines: dict[str, list[dict[str, str]]] = {name: [] for name in SPLITS}
+        for line in csv.DictReader(io.StringIO(data.decode(), newline="")):
+            lines[line["split"]].append(line)
+        return lines
+
+
+def open_dataset(data_dir: Path, name: str, size: int, split: str = "") -> PreparedDataset:
+    """Open a data set that `fmi-jax prepare` has written.
+
+    Args:
+      data_dir: folder that holds the prepared sets.
+      name: of the data set.
+      size: side of its images in pixels.
+      split: name of the split rule; empty: the only one prepared, else the data set's default.
+
+    Raises:
+      UsageError: it is not prepared; the message lists what is, and the command to type.
+      UserError: it is damaged.
+    """
+    prepared = list_prepared(data_dir)
+    splits = [s for n, side, s in prepared if (n, side) == (name, size)]
+    if not split and len(splits) > 1:
+        default = next(iter(DATASETS[name].splits)) if name in DATASETS else ""
+        if default not in splits:
+            raise UsageError(
+                f"data set {name!r} is prepared with several splits in {data_dir}: "
+                f"{', '.join(splits)}; expected the name of one of them (data.split)."
+            )
+        split = default
+    split = split or (splits[0] if splits else "")
+    if split not in splits:
+        raise _not_prepared(data_dir, name, size, split, prepared)
+    return open_folder(data_dir / name / f"{size}-{split}")
+
+
+def list_prepared(data_dir: Path) -> list[tuple[str, int, str]]:
+    """Name, size and split of every prepared data set under `data_dir`."""
+    found = []
+    for manifest in sorted(data_dir.glob(f"[!.]*/[!.]*/{MANIFEST}")):
+        size, _, split = manifest.parent.name.partition("-")
+        if size.isdecimal():
+            found.append((manifest.parent.parent.name, int(size), split))
+    return found
+
+
+def open_folder(folder: Path) -> PreparedDataset:
+    """Open the prepared data set in `folder`; `UserError` if it is damaged or of another format.
+
+    The manifest is checked against its own checksum and every file against its size; the records
+    carry checksums of their own, which are checked as they are read.
+    """
+    try:
+        manifest = json.loads(_read(folder / MANIFEST))
+        sha256 = manifest.pop("sha256")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise _damaged(folder, f"{MANIFEST} is not a manifest") from error
+    if manifest_sha256(manifest) != sha256:
+        raise _damaged(folder, f"{MANIFEST} does not match its checksum")
+    if manifest["format"] != FORMAT:
+        raise _damaged(folder, f"it has format {manifest['format']}, expected {FORMAT}")
+    for name, size in manifest["files"].items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size:
+            raise _damaged(folder, f"{name} is missing or not of {size} bytes")
+    info = DatasetInfo.from_json(manifest | {"manifest_sha256": sha256})
+    return PreparedDataset(folder, info, manifest)
+
+
+def manifest_sha256(manifest: Mapping[str, Any]) -> str:
+    """Checksum of a manifest: of its JSON with sorted keys, without the checksum itself."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _damaged(path.parent, f"{path.name}: {error.strerror}") from None
+
+
+def _damaged(folder: Path, what: str) -> UserError:
+    return UserError(f"{folder} cannot be used: {what}; prepare it again with --overwrite.")
+
+
+def _not_prepared(
+    data_dir: Path, name: str, size: int, split: str, prepared: list[tuple[str, int, str]]
+) -> UsageError:
+    have = ", ".join(f"{n} (size {side}, split {s})" for n, side, s in prepared) or "none"
+    names = {n for n, _, _ in prepared} | set(DATASETS)
+    if name not in names:
+        error = unknown_name("data set", name, names)
+        return UsageError(f"{error} Prepared in {data_dir}: {have}.")
+    source = "" if name in DATASETS and DATASETS[name].draw else " --source FOLDER"
+    return UsageError(
+        f"data set {name!r} is not prepared at size {size}{f' with split {split!r}' * bool(split)}"
+        f" in {data_dir}. Prepared there: {have}. To prepare it: fmi-jax prepare {name}{source}"
+        f" --data-dir {data_dir} --size {size}{f' --split {split}' * bool(split)}"
+    )

@@ -1,0 +1,41 @@
+"""Faults of a raw data set, gathered so that one message names them all."""
+
+from pathlib import Path
+
+from fmi_jax.errors import UserError
+
+SHOWN = 5
+"""Places that a message names for each kind of fault; the rest is counted."""
+
+
+class Problems:
+    """Faults by kind, in the order in which the kinds were met.
+
+    Args:
+      source: the table or folder that is at fault, named in the message.
+    """
+
+    def __init__(self, source: Path):
+        self.source = source
+        self._places: dict[str, list[str]] = {}
+
+    def add(self, kind: str, where: str) -> None:
+        """Note a fault of `kind` ("image file is missing") at `where` ("row 7 ('a.png')")."""
+        self._places.setdefault(kind, []).append(where)
+
+    def __bool__(self) -> bool:
+        return bool(self._places)
+
+    def lines(self) -> list[str]:
+        """One line per kind of fault."""
+        return [
+            f"{kind} ({len(places)}): {'; '.join(places[:SHOWN])}"
+            + (f"; and {len(places) - SHOWN} more" if len(places) > SHOWN else "")
+            for kind, places in self._places.items()
+        ]
+
+    def raise_if_any(self, advice: str = "") -> None:
+        """Raise one `UserError` that lists every kind of fault, if there is one."""
+        if self:
+            lines = self.lines() + ([advice] if advice else [])
+            raise UserError(f"{self.source} cannot be used:\n  " + "\n  ".join(lines))

@@ -1,0 +1,25 @@
+"""Every data set by name."""
+
+import dataclasses
+
+from fmi_jax.data.aptos2019 import APTOS2019
+from fmi_jax.data.class_folders import folder_spec
+from fmi_jax.data.csv_table import csv_spec
+from fmi_jax.data.spec import DatasetSpec
+from fmi_jax.data.synthetic import draw
+from fmi_jax.registry import Registry
+
+SYNTHETIC = dataclasses.replace(
+    APTOS2019,  # the raw layout, so that it takes the path of real data
+    name="synthetic",
+    mean=None,
+    std=None,
+    citation="drawn by fmi_jax",
+    licence="Apache-2.0",
+    url="",
+    draw=draw,
+)
+
+DATASETS: Registry[DatasetSpec] = Registry(
+    "data set", (APTOS2019, SYNTHETIC, csv_spec(), folder_spec())
+)

@@ -1,0 +1,224 @@
+"""DeiT (arXiv 2012.12877) and DINO (arXiv 2104.14294): plain vision transformers.
+
+Both are one network with different weights. The study runs them through the vision transformer
+of the DINO repository, and so do we: position embeddings are resized in the forward pass.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from fmi_jax.errors import UsageError
+from fmi_jax.models.base import (
+    ArchConfig,
+    Backbone,
+    BackboneSpec,
+    Execution,
+    WeightsSource,
+    patch_grid,
+)
+from fmi_jax.nn.drop_path import linear_rates
+from fmi_jax.nn.linear import trunc_normal
+from fmi_jax.nn.mlp import Mlp
+from fmi_jax.nn.norm import layer_norm
+from fmi_jax.nn.patch_embed import PatchEmbed
+from fmi_jax.nn.resize import bicubic, resize
+from fmi_jax.nn.transformer import Block
+from fmi_jax.types import Features
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeiTArch(ArchConfig):
+    """The shape of a DeiT.
+
+    Attributes:
+      patch_size: pixels per patch side.
+      width: of the tokens.
+      depth: number of blocks.
+      num_heads: per attention; divides `width`.
+      mlp_width: hidden width of the MLP.
+      grid_size: side of the patch grid that the position embedding was trained on.
+      norm_eps: of every layer norm.
+    """
+
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    mlp_width: int
+    grid_size: int
+    norm_eps: float
+
+    @property
+    def num_blocks(self) -> int:
+        """`depth`."""
+        return self.depth
+
+    @property
+    def feature_width(self) -> int:
+        """`width`."""
+        return self.width
+
+    @property
+    def token_width(self) -> int:
+        """`width`."""
+        return self.width
+
+    def truncated(self, block: int) -> "DeiTArch":
+        """The arch that ends after `block`."""
+        self.check_block(block)
+        return dataclasses.replace(self, depth=block + 1)
+
+
+class DeiT(Backbone):
+    """A DeiT; `pooled` and `cls` are its normed [cls] token, `tokens` its normed patch tokens.
+
+    Args:
+      arch: its shape.
+      execution: how it is run.
+      rngs: stream `params`.
+    """
+
+    def __init__(self, arch: DeiTArch, execution: Execution, *, rngs: nnx.Rngs):
+        self.arch = arch
+        self.execution = execution
+        dtype = execution.dtype
+        self.cls_token = nnx.Param(trunc_normal(rngs.params(), (1, 1, arch.width)))
+        self.pos_embed = nnx.Param(
+            trunc_normal(rngs.params(), (1, 1 + arch.grid_size**2, arch.width))
+        )
+        self.patch_embed = PatchEmbed(
+            arch.in_channels, arch.width, arch.patch_size, dtype=dtype, rngs=rngs
+        )
+        self.blocks = nnx.List(
+            Block(
+                arch.width,
+                arch.num_heads,
+                Mlp(arch.width, arch.mlp_width, dtype=dtype, rngs=rngs),
+                eps=arch.norm_eps,
+                layer_scale=None,
+                drop_path=rate,
+                dtype=dtype,
+                rngs=rngs,
+            )
+            for rate in linear_rates(execution.drop_path, arch.depth)
+        )
+        self.norm = layer_norm(arch.width, eps=arch.norm_eps, rngs=rngs)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the patch grid; `UsageError` unless the image is square and fits."""
+        if height != width:
+            side = patch_grid(min(height, width), min(height, width), self.arch.patch_size)[0]
+            raise UsageError(
+                f"image size {height}x{width}: this family takes square images only, as its"
+                f" position embedding was published for them; nearest is"
+                f" {side * self.arch.patch_size}x{side * self.arch.patch_size}."
+            )
+        return patch_grid(height, width, self.arch.patch_size)
+
+    def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
+        """Tokens that enter block 0: [cls], then the patches row by row."""
+        grid = self.grid(images.shape[1], images.shape[2])
+        patches = self.patch_embed(images)
+        patches = patches.reshape(patches.shape[0], -1, self.arch.width)
+        cls = jnp.broadcast_to(self.cls_token[...], (patches.shape[0], 1, self.arch.width))
+        tokens = jnp.concatenate([cls.astype(patches.dtype), patches], axis=1)
+        return tokens + self.positions(grid[0]).astype(tokens.dtype)
+
+    def positions(self, side: int) -> Float[Array, "1 n d"]:
+        """The position embedding for `side` x `side` patches; that of [cls] is never resized.
+
+        Reference: `interpolate_pos_encoding` of the study's `utils/transformers/deit.py`. Its
+        output size is a rounded-down product that misses for some sizes, where it fails.
+        """
+        table, old = self.pos_embed[...], self.arch.grid_size
+        if side == old:
+            return table
+        matrix = bicubic(old, side, step=old / side)
+        patches = resize(table[0, 1:].reshape(old, old, -1), matrix, matrix)
+        return jnp.concatenate([table[:, :1], patches.reshape(1, side * side, -1)], axis=1)
+
+    def readout(self, x: Float[Array, "b n d"], block: int, grid: tuple[int, int]) -> Features:
+        """Features of a network that ends here: the final norm follows whichever block is last."""
+        del block
+        # Normed apart: who reads only [cls] then pays nothing for the patches.
+        cls = self.norm(x[:, 0])
+        tokens = self.norm(x[:, 1:])
+        return Features(cls, tokens.reshape(x.shape[0], *grid, -1), cls)
+
+
+def _arch(width: int, patch_size: int) -> DeiTArch:
+    return DeiTArch(
+        in_channels=3,
+        patch_size=patch_size,
+        width=width,
+        depth=12,
+        num_heads=width // 64,
+        mlp_width=4 * width,
+        grid_size=224 // patch_size,
+        norm_eps=1e-6,
+    )
+
+
+def _source(tag: str, path: str, sha256: str | None) -> WeightsSource:
+    url = f"https://dl.fbaipublicfiles.com/{path}.pth"
+    return WeightsSource(tag=tag, url=url, sha256=sha256, layout="deit", licence="Apache-2.0")
+
+
+def _deit(size: str, width: int, num_params: int, sha256: str) -> BackboneSpec:
+    return BackboneSpec(
+        name=f"deit_{size}",
+        family=DeiT,
+        arch=_arch(width, 16),
+        num_params=num_params,
+        patch_size=16,
+        image_size=224,
+        sources=(_source("in1k", f"deit/deit_{size}_patch16_224-{sha256}", sha256),),
+        note="supervised on ImageNet-1k",
+    )
+
+
+def _dino(name: str, width: int, patch_size: int, num_params: int, stem: str) -> BackboneSpec:
+    file = f"dino_{stem}{patch_size}_pretrain"
+    return BackboneSpec(
+        name=name,
+        family=DeiT,
+        arch=_arch(width, patch_size),
+        num_params=num_params,
+        patch_size=patch_size,
+        image_size=224,
+        sources=(_source("dino_in1k", f"dino/{file}/{file}", None),),
+        note="self-supervised on ImageNet-1k (DINO)",
+    )
+
+
+SPECS = (
+    _deit("tiny", 192, 5_524_416, "a1311bcf"),
+    _deit("small", 384, 21_665_664, "cd65a155"),
+    _deit("base", 768, 85_798_656, "b5f2ef4d"),
+    _dino("dino_vits16", 384, 16, 21_665_664, "deitsmall"),
+    _dino("dino_vits8", 384, 8, 21_670_272, "deitsmall"),
+    _dino("dino_vitb16", 768, 16, 85_798_656, "vitbase"),
+    _dino("dino_vitb8", 768, 8, 85_807_872, "vitbase"),
+    BackboneSpec(
+        name="deit_nano",
+        family=DeiT,
+        arch=DeiTArch(
+            in_channels=3,
+            patch_size=8,
+            width=96,
+            depth=4,
+            num_heads=3,
+            mlp_width=384,
+            grid_size=12,
+            norm_eps=1e-6,
+        ),
+        num_params=480_096,
+        patch_size=8,
+        image_size=96,
+        sources=(),
+        note="small enough to train on a laptop's CPU; no published weights",
+    ),
+)

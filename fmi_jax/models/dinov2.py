@@ -1,0 +1,213 @@
+"""DINOv2 (arXiv 2304.07193), without and with register tokens (arXiv 2309.16588)."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from fmi_jax.models.base import (
+    ArchConfig,
+    Backbone,
+    BackboneSpec,
+    Execution,
+    WeightsSource,
+    patch_grid,
+)
+from fmi_jax.nn.drop_path import linear_rates
+from fmi_jax.nn.linear import trunc_normal
+from fmi_jax.nn.mlp import Mlp, SwiGLU
+from fmi_jax.nn.norm import layer_norm
+from fmi_jax.nn.patch_embed import PatchEmbed
+from fmi_jax.nn.resize import bicubic, bicubic_antialias, resize
+from fmi_jax.nn.transformer import Block
+from fmi_jax.types import Features
+
+_LAYER_SCALE = 1e-5  # initial value in the reference's pre-training configs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DINOv2Arch(ArchConfig):
+    """The shape of a DINOv2.
+
+    Attributes:
+      patch_size: pixels per patch side.
+      width: of the tokens.
+      depth: number of blocks.
+      num_heads: per attention; divides `width`.
+      swiglu: gated MLP (ViT-g) in place of the plain one.
+      mlp_width: hidden width of the MLP; for SwiGLU that of each half.
+      num_registers: register tokens between [cls] and the patches.
+      grid_size: side of the patch grid that the position embedding was trained on.
+      pos_antialias: whether the resize of the position embedding is antialiased.
+      pos_offset: pixels added to the new grid's side when the resize step is computed; 0.1 in
+        the models without registers (the reference's guard against rounding, which it kept
+        because the published features depend on it).
+      norm_eps: of every layer norm.
+    """
+
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    swiglu: bool
+    mlp_width: int
+    num_registers: int
+    grid_size: int
+    pos_antialias: bool
+    pos_offset: float
+    norm_eps: float
+
+    @property
+    def num_blocks(self) -> int:
+        """`depth`."""
+        return self.depth
+
+    @property
+    def feature_width(self) -> int:
+        """`width`."""
+        return self.width
+
+    @property
+    def token_width(self) -> int:
+        """`width`."""
+        return self.width
+
+    def truncated(self, block: int) -> "DINOv2Arch":
+        """The arch that ends after `block`."""
+        self.check_block(block)
+        return dataclasses.replace(self, depth=block + 1)
+
+
+class DINOv2(Backbone):
+    """A DINOv2; `pooled` and `cls` are its normed [cls] token.
+
+    `tokens` are the patch tokens before the final norm: what the study's stacked classifier
+    reads (REFERENCE: `x_prenorm[:, 1:]`), here without the registers.
+
+    Args:
+      arch: its shape.
+      execution: how it is run.
+      rngs: stream `params`.
+    """
+
+    def __init__(self, arch: DINOv2Arch, execution: Execution, *, rngs: nnx.Rngs):
+        self.arch = arch
+        self.execution = execution
+        dtype = execution.dtype
+        mlp = SwiGLU if arch.swiglu else Mlp
+        self.cls_token = nnx.Param(trunc_normal(rngs.params(), (1, 1, arch.width)))
+        self.pos_embed = nnx.Param(
+            trunc_normal(rngs.params(), (1, 1 + arch.grid_size**2, arch.width))
+        )
+        if arch.num_registers:
+            self.register_tokens = nnx.Param(
+                trunc_normal(rngs.params(), (1, arch.num_registers, arch.width))
+            )
+        self.patch_embed = PatchEmbed(
+            arch.in_channels, arch.width, arch.patch_size, dtype=dtype, rngs=rngs
+        )
+        self.blocks = nnx.List(
+            Block(
+                arch.width,
+                arch.num_heads,
+                mlp(arch.width, arch.mlp_width, dtype=dtype, rngs=rngs),
+                eps=arch.norm_eps,
+                layer_scale=_LAYER_SCALE,
+                drop_path=rate,
+                dtype=dtype,
+                rngs=rngs,
+            )
+            for rate in linear_rates(execution.drop_path, arch.depth)
+        )
+        self.norm = layer_norm(arch.width, eps=arch.norm_eps, rngs=rngs)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the patch grid; `UsageError` unless both sides fit."""
+        return patch_grid(height, width, self.arch.patch_size)
+
+    def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
+        """Tokens that enter block 0: [cls], the registers, the patches row by row."""
+        grid = self.grid(images.shape[1], images.shape[2])
+        patches = self.patch_embed(images)
+        b, width, dtype = patches.shape[0], self.arch.width, patches.dtype
+        positions = self.positions(*grid).astype(dtype)
+        cls = self.cls_token[...].astype(dtype) + positions[:, :1]
+        parts = [jnp.broadcast_to(cls, (b, 1, width))]
+        if self.arch.num_registers:  # they have no position
+            registers = self.register_tokens[...].astype(dtype)
+            parts.append(jnp.broadcast_to(registers, (b, self.arch.num_registers, width)))
+        parts.append(patches.reshape(b, -1, width) + positions[:, 1:])
+        return jnp.concatenate(parts, axis=1)
+
+    def positions(self, rows: int, cols: int) -> Float[Array, "1 n d"]:
+        """The position embedding for `rows` x `cols` patches; that of [cls] is never resized.
+
+        Reference: `interpolate_pos_encoding` of `dinov2/models/vision_transformer.py`.
+        """
+        table, old = self.pos_embed[...], self.arch.grid_size
+        if rows == cols == old:
+            return table
+        kernel = bicubic_antialias if self.arch.pos_antialias else bicubic
+        row_weights, col_weights = (
+            kernel(old, new, step=old / (new + self.arch.pos_offset)) for new in (rows, cols)
+        )
+        patches = resize(table[0, 1:].reshape(old, old, -1), row_weights, col_weights)
+        return jnp.concatenate([table[:, :1], patches.reshape(1, rows * cols, -1)], axis=1)
+
+    def readout(self, x: Float[Array, "b n d"], block: int, grid: tuple[int, int]) -> Features:
+        """Features of a network that ends here: the final norm follows whichever block is last."""
+        del block
+        cls = self.norm(x[:, 0])
+        tokens = x[:, 1 + self.arch.num_registers :]
+        return Features(cls, tokens.reshape(x.shape[0], *grid, -1), cls)
+
+
+def _spec(size: str, width: int, depth: int, num_registers: int, num_params: int) -> BackboneSpec:
+    name = f"dinov2_vit{size}14"
+    file = f"{name}_reg{num_registers}" if num_registers else name
+    giant = size == "g"
+    return BackboneSpec(
+        name=f"{name}_reg" if num_registers else name,
+        family=DINOv2,
+        arch=DINOv2Arch(
+            in_channels=3,
+            patch_size=14,
+            width=width,
+            depth=depth,
+            num_heads=width // 64,
+            swiglu=giant,
+            # SwiGLU keeps the parameter count of a plain MLP, rounded up to a multiple of 8.
+            mlp_width=(int(4 * width * 2 / 3) + 7) // 8 * 8 if giant else 4 * width,
+            num_registers=num_registers,
+            grid_size=37,
+            pos_antialias=num_registers > 0,
+            pos_offset=0.0 if num_registers else 0.1,
+            norm_eps=1e-6,
+        ),
+        num_params=num_params,
+        patch_size=14,
+        image_size=518,
+        sources=(
+            WeightsSource(
+                tag="lvd142m",
+                url=f"https://dl.fbaipublicfiles.com/dinov2/{name}/{file}_pretrain.pth",
+                sha256=None,
+                layout="dinov2",
+                licence="Apache-2.0",
+            ),
+        ),
+        note=f"self-supervised on LVD-142M{', with 4 registers' if num_registers else ''}",
+    )
+
+
+SPECS = (
+    _spec("s", 384, 12, 0, 22_056_192),
+    _spec("b", 768, 12, 0, 86_579_712),
+    _spec("l", 1024, 24, 0, 304_367_616),
+    _spec("g", 1536, 40, 0, 1_136_479_232),
+    _spec("s", 384, 12, 4, 22_057_728),
+    _spec("b", 768, 12, 4, 86_582_784),
+    _spec("l", 1024, 24, 4, 304_371_712),
+    _spec("g", 1536, 40, 4, 1_136_485_376),
+)

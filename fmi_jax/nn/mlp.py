@@ -1,0 +1,49 @@
+"""The feed-forward halves of a transformer block."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from fmi_jax.nn.linear import linear
+
+
+class Mlp(nnx.Module):
+    """Linear, exact GELU (erf, not its tanh approximation), linear.
+
+    Args:
+      width: of the tokens.
+      hidden_width: between the two layers.
+      dtype: compute type.
+      rngs: stream `params`.
+    """
+
+    def __init__(self, width: int, hidden_width: int, *, dtype: Any, rngs: nnx.Rngs):
+        self.fc1 = linear(width, hidden_width, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden_width, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """Each token by itself."""
+        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+
+
+class SwiGLU(nnx.Module):
+    """`w3(silu(a) * b)` with `a, b` the two halves of `w12(x)` (DINOv2 ViT-g).
+
+    Args:
+      width: of the tokens.
+      hidden_width: of each half.
+      dtype: compute type.
+      rngs: stream `params`.
+    """
+
+    def __init__(self, width: int, hidden_width: int, *, dtype: Any, rngs: nnx.Rngs):
+        self.w12 = linear(width, 2 * hidden_width, dtype=dtype, rngs=rngs)
+        self.w3 = linear(hidden_width, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """Each token by itself."""
+        gate, value = jnp.split(self.w12(x), 2, axis=-1)
+        return self.w3(jax.nn.silu(gate) * value)

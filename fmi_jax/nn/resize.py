@@ -1,0 +1,101 @@
+"""Interpolation of tables and grids, exactly as PyTorch does it.
+
+Each kernel is a dense matrix `[new, old]` computed with numpy while tracing, and a resize is
+two matrix products. `jax.image.resize` is another function: its cubic kernel is the
+antialiased one of a = -0.5, its edges are renormalised where PyTorch repeats the border, and
+it takes no sampling step of its own. All coordinates have `align_corners=False`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float64
+
+
+def bicubic(old: int, new: int, *, step: float) -> Float64[np.ndarray, "{new} {old}"]:
+    """Cubic convolution with a = -0.75 on four taps, the border repeated.
+
+    `F.interpolate(mode="bicubic")` along one axis, without antialiasing.
+
+    Args:
+      old: length of the axis.
+      new: its length after.
+      step: distance between two samples, in old samples: `old / new`, or the inverse of the
+        `scale_factor` given to PyTorch where that is another number.
+    """
+    source = (np.arange(new) + 0.5) * step - 0.5
+    first = np.floor(source).astype(int) - 1
+    taps = first[:, None] + np.arange(4)
+    weights = _cubic(source[:, None] - taps, a=-0.75)
+    matrix = np.zeros((new, old))
+    np.add.at(matrix, (np.arange(new)[:, None], taps.clip(0, old - 1)), weights)
+    return matrix
+
+
+def linear(old: int, new: int) -> Float64[np.ndarray, "{new} {old}"]:
+    """`F.interpolate(mode="linear")`, and "bilinear" along one axis, without antialiasing."""
+    source = np.maximum((np.arange(new) + 0.5) * (old / new) - 0.5, 0)
+    taps = np.floor(source).astype(int)[:, None] + np.arange(2)
+    weights = 1 - np.abs(source[:, None] - taps)
+    matrix = np.zeros((new, old))
+    np.add.at(matrix, (np.arange(new)[:, None], taps.clip(0, old - 1)), weights)
+    return matrix
+
+
+def nearest(old: int, new: int) -> Float64[np.ndarray, "{new} {old}"]:
+    """`F.interpolate(mode="nearest")`: sample i is old sample floor(i * old / new)."""
+    # In float32, as PyTorch multiplies: an exact product may fall just short of a whole number.
+    source = np.floor(np.arange(new, dtype=np.float32) * (np.float32(old) / np.float32(new)))
+    return np.eye(old)[np.minimum(source.astype(int), old - 1)]
+
+
+def bicubic_antialias(old: int, new: int, *, step: float) -> Float64[np.ndarray, "{new} {old}"]:
+    """`F.interpolate(mode="bicubic", antialias=True)` along one axis: cubic with a = -0.5."""
+    return _antialias(old, new, step, lambda x: _cubic(x, a=-0.5), support=2.0)
+
+
+def bilinear_antialias(old: int, new: int) -> Float64[np.ndarray, "{new} {old}"]:
+    """`F.interpolate(mode="bilinear", antialias=True)` along one axis."""
+    return _antialias(old, new, old / new, lambda x: np.maximum(1 - np.abs(x), 0), support=1.0)
+
+
+def resize(
+    grid: Float[Array, "h w d"], rows: np.ndarray, cols: np.ndarray
+) -> Float[Array, "h2 w2 d"]:
+    """`grid` resampled by one matrix per axis, `rows [h2, h]` and `cols [w2, w]`, in float32."""
+    # A table of positions is small and its error goes into every token: never in TF32 or bf16.
+    return jnp.einsum(
+        "Hh,Ww,hwd->HWd",
+        jnp.asarray(rows, jnp.float32),
+        jnp.asarray(cols, jnp.float32),
+        grid.astype(jnp.float32),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+
+
+def _antialias(
+    old: int,
+    new: int,
+    step: float,
+    kernel: Callable[[np.ndarray], np.ndarray],
+    support: float,
+) -> np.ndarray:
+    """`kernel` stretched to the coarser spacing, cut at the border, weights renormalised."""
+    stretch = max(step, 1.0)
+    center = (np.arange(new)[:, None] + 0.5) * step
+    taps = np.arange(old)
+    # PyTorch truncates the window's ends towards zero after adding a half.
+    first = np.maximum((center - support * stretch + 0.5).astype(int), 0)
+    last = np.minimum((center + support * stretch + 0.5).astype(int), old)
+    weights = np.where((taps >= first) & (taps < last), kernel((taps - center + 0.5) / stretch), 0)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _cubic(x: np.ndarray, a: float) -> np.ndarray:
+    """Keys' cubic convolution kernel with parameter `a`, zero beyond distance 2."""
+    x = np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0))

@@ -1,0 +1,56 @@
+"""The test table on the console."""
+
+import math
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fmi_jax.metrics import METRICS, PER_CLASS, Evaluation
+
+_SHOWN = (
+    "quadratic_kappa", "mAP", "accuracy", "balanced_accuracy", "f1", "roc_auc", "loss",
+)  # fmt: skip
+
+
+def console_table(evaluation: Evaluation, title: str, console: Console | None = None) -> None:
+    """Print the main metrics with their 95% intervals, and the metrics of each class.
+
+    Args:
+      evaluation: what was measured.
+      title: what it was measured on ("Test set, 110 images").
+      console: where to; the default is the terminal, or plain ASCII where stdout is not one.
+    """
+    console = Console() if console is None else console
+    if not console.is_terminal:
+        console = Console(file=console.file, width=120, no_color=True, emoji=False)
+    metrics = _table(console, title, ("", "Value", "95% interval"))
+    for name in _SHOWN:
+        if name in evaluation.values:
+            label = METRICS[name].labels[evaluation.task]
+            low, high = evaluation.intervals.get(name, (math.nan, math.nan))
+            interval = "" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
+            metrics.add_row(label, _number(evaluation.values[name]), interval)
+    console.print(metrics)
+    classes = _table(console, "Each class against the rest", ("", *PER_CLASS.values()))
+    for name, row in evaluation.per_class.items():
+        classes.add_row(Text(name), *(_number(row[metric]) for metric in PER_CLASS))
+    console.print(classes)
+    if evaluation.undefined:
+        names = ", ".join(evaluation.undefined)
+        console.print(Text(f"Undefined on these images: {names}."))
+
+
+def _table(console: Console, title: str, columns: tuple[str, ...]) -> Table:
+    style = box.SIMPLE_HEAD if console.is_terminal else box.ASCII2
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=style)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left")
+    return table
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return "undefined" if math.isnan(value) else f"{value:.3f}"

@@ -1,0 +1,105 @@
+"""Which images of the test split a reader should see, and how they are shown."""
+
+import base64
+import dataclasses
+import io
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from fmi_jax.report.predictions import Predictions
+from fmi_jax.types import Task
+
+ImageOf = Callable[[int], UInt8[np.ndarray, "h w c"]]
+"""Gives the image in a row of the test split, one channel or three."""
+
+_THUMBNAIL = 176  # pixels; shown at half of it, so sharp on dense screens
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example:
+    """An image with what it is and what was said of it.
+
+    Attributes:
+      id: of the image.
+      label: name of the true class; for a multi-label task all of them, joined by ", ".
+      predicted: the same of the prediction.
+      certainty: probability of the predicted class; for a multi-label task of the class that
+        the prediction is most sure of, or most wrong about.
+      correct: whether the two agree.
+      image: the image as a data URI.
+    """
+
+    id: str
+    label: str
+    predicted: str
+    certainty: float
+    correct: bool
+    image: str
+
+
+def typical_rows(predictions: Predictions, count: int) -> list[int]:
+    """Up to `count` rows, the classes in turn and in order; multi-label: evenly spread."""
+    labels = _labels(predictions)
+    n = len(labels)
+    if predictions.task is Task.MULTILABEL:
+        return sorted({int(row) for row in np.linspace(0, n - 1, min(count, n))})
+    place = np.empty(n, np.int64)  # how many earlier images have the same class
+    for c in range(len(predictions.classes)):
+        place[labels == c] = np.arange((labels == c).sum())
+    chosen = np.lexsort((labels, place))[:count]
+    return [int(row) for row in chosen[np.lexsort((place[chosen], labels[chosen]))]]
+
+
+def confident_mistakes(predictions: Predictions, count: int) -> list[int]:
+    """Up to `count` rows that were classified wrongly, the surest first."""
+    certainty, correct = _certainty(predictions)
+    wrong = np.flatnonzero(~correct)
+    return [int(row) for row in wrong[np.argsort(-certainty[wrong], kind="stable")][:count]]
+
+
+def example(predictions: Predictions, row: int, image_of: ImageOf) -> Example:
+    """The image in `row` of the split with its true and predicted class."""
+    certainty, correct = _certainty(predictions)
+
+    def name(value: np.ndarray) -> str:
+        if predictions.task is Task.MULTILABEL:
+            present = [predictions.classes[c] for c in np.flatnonzero(value)]
+            return ", ".join(present) or "none"
+        return predictions.classes[int(value)]
+
+    return Example(
+        id=predictions.ids[row],
+        label=name(_labels(predictions)[row]),
+        predicted=name(predictions.predicted[row]),
+        certainty=float(certainty[row]),
+        correct=bool(correct[row]),
+        image=_data_uri(image_of(row)),
+    )
+
+
+def _labels(predictions: Predictions) -> np.ndarray:
+    if predictions.labels is None:
+        raise ValueError("examples need predictions with labels")
+    return predictions.labels
+
+
+def _certainty(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """How sure each prediction is, and whether it is right."""
+    labels, predicted, p = _labels(predictions), predictions.predicted, predictions.probabilities
+    if predictions.task is Task.MULTILABEL:
+        sure = np.where(predicted == 1, p, 1 - p)
+        right = (predicted == labels).all(axis=1)
+        counted = np.where(right[:, None], True, predicted != labels)
+        return np.where(counted, sure, 0).max(axis=1), right
+    return p.max(axis=1), predicted == labels
+
+
+def _data_uri(image: np.ndarray) -> str:
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, format="JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

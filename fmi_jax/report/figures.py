@@ -1,0 +1,252 @@
+"""Figures of a run, each as the bytes of a PNG.
+
+Drawn for print: one typeface, colours that differ for the colour-blind (Okabe and Ito 2008),
+no state shared with `pyplot`, and the same bytes for the same numbers.
+"""
+
+import functools
+import io
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fmi_jax.metrics import METRICS, Evaluation
+from fmi_jax.report.history import Series
+from fmi_jax.types import Task
+
+_BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#6B6B6B"
+_COLOURS = (_BLUE, _VERMILION, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_LINES = ("-", "--", ":")
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same figure on every machine
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.labelcolor": "#222222",
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "legend.frameon": False,
+    "text.parse_math": False,  # a class may be called "$5"
+}
+_P = ParamSpec("_P")
+
+
+def _png(draw: Callable[_P, Figure]) -> Callable[_P, bytes]:
+    """The figure that `draw` returns, in the style above, as the bytes of a PNG."""
+
+    @functools.wraps(draw)
+    def drawn(*args: _P.args, **kwargs: _P.kwargs) -> bytes:
+        with matplotlib.rc_context(_STYLE):
+            file = io.BytesIO()
+            draw(*args, **kwargs).savefig(
+                file,
+                format="png",
+                dpi=200,
+                bbox_inches="tight",
+                pad_inches=0.08,
+                metadata={"Software": None},
+            )
+        return file.getvalue()
+
+    return drawn
+
+
+@_png
+def confusion(evaluation: Evaluation) -> Figure:
+    """Confusion matrix of a binary or multi-class task.
+
+    Colour and percentage are shares of the true class (rows sum to 100%), so that rare classes
+    are as readable as frequent ones; the number in each cell counts images.
+    """
+    counts, k = evaluation.confusion, len(evaluation.classes)
+    support = counts.sum(axis=1)
+    share = counts / np.maximum(support, 1)[:, None]
+    numbered = k <= 20
+    side = 1.2 + (0.58 if numbered else 0.25) * max(k, 3)
+    figure = Figure(figsize=(side + 0.5, side))
+    ax = figure.subplots()
+    image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for i, j in np.ndindex(k, k):
+        if numbered and counts[i, j]:
+            colour = "white" if share[i, j] > 0.55 else "#222222"
+            centred: dict[str, Any] = {
+                "ha": "center",
+                "va": "center",
+                "textcoords": "offset points",
+            }
+            ax.annotate(str(counts[i, j]), (j, i), (0, 4), color=colour, **centred)
+            percent = f"{100 * share[i, j]:.0f}%"
+            ax.annotate(percent, (j, i), (0, -7), color=colour, fontsize=6, **centred)
+        elif numbered and support[i]:
+            ax.text(j, i, "0", ha="center", va="center", color="#9A9A9A")
+        elif not support[i] and j == 0:
+            ax.text((k - 1) / 2, i, "no images", ha="center", va="center", color=_GREY)
+    names = [_short(name) for name in evaluation.classes]
+    crowded = k > 6 or max(map(len, names)) > 10
+    ax.set_xticks(
+        range(k), names, rotation=40 if crowded else 0, ha="right" if crowded else "center",
+        rotation_mode="anchor" if crowded else None,
+    )  # fmt: skip
+    ax.set_yticks(range(k), [f"{name}  (n={n})" for name, n in zip(names, support, strict=True)])
+    ax.set_xticks(np.arange(k + 1) - 0.5, minor=True)
+    ax.set_yticks(np.arange(k + 1) - 0.5, minor=True)
+    ax.grid(which="minor", color="white", linewidth=1.5)
+    ax.tick_params(which="both", length=0)
+    ax.spines[:].set_visible(False)
+    ax.set(xlabel="Predicted class", ylabel="True class")
+    if numbered:
+        ax.set_title("Images, and their share of the true class", fontsize=8)
+    else:
+        bar = figure.colorbar(image, ax=ax, fraction=0.046, pad=0.03, format="{x:.0%}")
+        bar.outline.set_visible(False)
+        bar.set_label("Share of the true class")
+    return figure
+
+
+@_png
+def roc(
+    evaluation: Evaluation, labels: np.ndarray, probabilities: Float[np.ndarray, "n k"]
+) -> Figure:
+    """ROC curve of each class against the rest, or of class 1 for a binary task.
+
+    Args:
+      evaluation: the AUROCs of the legend; classes whose AUROC is undefined have no curve.
+      labels: class index `[n]`, or 0/1 `[n, k]` for a multi-label task.
+      probabilities: of each class.
+    """
+    from sklearn.metrics import roc_curve  # slow to import, and needed here alone
+
+    figure = Figure(figsize=(3.6, 3.6))
+    ax = figure.subplots()
+    ax.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=0.8)
+    ax.annotate("chance", (0.16, 0.16), xytext=(2, -3), textcoords="offset points",
+                rotation=45, ha="left", va="top", color="#8A8A8A", fontsize=7)  # fmt: skip
+    curves = range(1, 2) if evaluation.task is Task.BINARY else range(len(evaluation.classes))
+    for c in curves:
+        name = evaluation.classes[c]
+        area = evaluation.per_class[name]["roc_auc"]
+        if np.isnan(area):
+            continue
+        truth = labels[:, c] if evaluation.task is Task.MULTILABEL else labels == c
+        false_alarms, found, _ = roc_curve(truth, probabilities[:, c])
+        ax.plot(
+            false_alarms, found, label=f"{area:.3f}  {_short(name)}", linewidth=1.4,
+            color=_COLOURS[c % len(_COLOURS)], linestyle=_LINES[c // len(_COLOURS) % len(_LINES)],
+        )  # fmt: skip
+    ax.set(
+        xlabel="1 \N{MINUS SIGN} specificity", xlim=(-0.02, 1.02), xticks=[0, 0.25, 0.5, 0.75, 1],
+        ylabel="Sensitivity", ylim=(-0.02, 1.02), yticks=[0, 0.25, 0.5, 0.75, 1], aspect="equal",
+    )  # fmt: skip
+    if ax.get_legend_handles_labels()[0]:
+        inside: dict[str, Any] = {"loc": "lower right"}
+        beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
+        where = inside if len(curves) <= 6 else beside
+        ax.legend(title="AUROC", alignment="left", handlelength=1.6, labelspacing=0.35, **where)
+    return figure
+
+
+@_png
+def curves(history: Mapping[str, Series], metric: str, task: Task, best_step: int) -> Figure:
+    """Loss, validation metric and learning rate against optimizer steps.
+
+    Args:
+      history: "train/loss", "val/loss", "val/<metric>" and "train/learning_rate"; a panel
+        without data is left out.
+      metric: the one that selected the best checkpoint.
+      task: decides how the metric is called.
+      best_step: step of the best checkpoint, marked.
+    """
+    panels = [
+        (draw, height)
+        for names, draw, height in (
+            (("train/loss", "val/loss"), _draw_loss, 2.0),
+            (
+                (f"val/{metric}",),
+                functools.partial(_draw_metric, metric=metric, task=task, best_step=best_step),
+                2.0,
+            ),
+            (("train/learning_rate",), _draw_learning_rate, 1.0),
+        )
+        if any(name in history for name in names)
+    ]
+    heights = [height for _, height in panels]
+    figure = Figure(figsize=(6.4, 0.75 * sum(heights) + 0.5), layout="constrained")
+    axes = figure.subplots(len(panels), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, (draw, _) in zip(axes, panels, strict=True):
+        draw(ax, history)
+        ax.grid(axis="y", color="#E6E6E6", linewidth=0.6)
+        ax.set_axisbelow(True)
+    last = max(steps[-1] for steps, _ in history.values())
+    axes[-1].set(xlabel="Optimizer step", xlim=(0, last * 1.01))
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    figure.align_ylabels(axes)
+    return figure
+
+
+def _draw_loss(ax: Axes, history: Mapping[str, Series]) -> None:
+    ends = {}
+    if "train/loss" in history:
+        steps, loss = history["train/loss"]
+        width = 1 + 2 * (len(loss) // 80)  # running mean over about a fortieth of the run
+        padded = np.pad(loss, width // 2, mode="edge")
+        smooth = np.convolve(padded, np.full(width, 1 / width), mode="valid")
+        if width > 1:
+            ax.plot(steps, loss, color=_BLUE, linewidth=0.6, alpha=0.3)
+        ax.plot(steps, smooth, color=_BLUE, linewidth=1.4)
+        ends["training", _BLUE] = smooth[-1]
+    if "val/loss" in history:
+        steps, loss = history["val/loss"]
+        ax.plot(steps, loss, color=_VERMILION, linewidth=1.4, marker="o", markersize=3)
+        ends["validation", _VERMILION] = loss[-1]
+    low, high = ax.get_ylim()
+    free = low
+    for (text, colour), value in sorted(ends.items(), key=lambda end: end[1]):
+        at = max(value, free)  # two labels that would overlap are pushed apart
+        free = at + 0.13 * (high - low)
+        ax.text(1.01, at, text, color=colour, va="center", transform=ax.get_yaxis_transform())
+    ax.set_ylabel("Loss")
+
+
+def _draw_metric(
+    ax: Axes, history: Mapping[str, Series], metric: str, task: Task, best_step: int
+) -> None:
+    steps, values = history[f"val/{metric}"]
+    ax.plot(steps, values, color=_VERMILION, linewidth=1.4, marker="o", markersize=3)
+    at = np.flatnonzero(steps == best_step)
+    if len(at):
+        step, value = steps[at[0]], values[at[0]]
+        ax.plot(step, value, "o", markersize=8, markerfacecolor="none", color="#222222")
+        late = step > 0.6 * steps[-1]
+        ax.annotate(
+            f"best: {value:.3f} at step {step:g}", (step, value), xytext=(-9 if late else 9, -13),
+            textcoords="offset points", ha="right" if late else "left", va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+        )  # fmt: skip
+    ax.set_ylabel(textwrap.fill(f"{METRICS[metric].labels[task]} (validation)", 22))
+    ax.margins(y=0.2)
+
+
+def _draw_learning_rate(ax: Axes, history: Mapping[str, Series]) -> None:
+    steps, rate = history["train/learning_rate"]
+    ax.plot(steps, rate, color=_GREY, linewidth=1.4)
+    ax.set_ylabel("Learning\nrate")
+    ax.set_ylim(0, 1.15 * rate.max() or 1)
+    ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    ax.yaxis.set_major_locator(MaxNLocator(3))
+
+
+def _short(name: str) -> str:
+    return textwrap.shorten(name, 24, placeholder="…") if " " in name else name[:24]

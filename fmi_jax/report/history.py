@@ -1,0 +1,39 @@
+"""The course of a run, from the `metrics.jsonl` it wrote."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+FILE_NAME = "metrics.jsonl"
+Series = tuple[np.ndarray, np.ndarray]
+"""Steps `[t]` and values `[t]` of one scalar."""
+
+
+def read_history(path: Path) -> dict[str, Series]:
+    """Every scalar of a run by name ("train/loss"); empty where no file was written.
+
+    Each line is one JSON object with "step" and scalars. A last line without its end (the run
+    was killed while writing it) is left out, as is a value that is not a number.
+    """
+    if not path.is_file():
+        return {}
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return series([json.loads(line) for line in lines if line])
+
+
+def series(rows: Sequence[dict[str, float | None]]) -> dict[str, Series]:
+    """Rows with a "step" and scalars, turned into one series for each scalar."""
+    points: dict[str, dict[float, float]] = {}
+    for row in rows:
+        step = row["step"]
+        assert step is not None
+        for name, value in row.items():
+            if name != "step" and isinstance(value, int | float) and math.isfinite(value):
+                points.setdefault(name, {})[step] = value
+    return {
+        name: (np.array(sorted(values)), np.array([values[step] for step in sorted(values)]))
+        for name, values in points.items()
+    }

@@ -1,0 +1,97 @@
+"""What the classifier said about every image, as a table: `predictions.csv`."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from fmi_jax.errors import UserError
+from fmi_jax.report import atomic
+from fmi_jax.types import Task
+
+FILE_NAME = "predictions.csv"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """Class probabilities of images, in the order of their split.
+
+    Attributes:
+      task: what a label means.
+      classes: names of the `k` classes.
+      ids: of the `n` images.
+      probabilities: `[n, k]`.
+      labels: true class index `[n]`, or 0/1 `[n, k]` for a multi-label task; None for images
+        whose class is not known.
+    """
+
+    task: Task
+    classes: tuple[str, ...]
+    ids: Sequence[str]
+    probabilities: Float[np.ndarray, "n k"]
+    labels: np.ndarray | None = None
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Most probable class `[n]`; for a multi-label task 0/1 `[n, k]`: more than one half."""
+        if self.task is Task.MULTILABEL:
+            return (self.probabilities > 0.5).astype(np.int64)
+        return self.probabilities.argmax(axis=1)
+
+    def write(self, path: Path) -> None:
+        """Write a CSV (RFC 4180): id, label, predicted, and `p_<class>` for each class.
+
+        Class names stand for classes. A multi-label task has a 0/1 column `label_<class>` and
+        `predicted_<class>` for each. Without labels there are no label columns. Probabilities
+        have 9 significant digits, enough to restore any float32.
+        """
+        known = [] if self.labels is None else [("label", self.labels)]
+        columns = ["id"]
+        cells: list[list[str]] = []
+        for name, values in [*known, ("predicted", self.predicted)]:
+            if self.task is Task.MULTILABEL:
+                columns += [f"{name}_{c}" for c in self.classes]
+                cells += [[str(int(v)) for v in values[:, c]] for c in range(len(self.classes))]
+            else:
+                columns.append(name)
+                cells.append([self.classes[int(v)] for v in values])
+        columns += [f"p_{c}" for c in self.classes]
+        cells += [[f"{p:.9g}" for p in column] for column in np.asarray(self.probabilities).T]
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(columns)
+        writer.writerows(zip(self.ids, *cells, strict=True))
+        atomic.write_bytes(path, text.getvalue().encode())
+
+
+def read_predictions(path: Path, task: Task, classes: Sequence[str]) -> Predictions:
+    """The labelled predictions that `Predictions.write` left at `path`.
+
+    Raises:
+      UserError: the file is missing, or is not such a table of these classes.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: expected the predictions of a finished run.")
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        if task is Task.MULTILABEL:
+            labels = [[int(row[f"label_{c}"]) for c in classes] for row in rows]
+        else:
+            labels = [list(classes).index(row["label"]) for row in rows]
+        return Predictions(
+            task=task,
+            classes=tuple(classes),
+            ids=[row["id"] for row in rows],
+            probabilities=np.array([[float(row[f"p_{c}"]) for c in classes] for row in rows]),
+            labels=np.array(labels),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is not the prediction table of classes {', '.join(classes)}"
+            f" ({type(error).__name__}: {error}); expected the file as the run wrote it."
+        ) from error

@@ -1,0 +1,43 @@
+"""The process that a run lives in: caches, log noise, and what to say about the machine."""
+
+import importlib.metadata
+import logging
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fmi_jax import __version__
+
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def configure() -> None:
+    """Set up the process: a persistent compilation cache and quiet libraries.
+
+    The cache lives in `JAX_COMPILATION_CACHE_DIR`, else under the user's cache folder.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(root / "fmi_jax" / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    for noisy in ("absl", "orbax", "jax._src.xla_bridge"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of the libraries that decide numbers."""
+    found = {"python": platform.python_version(), "fmi_jax": __version__}
+    return found | {name: importlib.metadata.version(name) for name in _LIBRARIES}
+
+
+def device() -> dict[str, Any]:
+    """What the run computes on."""
+    return {
+        "platform": jax.default_backend(),
+        "kind": jax.devices()[0].device_kind,
+        "count": jax.device_count(),
+        "processes": jax.process_count(),
+    }

@@ -1,0 +1,52 @@
+"""One pass over a split: every image exactly once, on any number of devices and processes."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from fmi_jax import parallel
+from fmi_jax.training.step import Arrays
+from fmi_jax.types import Batch
+
+
+class Outputs(NamedTuple):
+    """Logits `[n, k]` and labels `[n]` or `[n, k]` of a split, in the order of its rows."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+
+
+def predict_split(
+    eval_step: Callable[[Arrays, Arrays], Arrays],
+    arrays: Arrays,
+    batches: Iterable[Batch],
+    num_images: int,
+    mesh: Mesh,
+) -> Outputs:
+    """Logits of every image of a split.
+
+    Args:
+      eval_step: from `make_eval_step`.
+      arrays: all arrays of the model by name.
+      batches: this process's part of the split's batches, padded and masked.
+      num_images: size of the split.
+      mesh: the devices.
+
+    Raises:
+      RuntimeError: an image is missing or came twice (a fault of the loader, never of the user).
+    """
+    parts = [eval_step(arrays, parallel.to_devices(mesh, batch)) for batch in batches]
+    host: list[dict[str, Any]] = jax.device_get(parts)
+    joined = {name: np.concatenate([part[name] for part in host]) for name in host[0]}
+    real = joined["mask"] > 0
+    rows = joined["index"][real]
+    if not np.array_equal(np.sort(rows), np.arange(num_images)):
+        raise RuntimeError(
+            f"evaluation saw {len(rows)} images ({len(np.unique(rows))} different),"
+            f" expected each of {num_images} once"
+        )
+    order = np.argsort(rows)
+    return Outputs(joined["logits"][real][order], joined["labels"][real][order])

@@ -1,0 +1,232 @@
+"""The training loop: steps, validation, checkpoints, and nothing that depends on the protocol."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from fmi_jax import metrics, parallel
+from fmi_jax.checkpoints.run import RunCheckpoints
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.errors import UserError
+from fmi_jax.training.interrupt import Stopped, StopRequest
+from fmi_jax.training.step import Arrays, TrainState
+from fmi_jax.types import Batch
+from fmi_jax.writers import MetricWriter, ProgressReport
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """When what happens, in steps done.
+
+    Attributes:
+      total_steps: length of the run.
+      steps_per_epoch: training images over batch size; not a whole number in general.
+      evaluate_at: after which steps the validation split is measured; the last is among them.
+      log_every: how often scalars are written and the loss is looked at.
+      checkpoint_every: save at least this often, beside the evaluations; 0: no more often.
+    """
+
+    total_steps: int
+    steps_per_epoch: float
+    evaluate_at: frozenset[int]
+    log_every: int
+    checkpoint_every: int
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, num_train: int) -> "Plan":
+        """The plan of an experiment with `num_train` training images."""
+        train = config.train
+        per_epoch = num_train / train.batch_size
+        total = max(1, round(train.epochs * per_epoch))
+        if train.max_steps:
+            total = min(total, train.max_steps)
+        interval = max(1.0, train.eval_every_epochs * per_epoch)
+        times = range(1, int(total / interval) + 1)
+        return cls(
+            total_steps=total,
+            steps_per_epoch=per_epoch,
+            evaluate_at=frozenset(round(i * interval) for i in times) | {total},
+            log_every=train.log_every_steps,
+            checkpoint_every=train.checkpoint_every_steps,
+        )
+
+
+@dataclasses.dataclass(kw_only=True)
+class Progress:
+    """What the loop remembers beside the arrays; saved with every checkpoint.
+
+    Attributes:
+      best_step: steps done at the best validation, or None before the first.
+      best_value: the validation metric there.
+      best_seconds: training time spent until then, in seconds, over all restarts.
+      bad_evaluations: validations since the last improvement (plateau schedule).
+      lr_scale: factor on the learning rate (plateau schedule).
+      seconds: training time spent so far, over all restarts.
+    """
+
+    best_step: int | None = None
+    best_value: float | None = None
+    best_seconds: float = 0.0
+    bad_evaluations: int = 0
+    lr_scale: float = 1.0
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass(kw_only=True)
+class Loop:
+    """Everything the loop works with; `run` works.
+
+    Attributes:
+      config: the experiment.
+      plan: when what happens.
+      mesh: the devices.
+      train_step: from `make_train_step`.
+      frozen: arrays that do not learn.
+      batches: this process's part of every batch, from the next step on.
+      validate: metrics of the validation split from all arrays of the model.
+      metric: the one that selects the best checkpoint.
+      batch_ids: ids of the images of a step's batch, for messages.
+      checkpoints, writer, report: where results go.
+      progress: where the loop stands.
+    """
+
+    config: ExperimentConfig
+    plan: Plan
+    mesh: Mesh
+    train_step: Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, Any]]]
+    frozen: Arrays
+    batches: Iterator[Batch]
+    validate: Callable[[Arrays], Mapping[str, float]]
+    metric: str
+    batch_ids: Callable[[int], Sequence[str]]
+    checkpoints: RunCheckpoints
+    writer: MetricWriter
+    report: ProgressReport
+    progress: Progress
+
+    def run(self, state: TrainState, start_step: int) -> TrainState:
+        """Train from `start_step` to the end of the plan.
+
+        Raises:
+          Stopped: after saving, when asked by a signal.
+          UserError: the loss is no longer finite. No update was made from that step on; the
+            checkpoints before it stand.
+        """
+        pending: list[dict[str, Any]] = []
+        clock = time.monotonic()
+        try:
+            with StopRequest() as stop:
+                for step in range(start_step, self.plan.total_steps):
+                    batch = parallel.to_devices(self.mesh, next(self.batches))
+                    state, scalars = self.train_step(state, self.frozen, batch)
+                    pending.append(scalars)
+                    done = step + 1
+                    evaluating = done in self.plan.evaluate_at
+                    stopping = stop.requested(done)
+                    periodic = self.plan.checkpoint_every
+                    saving = evaluating or stopping or bool(periodic and done % periodic == 0)
+                    if saving or done % self.plan.log_every == 0:
+                        self._write(pending, done, state)
+                        pending.clear()
+                        self.checkpoints.poll()
+                        self.progress.seconds += time.monotonic() - clock
+                        clock = time.monotonic()
+                    if evaluating:
+                        state = self._evaluate(state, done)
+                    if saving:
+                        self._save(state, done)
+                        self.report.restart_clock(done)
+                        clock = time.monotonic()
+                    if stopping and done < self.plan.total_steps:
+                        raise Stopped(done)
+        finally:
+            self.report.close()
+            self.writer.flush()
+            self.checkpoints.wait()
+        return state
+
+    def _write(self, pending: list[dict[str, Any]], done: int, state: TrainState) -> None:
+        first = done - len(pending) + 1
+        values = jax.device_get(pending)
+        bad = int(state.bad_step)
+        for i, scalars in enumerate(values):
+            if bad >= 0 and first + i > bad + 1:
+                break
+            row = {f"train/{name}": float(value) for name, value in scalars.items()}
+            self.writer.write_scalars(first + i, row)
+        if bad >= 0:
+            raise self._diverged(bad)
+        loss = float(np.mean([scalars["loss"] for scalars in values]))
+        self.writer.write_speed(
+            done, {f"speed/{k}": v for k, v in self.report.update(done, loss).items()}
+        )
+
+    def _diverged(self, step: int) -> UserError:
+        ids = list(self.batch_ids(step))
+        shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+        best = self.progress.best_step
+        kept = f"the best checkpoint (step {best}) is kept" if best else "no checkpoint was lost"
+        return UserError(
+            f"the loss or its gradient is not finite at step {step + 1}, on the batch of {shown}."
+            f" The update was not made and {kept}. Expected a finite loss: lower"
+            " optim.learning_rate, lengthen the warm-up, or look at these images."
+        )
+
+    def _evaluate(self, state: TrainState, done: int) -> TrainState:
+        progress = self.progress
+        values = self.validate(state.params | state.stats | self.frozen)
+        self.writer.write_scalars(done, {f"val/{name}": v for name, v in values.items()})
+        score = metrics.selection_score(self.metric, values[self.metric])
+        best = progress.best_value
+        improved = best is None or score > metrics.selection_score(self.metric, best)
+        if improved:
+            progress.best_step = done
+            progress.best_value = values[self.metric]
+            progress.best_seconds = progress.seconds
+            progress.bad_evaluations = 0
+        else:
+            state = self._plateau(state, done)
+        self.report.say(
+            f"epoch {done / self.plan.steps_per_epoch:.1f}  step {done}"
+            f"  val {self.metric} {values[self.metric]:.4f}{'  best so far' if improved else ''}"
+        )
+        return state
+
+    def _plateau(self, state: TrainState, done: int) -> TrainState:
+        """Count an evaluation without improvement; drop the learning rate after too many.
+
+        As torch's ReduceLROnPlateau with threshold 0, but never during warm-up.
+        """
+        optim = self.config.optim
+        warmup = optim.warmup_steps or round(optim.warmup_epochs * self.plan.steps_per_epoch)
+        if optim.schedule != "plateau" or done <= warmup:
+            return state
+        self.progress.bad_evaluations += 1
+        if self.progress.bad_evaluations <= optim.plateau_patience:
+            return state
+        self.progress.bad_evaluations = 0
+        self.progress.lr_scale *= optim.plateau_factor
+        scale = np.float32(self.progress.lr_scale)
+        return dataclasses.replace(
+            state, lr_scale=parallel.place(scale, parallel.replicated(self.mesh))
+        )
+
+    def _save(self, state: TrainState, done: int) -> None:
+        self.writer.flush()
+        model = {"params": state.params, "stats": state.stats}
+        self.checkpoints.save(done, model, counters(state), dataclasses.asdict(self.progress))
+
+
+def counters(state: TrainState) -> dict[str, Any]:
+    """The part of a train state that a checkpoint calls `training`."""
+    return {
+        "step": state.step,
+        "opt_state": state.opt_state,
+        "lr_scale": state.lr_scale,
+        "bad_step": state.bad_step,
+    }

@@ -1,0 +1,72 @@
+"""A model as named arrays: what learns, what it keeps count of, what is frozen."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+
+
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """The structure of a model and the part that each of its arrays plays.
+
+    Attributes:
+      graphdef: the structure, without arrays.
+      variables: every variable by native name, abstract.
+      params: names of the parameters that learn.
+      stats: names of the running statistics (BatchNorm) that follow the data.
+      frozen: names of everything else.
+    """
+
+    graphdef: Any
+    variables: Mapping[str, tuple[tuple[Any, ...], nnx.Variable]]
+    params: tuple[str, ...]
+    stats: tuple[str, ...]
+    frozen: tuple[str, ...]
+
+    def merge(self, *parts: Mapping[str, Any]) -> Any:
+        """The model with the arrays of `parts`, which together name every variable once."""
+        values: dict[str, Any] = {}
+        for part in parts:
+            values |= part
+        state = [(path, var.replace(values[name])) for name, (path, var) in self.variables.items()]
+        return nnx.merge(self.graphdef, nnx.from_flat_state(state))
+
+    def read(self, model: nnx.Module, names: tuple[str, ...]) -> dict[str, Any]:
+        """The arrays of these names as they stand in `model`."""
+        values = named_values(model)
+        return {name: values[name] for name in names}
+
+    def shapes(self, names: tuple[str, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of the arrays of these names."""
+        return {name: self.variables[name][1].get_value() for name in names}
+
+
+def named_values(model: nnx.Module) -> dict[str, Any]:
+    """Every array of `model` by native name: the attribute path joined with dots."""
+    return {
+        ".".join(map(str, path)): variable.get_value()
+        for path, variable in nnx.to_flat_state(nnx.state(model))
+    }
+
+
+def partition(model: nnx.Module, trainable: Callable[[str], bool]) -> Partition:
+    """Divide the arrays of an abstract `model` by `trainable`, asked for each native name.
+
+    Running statistics go with the parameters beside them: those of a frozen layer stand still.
+    """
+    graphdef, state = nnx.split(model)
+    variables = {
+        ".".join(map(str, path)): (path, variable) for path, variable in nnx.to_flat_state(state)
+    }
+    learns = {name for name in variables if trainable(name)}
+    params = tuple(n for n in variables if n in learns and isinstance(variables[n][1], nnx.Param))
+    if not params:
+        raise ValueError("the protocol trains no parameter of this model")
+    stats = tuple(
+        n for n in variables if n in learns and isinstance(variables[n][1], nnx.BatchStat)
+    )
+    frozen = tuple(n for n in variables if n not in {*params, *stats})
+    return Partition(graphdef, variables, params, stats, frozen)

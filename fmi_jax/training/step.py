@@ -1,0 +1,216 @@
+"""The jitted steps: one for training, one for evaluation, whatever the protocol."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from fmi_jax import parallel
+from fmi_jax.training.partition import Partition
+from fmi_jax.types import Task
+
+Arrays = dict[str, Any]
+Augment = Callable[[jax.Array, Array], Array]
+"""`(keys [b], uint8 images) -> network input`, for training."""
+Preprocess = Callable[[Array], Array]
+"""`uint8 images -> network input`, for evaluation."""
+Placement = Mapping[str, NamedSharding]
+"""Where each array of the model lives, by name."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that training changes; frozen arrays are not in it.
+
+    Attributes:
+      step: steps done.
+      params: what learns, by native name.
+      stats: running statistics, by native name.
+      opt_state: of the optimizer, for `params` only.
+      lr_scale: factor on the learning rate (plateau schedule).
+      bad_step: the first step whose loss or gradient was not finite, or -1. From then on the
+        state stands still, so that the parameters before it are never lost.
+    """
+
+    step: Any
+    params: Arrays
+    stats: Arrays
+    opt_state: Any
+    lr_scale: Any
+    bad_step: Any
+
+
+def per_example_loss(task: Task, logits: Array, labels: Array) -> Float[Array, " b"]:
+    """Cross entropy of each image: softmax, or the mean over classes of sigmoids."""
+    if task is Task.MULTILABEL:
+        return optax.sigmoid_binary_cross_entropy(logits, labels).mean(axis=-1)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def state_shardings(
+    mesh: Mesh,
+    partition: Partition,
+    optimizer: optax.GradientTransformation,
+    placement: Placement,
+) -> TrainState:
+    """Where each array of a train state lives."""
+    everywhere = parallel.replicated(mesh)
+    params = partition.shapes(partition.params)
+    return TrainState(
+        step=everywhere,
+        params={name: placement[name] for name in partition.params},
+        stats={name: placement[name] for name in partition.stats},
+        opt_state=parallel.like_parameters(mesh, jax.eval_shape(optimizer.init, params), placement),
+        lr_scale=everywhere,
+        bad_step=everywhere,
+    )
+
+
+def initial_state(
+    partition: Partition,
+    arrays: Arrays,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    placement: Placement,
+) -> TrainState:
+    """The state before the first step, from the arrays of the model that learn."""
+    where = state_shardings(mesh, partition, optimizer, placement)
+    params = {name: arrays[name] for name in partition.params}
+    return TrainState(
+        step=parallel.place(np.int32(0), where.step),
+        params=params,
+        stats={name: arrays[name] for name in partition.stats},
+        opt_state=jax.jit(optimizer.init, out_shardings=where.opt_state)(params),
+        lr_scale=parallel.place(np.float32(1), where.lr_scale),
+        bad_step=parallel.place(np.int32(-1), where.bad_step),
+    )
+
+
+def make_train_step(
+    partition: Partition,
+    optimizer: optax.GradientTransformation,
+    schedule: Callable[[Any], Any],
+    augment: Augment,
+    *,
+    task: Task,
+    seed: int,
+    accumulate: int,
+    mesh: Mesh,
+    placement: Placement,
+) -> Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, Any]]]:
+    """The step `(state, frozen, batch) -> (state, scalars)`; `state` is donated.
+
+    Randomness is a function of `(seed, state.step)` and of an image's place in the batch, never
+    of how the batch is cut into devices or micro-batches. Scalars: `loss` (mean over the
+    batch), `grad_norm` (before clipping), `learning_rate`.
+    """
+
+    def loss_and_grads(
+        params: Arrays, stats: Arrays, frozen: Arrays, batch: Arrays, keys: Any, dropout: Any
+    ) -> tuple[tuple[Any, Arrays], Arrays]:
+        images = augment(keys, batch["images"])
+
+        def summed_loss(params: Arrays) -> tuple[Any, Arrays]:
+            model = partition.merge(params, stats, frozen)
+            logits = model(images, rngs=nnx.Rngs(dropout=dropout))
+            loss = per_example_loss(task, logits, batch["labels"])
+            return (loss * batch["mask"]).sum(), partition.read(model, partition.stats)
+
+        return jax.value_and_grad(summed_loss, has_aux=True)(params)
+
+    def micro_batches(x: Array) -> Array:
+        # Row i*k+j goes to micro-batch j: every device cuts its own rows, nothing moves.
+        x = x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1)
+        spec = PartitionSpec(None, "data")
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+    def step(state: TrainState, frozen: Arrays, batch: Arrays) -> tuple[TrainState, dict[str, Any]]:
+        augment_key, dropout_key = jax.random.split(
+            jax.random.fold_in(jax.random.key(seed), state.step)
+        )
+        keys = jax.random.split(augment_key, batch["mask"].shape[0])
+        if accumulate == 1:
+            (loss, stats), grads = loss_and_grads(
+                state.params, state.stats, frozen, batch, keys, dropout_key
+            )
+        else:
+            dropout_keys = jax.random.split(dropout_key, accumulate)
+
+            def one(carry: Any, part: Any) -> tuple[Any, None]:
+                loss, stats, grads = carry
+                micro, micro_keys, micro_dropout = part
+                (more, stats), new = loss_and_grads(
+                    state.params, stats, frozen, micro, micro_keys, micro_dropout
+                )
+                return (loss + more, stats, jax.tree.map(jnp.add, grads, new)), None
+
+            parts = (
+                jax.tree.map(micro_batches, batch),
+                micro_batches(keys),
+                dropout_keys,
+            )
+            zeros = jax.tree.map(jnp.zeros_like, state.params)
+            (loss, stats, grads), _ = jax.lax.scan(one, (jnp.float32(0), state.stats, zeros), parts)
+        count = jnp.maximum(batch["mask"].sum(), 1)
+        loss = loss / count
+        grads = jax.tree.map(lambda g: g / count, grads)
+        norm = optax.tree.norm(grads)
+
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(
+            state.params, jax.tree.map(lambda u: u * state.lr_scale, updates)
+        )
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        good = finite & (state.bad_step < 0)
+
+        def keep(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+
+        new_state = TrainState(
+            step=state.step + 1,
+            params=keep(params, state.params),
+            stats=keep(stats, state.stats),
+            opt_state=keep(opt_state, state.opt_state),
+            lr_scale=state.lr_scale,
+            bad_step=jnp.where(finite | (state.bad_step >= 0), state.bad_step, state.step),
+        )
+        rate = schedule(state.step) * state.lr_scale
+        return new_state, {"loss": loss, "grad_norm": norm, "learning_rate": rate}
+
+    state_placement = state_shardings(mesh, partition, optimizer, placement)
+    frozen_placement = {name: placement[name] for name in partition.frozen}
+    return jax.jit(
+        step,
+        in_shardings=(state_placement, frozen_placement, parallel.batch_sharding(mesh)),
+        out_shardings=(state_placement, parallel.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def make_eval_step(
+    partition: Partition, preprocess: Preprocess, *, mesh: Mesh, placement: Placement
+) -> Callable[[Arrays, Arrays], Arrays]:
+    """The step `(arrays, batch) -> {"logits", "labels", "mask", "index"}`.
+
+    `arrays` are all arrays of the model by name. What comes back is whole on every process, so
+    that each can put the split together.
+    """
+
+    def step(arrays: Arrays, batch: Arrays) -> Arrays:
+        model = partition.merge(arrays)
+        logits = model(preprocess(batch["images"]), rngs=None).astype(jnp.float32)
+        return {"logits": logits, **{k: batch[k] for k in ("labels", "mask", "index")}}
+
+    return jax.jit(
+        step,
+        in_shardings=(dict(placement), parallel.batch_sharding(mesh)),
+        out_shardings=parallel.replicated(mesh),
+    )

@@ -1,0 +1,120 @@
+"""The folder of a run: who owns it, what it was made for."""
+
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fmi_jax import config as config_module
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.errors import UsageError, UserError
+from fmi_jax.report import atomic
+
+FILE_NAME = "run.json"
+
+_FREE = {
+    "data.data_dir",
+    "data.threads",
+    "data.workers",
+    "backbone.weights_dir",
+    "train.log_every_steps",
+    "train.checkpoint_every_steps",
+}
+"""Fields that may differ when a run is resumed: they change no number of it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What a run was started with; kept as `run.json`.
+
+    Attributes:
+      config: the resolved config.
+      dataset: description of the prepared data set, as `DatasetInfo.to_json` gives it.
+      weights_sha256: checksum of the pretrained weights file, or None.
+      started: ISO 8601 time of the first start.
+    """
+
+    config: ExperimentConfig
+    dataset: dict[str, Any]
+    weights_sha256: str | None
+    started: str
+
+    def write(self, workdir: Path) -> None:
+        """Write `run.json` into `workdir`."""
+        values = {
+            "config": config_module.as_dict(self.config),
+            "dataset": self.dataset,
+            "weights_sha256": self.weights_sha256,
+            "started": self.started,
+        }
+        atomic.write_bytes(workdir / FILE_NAME, (json.dumps(values, indent=2) + "\n").encode())
+
+    @classmethod
+    def read(cls, workdir: Path) -> "RunRecord | None":
+        """The record in `workdir`, or None if no run was started there."""
+        path = workdir / FILE_NAME
+        if not path.is_file():
+            return None
+        try:
+            values = json.loads(path.read_text())
+            return cls(
+                config=config_module.from_dict(values["config"]),
+                dataset=values["dataset"],
+                weights_sha256=values["weights_sha256"],
+                started=values["started"],
+            )
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is not the record of a run ({type(error).__name__}: {error});"
+                " expected the file as run.py wrote it."
+            ) from error
+
+    def check_same(self, other: "RunRecord", workdir: Path) -> None:
+        """Raise `UsageError` if resuming this run as `other` would change its numbers."""
+        changed = {
+            name: pair
+            for name, pair in config_module.differences(self.config, other.config).items()
+            if name not in _FREE
+        }
+        for name in ("name", "split_sha256"):
+            if self.dataset.get(name) != other.dataset.get(name):
+                changed[f"dataset {name}"] = (self.dataset.get(name), other.dataset.get(name))
+        if self.weights_sha256 != other.weights_sha256:
+            changed["weights sha256"] = (self.weights_sha256, other.weights_sha256)
+        if changed:
+            shown = "; ".join(f"{name}: {a!r} there, {b!r} now" for name, (a, b) in changed.items())
+            raise UsageError(
+                f"{workdir} holds a run with other settings: {shown}."
+                " Use another --workdir, or the same settings to resume it."
+            )
+
+
+@contextmanager
+def owned(workdir: Path) -> Iterator[None]:
+    """Make `workdir` and hold it for this run; a second run in it at once is refused."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise UsageError(f"--workdir={workdir} cannot be used: {error.strerror}.") from error
+    try:
+        if jax.process_index() == 0:
+            _lock(lock, workdir)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _lock(descriptor: int, workdir: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(
+            f"another process is running in {workdir}; wait for it or use another --workdir."
+        ) from error

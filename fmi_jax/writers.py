@@ -1,0 +1,143 @@
+"""Where scalars go: a durable JSONL file, TensorBoard, and the console.
+
+Method names are those of `clu.metric_writers.MetricWriter`, whose own module needs TensorFlow.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import rich.console
+import rich.progress
+
+
+class MetricWriter:
+    """Writes `metrics.jsonl` and TensorBoard events into a run folder.
+
+    A row of `metrics.jsonl` is `{"step": 10, "train/loss": 0.7, ...}`, NaN and infinity as null
+    (TensorBoard leaves them out). It holds
+    nothing that depends on the machine's speed, so equal runs write equal files. A resumed run
+    first drops what it wrote beyond its checkpoint: every step stands there once.
+
+    Args:
+      folder: the run folder.
+      start_step: steps done by the checkpoint that the run resumes from.
+      active: whether this process writes (process 0 does).
+    """
+
+    def __init__(self, folder: Path, start_step: int, *, active: bool):
+        self._active = active
+        if not active:
+            return
+        path = folder / "metrics.jsonl"
+        rows = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        kept = [
+            row for row in rows if row.endswith(b"\n") and json.loads(row)["step"] <= start_step
+        ]
+        partial = path.with_suffix(".tmp")
+        partial.write_bytes(b"".join(kept))
+        partial.rename(path)
+        self._file = path.open("a", encoding="utf-8")
+        import tensorboardX  # here: it imports torch where that is installed, which takes seconds
+
+        self._tensorboard = tensorboardX.SummaryWriter(
+            str(folder / "tensorboard"), flush_secs=10, purge_step=start_step + 1
+        )
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Append the scalars of one step to both files."""
+        if not self._active:
+            return
+        finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
+        self._file.write(json.dumps({"step": step, **dict.fromkeys(scalars), **finite}) + "\n")
+        for name, value in finite.items():
+            self._tensorboard.add_scalar(name, value, step)
+
+    def write_speed(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Append scalars that depend on the machine's speed: to TensorBoard only."""
+        if self._active:
+            for name, value in scalars.items():
+                self._tensorboard.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Make what was written survive a crash of the machine."""
+        if self._active:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Flush and close."""
+        if self._active:
+            self.flush()
+            self._file.close()
+            self._tensorboard.close()
+
+
+class ProgressReport:
+    """Steps/s, images/s, time left and loss: a bar on a terminal, plain lines elsewhere.
+
+    Args:
+      total_steps: length of the run.
+      start_step: where this process starts.
+      batch_size: images per step.
+      active: whether this process reports.
+    """
+
+    def __init__(self, total_steps: int, start_step: int, batch_size: int, *, active: bool):
+        self.total_steps = total_steps
+        self.batch_size = batch_size
+        self._active = active
+        self._since = (time.monotonic(), start_step)
+        self._bar = None
+        if active and sys.stdout.isatty():
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn("training"),
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TextColumn("{task.fields[status]}"),
+                rich.progress.TimeRemainingColumn(),
+                console=rich.console.Console(),
+            )
+            self._task = self._bar.add_task(
+                "training", total=total_steps, completed=start_step, status=""
+            )
+            self._bar.start()
+
+    def update(self, step: int, loss: float) -> dict[str, float]:
+        """Show the state after `step` steps; returns `steps_per_second`, `images_per_second`."""
+        now = time.monotonic()
+        then, step_then = self._since
+        self._since = (now, step)
+        rate = (step - step_then) / max(now - then, 1e-9)
+        images = rate * self.batch_size
+        if self._bar is not None:
+            status = f"loss {loss:.4f}  {rate:.2f} steps/s  {images:.0f} images/s"
+            self._bar.update(self._task, completed=step, status=status)
+        elif self._active:
+            left = (self.total_steps - step) / rate if rate else float("inf")
+            print(
+                f"step {step}/{self.total_steps}  loss {loss:.4f}  {rate:.2f} steps/s"
+                f"  {images:.0f} images/s  {left:.0f} s left",
+                flush=True,
+            )
+        return {"steps_per_second": rate, "images_per_second": images}
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False)
+        elif self._active:
+            print(line, flush=True)
+
+    def restart_clock(self, step: int) -> None:
+        """Leave what happened since the last `update` (a validation, a save) out of the rates."""
+        self._since = (time.monotonic(), step)
+
+    def close(self) -> None:
+        """Take the bar down."""
+        if self._bar is not None:
+            self._bar.stop()

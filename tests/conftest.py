@@ -1,0 +1,13 @@
+"""What all tests share: checked shapes, and compiled programs kept between runs."""
+
+import os
+from pathlib import Path
+
+# Before jax is imported, and in the environment, so that programs which tests start share it.
+_CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook(["fmi_jax.nn", "fmi_jax.models"], "beartype.beartype")

@@ -1,0 +1,291 @@
+"""Compare a backbone with the PyTorch reference it reimplements: `python tests/parity.py CASE...`
+
+A case is a folder with `checkpoint.pth` (in the layout of the public file), `io.npz` (inputs
+and what the reference makes of them) and `meta.json` (sizes, runs, what the gradients are of).
+The checkpoint goes the way every checkpoint goes: read, recognised, converted, written as a
+native file, loaded. Every array of every run and every gradient is compared, in the axes of the
+reference; the largest error is printed per array, absolute and relative to the array's largest
+magnitude (the loss: to that of the terms it is the sum of). The exit status is 1 if an error is
+above its tolerance or an array is not covered.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from parity_families import FAMILIES, Family
+from tolerances import PARITY_FORWARD, PARITY_GRADIENT
+
+from fmi_jax.checkpoints.weights import Provenance, adapt_stem, load_backbone, save_backbone
+from fmi_jax.errors import UserError
+from fmi_jax.models.base import ArchConfig, BackboneSpec, Execution, create_abstract, parameters
+from weights_convert.engine import Match, convert
+from weights_convert.layouts.registry import layouts_of
+from weights_convert.read import read_checkpoint
+
+PRIMARY = "(primary)"
+STEM = "first"  # how the study reads fewer channels than the checkpoint has
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One array beside the reference's. `relative` is to the array's largest magnitude."""
+
+    name: str
+    absolute: float
+    relative: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.relative <= self.tolerance  # False for NaN
+
+
+def compare_case(folder: Path) -> list[Comparison]:
+    """Every array of a case, in the order of its file.
+
+    Raises `UserError` for a folder that is no case, a family without an adaptor, or a
+    checkpoint that does not convert.
+    """
+    case = _Case.read(folder)
+    with tempfile.TemporaryDirectory() as scratch, jax.default_matmul_precision("highest"):
+        return list(case.comparisons(Path(scratch)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Case:
+    meta: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+    family: Family
+    arch: ArchConfig
+    match: Match
+    params: Mapping[str, np.ndarray]  # native, as converted
+    unused: Mapping[str, np.ndarray]  # tensors the converter ignores: a classifier head
+
+    @classmethod
+    def read(cls, folder: Path) -> "_Case":
+        for name in ("meta.json", "io.npz", "checkpoint.pth"):
+            if not (folder / name).is_file():
+                raise UserError(f"{folder}: not a case: there is no {name}.")
+        meta = json.loads((folder / "meta.json").read_text())
+        if meta["family"] not in FAMILIES:
+            raise UserError(
+                f"{folder}: family {meta['family']!r} has no adaptor; there are"
+                f" {', '.join(FAMILIES)}."
+            )
+        family = FAMILIES[meta["family"]]
+        checkpoint = read_checkpoint(folder / "checkpoint.pth")
+        arch = family.arch(meta["config"], checkpoint.groups)
+        native = parameters(create_abstract(family.backbone, arch, Execution()))
+        try:
+            converted = convert(checkpoint.groups, native, layouts_of(family.backbone))
+        except UserError as error:
+            raise UserError(f"{folder}: {error}") from error
+        tensors = checkpoint.groups[converted.match.wrapper]
+        with np.load(folder / "io.npz") as io:
+            arrays = dict(io)
+        return cls(
+            meta=meta,
+            arrays=arrays,
+            family=family,
+            arch=arch,
+            match=converted.match,
+            params=converted.params,
+            unused={k: v for k, v in tensors.items() if k not in converted.match.expected},
+        )
+
+    def comparisons(self, scratch: Path) -> Iterator[Comparison]:
+        native_file = scratch / f"{self.meta['name']}.safetensors"
+        save_backbone(native_file, self.params, self.arch, _provenance(self))
+        images = [name for name in self.arrays if name.split("/")[-1] == "image"]
+        ours: dict[str, np.ndarray] = {}
+        scales: dict[str, float] = {}
+        for name in images:
+            run = name.removesuffix("image").removesuffix("/") or PRIMARY
+            outputs, gradients, loss_scale = self._run(run, native_file)
+            ours |= outputs | gradients
+            scales |= loss_scale
+        for name, reference in self.arrays.items():
+            if name.split("/")[-1] in ("image", "grad_cotangent"):
+                continue
+            gradient = name.split("/")[-1].startswith("grad_") or "grad/" in name
+            tolerance = PARITY_GRADIENT if gradient else PARITY_FORWARD
+            yield _compare(name, ours.get(name), reference, tolerance, scales.get(name))
+
+    def _run(
+        self, run: str, native_file: Path
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, float]]:
+        """Our outputs and gradients of one run under their names in the case, and for the
+        loss the magnitude to which its error is relative."""
+        prefix = "" if run == PRIMARY else f"{run}/"
+        image = self.arrays[f"{prefix}image"].transpose(0, 2, 3, 1)
+        arch = dataclasses.replace(self.arch, in_channels=image.shape[-1])
+        params = load_backbone(native_file, _spec(self), arch, stem=STEM)
+        unused = {k: v for k, v in self.unused.items() if v.dtype.kind == "f"}
+        forward = self._forward(arch)
+        where = self._gradient_prefix(run)
+        if where is None:
+            outputs = jax.jit(forward)(params, unused, image)
+            return {f"{prefix}{k}": np.asarray(v) for k, v in outputs.items()}, {}, {}
+        feature = self.meta["grad"]["feature"].split("/")[-1]
+        cotangent = self.arrays.get(f"{where}grad_cotangent", self.arrays.get("grad_cotangent"))
+
+        def loss(*inputs: Any) -> tuple[Any, Any]:
+            outputs = forward(*inputs)
+            if feature not in outputs:
+                raise UserError(f"no adaptor computes the feature {feature!r} of meta.grad.")
+            return (outputs[feature] * cotangent).sum(), outputs
+
+        @jax.jit
+        def step(*inputs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+            backward = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
+            (value, outputs), (d_params, d_unused, d_image) = backward(*inputs)
+            by_key = {f"grad/{k}": v for k, v in self._to_source(d_params, where).items()}
+            by_key |= {f"grad/{k}": v for k, v in d_unused.items()}
+            image_gradient = d_image.transpose(0, 3, 1, 2)
+            return outputs, by_key | {"grad_loss": value, "grad_image": image_gradient}
+
+        outputs, gradients = step(params, unused, image)
+        # The terms of the sum cancel: their magnitude, not that of what is left, bounds rounding.
+        scale = float(np.abs(np.asarray(outputs[feature]) * cotangent).sum())
+        return (
+            {f"{prefix}{k}": np.asarray(v) for k, v in outputs.items()},
+            {f"{where}{k}": np.asarray(v) for k, v in gradients.items()},
+            {f"{where}grad_loss": scale},
+        )
+
+    def _gradient_prefix(self, run: str) -> str | None:
+        """What stands before the names of the gradients of `run`; None if it has none."""
+
+        def has_gradients(prefix: str) -> bool:
+            starts = (f"{prefix}grad/", f"{prefix}grad_loss", f"{prefix}grad_image")
+            return any(name.startswith(starts) for name in self.arrays)
+
+        if run != PRIMARY and has_gradients(f"{run}/"):
+            return f"{run}/"
+        wanted = str(self.meta.get("grad", {}).get("run", PRIMARY))
+        owner = wanted if f"{wanted}/image" in self.arrays else PRIMARY
+        return "" if run == owner and has_gradients("") else None
+
+    def _forward(self, arch: ArchConfig) -> Callable[..., dict[str, Any]]:
+        abstract = create_abstract(self.family.backbone, arch, Execution())
+        graphdef, state = nnx.split(abstract)
+
+        def forward(
+            params: Mapping[str, Any], unused: Mapping[str, Any], image: Any
+        ) -> dict[str, Any]:
+            filled = [
+                (path, variable.replace(params[".".join(map(str, path))]))
+                for path, variable in nnx.to_flat_state(state)
+            ]
+            module = nnx.merge(graphdef, nnx.from_flat_state(filled))
+            return self.family.arrays(module, image, unused)
+
+        return forward
+
+    def _to_source(self, native: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Gradients of native parameters as gradients of the checkpoint's tensors.
+
+        Conversion is linear, so that is its transpose. The gradient of a stem that was made
+        for other channels goes back through that too, unless the case has it as it is used.
+        """
+        native = dict(native)
+        for name, held in self.params.items():
+            if native[name].shape == held.shape:
+                continue
+            (step,) = (step for step in self.match.steps if name in step.targets)
+            reference = self.arrays.get(f"{where}grad/{step.sources[0]}")
+            if reference is not None and reference.size == held.size:
+                channels = native[name].shape[2]
+                back = jax.linear_transpose(
+                    lambda kernel, n=channels: adapt_stem(kernel, n, STEM),
+                    jax.ShapeDtypeStruct(held.shape, held.dtype),
+                )
+                (native[name],) = back(native[name])
+        sources: dict[str, Any] = {}
+        for step in self.match.steps:
+            cotangents = tuple(native[name] for name in step.targets)
+            structs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in step.op.inverse(*cotangents)]
+            back = jax.linear_transpose(step.op.forward, *structs)(cotangents)
+            sources.update(zip(step.sources, back, strict=True))
+        return sources
+
+
+def _compare(
+    name: str,
+    ours: np.ndarray | None,
+    reference: np.ndarray,
+    tolerance: float,
+    scale: float | None,
+) -> Comparison:
+    if ours is None:
+        return Comparison(f"{name} (not covered)", float("nan"), float("nan"), tolerance)
+    if ours.shape != reference.shape:
+        shapes = f"{name} (shape {ours.shape}, expected {reference.shape})"
+        return Comparison(shapes, float("nan"), float("nan"), tolerance)
+    absolute = float(np.abs(ours.astype(np.float64) - reference).max(initial=0.0))
+    largest = float(np.abs(reference).max(initial=0.0)) if scale is None else scale
+    return Comparison(name, absolute, absolute / largest if absolute else 0.0, tolerance)
+
+
+def _spec(case: _Case) -> BackboneSpec:
+    return BackboneSpec(
+        name=case.meta["name"],
+        family=case.family.backbone,
+        arch=case.arch,
+        num_params=sum(value.size for value in case.params.values()),
+        patch_size=case.meta["config"].get("patch_size", 1),
+        image_size=case.meta["config"].get("img_size", 1),
+        sources=(),
+    )
+
+
+def _provenance(case: _Case) -> Provenance:
+    return Provenance(
+        backbone=case.meta["name"],
+        tag="parity",
+        source="checkpoint.pth",
+        source_sha256="",
+        layout=case.match.layout.name,
+        licence="unknown",
+        converter="parity",
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("cases", nargs="+", type=Path, metavar="CASE_DIR")
+    failures = 0
+    for folder in parser.parse_args().cases:
+        try:
+            comparisons = compare_case(folder)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failures += 1
+            continue
+        width = max(len(c.name) for c in comparisons)
+        print(f"{folder.name}\n  {'array':{width}}  absolute  relative  tolerance")
+        for c in comparisons:
+            verdict = "" if c.passed else "  FAILED"
+            print(
+                f"  {c.name:{width}}  {c.absolute:8.1e}  {c.relative:8.1e}  {c.tolerance:9.0e}"
+                f"{verdict}"
+            )
+        failed = sum(not c.passed for c in comparisons)
+        failures += failed
+        print(f"  {len(comparisons)} arrays, {failed} above tolerance\n")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

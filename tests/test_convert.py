@@ -1,0 +1,202 @@
+"""The converter's tables: every published layout, in both directions, strictly."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from fmi_jax.errors import UserError
+from fmi_jax.models.base import Execution, create_abstract, parameters
+from fmi_jax.models.deit import DeiT, DeiTArch
+from fmi_jax.models.dinov2 import DINOv2, DINOv2Arch
+from fmi_jax.models.registry import BACKBONES
+from weights_convert.engine import convert, match, plan, source_shapes
+from weights_convert.layouts.registry import LAYOUTS, layouts_of
+
+HERE = Path(__file__).parent
+MANIFESTS = json.loads((HERE / "golden" / "manifests.json").read_text())
+SHARED = HERE.parent.parent / "shared" / "manifests"
+
+_SIZES = {
+    "in_channels": 3,
+    "patch_size": 2,
+    "width": 10,
+    "depth": 2,
+    "num_heads": 2,
+    "grid_size": 3,
+    "norm_eps": 1e-6,
+}
+_DINOV2 = DINOv2Arch(
+    swiglu=False, mlp_width=7, num_registers=0, pos_antialias=False, pos_offset=0.1, **_SIZES
+)
+ARCHS = {
+    DeiT: (DeiTArch(mlp_width=7, **_SIZES),),
+    DINOv2: (
+        _DINOV2,
+        dataclasses.replace(_DINOV2, num_registers=5),
+        dataclasses.replace(_DINOV2, num_registers=5, swiglu=True),
+    ),
+}
+VARIANTS = [(layout, arch) for layout in LAYOUTS.values() for arch in ARCHS[layout.family]]
+
+
+def native_of(family, arch):
+    return parameters(create_abstract(family, arch, Execution()))
+
+
+def tensors_of(manifest):
+    """Shapes by key, written out for every block."""
+    tensors = {}
+    for key, shape in manifest["tensors"].items():
+        depth = manifest["depth"] if "{i}" in key else 1
+        for i in range(depth):
+            tensors[key.format(i=i)] = jax.ShapeDtypeStruct(tuple(shape), np.float32)
+    return tensors
+
+
+def random_tensors(layout, arch):
+    """A checkpoint of `arch` in `layout`, with every ignored key that has a full name."""
+    rng = np.random.default_rng(3)
+    shapes = source_shapes(plan(layout, native := native_of(layout.family, arch)), native)
+    tensors = {k: rng.normal(size=s.shape).astype(np.float32) for k, s in shapes.items()}
+    ignored = [f"{i.key}weight" if i.key.endswith(".") else i.key for i in layout.ignored]
+    return tensors | {key: np.ones(3, np.float32) for key in ignored}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_every_published_checkpoint_converts_in_the_abstract(name):
+    manifest = MANIFESTS[name]
+    spec = BACKBONES[manifest["backbone"]]
+    native = native_of(spec.family, spec.arch)
+    tensors = tensors_of(manifest)
+    best = match({manifest["wrapper"]: tensors}, native, layouts_of(spec.family))[0]
+    assert best.problems() == []
+    assert best.layout.name == manifest["layout"]
+    if spec.sources[0].url == manifest["file"]:
+        assert spec.sources[0].layout == manifest["layout"]
+    made = {}
+    for step in best.steps:
+        outputs = jax.eval_shape(step.op.forward, *(tensors[key] for key in step.sources))
+        for target, output in zip(step.targets, outputs, strict=True):
+            assert target not in made
+            made[target] = (output.shape, output.dtype)
+    assert made == {n: (v.shape, v.dtype) for n, v in native.items()}
+
+
+def test_our_lists_of_keys_are_the_shared_ones():
+    for name, manifest in MANIFESTS.items():
+        path = SHARED / f"{name}.json"
+        if path.exists():
+            shared = json.loads(path.read_text())
+            ours = {key: list(shape.shape) for key, shape in tensors_of(manifest).items()}
+            assert ours == shared["tensors"]
+            assert manifest["wrapper"] == (shared["wrapper"] or "")
+
+
+@pytest.mark.parametrize(
+    ("layout", "arch"), VARIANTS, ids=[f"{la.name}-{i}" for i, (la, _) in enumerate(VARIANTS)]
+)
+def test_random_weights_come_back_unchanged(layout, arch):
+    tensors = random_tensors(layout, arch)
+    for wrapper in layout.wrappers:
+        for prefix in layout.prefixes:
+            prefixed = {prefix + key: value for key, value in tensors.items()}
+            converted = convert(
+                {wrapper: prefixed}, native_of(layout.family, arch), layouts_of(layout.family)
+            )
+            assert (converted.match.wrapper, converted.match.prefix) == (wrapper, prefix)
+            back = {}
+            for step in converted.match.steps:
+                values = step.op.inverse(*(converted.params[name] for name in step.targets))
+                back.update(zip(step.sources, values, strict=True))
+            assert back.keys() == converted.match.expected.keys()
+            for key, value in back.items():
+                np.testing.assert_array_equal(value, prefixed[key])
+
+
+def test_layouts_do_not_take_each_others_files_for_their_own():
+    for layout, arch in VARIANTS:
+        groups = {"": random_tensors(layout, arch)}
+        found = match(groups, native_of(layout.family, arch), layouts_of(layout.family))
+        fitting = [m.layout.name for m in found if not m.problems()]
+        # timm kept DINOv2's names except where there are registers, SwiGLU or a mask token.
+        assert fitting[0] == layout.name
+        assert fitting[1:] == (
+            ["dinov2"] if layout.name == "dinov2_timm" and arch == _DINOV2 else []
+        )
+
+
+GROUPS = random_tensors(LAYOUTS["deit"], ARCHS[DeiT][0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("blocks.1.norm2.bias"), "1 missing: blocks.1.norm2.bias"),
+        (lambda t: t.update({"neck.0.weight": t["norm.bias"]}), "1 not expected: neck.0.weight"),
+        (
+            lambda t: t.update({"pos_embed": t["pos_embed"][:, 1:]}),
+            "pos_embed is [1, 9, 10] (expected [1, 10, 10])",
+        ),
+        (
+            lambda t: t.update({"norm.bias": t["norm.bias"].astype(np.float16)}),
+            "norm.bias is float16 (expected float32)",
+        ),
+        (
+            lambda t: t.update({"norm.bias": np.full(10, np.nan, np.float32)}),
+            "1 with NaN or infinity: norm.bias",
+        ),
+        (
+            lambda t: t.update({"cls_token": np.full((1, 1, 10), -np.inf, np.float32)}),
+            "1 with NaN or infinity: cls_token",
+        ),
+    ],
+)
+def test_whatever_is_off_is_named(change, message):
+    tensors = dict(GROUPS)
+    change(tensors)
+    with pytest.raises(UserError, match=re.escape(message)):
+        convert({"": tensors}, native_of(DeiT, ARCHS[DeiT][0]), layouts_of(DeiT))
+
+
+def test_one_error_names_everything():
+    tensors = dict(GROUPS)
+    del tensors["blocks.0.attn.qkv.weight"], tensors["blocks.1.attn.qkv.weight"]
+    tensors |= {"dist_token": tensors["cls_token"], "norm.weight": tensors["norm.weight"][:3]}
+    tensors["norm.bias"] = np.full(10, np.inf, np.float32)
+    with pytest.raises(UserError) as error:
+        convert({"": tensors}, native_of(DeiT, ARCHS[DeiT][0]), layouts_of(DeiT))
+    assert str(error.value) == (
+        "the file fits no known layout of this backbone. Nearest: deit (DeiT and DINO as"
+        " published, and in timm): 2 missing: blocks.{0-1}.attn.qkv.weight; 1 not expected:"
+        " dist_token; 1 of another shape: norm.weight is [3] (expected [10]); 1 with NaN or"
+        " infinity: norm.bias."
+    )
+
+
+def test_every_dropped_key_is_missed():
+    native = native_of(DINOv2, ARCHS[DINOv2][1])
+    for layout in layouts_of(DINOv2):
+        tensors = random_tensors(layout, ARCHS[DINOv2][1])
+        ignored = {rule.key for rule in layout.ignored}
+        for key in tensors:
+            if not any(key.startswith(name) for name in ignored):
+                rest = {k: v for k, v in tensors.items() if k != key}
+                found = match({"": rest}, native, [layout])[0]
+                assert found.missing == [key]
+
+
+def test_an_undeclared_wrapper_is_not_looked_into():
+    with pytest.raises(UserError, match="The file holds 'weights'"):
+        convert({"weights": GROUPS}, native_of(DeiT, ARCHS[DeiT][0]), layouts_of(DeiT))
+
+
+def test_a_distilled_deit_is_not_taken_for_a_plain_one():
+    tensors = random_tensors(LAYOUTS["deit_hf"], ARCHS[DeiT][0])
+    tensors["embeddings.distillation_token"] = tensors["embeddings.cls_token"]
+    with pytest.raises(UserError, match=r"not expected: embeddings\.distillation_token"):
+        convert({"": tensors}, native_of(DeiT, ARCHS[DeiT][0]), layouts_of(DeiT))

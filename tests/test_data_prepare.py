@@ -1,0 +1,404 @@
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from raw_sets import write_aptos, write_csv, write_image
+
+from fmi_jax.data.class_folders import folder_spec
+from fmi_jax.data.csv_table import csv_spec
+from fmi_jax.data.images import load_image
+from fmi_jax.data.prepare import open_or_draw, prepare
+from fmi_jax.data.prepared import DatasetInfo, open_dataset, open_folder
+from fmi_jax.data.registry import DATASETS
+from fmi_jax.data.spec import SPLITS
+from fmi_jax.data.splits import upstream
+from fmi_jax.data.synthetic import draw
+from fmi_jax.errors import UsageError, UserError
+from fmi_jax.metrics import check_metric
+from fmi_jax.types import Task
+
+APTOS = DATASETS["aptos2019"]
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    return write_aptos(tmp_path_factory.mktemp("raw"))
+
+
+@pytest.fixture(scope="module")
+def prepared(raw, tmp_path_factory):
+    return prepare(APTOS, raw, tmp_path_factory.mktemp("data"), size=13)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def test_every_image_is_there_once_with_its_label_in_the_order_of_the_split(raw, prepared):
+    rows = upstream(APTOS.read(raw).examples)
+    assert prepared.folder.name == "13-upstream"
+    assert prepared.info.counts == {name: len(rows[name]) for name in SPLITS}
+    for name in SPLITS:
+        split = prepared.split(name)
+        assert prepared.ids(name) == [f"eye{i:03}" for i in rows[name]]
+        np.testing.assert_array_equal(prepared.labels(name), [i % 5 for i in rows[name]])
+        assert len(split) == len(rows[name])
+        for (image, label), i in zip(
+            (split[k] for k in range(len(split))), rows[name], strict=True
+        ):
+            expected = load_image(raw / "train_images" / f"eye{i:03}.png", 3, 13)
+            np.testing.assert_array_equal(image, expected)
+            assert (image.dtype, label.dtype, int(label)) == (np.uint8, np.int32, i % 5)
+    np.testing.assert_array_equal(prepared.image("val", 2), prepared.split("val")[2][0])
+    assert prepared.groups("test") is None
+    with pytest.raises(UsageError, match="unknown split 'valid'"):
+        prepared.split("valid")
+
+
+def test_info_says_what_it_is(prepared):
+    info = prepared.info
+    assert (info.name, info.task, info.channels, info.size) == ("aptos2019", "multiclass", 3, 13)
+    assert (info.mean, info.std) == ((0.415, 0.221, 0.073), (0.275, 0.150, 0.081))
+    assert (info.metric, info.split, info.synthetic) == ("quadratic_kappa", "upstream", False)
+    for name in SPLITS:
+        counts = np.bincount(prepared.labels(name), minlength=5)
+        np.testing.assert_array_equal(info.class_counts[name], counts)
+    lines = [f"{name},{image_id}\n" for name in SPLITS for image_id in prepared.ids(name)]
+    assert info.split_sha256 == hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert DatasetInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
+
+
+def test_any_tfds_reader_can_read_it(raw, prepared):
+    builder = tfds.builder_from_directory(prepared.folder)
+    assert builder.info.features["label"].names[4] == "Proliferative DR"
+    record = builder.as_data_source(split="train")[0]
+    assert record["id"].decode() == prepared.ids("train")[0]
+
+
+def test_the_same_data_give_the_same_bytes_anywhere(raw, prepared, tmp_path):
+    again = prepare(APTOS, raw, tmp_path, size=13)
+    assert again.info == prepared.info
+    assert contents(again.folder) == contents(prepared.folder)
+
+
+def test_a_second_run_does_nothing_and_a_changed_one_refuses(tmp_path):
+    raw, data = write_aptos(tmp_path / "raw"), tmp_path / "data"
+    first = prepare(APTOS, raw, data, size=13)
+    stamp = first.folder.stat().st_mtime_ns, (first.folder / "manifest.json").stat().st_mtime_ns
+    assert prepare(APTOS, raw, data, size=13).info == first.info
+    assert stamp == (
+        first.folder.stat().st_mtime_ns,
+        (first.folder / "manifest.json").stat().st_mtime_ns,
+    )
+    before = contents(data)
+    (raw / "train.csv").write_text((raw / "train.csv").read_text().replace("eye003,3", "eye003,4"))
+    with pytest.raises(UserError, match=r"differs in: table, source\);.* --overwrite"):
+        prepare(APTOS, raw, data, size=13)
+    assert contents(data) == before
+    replaced = prepare(APTOS, raw, data, size=13, overwrite=True)
+    assert replaced.info.manifest_sha256 != first.info.manifest_sha256
+    write_image(raw / "train_images" / "eye005.png", seed=77)
+    with pytest.raises(UserError, match=r"differs in: source\)"):
+        prepare(APTOS, raw, data, size=13)
+    assert [path.name for path in (data / "aptos2019").iterdir() if path.name != ".lock"] == [
+        "13-upstream"
+    ]
+
+
+def _append(line):
+    return lambda raw: (raw / "train.csv").open("a").write(line + "\n")
+
+
+def _truncate(raw):
+    path = raw / "train_images" / "eye004.png"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def _link_out(raw):
+    write_image(raw / "outside.png", seed=5)
+    (raw / "train_images" / "eye004.png").unlink()
+    (raw / "train_images" / "eye004.png").symlink_to(raw / "outside.png")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_append("ghost,1"), r"missing \(1\): row 33 \('ghost'\): .*ghost\.png\n.*quarantine"),
+        (_append("eye007,1"), r"used more than once \(2\): row 9 \('eye007'\); row 33"),
+        (_append("eye007,7"), r"outside the classes.*: '7'"),
+        (_append("../secret,1"), r"has '..'.* row 33 \('../secret'\)"),
+        (_append("/etc/secret,1"), r"is absolute.* row 33"),
+        (_append("a\\b,1"), "has a backslash"),
+        (_append("a\0b,1"), "not text"),
+        (_append(",1"), r"id is empty \(1\): row 33"),
+        (_truncate, r"cut short .*row 6 \('eye004'\): .*eye004\.png"),
+        (_link_out, r"symbolic link \(1\): row 6"),
+        (lambda raw: (raw / "train.csv").write_text(""), "is empty"),
+        (lambda raw: (raw / "train.csv").unlink(), r"train\.csv is not a file"),
+        (lambda raw: (raw / "train_images").rename(raw / "images"), "train_images is not a folder"),
+    ],
+)
+def test_bad_raw_data_give_one_message_and_leave_nothing(tmp_path, spoil, message):
+    raw, data = write_aptos(tmp_path / "raw"), tmp_path / "data"
+    spoil(raw)
+    with pytest.raises(UserError, match=f"(?s){message}"):
+        prepare(APTOS, raw, data, size=13)
+    assert contents(data) == {}
+    assert [path.name for path in (data / "aptos2019").iterdir()] == [".lock"]
+
+
+def test_all_bad_images_are_named_in_one_message(tmp_path):
+    raw = write_aptos(tmp_path / "raw")
+    for i in (4, 9, 20):
+        (raw / "train_images" / f"eye{i:03}.png").write_text("text")
+    with pytest.raises(UserError, match=r"not an image .*\(3\): .*'eye004'.*'eye009'|'eye020'"):
+        prepare(APTOS, raw, tmp_path / "data", size=13)
+
+
+def test_quarantine_leaves_bad_images_out_by_name_and_the_others_where_they_were(
+    tmp_path, prepared
+):
+    raw = write_aptos(tmp_path / "raw")
+    _truncate(raw)
+    (raw / "train_images" / "eye007.png").unlink()
+    ours = prepare(APTOS, raw, tmp_path / "data", size=13, on_bad="quarantine")
+    bad = {entry["id"]: entry["reason"] for entry in ours.manifest["quarantined"]}
+    assert bad.keys() == {"eye004", "eye007"}
+    assert "cut short" in bad["eye004"]
+    assert "missing" in bad["eye007"]
+    for name in SPLITS:
+        assert ours.ids(name) == [i for i in prepared.ids(name) if i not in bad]
+        assert ours.info.counts[name] == len(ours.split(name)) == len(ours.ids(name))
+
+
+def test_quarantine_never_leaves_a_split_empty(tmp_path, prepared):
+    raw = write_aptos(tmp_path / "raw")
+    for image_id in prepared.ids("test"):
+        (raw / "train_images" / f"{image_id}.png").unlink()
+    with pytest.raises(UserError, match="test would have no image"):
+        prepare(APTOS, raw, tmp_path / "data", size=13, on_bad="quarantine")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "upstraem"}, "unknown split of aptos2019 'upstraem'. Did you mean 'upstream'"),
+        ({"size": 0}, "size 0: expected 1 to 4096"),
+        ({"on_bad": "drop"}, "unknown policy for bad images 'drop'"),
+        ({"source": None}, "aptos2019 needs --source: a folder with train.csv"),
+    ],
+)
+def test_wrong_arguments_are_refused(raw, tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        prepare(APTOS, **{"source": raw, "data_dir": tmp_path, "size": 13} | options)
+
+
+def test_a_source_that_is_not_there_says_what_should_be(tmp_path):
+    with pytest.raises(UserError, match=r"gone does not exist; expected a folder with train\.csv"):
+        prepare(APTOS, tmp_path / "gone", tmp_path / "data")
+
+
+def test_own_table(tmp_path):
+    rows = [f"img/{i}.png,{'ab'[i % 2]},p{i % 7},{('train', 'train', 'val', 'test')[i % 4]}"
+            for i in range(20)]  # fmt: skip
+    table = write_csv(tmp_path, "path,label,group,split", rows)
+    (tmp_path / "img" / "2.png").write_bytes((tmp_path / "img" / "1.png").read_bytes())
+    ours = prepare(csv_spec("mine", channels=1), table, tmp_path / "data", size=11)
+    info = ours.info
+    assert (info.task, info.classes, info.channels) == (Task.BINARY, ("a", "b"), 1)
+    assert (info.metric, info.split) == ("roc_auc", "official")
+    images = np.stack([ours.image("train", i) for i in range(info.counts["train"])]) / 255
+    np.testing.assert_allclose(info.mean, images.mean(axis=(0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(info.std, images.std(axis=(0, 1, 2)), rtol=1e-12)
+    assert ours.groups("val") == ["p2", "p6", "p3", "p0", "p4"]
+    assert ours.manifest["duplicates_across_splits"] == [
+        [{"split": "train", "id": "img/1.png"}, {"split": "val", "id": "img/2.png"}]
+    ]
+    assert ours.manifest["groups_across_splits"]["p2"] == ["train", "val"]
+    grouped = prepare(
+        csv_spec("mine", channels=1), table, tmp_path / "data", size=11, split="grouped"
+    )
+    assert grouped.manifest["groups_across_splits"] == {}
+
+
+def test_own_multilabel_table(tmp_path):
+    rows = [f"{i}.png,{'|'.join(c for k, c in enumerate('xyz') if i >> k & 1)}" for i in range(30)]
+    table = write_csv(tmp_path, "path,label", rows)
+    ours = prepare(csv_spec("mine"), table, tmp_path / "data", size=11)
+    assert ours.info.task is Task.MULTILABEL
+    label = ours.split("train")[0][1]
+    number = int(Path(ours.ids("train")[0]).stem)
+    np.testing.assert_array_equal(label, [number >> k & 1 for k in range(3)])
+    assert label.dtype == np.float32
+    np.testing.assert_array_equal(ours.labels("train")[0], label)
+    np.testing.assert_array_equal(ours.info.class_counts["val"], ours.labels("val").sum(axis=0))
+
+
+def test_own_folders(tmp_path):
+    for i in range(20):
+        write_image(tmp_path / "raw" / "ab"[i % 2] / f"{i}.png", seed=i)
+    ours = prepare(folder_spec("mine"), tmp_path / "raw", tmp_path / "data", size=11)
+    assert (ours.info.classes, ours.info.split) == (("a", "b"), "stratified")
+    assert sum(ours.info.counts.values()) == 20
+
+
+def test_a_metric_that_the_task_does_not_have_is_refused(raw, tmp_path):
+    spec = dataclasses.replace(APTOS, metric="mAP")
+    with pytest.raises(UsageError, match="mAP"):
+        prepare(spec, raw, tmp_path, size=13)
+
+
+def test_images_of_one_plain_colour_are_refused(tmp_path):
+    rows = [f"{i}.png,{i % 2}" for i in range(20)]
+    table = write_csv(tmp_path, "path,label", rows)
+    for i in range(20):
+        Image.new("RGB", (9, 9), (10, 20, 30)).save(tmp_path / f"{i}.png")
+    with pytest.raises(UserError, match="same plain colour"):
+        prepare(csv_spec("mine"), table, tmp_path / "data", size=11)
+
+
+def test_a_drawn_set_needs_no_source(tmp_path):
+    spec = dataclasses.replace(
+        DATASETS["synthetic"], draw=functools.partial(draw, count=23, seed=1)
+    )
+    first = prepare(spec, None, tmp_path, size=11)
+    assert first.info.synthetic
+    assert sum(first.info.counts.values()) == 23
+    assert (tmp_path / "raw" / "synthetic" / "train.csv").is_file()
+    assert prepare(spec, None, tmp_path, size=11).info == first.info
+
+
+@pytest.mark.parametrize("spec", DATASETS.values(), ids=list(DATASETS))
+def test_every_registered_data_set_has_a_metric_of_the_study_or_none(spec):
+    if spec.metric:
+        check_metric(spec.metric, Task.MULTICLASS)
+    assert spec.layout
+    assert spec.splits
+
+
+def test_opening_what_is_not_prepared_says_what_is_and_what_to_type(prepared):
+    data = prepared.folder.parent.parent
+    assert open_dataset(data, "aptos2019", 13).info == prepared.info
+    with pytest.raises(UsageError, match=r"unknown data set 'aptos2018'. Did you mean 'aptos2019'"):
+        open_dataset(data, "aptos2018", 13)
+    with pytest.raises(
+        UsageError,
+        match=r"not prepared at size 256 .*there: aptos2019 \(size 13, split upstream\)\. .*"
+        r"fmi-jax prepare aptos2019 --source FOLDER --data-dir .* --size 256$",
+    ):
+        open_or_draw(data, "aptos2019", 256)
+    with pytest.raises(UsageError, match=r"with split 'stratified' .*--split stratified$"):
+        open_dataset(data, "aptos2019", 13, "stratified")
+    with pytest.raises(UsageError, match="Prepared there: none.*prepare synthetic --data-dir"):
+        open_dataset(data / "gone", "synthetic", 13)
+
+
+def test_without_a_split_the_default_one_is_opened(raw, tmp_path):
+    prepare(APTOS, raw, tmp_path, size=13, split="stratified")
+    assert open_dataset(tmp_path, "aptos2019", 13).info.split == "stratified"
+    prepare(APTOS, raw, tmp_path, size=13, split="upstream")
+    assert open_dataset(tmp_path, "aptos2019", 13).info.split == "upstream"
+    table = write_csv(tmp_path / "own", "path,label", [f"{i}.png,{i % 2}" for i in range(20)])
+    mine = dataclasses.replace(csv_spec("mine"), splits=APTOS.splits)
+    for split in ("upstream", "stratified"):
+        prepare(mine, table, tmp_path, size=13, split=split)
+    with pytest.raises(UsageError, match="with several splits .*stratified, upstream"):
+        open_dataset(tmp_path, "mine", 13)
+
+
+def _flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_damage_is_noticed(raw, tmp_path):
+    folder = prepare(APTOS, raw, tmp_path, size=13).folder
+    shard = folder / "aptos2019-train.array_record-00000"
+    whole = contents(folder)
+
+    def restored():
+        for name, data in whole.items():
+            (folder / name).write_bytes(data)
+        return folder
+
+    _flip(restored() / "manifest.json", at=whole["manifest.json"].index(b"0.415") + 2)
+    with pytest.raises(UserError, match=r"does not match its checksum; prepare it again"):
+        open_folder(folder)
+    (restored() / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="is not a manifest"):
+        open_folder(folder)
+    (restored() / shard.name).write_bytes(whole[shard.name][:-7])
+    with pytest.raises(UserError, match=r"train\.array_record-00000 is missing or not of"):
+        open_folder(folder)
+    _flip(restored() / "index.csv", at=200)
+    with pytest.raises(UserError, match=r"index\.csv is not what was prepared"):
+        open_folder(folder).ids("train")
+    restored()
+    at = whole[shard.name].index(b"eye") if b"eye" in whole[shard.name] else 66_000
+    _flip(shard, at)
+    with pytest.raises(UserError, match=r"row \d+ of train cannot be read .* --overwrite"):
+        [open_folder(folder).split("train")[i] for i in range(21)]
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from fmi_jax.data.prepare import prepare
+from fmi_jax.data.registry import DATASETS
+print(prepare(DATASETS["aptos2019"], Path(sys.argv[1]), Path(sys.argv[2]), size=13).info.split_sha256)
+"""
+
+
+def start(raw: Path, data: Path) -> subprocess.Popen:
+    arguments = [sys.executable, "-c", PROGRAM, str(raw), str(data)]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def large_raw(tmp_path_factory):
+    """Small files that take long to decode: preparing them takes seconds, drawing them none."""
+    raw = write_aptos(tmp_path_factory.mktemp("large"), count=37)
+    for path in (raw / "train_images").iterdir():
+        Image.new("RGB", (2500, 2500), (9, 90, 200)).save(path, compress_level=1)
+    return raw
+
+
+def test_a_killed_run_leaves_nothing_that_is_used(large_raw, tmp_path):
+    process = start(large_raw, tmp_path)
+    partial = tmp_path / "aptos2019" / ".13-upstream.partial"
+    while not list(partial.glob("*.array_record*")) and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    assert partial.exists()
+    with pytest.raises(UsageError, match="Prepared there: none"):
+        open_dataset(tmp_path, "aptos2019", 13)
+    ours = prepare(APTOS, large_raw, tmp_path, size=13)
+    assert sum(len(ours.split(name)) for name in SPLITS) == 37
+    assert {path.name for path in ours.folder.parent.iterdir()} == {".lock", "13-upstream"}
+
+
+def test_two_at_once_do_no_harm(large_raw, tmp_path):
+    pair = [start(large_raw, tmp_path) for _ in range(2)]
+    outputs = [process.communicate(timeout=100) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0]
+    assert open_dataset(tmp_path, "aptos2019", 13).info.split_sha256 == outputs[0][0].strip()
+    assert {path.name for path in (tmp_path / "aptos2019").iterdir()} == {".lock", "13-upstream"}

@@ -1,0 +1,263 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from tolerances import BFLOAT16, SAME_FLOAT32
+
+from fmi_jax.errors import UsageError
+from fmi_jax.models import base
+from fmi_jax.models.base import Execution
+from fmi_jax.models.deit import DeiT, DeiTArch
+from fmi_jax.models.dinov2 import DINOv2, DINOv2Arch
+from fmi_jax.models.registry import BACKBONES
+
+# Counted from the published files, without classification heads and mask tokens.
+GOLDEN_NUM_PARAMS = {
+    "deit_tiny": 5_524_416,
+    "deit_small": 21_665_664,
+    "deit_base": 85_798_656,
+    "deit_nano": 480_096,
+    "dino_vits16": 21_665_664,
+    "dino_vits8": 21_670_272,
+    "dino_vitb16": 85_798_656,
+    "dino_vitb8": 85_807_872,
+    "dinov2_vits14": 22_056_192,
+    "dinov2_vitb14": 86_579_712,
+    "dinov2_vitl14": 304_367_616,
+    "dinov2_vitg14": 1_136_479_232,
+    "dinov2_vits14_reg": 22_057_728,
+    "dinov2_vitb14_reg": 86_582_784,
+    "dinov2_vitl14_reg": 304_371_712,
+    "dinov2_vitg14_reg": 1_136_485_376,
+}
+
+_TINY = {
+    "in_channels": 3,
+    "patch_size": 5,
+    "width": 33,
+    "depth": 3,
+    "num_heads": 3,
+    "mlp_width": 37,
+    "grid_size": 4,
+    "norm_eps": 1e-6,
+}
+TINY_DEIT = DeiTArch(**_TINY)
+TINY_DINOV2 = DINOv2Arch(
+    **_TINY, swiglu=False, num_registers=0, pos_antialias=False, pos_offset=0.1
+)
+TINY_DINOV2_REG = dataclasses.replace(
+    TINY_DINOV2, swiglu=True, num_registers=2, pos_antialias=True, pos_offset=0.0
+)
+TINY = {"deit": (DeiT, TINY_DEIT), "dinov2": (DINOv2, TINY_DINOV2)}
+TINY["dinov2_reg"] = (DINOv2, TINY_DINOV2_REG)
+SIDE = 35  # 7 x 7 patches, which is not the trained 4 x 4
+
+
+def images(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+
+def noisy(model: base.Backbone) -> base.Backbone:
+    """The model with every parameter moved, so that no term is hidden by its initial value."""
+    rng = np.random.default_rng(1)
+    params = nnx.state(model, nnx.Param)
+    nnx.update(model, jax.tree.map(lambda p: p + 0.2 * rng.normal(size=p.shape), params))
+    return model
+
+
+def tiny(name: str, execution: Execution | None = None, **changes) -> base.Backbone:
+    family, arch = TINY[name]
+    arch = dataclasses.replace(arch, **changes)
+    return noisy(base.create(family, arch, execution or Execution(), seed=0))
+
+
+def features_at(model: base.Backbone, x: jax.Array, blocks=None, rngs_seed: int | None = None):
+    blocks = blocks or (model.arch.num_blocks - 1,)
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def run(state, x):
+        rngs = None if rngs_seed is None else nnx.Rngs(dropout=rngs_seed)
+        return nnx.merge(graphdef, state).features_at(x, blocks, rngs=rngs)
+
+    return run(state, x)
+
+
+def gradients(model: base.Backbone, x: jax.Array):
+    """Of a number that depends on every parameter, in training mode."""
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def run(state, x):
+        def loss(state):
+            features = nnx.merge(graphdef, state).features(x, rngs=nnx.Rngs(dropout=0))
+            return (features.pooled**3).sum() + (features.tokens**2).sum()
+
+        return jax.grad(loss)(state)
+
+    return run(state, x)
+
+
+def assert_close(ours, expected, tolerance):
+    """Largest error over the largest magnitude, array by array."""
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+
+
+def test_every_backbone_has_a_golden_count():
+    assert set(BACKBONES) == set(GOLDEN_NUM_PARAMS)
+
+
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+def test_spec_describes_the_network_it_builds(name):
+    spec = BACKBONES[name]
+    model = base.create_abstract(spec.family, spec.arch, Execution())
+    assert base.count_params(model) == spec.num_params == GOLDEN_NUM_PARAMS[name]
+    side = spec.image_size // spec.patch_size
+    shape = jax.ShapeDtypeStruct((2, spec.image_size, spec.image_size, 3), jnp.float32)
+    features = nnx.eval_shape(lambda model, x: model.features(x), model, shape)
+    assert features.pooled.shape == (2, spec.arch.feature_width)
+    assert features.tokens.shape == (2, side, side, spec.arch.token_width)
+
+
+def test_unknown_backbone_names_the_nearest():
+    with pytest.raises(UsageError, match="'dinov2_vitb14'"):
+        BACKBONES["dinov2_vitb_14"]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_features_at_a_block_are_those_of_the_truncated_network(name):
+    model = tiny(name)
+    x = images(2, SIDE, SIDE, 3)
+    last, first = features_at(model, x, (2, 0))
+    assert_close(last, features_at(model, x)[0], SAME_FLOAT32)
+    assert np.abs(np.asarray(last.pooled) - np.asarray(first.pooled)).max() > 0.1
+    truncated = base.create(type(model), model.arch.truncated(0), Execution(), seed=7)
+    kept = base.parameters(model)
+    assert len(base.parameters(truncated)) < len(kept)
+    for path, variable in nnx.to_flat_state(nnx.state(truncated)):
+        variable.set_value(kept[".".join(map(str, path))])
+    assert_close(first, features_at(truncated, x)[0], SAME_FLOAT32)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_block_that_does_not_exist_is_refused(name):
+    model = tiny(name)
+    with pytest.raises(UsageError, match=r"block 3 does not exist.* 0 to 2"):
+        model.features_at(images(1, SIDE, SIDE, 3), (0, 3))
+    with pytest.raises(UsageError, match="block -1 does not exist"):
+        model.arch.truncated(-1)
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("name", TINY)
+def test_any_number_of_channels(name, channels):
+    model = tiny(name, in_channels=channels)
+    assert features_at(model, images(2, 20, 20, channels))[0].pooled.shape == (2, 33)
+    with pytest.raises(UsageError, match=f"3 channels .* built for {channels}"):
+        model.features(images(2, 20, 20, 3))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_an_image_that_is_no_multiple_of_the_patch_names_the_nearest_size(name):
+    with pytest.raises(UsageError, match=r"32x32: .* multiples .* 5; nearest to 32 is 30"):
+        tiny(name).features(images(1, 32, 32, 3))
+
+
+def test_dinov2_at_1024_pixels_names_1022():
+    arch = BACKBONES["dinov2_vitb14"].arch
+    model = base.create_abstract(DINOv2, arch, Execution())
+    with pytest.raises(UsageError, match="nearest to 1024 is 1022"):
+        model.grid(1024, 1024)
+
+
+def test_deit_refuses_images_that_are_not_square():
+    with pytest.raises(UsageError, match=r"25x35: .*square images only.* nearest is 25x25"):
+        tiny("deit").features(images(1, 25, 35, 3))
+
+
+@pytest.mark.parametrize("name", ["dinov2", "dinov2_reg"])
+def test_dinov2_takes_images_that_are_not_square(name):
+    model = tiny(name)
+    x = images(1, 15, 35, 3)
+    tokens = features_at(model, x)[0].tokens
+    assert tokens.shape == (1, 3, 7, 33)
+    # Columns are columns: a change in the last one of the image is felt there, at block 0's
+    # input, and nowhere else.
+    changed = np.asarray(model.embed(x.at[:, :, 30:].add(1.0)) != model.embed(x)).any((0, 2))
+    patches = changed[1 + model.arch.num_registers :].reshape(3, 7)
+    assert patches[:, 6].all()
+    assert not patches[:, :6].any()
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(3, 7), (2, 8), (9, 9)])
+@pytest.mark.parametrize("name", ["dinov2", "dinov2_reg"])
+def test_dinov2_positions_are_resized_as_torch_does(name, rows, cols):
+    """2 x 8 is as many patches as the trained 4 x 4, and resized all the same."""
+    model = tiny(name)
+    arch = model.arch
+    table = torch.tensor(np.asarray(model.pos_embed[...]))
+    grid = table[0, 1:].reshape(4, 4, 33).permute(2, 0, 1)[None]
+    size = {"size": (rows, cols)}
+    if arch.pos_offset:
+        size = {"scale_factor": ((rows + arch.pos_offset) / 4, (cols + arch.pos_offset) / 4)}
+    patches = torch.nn.functional.interpolate(
+        grid, mode="bicubic", antialias=arch.pos_antialias, **size
+    )
+    expected = torch.cat([table[:, :1], patches[0].flatten(1).T[None]], dim=1)
+    assert_close(model.positions(rows, cols), expected.numpy(), SAME_FLOAT32)
+
+
+@pytest.mark.parametrize("side", [2, 3, 7, 9])
+def test_deit_positions_are_resized_as_torch_does(side):
+    model = tiny("deit")
+    table = torch.tensor(np.asarray(model.pos_embed[...]))
+    grid = table[0, 1:].reshape(4, 4, 33).permute(2, 0, 1)[None]
+    patches = torch.nn.functional.interpolate(
+        grid, mode="bicubic", scale_factor=side / 4, align_corners=False
+    )
+    expected = torch.cat([table[:, :1], patches[0].flatten(1).T[None]], dim=1)
+    assert_close(model.positions(side), expected.numpy(), SAME_FLOAT32)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_positions_at_the_trained_size_are_the_table_itself(name):
+    model = tiny(name)
+    positions = model.positions(4) if name == "deit" else model.positions(4, 4)
+    np.testing.assert_array_equal(positions, model.pos_embed[...])
+
+
+def test_rematerialisation_changes_memory_not_gradients():
+    """Nor the paths that are dropped: both are drawn from the same seed."""
+    x = images(2, 20, 20, 3)
+    plain = tiny("dinov2_reg", Execution(drop_path=0.5), depth=2)
+    remat = tiny("dinov2_reg", Execution(drop_path=0.5, remat=True), depth=2)
+    assert "remat" in str(jax.make_jaxpr(lambda x: remat.features(x).pooled)(x))
+    assert_close(gradients(remat, x), gradients(plain, x), SAME_FLOAT32)
+
+
+def test_drop_path_acts_in_training_only():
+    x = images(7, 20, 20, 3)
+    without, dropping = tiny("deit"), tiny("deit", Execution(drop_path=0.5))
+    evaluated = features_at(dropping, x)[0].pooled
+    np.testing.assert_array_equal(evaluated, features_at(without, x)[0].pooled)
+    trained = features_at(dropping, x, rngs_seed=0)[0].pooled
+    assert (np.asarray(trained) != np.asarray(evaluated)).any()
+    again = features_at(dropping, x, rngs_seed=0)[0].pooled
+    np.testing.assert_array_equal(trained, again)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_bfloat16_is_float32_up_to_its_rounding(name):
+    x = images(2, SIDE, SIDE, 3)
+    half = tiny(name, Execution(dtype=jnp.bfloat16))
+    assert {p.dtype for p in base.parameters(half).values()} == {jnp.dtype("float32")}
+    assert half.run_block(half.blocks[0], half.embed(x), None).dtype == jnp.bfloat16
+    ours = features_at(half, x)[0]
+    assert ours.pooled.dtype == jnp.float32
+    assert_close(ours, features_at(tiny(name), x)[0], BFLOAT16)

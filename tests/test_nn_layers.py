@@ -1,0 +1,90 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tolerances import FAR_FROM_ZERO, SAME_FLOAT32
+
+from fmi_jax.nn import attention
+from fmi_jax.nn.drop_path import drop_path, linear_rates
+from fmi_jax.nn.norm import layer_norm
+
+
+@pytest.fixture
+def qkv():
+    draw = np.random.default_rng(0).normal(size=(3, 2, 3, 7, 5))
+    return tuple(jnp.asarray(x, jnp.float32) for x in draw)
+
+
+def test_attention_on_cpu_equals_the_library_form_used_elsewhere(qkv, monkeypatch):
+    on_cpu = attention.dot_product_attention(*qkv)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    elsewhere = attention.dot_product_attention(*qkv)
+    q, k, v = (np.asarray(x, np.float64) for x in qkv)
+    scores = np.exp(q @ k.swapaxes(-1, -2) / np.sqrt(5))
+    expected = scores / scores.sum(-1, keepdims=True) @ v
+    np.testing.assert_allclose(on_cpu, expected, rtol=0, atol=SAME_FLOAT32)
+    np.testing.assert_allclose(elsewhere, expected, rtol=0, atol=SAME_FLOAT32)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head_width", "implementation"),
+    [
+        (jnp.bfloat16, 64, "cudnn"),
+        (jnp.float16, 128, "cudnn"),
+        (jnp.float32, 64, None),
+        (jnp.bfloat16, 14, None),
+        (jnp.bfloat16, 136, None),
+    ],
+)
+def test_attention_on_gpu_is_flash_where_cudnn_takes_the_type(
+    dtype, head_width, implementation, monkeypatch
+):
+    chosen = []
+
+    def record(q, k, v, *, implementation):
+        chosen.append(implementation)
+        return q
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", record)
+    x = jnp.zeros((1, 2, 3, head_width), dtype)
+    assert attention.dot_product_attention(x, x, x).shape == x.shape
+    assert chosen == [implementation]
+
+
+def test_layer_norm_keeps_its_digits_far_from_zero():
+    """The one-pass form of the variance is off by a hundredth here."""
+    x = 300 + np.random.default_rng(0).normal(size=(7, 101))
+    x = x.astype(np.float32)
+    wide = x.astype(np.float64)
+    expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-6)
+    ours = layer_norm(101, eps=1e-6, rngs=nnx.Rngs(0))(jnp.asarray(x))
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=FAR_FROM_ZERO)
+
+
+def test_layer_norm_of_bfloat16_is_computed_in_float32():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 101)), jnp.bfloat16)
+    norm = layer_norm(101, eps=1e-6, rngs=nnx.Rngs(0))
+    assert norm(x).dtype == jnp.float32
+    np.testing.assert_array_equal(norm(x), norm(x.astype(jnp.float32)))
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
+    x = jnp.ones((2000, 2, 3))
+    y = np.asarray(drop_path(x, 0.25, nnx.Rngs(dropout=0)))
+    per_sample = y.reshape(2000, -1)
+    assert (per_sample == per_sample[:, :1]).all()
+    np.testing.assert_allclose(np.unique(y), [0, 1 / 0.75], rtol=1e-6)
+    assert abs((y == 0).mean() - 0.25) < 0.04  # four standard deviations
+
+
+def test_drop_path_does_nothing_in_evaluation_or_at_rate_0():
+    x = jnp.ones((5, 2))
+    assert drop_path(x, 0.5, None) is x
+    assert drop_path(x, 0.0, nnx.Rngs(dropout=0)) is x
+
+
+def test_drop_path_rates_rise_linearly():
+    np.testing.assert_allclose(linear_rates(0.3, 4), [0, 0.1, 0.2, 0.3])
+    assert linear_rates(0.3, 1) == (0.0,)

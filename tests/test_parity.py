@@ -1,0 +1,87 @@
+"""Backbones against their PyTorch references, and the tool that compares them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from parity import compare_case
+from parity_families import FAMILIES
+
+from fmi_jax.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+HERE = ROOT / "tests" / "golden"
+
+
+def _cases() -> list[Path]:
+    """The compact cases, and those beside the checkout, of the families that are there."""
+    folders = [
+        p.parent
+        for root in (HERE, ROOT.parent / "shared" / "golden")
+        for p in sorted(root.glob("*/meta.json"))
+    ]
+    return [f for f in folders if json.loads((f / "meta.json").read_text())["family"] in FAMILIES]
+
+
+@pytest.mark.parametrize("folder", _cases(), ids=lambda f: f"{f.parents[1].name}-{f.name}")
+def test_every_array_and_gradient_is_the_references(folder):
+    comparisons = compare_case(folder)
+    with np.load(folder / "io.npz") as io:
+        outputs = [n for n in io if n.split("/")[-1] not in ("image", "grad_cotangent")]
+    assert [c.name for c in comparisons] == outputs
+    assert not [c for c in comparisons if not c.passed]
+
+
+@pytest.fixture
+def case(tmp_path):
+    """A copy of the smallest case, to spoil: its one-channel run and its gradients alone."""
+    folder = tmp_path / "case"
+    shutil.copytree(HERE / "dino_v1_tiny", folder)
+    with np.load(folder / "io.npz") as io:
+        arrays = {n: a for n, a in io.items() if n.startswith(("ch1/", "grad"))}
+    np.savez(folder / "io.npz", **arrays)
+    return folder
+
+
+def test_an_error_or_an_unknown_array_fails(case):
+    with np.load(case / "io.npz") as io:
+        arrays = dict(io)
+    arrays["ch1/block_01"] = arrays["ch1/block_01"] + 1e-3
+    arrays["grad/norm.weight"] = arrays["grad/norm.weight"] * 1.001
+    arrays["ch1/something_new"] = np.zeros(3, np.float32)
+    arrays["ch1/block_00"] = np.full_like(arrays["ch1/block_00"], np.nan)
+    np.savez(case / "io.npz", **arrays)
+    failed = {c.name for c in compare_case(case) if not c.passed}
+    assert failed == {
+        "ch1/block_00",
+        "ch1/block_01",
+        "ch1/something_new (not covered)",
+        "grad/norm.weight",
+    }
+
+
+def test_the_tool_exits_1_and_names_what_it_cannot_run(case, tmp_path):
+    meta = json.loads((case / "meta.json").read_text())
+    (case / "meta.json").write_text(json.dumps(meta | {"family": "perceptron"}))
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "parity.py", case, tmp_path / "nothing"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "'perceptron' has no adaptor" in done.stderr
+    assert "nothing: not a case" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_checkpoint_of_other_sizes_is_refused(case):
+    meta = json.loads((case / "meta.json").read_text())
+    meta["config"]["depth"] += 1
+    (case / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match=r"missing: blocks\.2\.norm1\.weight"):
+        compare_case(case)

@@ -1,0 +1,358 @@
+"""The report of a run: what is written, that it can be read back, and that it is safe to open."""
+
+import csv
+import dataclasses
+import html.parser
+import io
+import json
+import math
+
+import matplotlib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from rich.console import Console
+
+from fmi_jax import config
+from fmi_jax.errors import UserError
+from fmi_jax.metrics import bootstrap, evaluate, probabilities, with_intervals
+from fmi_jax.report import figures
+from fmi_jax.report.console import console_table
+from fmi_jax.report.examples import confident_mistakes, example, typical_rows
+from fmi_jax.report.history import read_history, series
+from fmi_jax.report.page import write_report
+from fmi_jax.report.predictions import Predictions, read_predictions
+from fmi_jax.report.result import Best, Result
+from fmi_jax.types import Task
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"x" onerror="y',
+    "$\\frac$",
+    "[red]a, b[/red]",
+    "Ünï\ncode",
+)
+
+
+def make_run(folder, task=Task.MULTICLASS, classes=HOSTILE, n=47, absent=None, history=True):
+    """The files of a finished run with made-up logits."""
+    k, rng = len(classes), np.random.default_rng(7)
+    labels = rng.integers(2, size=(n, k)) if task is Task.MULTILABEL else np.arange(n) % k
+    if absent is not None:
+        labels = np.where(labels == absent, (absent + 1) % k, labels)
+    truth = labels if task is Task.MULTILABEL else np.eye(k)[labels]
+    logits = rng.normal(size=(n, k)) + 2 * truth
+    metric = "mAP" if task is Task.MULTILABEL else "quadratic_kappa"
+    test = evaluate(task, logits, labels, classes)
+    test = with_intervals(test, bootstrap(task, logits, labels, classes, samples=50, seed=0))
+    result = Result(
+        config=config.as_dict(config.ExperimentConfig()),
+        protocol="finetune",
+        backbone={
+            "name": "<b>tiny</b>", "params": 1_234_567, "trained_params": 1_234_567,
+            "weights": "", "weights_sha256": None,
+        },
+        dataset={
+            "name": "drawn & made up", "split": "upstream", "split_sha256": "c0ffee" * 10,
+            "counts": {"train": 211, "val": 43, "test": n}, "synthetic": True,
+        },
+        seed=3,
+        steps=120,
+        best=Best(metric=metric, value=math.nan, step=80, epoch=1.5, seconds=61.0),
+        val=test,
+        test=test,
+        resampled="patient",
+        seconds={"train": 100.0, "evaluate": 7300.0},
+        device={"platform": "cpu"},
+        versions={"jax": "0.10.2"},
+        notes=("One class <i>has</i> few images.",),
+        started="2024-02-03T04:05:06+00:00",
+        finished="2024-02-03T04:10:06+00:00",
+    )  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    result.write(folder)
+    predictions = Predictions(
+        task=task,
+        classes=tuple(classes),
+        ids=[f"img {i}" for i in range(n)],
+        probabilities=probabilities(task, logits),
+        labels=labels,
+    )
+    predictions.write(folder / "predictions.csv")
+    if history:
+        rows = [
+            {"step": s, "train/loss": 1 / s, "train/learning_rate": 1e-3} for s in range(1, 121)
+        ]
+        rows += [{"step": s, f"val/{metric}": s / 150, "val/loss": 0.5} for s in (40, 80, 120)]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "metrics.jsonl").write_text(lines)
+    return result, predictions
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "run"
+    result, predictions = make_run(folder)
+    shown = []
+
+    def image_of(row):
+        shown.append(row)
+        return np.full((37, 53, 3), row, np.uint8)
+
+    write_report(folder, image_of)
+    return folder, result, predictions, shown
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would make of the page: its elements, its text and what it loads."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.loads, self.handlers, self.text = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+        self.loads += [
+            v for name, v in attrs if name in ("src", "href", "srcset", "data", "action")
+        ]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_page_is_self_contained_and_runs_nothing(run):
+    text = (run[0] / "report.html").read_text()
+    page = Page(text)
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert page.handlers == []
+    assert "b" in page.tags  # ours; those of the names are text:
+    assert "<b>tiny</b> on drawn & made up" in page.text
+    for name in HOSTILE:
+        assert name in page.text
+    assert "One class <i>has</i> few images." in page.text
+    assert page.loads
+    assert all(link.startswith("data:image/") for link in page.loads)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "default-src 'none'" in text
+
+
+def test_page_says_what_was_run_and_how_sure_it_is(run):
+    folder, result, _, shown = run
+    page = Page((folder / "report.html").read_text())
+    words = " ".join(page.text.split())
+    value = result.test.values["quadratic_kappa"]
+    low, high = result.test.intervals["quadratic_kappa"]
+    for part in (
+        "Synthetic data.", f"{value:.3f}", f"95% interval {low:.3f} to {high:.3f}",
+        "Finetune; images of 224", "seed 3", "random initialisation, 1.2 million parameters",
+        "were trained for 120 steps on 211 images",
+        "step 80", "drawn by patient", "c0ffee", "optim.learning_rate", "2 h 2 min", "jax",
+    ):  # fmt: skip
+        assert part in words, part
+    assert page.tags.count("img") == 3 + len(shown)
+    assert len(shown) > 14  # typical images and mistakes
+
+
+def test_real_data_carry_no_synthetic_banner(tmp_path):
+    result, _ = make_run(tmp_path, classes=("a", "b", "c"), history=False)
+    dataclasses.replace(result, dataset=result.dataset | {"synthetic": False}).write(tmp_path)
+    page = write_report(tmp_path).read_text()
+    assert "Synthetic data" not in page
+    assert page.count("<img") == 2  # no history, no images: confusion matrix and ROC curves
+
+
+def test_report_leaves_its_files_and_no_drafts(run):
+    written = {path.name for path in run[0].iterdir()}
+    assert written == {
+        "result.json", "predictions.csv", "metrics.jsonl", "report.html", "confusion.png",
+        "roc.png", "curves.png",
+    }  # fmt: skip
+    for name in ("confusion", "roc", "curves"):
+        with Image.open(run[0] / f"{name}.png") as image:
+            image.verify()
+            assert min(image.size) > 300
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "absent"),
+    [
+        (Task.BINARY, ("benign", "malignant"), None),
+        (Task.MULTILABEL, ("edema", "effusion", "no finding"), None),
+        (Task.MULTICLASS, ("a", "b", "c"), 1),
+    ],
+)
+def test_every_task_and_an_absent_class(tmp_path, task, classes, absent):
+    result, _ = make_run(tmp_path, task, classes, absent=absent)
+    words = Page(write_report(tmp_path).read_text()).text
+    assert (tmp_path / "confusion.png").exists() is (task is not Task.MULTILABEL)
+    assert ("Undefined on these images: recall[b]" in words) is (absent is not None)
+    assert all(name in words for name in result.test.per_class)
+
+
+def test_result_survives_strict_json(run):
+    folder, result, *_ = run
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    values = json.loads((folder / "result.json").read_text(), parse_constant=refuse)
+    assert values["best"]["value"] is None
+    assert values["test"]["values"]["accuracy"] == result.test.values["accuracy"]
+    back = Result.read(folder)
+    assert math.isnan(back.best.value)
+    assert back.to_json() == result.to_json()
+
+
+def test_folder_that_is_no_finished_run(tmp_path):
+    with pytest.raises(UserError, match=r"holds no result\.json: expected the folder of a finish"):
+        write_report(tmp_path)
+    make_run(tmp_path)
+    (tmp_path / "predictions.csv").unlink()
+    with pytest.raises(UserError, match=r"predictions\.csv does not exist"):
+        write_report(tmp_path)
+    assert not list(tmp_path.glob("*.png"))
+    (tmp_path / "result.json").write_text('{"seed": 1}')
+    with pytest.raises(UserError, match="not the result of a run"):
+        Result.read(tmp_path)
+
+
+_TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=7)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    classes=st.lists(_TEXT, min_size=2, max_size=4, unique=True),
+    ids=st.lists(_TEXT, min_size=1, max_size=5, unique=True),
+    multilabel=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
+def test_predictions_come_back_as_they_were(tmp_path_factory, classes, ids, multilabel, seed):
+    rng, n, k = np.random.default_rng(seed), len(ids), len(classes)
+    task = Task.MULTILABEL if multilabel else Task.MULTICLASS
+    before = Predictions(
+        task=task,
+        classes=tuple(classes),
+        ids=ids,
+        probabilities=rng.random((n, k), dtype=np.float32),
+        labels=rng.integers(2, size=(n, k)) if multilabel else rng.integers(k, size=n),
+    )
+    path = tmp_path_factory.getbasetemp() / "predictions.csv"
+    before.write(path)
+    after = read_predictions(path, task, classes)
+    assert list(after.ids) == ids
+    np.testing.assert_array_equal(after.labels, before.labels)
+    np.testing.assert_array_equal(after.probabilities.astype(np.float32), before.probabilities)
+
+
+def test_predictions_name_the_classes(tmp_path):
+    predictions = Predictions(
+        task=Task.MULTICLASS,
+        classes=("mild, early", "severe"),
+        ids=["a", 'b "2"'],
+        probabilities=np.array([[0.25, 0.75], [0.9, 0.1]]),
+        labels=np.array([1, 1]),
+    )
+    predictions.write(tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["id", "label", "predicted", "p_mild, early", "p_severe"],
+            ["a", "severe", "severe", "0.25", "0.75"],
+            ['b "2"', "severe", "mild, early", "0.9", "0.1"],
+        ]
+    dataclasses.replace(predictions, labels=None).write(tmp_path / "new.csv")
+    assert (tmp_path / "new.csv").read_text().startswith("id,predicted,")
+    with pytest.raises(UserError, match="not the prediction table of classes one, two"):
+        read_predictions(tmp_path / "p.csv", Task.MULTICLASS, ("one", "two"))
+
+
+def test_figures_repeat_and_leave_no_trace(run):
+    folder, result, *_ = run
+    before = dict(matplotlib.rcParams)
+    again = figures.confusion(result.test)
+    assert again == (folder / "confusion.png").read_bytes()
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"step": 5, "train/loss": 0.5}],
+        [{"step": 5, "val/roc_auc": 0.5}, {"step": 9, "val/roc_auc": None}],
+        [{"step": 1, "train/learning_rate": 0.0}, {"step": 300, "train/loss": 1e9}],
+    ],
+)
+def test_curves_draw_whatever_there_is(rows):
+    png = figures.curves(series(rows), "roc_auc", Task.BINARY, best_step=5)
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.size[0] > 300
+
+
+def test_confusion_of_many_classes_and_long_names():
+    labels = np.arange(23 * 3) % 23
+    names = [f"a very long name of the diagnosis number {c}" for c in range(23)]
+    evaluation = evaluate(Task.MULTICLASS, np.eye(23)[labels], labels, names)
+    with Image.open(io.BytesIO(figures.confusion(evaluation))) as image:
+        assert max(image.size) < 4000
+
+
+def test_history_of_a_killed_run(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert read_history(path) == {}
+    path.write_text(
+        '{"step": 1, "train/loss": 2.0}\n{"step": 2, "train/loss": null}\n{"step": 3, "tr'
+    )
+    steps, loss = read_history(path)["train/loss"]
+    assert (steps.tolist(), loss.tolist()) == ([1], [2.0])
+
+
+def test_examples_cover_the_classes_and_mistakes_are_sorted(run):
+    _, _, predictions, _ = run
+    typical = typical_rows(predictions, 7)
+    assert len(typical) == len(set(typical)) == 7
+    assert set(predictions.labels[typical]) == set(range(5))
+    assert sorted(predictions.labels[typical]) == list(predictions.labels[typical])
+    rows = confident_mistakes(predictions, 100)
+    predicted = predictions.probabilities.argmax(1)
+    assert set(rows) == set(np.flatnonzero(predicted != predictions.labels))
+    certainty = predictions.probabilities.max(1)[rows]
+    assert (np.diff(certainty) <= 0).all()
+    shown = example(predictions, rows[0], lambda row: np.zeros((5, 3, 1), np.uint8))
+    assert not shown.correct
+    assert shown.label == HOSTILE[predictions.labels[rows[0]]]
+    assert shown.predicted == HOSTILE[predicted[rows[0]]]
+
+
+def test_multilabel_mistakes_are_sorted_by_the_worst_class():
+    predictions = Predictions(
+        task=Task.MULTILABEL,
+        classes=("a", "b"),
+        ids=["right", "mildly wrong", "badly wrong"],
+        probabilities=np.array([[0.9, 0.1], [0.6, 0.99], [0.51, 0.02]]),
+        labels=np.array([[1, 0], [0, 1], [1, 1]]),
+    )
+    assert confident_mistakes(predictions, 5) == [2, 1]
+    shown = example(predictions, 2, lambda row: np.zeros((3, 3, 3), np.uint8))
+    assert (shown.label, shown.predicted, shown.certainty) == ("a, b", "a", 0.98)
+
+
+def test_console_table_is_plain_where_there_is_no_terminal(run):
+    _, result, *_ = run
+    low, high = result.test.intervals["quadratic_kappa"]
+    plain, styled = io.StringIO(), io.StringIO()
+    console_table(result.test, "Test set", Console(file=plain))
+    console_table(result.test, "Test set", Console(file=styled, force_terminal=True, width=160))
+    for text in (plain.getvalue(), styled.getvalue()):
+        assert f"{result.test.values['quadratic_kappa']:.3f}" in text
+        assert f"{low:.3f} to {high:.3f}" in text
+        assert "[red]a, b[/red]" in text  # a name, not markup
+        for label in ("Quadratic weighted kappa", "Balanced accuracy", "Macro F1", "AUROC"):
+            assert label in text
+    assert "\x1b" in styled.getvalue()
+    assert "\x1b" not in plain.getvalue()
+    assert plain.getvalue().replace("Ünï", "").isascii()

@@ -1,0 +1,264 @@
+"""Whole runs: they end alike however often they are killed, and nothing broken is believed."""
+
+import json
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import runs
+
+import fmi_jax.checkpoints.run as run_checkpoints
+from fmi_jax.data.class_folders import folder_spec
+from fmi_jax.data.prepare import prepare
+from fmi_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config over a prepared data set of two classes."""
+    folder = tmp_path_factory.mktemp("squares")
+    runs.draw_squares(folder / "raw")
+    prepare(folder_spec("squares"), folder / "raw", folder / "data", size=16)
+    return runs.write_config(folder, folder / "data")
+
+
+@pytest.fixture(scope="module")
+def whole(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    out = runs.succeed(f"--config={squares}", f"--workdir={workdir}")
+    assert runs.steps_in(out) == list(range(1, 25))
+    return workdir
+
+
+def parameters(workdir: Path) -> dict[str, np.ndarray]:
+    """The parameters of the newest checkpoint, bit for bit."""
+    newest = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
+    path = workdir.resolve() / "checkpoints" / str(newest) / "model"
+    assert newest == 24
+    return ocp.StandardCheckpointer().restore(path)["params"]
+
+
+def assert_same_run(workdir: Path, whole: Path) -> None:
+    expected, found = parameters(whole), parameters(workdir)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert np.array_equal(found[name], value), name
+    for name in ("metrics.jsonl", "predictions.csv"):
+        assert (workdir / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def kill_at_random(squares: Path, workdir: Path, rng: random.Random, sent: int) -> int:
+    """Start or resume the run and signal it at a random moment; returns the exit code."""
+    process = runs.start(f"--config={squares}", f"--workdir={workdir}")
+    assert process.stdout is not None
+    lines = rng.randrange(1, 8)
+    while lines and process.poll() is None:
+        lines -= process.stdout.readline().startswith("step ")
+    time.sleep(rng.uniform(0, 0.3))
+    process.send_signal(sent)
+    process.communicate(timeout=120)
+    return process.returncode
+
+
+def kill_and_compare(squares: Path, whole: Path, workdir: Path, kills: int) -> None:
+    rng = random.Random(kills)
+    killed = 0
+    for _ in range(kills):
+        killed += kill_at_random(squares, workdir, rng, signal.SIGKILL) == -signal.SIGKILL
+        if (workdir / "result.json").exists():
+            break
+    assert killed >= min(kills, 3)
+    out = runs.succeed(f"--config={squares}", f"--workdir={workdir}")
+    assert "resuming at step" in out or "report:" in out
+    assert_same_run(workdir, whole)
+
+
+def test_killed_three_times_it_ends_bit_identical(
+    squares: Path, whole: Path, tmp_path: Path
+) -> None:
+    kill_and_compare(squares, whole, tmp_path / "run", kills=3)
+
+
+@pytest.mark.slow
+def test_killed_ten_times_it_ends_bit_identical(squares: Path, tmp_path: Path) -> None:
+    config = squares.with_name("long.py")
+    config.write_text(squares.read_text().replace("max_steps = 24", "max_steps = 60"))
+    reference = tmp_path / "reference"
+    runs.succeed(f"--config={config}", f"--workdir={reference}")
+    rng, workdir = random.Random(10), tmp_path / "run"
+    codes = [kill_at_random(config, workdir, rng, signal.SIGKILL) for _ in range(10)]
+    assert codes == [-signal.SIGKILL] * 10
+    runs.succeed(f"--config={config}", f"--workdir={workdir}")
+    for name in ("metrics.jsonl", "predictions.csv"):
+        assert (workdir / name).read_bytes() == (reference / name).read_bytes(), name
+
+
+def test_sigterm_saves_and_exits_143(squares: Path, whole: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    process = runs.start(f"--config={squares}", f"--workdir={workdir}")
+    assert process.stdout is not None
+    while "step 7/" not in (line := process.stdout.readline()):
+        assert line, process.communicate()
+    process.send_signal(signal.SIGTERM)
+    code, _, err = runs.finish(process)
+    assert code == 143, err
+    manifests = [int(p.stem) for p in (workdir / "checkpoints" / "manifests").glob("*.json")]
+    stopped = max(manifests)
+    assert 7 <= stopped < 24
+    out = runs.succeed(f"--config={squares}", f"--workdir={workdir}")
+    assert runs.steps_in(out)[0] == stopped + 1
+    assert_same_run(workdir, whole)
+
+
+def test_a_finished_run_is_shown_again_not_trained_again(squares: Path, whole: Path) -> None:
+    before = (whole / "result.json").stat().st_mtime_ns
+    out = runs.succeed(f"--config={squares}", f"--workdir={whole}")
+    assert not runs.steps_in(out)
+    assert "Accuracy" in out
+    assert (whole / "result.json").stat().st_mtime_ns == before
+
+
+def test_everything_a_run_promises_is_there(whole: Path) -> None:
+    result = json.loads((whole / "result.json").read_text())
+    assert result["test"]["values"]["accuracy"] > 0.8
+    assert {"confusion.png", "curves.png", "report.html", "predictions.csv", "metrics.jsonl"} <= {
+        path.name for path in whole.iterdir()
+    }
+    assert list((whole / "tensorboard").glob("events*"))
+    rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 25))
+    assert max(r["val/accuracy"] for r in rows if "val/accuracy" in r) == result["best"]["value"]
+
+
+def test_a_flipped_bit_is_noticed_and_the_previous_checkpoint_is_used(
+    squares: Path, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    (workdir / "result.json").unlink()
+    data = max((workdir / "checkpoints" / "24").rglob("*"), key=lambda p: p.stat().st_size)
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    code, out, err = runs.finish(runs.start(f"--config={squares}", f"--workdir={workdir}"))
+    assert code == 0, err
+    assert "checkpoint step 24 is set aside" in err
+    assert runs.steps_in(out)[0] < 24
+    assert_same_run(workdir, whole)
+
+
+def test_when_every_checkpoint_is_damaged_nothing_is_deleted(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(whole / "checkpoints", folder)
+    for manifest in (folder / "manifests").iterdir():
+        manifest.write_text("{}")
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be used.*Nothing was deleted"):
+        run_checkpoints.RunCheckpoints(folder).newest_sound()
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(
+    squares: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    line = runs.refuse(
+        f"--config={squares}",
+        f"--workdir={workdir}",
+        "--config.optim.learning_rate=1e38",
+        "--config.optim.clip_norm=0",
+        code=1,
+    )
+    assert "not finite at step" in line
+    assert "blue" in line or "red" in line
+    for manifest in (workdir / "checkpoints" / "manifests").glob("*.json"):
+        model = workdir.resolve() / "checkpoints" / manifest.stem / "model"
+        for value in ocp.StandardCheckpointer().restore(model)["params"].values():
+            assert np.isfinite(value).all()
+
+
+def test_another_config_in_the_same_workdir_is_refused(squares: Path, whole: Path) -> None:
+    line = runs.refuse(f"--config={squares}", f"--workdir={whole}", "--config.train.seed=3")
+    assert "train.seed: 0 there, 3 now" in line
+
+
+def test_a_checkpoint_of_another_model_is_refused(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(whole / "checkpoints", folder)
+    checkpoints = run_checkpoints.RunCheckpoints(folder)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    leaf = jax.ShapeDtypeStruct((3,), np.float32, sharding=here)
+    with pytest.raises(UserError, match=r"is not of this model.*head.kernel"):
+        checkpoints.restore_model(24, {"params": {"stem.kernel": leaf}, "stats": {}})
+
+
+def test_one_workdir_takes_one_run_at_a_time(squares: Path, tmp_path: Path) -> None:
+    arguments = (f"--config={squares}", f"--workdir={tmp_path / 'run'}")
+    first = runs.start(*arguments)
+    try:
+        assert first.stdout is not None
+        first.stdout.readline()
+        assert "another process is running" in runs.refuse(*arguments)
+    finally:
+        first.kill()
+        first.communicate()
+
+
+def test_two_processes_train_as_one(squares: Path, whole: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    workdir = tmp_path / "run"
+    processes = [
+        runs.start(
+            f"--config={squares}",
+            f"--workdir={workdir}",
+            f"--coordinator_address=127.0.0.1:{port}",
+            "--num_processes=2",
+            f"--process_id={i}",
+            devices=2,
+        )
+        for i in range(2)
+    ]
+    for code, out, err in [runs.finish(process) for process in processes]:
+        assert code == 0, f"{out}\n{err}"
+
+    def scalars(folder: Path, name: str) -> np.ndarray:
+        rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        return np.array([row[name] for row in rows if name in row])
+
+    np.testing.assert_allclose(
+        scalars(workdir, "train/loss"), scalars(whole, "train/loss"), rtol=1e-4
+    )
+    assert len((workdir / "predictions.csv").read_text().splitlines()) == len(
+        (whole / "predictions.csv").read_text().splitlines()
+    )
+
+
+def test_no_process_is_left_behind(squares: Path, tmp_path: Path) -> None:
+    process = runs.start(
+        f"--config={squares}", f"--workdir={tmp_path / 'run'}", "--config.data.workers=2"
+    )
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("step 2/"):
+        assert process.poll() is None, process.communicate()
+    group = subprocess.run(
+        ["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True, check=True
+    ).stdout.split()
+    process.kill()
+    process.communicate(timeout=60)  # returns when nobody holds the pipes any more
+    time.sleep(1)
+    assert group
+    alive = subprocess.run(
+        ["ps", "-o", "pid=,stat=", "-p", ",".join(group)], capture_output=True, text=True
+    ).stdout.splitlines()
+    assert not [line for line in alive if "Z" not in line]  # a zombie only waits to be counted

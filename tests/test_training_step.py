@@ -1,0 +1,299 @@
+"""The training step: equal on any number of devices, in micro-batches, and to PyTorch's AdamW."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from fmi_jax import parallel
+from fmi_jax.config import OptimConfig
+from fmi_jax.errors import UsageError
+from fmi_jax.models.base import Execution
+from fmi_jax.models.deit import DeiT, DeiTArch
+from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.training import optim
+from fmi_jax.training.partition import partition
+from fmi_jax.training.step import initial_state, make_train_step, per_example_loss
+from fmi_jax.types import Batch, Task
+
+ARCH = DeiTArch(
+    in_channels=3,
+    patch_size=4,
+    width=48,
+    depth=2,
+    num_heads=4,
+    mlp_width=96,
+    grid_size=3,
+    norm_eps=1e-6,
+)
+CLASSES = 3
+BATCH_SIZE = 16
+OPTIM = OptimConfig(learning_rate=3e-3, weight_decay=0.1, warmup_steps=2, clip_norm=1.0)
+
+
+def create(protocol: str) -> nnx.Module:
+    rngs = nnx.Rngs(7)
+    backbone = DeiT(ARCH, Execution(drop_path=0.2), rngs=rngs)
+    return PROTOCOLS[protocol].classifier(backbone, CLASSES, rngs)
+
+
+def noisy(keys: jax.Array, images: jax.Array) -> jax.Array:
+    """An augmentation whose result shows every key."""
+    noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys)
+    return images / 255.0 + 0.1 * noise
+
+
+def batch(step: int, **changes: np.ndarray) -> Batch:
+    rng = np.random.default_rng(step)
+    values = {
+        "images": rng.integers(0, 256, (BATCH_SIZE, 12, 12, 3), np.uint8),
+        "labels": rng.integers(0, CLASSES, BATCH_SIZE).astype(np.int32),
+        "mask": np.ones(BATCH_SIZE, np.float32),
+        "index": np.arange(BATCH_SIZE, dtype=np.int32),
+    }
+    return Batch(**(values | changes))
+
+
+class Training:
+    """A few steps of the tiny classifier on a mesh."""
+
+    def __init__(
+        self,
+        protocol: str = "finetune",
+        devices: int = 1,
+        model_parallel: int = 1,
+        strategy: str = "replicated",
+        accumulate: int = 1,
+    ):
+        self.mesh = parallel.make_mesh(model_parallel, jax.devices()[:devices])
+        model = create(protocol)
+        self.partition = partition(
+            nnx.eval_shape(functools.partial(create, protocol)), PROTOCOLS[protocol].trainable
+        )
+        schedule = optim.learning_rate(OPTIM, OPTIM.warmup_steps, total_steps=100)
+        optimizer = optim.make_optimizer(OPTIM, schedule)
+        names = tuple(self.partition.variables)
+        placement = parallel.parameter_shardings(self.mesh, self.partition.shapes(names), strategy)
+        arrays = {
+            name: parallel.place(np.asarray(value), placement[name])
+            for name, value in self.partition.read(model, names).items()
+        }
+        self.frozen = {name: arrays[name] for name in self.partition.frozen}
+        self.state = initial_state(self.partition, arrays, optimizer, self.mesh, placement)
+        self.step = make_train_step(
+            self.partition,
+            optimizer,
+            schedule,
+            noisy,
+            task=Task.MULTICLASS,
+            seed=5,
+            accumulate=accumulate,
+            mesh=self.mesh,
+            placement=placement,
+        )
+
+    def run(self, *batches: Batch) -> list[float]:
+        """Losses of one step on each of `batches`."""
+        losses = []
+        for values in batches:
+            placed = parallel.to_devices(self.mesh, values)
+            self.state, scalars = self.step(self.state, self.frozen, placed)
+            losses.append(float(scalars["loss"]))
+        return losses
+
+
+@pytest.fixture(scope="module")
+def alone() -> tuple[Training, list[float]]:
+    training = Training()
+    return training, training.run(*map(batch, range(4)))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"devices": 8},
+        {"devices": 8, "strategy": "fsdp"},
+        {"devices": 8, "strategy": "fsdp", "model_parallel": 2},
+    ],
+    ids=["data", "fsdp", "fsdp+tensor"],
+)
+def test_eight_devices_train_as_one(alone: tuple[Training, list[float]], layout: dict) -> None:
+    one, losses = alone
+    eight = Training(**layout)
+    np.testing.assert_allclose(eight.run(*map(batch, range(4))), losses, rtol=1e-5)
+    # The batch is divided over the data axis, and nothing is compiled twice.
+    images = parallel.to_devices(eight.mesh, batch(0))["images"]
+    rows = {shard.data.shape[0] for shard in images.addressable_shards}
+    assert rows == {BATCH_SIZE * layout.get("model_parallel", 1) // 8}
+    assert eight.step._cache_size() == 1
+    if layout.get("strategy") == "fsdp":
+        for tree in ("params", "opt_state"):
+            whole = parallel.bytes_per_device(getattr(one.state, tree))[str(jax.devices()[0])]
+            share = parallel.bytes_per_device(getattr(eight.state, tree)).values()
+            assert max(share) < 0.2 * whole, (tree, whole, max(share))
+    for name, value in one.state.params.items():
+        np.testing.assert_allclose(eight.state.params[name], value, atol=2e-4, err_msg=name)
+
+
+def test_micro_batches_add_up_to_the_batch() -> None:
+    # Drop-path draws once per micro-batch, so it is left to the test above.
+    whole, cut = Training("linear_probe"), Training("linear_probe", devices=2, accumulate=4)
+    batches = list(map(batch, range(3)))
+    np.testing.assert_allclose(cut.run(*batches), whole.run(*batches), rtol=1e-5)
+
+
+def test_linear_probe_touches_the_head_alone() -> None:
+    training = Training("linear_probe")
+    before = jax.device_get(training.frozen)
+    head = jax.device_get(training.state.params)
+    training.run(batch(0), batch(1))
+    assert set(head) == {"head.kernel", "head.bias"}
+    slots = [leaf for leaf in jax.tree.leaves(training.state.opt_state) if leaf.ndim]
+    assert sorted(leaf.shape for leaf in slots) == sorted(2 * [(CLASSES,), (ARCH.width, CLASSES)])
+    for name, value in before.items():
+        np.testing.assert_array_equal(training.frozen[name], value, err_msg=name)
+    assert not np.array_equal(training.state.params["head.kernel"], head["head.kernel"])
+
+
+def test_a_bad_loss_changes_nothing_and_is_remembered() -> None:
+    training = Training("linear_probe")
+    training.run(batch(0))
+    before = jax.device_get(training.state.params)
+    bad = batch(1, mask=np.full(BATCH_SIZE, np.nan, np.float32))
+    training.run(bad, batch(2))
+    assert int(training.state.bad_step) == 1
+    for name, value in before.items():
+        np.testing.assert_array_equal(training.state.params[name], value, err_msg=name)
+
+
+def test_padding_does_not_count() -> None:
+    mask = np.ones(BATCH_SIZE, np.float32)
+    mask[11:] = 0
+    labels = batch(0)["labels"].copy()
+    labels[11:] = 0
+    first, second = Training("linear_probe"), Training("linear_probe")
+    losses = first.run(batch(0, mask=mask)), second.run(batch(0, mask=mask, labels=labels))
+    assert losses[0] == losses[1]
+    np.testing.assert_array_equal(
+        first.state.params["head.kernel"], second.state.params["head.kernel"]
+    )
+
+
+def test_optimizer_is_torch_adamw_with_the_decay_rule_of_the_study() -> None:
+    rng = np.random.default_rng(3)
+    params = {
+        "cls_token": rng.normal(size=(1, 1, 5)),
+        "kernel": rng.normal(size=(5, 7)),
+        "bias": rng.normal(size=7),
+    }
+    params = {name: value.astype(np.float32) for name, value in params.items()}
+    config = dataclasses.replace(OPTIM, warmup_steps=0, clip_norm=0.7)
+    ours = optim.make_optimizer(config, optim.learning_rate(config, 0, 10))
+    theirs = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in params.items()}
+    decayed = [p for p in theirs.values() if p.ndim > 1]
+    rest = [p for p in theirs.values() if p.ndim <= 1]
+    torch_optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay},
+         {"params": rest, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+    )  # fmt: skip
+    state = ours.init(params)
+    for _ in range(5):
+        grads = {n: rng.normal(size=v.shape).astype(np.float32) for n, v in params.items()}
+        updates, state = ours.update(grads, state, params)
+        params = {name: params[name] + updates[name] for name in params}
+        for name, parameter in theirs.items():
+            parameter.grad = torch.tensor(grads[name])
+        torch.nn.utils.clip_grad_norm_(list(theirs.values()), config.clip_norm)
+        torch_optimizer.step()
+    for name, value in params.items():
+        np.testing.assert_allclose(value, theirs[name].detach(), rtol=2e-6, atol=1e-7)
+
+
+def test_warmup_is_exact_and_cosine_ends_at_zero() -> None:
+    config = dataclasses.replace(OPTIM, learning_rate=1.0, schedule="cosine")
+    schedule = optim.learning_rate(config, warmup=4, total_steps=12)
+    rates = np.array([schedule(step) for step in range(13)])
+    np.testing.assert_allclose(rates[:5], [0.25, 0.5, 0.75, 1.0, 1.0], rtol=1e-6)
+    assert np.all(np.diff(rates[4:]) < 0)
+    np.testing.assert_allclose(rates[[8, 12]], [0.5, 0.0], atol=1e-7)
+    constant = optim.learning_rate(dataclasses.replace(config, schedule="constant"), 0, 12)
+    assert {float(constant(step)) for step in (0, 1, 40)} == {1.0}
+
+
+class WithBatchNorm(nnx.Module):
+    """Two layers with running statistics, one of them frozen."""
+
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.lower = nnx.BatchNorm(3, rngs=rngs)
+        self.head = nnx.BatchNorm(3, rngs=rngs)
+
+    def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None) -> jax.Array:
+        x = self.lower(images.mean((1, 2)), use_running_average=True)
+        return self.head(x, use_running_average=rngs is None)
+
+
+def test_running_statistics_follow_what_learns_and_stand_still_elsewhere() -> None:
+    parts = partition(nnx.eval_shape(WithBatchNorm), lambda name: name.startswith("head."))
+    assert parts.stats == ("head.mean", "head.var")
+    assert {"lower.mean", "lower.var", "lower.scale", "lower.bias"} == set(parts.frozen)
+    mesh = parallel.make_mesh(devices=jax.devices()[:1])
+    schedule = optim.learning_rate(OPTIM, 0, 10)
+    optimizer = optim.make_optimizer(OPTIM, schedule)
+    placement = dict.fromkeys(parts.variables, parallel.replicated(mesh))
+    arrays = parts.read(WithBatchNorm(), tuple(parts.variables))
+    state = initial_state(parts, arrays, optimizer, mesh, placement)
+    step = make_train_step(
+        parts, optimizer, schedule, lambda keys, images: images / 255.0,
+        task=Task.MULTICLASS, seed=0, accumulate=1, mesh=mesh, placement=placement,
+    )  # fmt: skip
+    frozen = {name: arrays[name] for name in parts.frozen}
+    values = batch(0)
+    state, _ = step(state, frozen, parallel.to_devices(mesh, values))
+    x = (values["images"] / 255.0).mean((1, 2)) / np.sqrt(1 + 1e-5)
+    np.testing.assert_allclose(state.stats["head.mean"], 0.01 * x.mean(0), rtol=1e-4)
+
+
+def test_sharding_rules_leave_no_axis_twice_and_no_indivisible_one() -> None:
+    mesh = parallel.make_mesh(2, jax.devices()[:8])
+    for name, shape in {
+        "backbone.blocks.0.attn.qkv.kernel": (48, 144),
+        "backbone.blocks.0.attn.proj.kernel": (48, 48),
+        "backbone.blocks.11.mlp.fc1.bias": (4096,),
+        "backbone.patch_embed.proj.kernel": (7, 7, 3, 131),
+        "head.kernel": (768, 5),
+    }.items():
+        sharding = parallel.parameter_sharding(mesh, name, shape, "fsdp")
+        sharding.shard_shape(shape)  # raises if a dimension does not divide
+    assert parallel.parameter_sharding(mesh, "head.kernel", (768, 5), "fsdp").spec[0] == "data"
+
+
+@pytest.mark.parametrize(("size", "message"), [(12, "nearest valid: 8 or 16"), (3, "valid: 8")])
+def test_a_batch_that_does_not_divide_is_refused(size: int, message: str) -> None:
+    mesh = parallel.make_mesh(devices=jax.devices()[:4])
+    with pytest.raises(UsageError, match=message):
+        parallel.check_batch_size(mesh, size, 2, "train.batch_size")
+
+
+def test_loss_per_task() -> None:
+    logits = jnp.array([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0]])
+    labels = jnp.array([0, 2])
+    expected = torch.nn.functional.cross_entropy(
+        torch.tensor(np.asarray(logits)), torch.tensor([0, 2]), reduction="none"
+    )
+    np.testing.assert_allclose(
+        per_example_loss(Task.MULTICLASS, logits, labels), expected, rtol=1e-5
+    )
+    many = np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]], np.float32)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        torch.tensor(np.asarray(logits)), torch.tensor(many), reduction="none"
+    ).mean(1)
+    np.testing.assert_allclose(
+        per_example_loss(Task.MULTILABEL, logits, jnp.asarray(many)), expected, rtol=1e-5
+    )

@@ -1,0 +1,34 @@
+"""Every tolerance of the tests, with its reason. Anything above 1e-3 would be a bug."""
+
+# Parity with the PyTorch references: largest error over the array's largest magnitude. Both
+# sides compute in float32 and sum in another order; the references differ from themselves in
+# float64 by about 1e-6 per array.
+PARITY_FORWARD = 1e-5
+PARITY_GRADIENT = 1e-5
+
+# Augmentation, in units of the pixel range 0..1.
+# Operations against torchvision in float64: float32 rounding of up to seven operations.
+AUGMENT_FLOAT = 1e-5
+# Against 8-bit PIL, which the study ran. Crop and resize: rounded after rows and after columns.
+AUGMENT_8_BIT_CROP = 1 / 255
+# With colour jitter, mean over an image: PIL cuts fractions off after each operation and turns
+# hues in 8-bit HSV. torchvision on PIL differs as much from torchvision on float tensors
+# (measured on 40 images: mean 1.6/255, at most 2.6/255).
+AUGMENT_8_BIT_JITTER = 3 / 255
+# A grey image against the same as three equal channels: torchvision's grey weights add up to
+# 0.9999, which contrast and saturation multiply by their strength.
+AUGMENT_GREY = 5e-5
+
+# Interpolation matrices against PyTorch, both in float64: rounding of one short sum.
+RESIZE_FLOAT64 = 1e-11
+
+# The same float32 function compiled twice, in another order of operations.
+SAME_FLOAT32 = 1e-6
+
+# Layer norm of unit spread around 300: float32 has steps of 3e-5 there.
+FAR_FROM_ZERO = 1e-4
+
+# bfloat16 keeps 8 bits: 2^-8 = 0.004 per operation. Relative to the largest feature of a
+# three-block network, whose activations are rounded about ten times in a row. A statement
+# about the type, not about our arithmetic: the one tolerance that may be above 1e-3.
+BFLOAT16 = 3e-2

@@ -1,0 +1,1 @@
+"""Public checkpoints into native weights files: `python -m weights_convert --help`."""

@@ -1,0 +1,324 @@
+"""Strict conversion: every key of a checkpoint is used or named as ignored, every native
+parameter is filled exactly once, and one error lists everything that is off.
+
+A layout is a table. Which keys a file must have follows backwards from the native parameters:
+each is matched by a rule, and the inverse of the rule's op gives the names and shapes it is
+made from. So one table serves every depth and width, and can be read in both directions.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from fmi_jax.errors import UserError
+from fmi_jax.models.base import Backbone
+from weights_convert.ops import CONV2D, LINEAR, SAME, Op
+
+Shapes = Mapping[str, Any]
+"""Anything with `shape` and `dtype`, by name: arrays, or `jax.ShapeDtypeStruct`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """`targets = op.forward(*sources)`, for every value of the integer slots.
+
+    Attributes:
+      sources: keys of the checkpoint, with slots: "blocks.{i}.attn.qkv.weight".
+      targets: native names, with the same slots: "blocks.{i}.attn.qkv.kernel".
+      op: how the tensors change on the way.
+    """
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    op: Op
+
+
+def same(source: str, target: str | None = None) -> tuple[Rule, ...]:
+    """The rule for a tensor that keeps its axes (and its name, without `target`)."""
+    return (Rule((source,), (target or source,), SAME),)
+
+
+def norm(source: str, target: str) -> tuple[Rule, ...]:
+    """The rules for a layer norm: `weight` is `scale`."""
+    return same(f"{source}.weight", f"{target}.scale") + same(f"{source}.bias", f"{target}.bias")
+
+
+def linear(source: str, target: str, op: Op = LINEAR) -> tuple[Rule, ...]:
+    """The rules for a linear layer, or with `op=CONV2D` for a convolution."""
+    return (
+        Rule((f"{source}.weight",), (f"{target}.kernel",), op),
+        *same(f"{source}.bias", f"{target}.bias"),
+    )
+
+
+def conv2d(source: str, target: str) -> tuple[Rule, ...]:
+    """The rules for a convolution."""
+    return linear(source, target, CONV2D)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ignored:
+    """A key that is left out on purpose; with a final dot, every key that starts so."""
+
+    key: str
+    reason: str
+
+    def covers(self, key: str) -> bool:
+        """Whether this names `key`."""
+        return key.startswith(self.key) if self.key.endswith(".") else key == self.key
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How one publisher names the parameters of a family.
+
+    Attributes:
+      name: in the registry, in `WeightsSource.layout` and in converted files.
+      title: whose layout this is, for people.
+      family: the backbones it describes.
+      rules: for a native name that several rules could fill, the first one holds.
+      ignored: keys that may be there and are not used.
+      wrappers: entries of the file's top-level dict that may hold the tensors; "" is the top
+        level itself.
+      prefixes: what may stand before every key of the backbone.
+    """
+
+    name: str
+    title: str
+    family: type[Backbone]
+    rules: tuple[Rule, ...]
+    ignored: tuple[Ignored, ...] = ()
+    wrappers: tuple[str, ...] = ("",)
+    prefixes: tuple[str, ...] = ("",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A rule with its slots filled: concrete keys on both sides."""
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    op: Op
+
+
+def plan(layout: Layout, native: Iterable[str], prefix: str = "") -> list[Step]:
+    """The steps that fill every `native` name once, in order.
+
+    Raises `UserError` for a native name that the layout has no rule for: it cannot express
+    this arch.
+    """
+    names = dict.fromkeys(native)
+    patterns = [(rule, _compile(rule.targets[0])) for rule in layout.rules]
+    steps, filled = [], set()
+    for rule, pattern in patterns:
+        for name in names:
+            match = pattern.fullmatch(name)
+            if match is None:
+                continue
+            targets = tuple(target.format(**match.groupdict()) for target in rule.targets)
+            if any(target in filled or target not in names for target in targets):
+                continue
+            filled.update(targets)
+            sources = tuple(prefix + s.format(**match.groupdict()) for s in rule.sources)
+            steps.append(Step(sources, targets, rule.op))
+    if missing := [name for name in names if name not in filled]:
+        raise UserError(
+            f"layout {layout.name} cannot express this arch: no rule fills {_join(missing)}."
+        )
+    return steps
+
+
+def source_shapes(steps: Sequence[Step], native: Shapes) -> dict[str, jax.ShapeDtypeStruct]:
+    """The keys, shapes and types of the checkpoint that `steps` turn into `native`."""
+    shapes: dict[str, jax.ShapeDtypeStruct] = {}
+    for step in steps:
+        targets = [_struct(native[name]) for name in step.targets]
+        shapes.update(zip(step.sources, _shapes_of(step.op, "inverse", targets), strict=True))
+    return shapes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Match:
+    """How well the tensors of a file fit a layout at a given arch.
+
+    Attributes:
+      layout, wrapper, prefix: the reading that was tried.
+      steps: what turns it into the native parameters.
+      expected: every key that those need.
+      missing, extra, misshaped, mistyped: what is off.
+    """
+
+    layout: Layout
+    wrapper: str
+    prefix: str
+    steps: list[Step]
+    expected: Mapping[str, jax.ShapeDtypeStruct]
+    missing: list[str]
+    extra: list[str]
+    misshaped: list[str]
+    mistyped: list[str]
+
+    @property
+    def where(self) -> str:
+        """The reading in words."""
+        inside = f", in the entry {self.wrapper!r}" if self.wrapper else ""
+        before = f", with the prefix {self.prefix!r}" if self.prefix else ""
+        return f"{self.layout.name} ({self.layout.title}{inside}{before})"
+
+    def problems(self, not_finite: Sequence[str] = ()) -> list[str]:
+        """What is off, one clause each; empty if all fits."""
+        kinds = {
+            "missing": self.missing,
+            "not expected": self.extra,
+            "of another shape": self.misshaped,
+            "of another type": self.mistyped,
+            "with NaN or infinity": not_finite,
+        }
+        return [f"{len(keys)} {kind}: {_join(keys)}" for kind, keys in kinds.items() if keys]
+
+
+def match(groups: Mapping[str, Shapes], native: Shapes, layouts: Iterable[Layout]) -> list[Match]:
+    """Every reading of a file, the best first.
+
+    Args:
+      groups: the tensors of each entry of the file's top-level dict, "" for tensors that lie
+        there directly (`weights_convert.read`). Arrays, or shapes alone: nothing is computed.
+      native: the parameters to fill (`fmi_jax.models.base.parameters`).
+      layouts: those to try.
+    """
+    found = []
+    for layout in layouts:
+        wrappers = [wrapper for wrapper in layout.wrappers if wrapper in groups]
+        for wrapper in wrappers or layout.wrappers[:1]:
+            tensors = groups.get(wrapper, {})
+            # Without a key under a prefix there is nothing to say about it.
+            prefixes = [p for p in layout.prefixes if any(k.startswith(p) for k in tensors)]
+            for prefix in prefixes or layout.prefixes[:1]:
+                found.append(_match_one(layout, wrapper, prefix, tensors, native))
+    return sorted(found, key=lambda m: (len(m.missing) + len(m.extra), bool(m.problems())))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Converted:
+    """Native parameters, float32, and the reading of the file that gave them."""
+
+    params: dict[str, np.ndarray]
+    match: Match
+
+
+def convert(
+    groups: Mapping[str, Mapping[str, np.ndarray]], native: Shapes, layouts: Iterable[Layout]
+) -> Converted:
+    """Convert the tensors of a file to the native parameters.
+
+    Args:
+      groups, native, layouts: as for `match`, with arrays in `groups`.
+
+    Raises:
+      UserError: no layout fits. The message names the nearest and lists everything that is
+        off with it: keys missing, not expected, of another shape or type, not finite.
+    """
+    best = match(groups, native, layouts)[0]
+    tensors = groups.get(best.wrapper, {})
+    used = [key for key in best.expected if key in tensors]
+    if off := best.problems([key for key in used if not _finite(tensors[key])]):
+        held = ", ".join(repr(name) for name in groups if name) or "no entry with tensors"
+        inside = "" if best.wrapper in groups else f" The file holds {held}."
+        raise UserError(
+            "the file fits no known layout of this backbone."
+            f" Nearest: {best.where}: {'; '.join(off)}.{inside}"
+        )
+    params: dict[str, np.ndarray] = {}
+    for step in best.steps:
+        values = step.op.forward(*(tensors[key] for key in step.sources))
+        for name, value in zip(step.targets, values, strict=True):
+            params[name] = np.ascontiguousarray(value)
+    wrong = [n for n in native if _struct(params[n]) != _struct(native[n])]
+    if wrong:  # the inverse of an op is not its inverse
+        raise AssertionError(f"{best.layout.name} misshapes {wrong}")
+    return Converted(params=params, match=best)
+
+
+def _match_one(layout: Layout, wrapper: str, prefix: str, tensors: Shapes, native: Shapes) -> Match:
+    steps = plan(layout, native, prefix)
+    expected = source_shapes(steps, native)
+
+    def ignored(key: str) -> bool:
+        inner = key.removeprefix(prefix)
+        return any(rule.covers(key) or rule.covers(inner) for rule in layout.ignored)
+
+    both = [key for key in expected if key in tensors]
+    return Match(
+        layout=layout,
+        wrapper=wrapper,
+        prefix=prefix,
+        steps=steps,
+        expected=expected,
+        missing=[key for key in expected if key not in tensors],
+        extra=[key for key in tensors if key not in expected and not ignored(key)],
+        misshaped=[
+            f"{key} is {list(tensors[key].shape)} (expected {list(expected[key].shape)})"
+            for key in both
+            if tuple(tensors[key].shape) != expected[key].shape
+        ],
+        mistyped=[
+            f"{key} is {tensors[key].dtype} (expected {expected[key].dtype})"
+            for key in both
+            if np.dtype(tensors[key].dtype) != expected[key].dtype
+        ],
+    )
+
+
+def _struct(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(tuple(x.shape), np.dtype(x.dtype))
+
+
+_SHAPES: dict[Any, tuple[jax.ShapeDtypeStruct, ...]] = {}
+
+
+def _shapes_of(
+    op: Op, way: str, inputs: Sequence[jax.ShapeDtypeStruct]
+) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """What `op` makes of shapes. Remembered: a deep network asks the same again and again."""
+    key = (op, way, *((x.shape, str(x.dtype)) for x in inputs))
+    if key not in _SHAPES:
+        _SHAPES[key] = tuple(jax.eval_shape(getattr(op, way), *inputs))
+    return _SHAPES[key]
+
+
+def _finite(x: np.ndarray) -> bool:
+    return x.dtype.kind != "f" or bool(np.isfinite(x).all())
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    """`blocks.{i}.ls1` as an expression whose groups are the slots."""
+    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d+)", re.escape(pattern)))
+
+
+def _join(keys: Sequence[str]) -> str:
+    """All `keys`, those that differ in block numbers alone as one: `blocks.{0-11}.ls1`."""
+    groups: dict[str, list[int]] = {}
+    for key in keys:
+        number = re.search(r"(?<=\.)\d+(?=\.)", key)
+        pattern = key if number is None else f"{key[: number.start()]}#{key[number.end() :]}"
+        groups.setdefault(pattern, []).append(int(number[0]) if number else -1)
+    return ", ".join(
+        pattern.replace("#", _ranges(numbers), 1) for pattern, numbers in groups.items()
+    )
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`3` for one number, `{0-2,5}` for several."""
+    if len(numbers) == 1:
+        return str(numbers[0])
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return "{" + ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs) + "}"

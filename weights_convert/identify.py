@@ -1,0 +1,39 @@
+"""Which published backbone a file could be."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from fmi_jax.models.base import BackboneSpec, Execution, create_abstract, parameters
+from weights_convert.engine import Match, Shapes, match
+from weights_convert.layouts.registry import layouts_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A backbone that fits a file, and how the file is read then."""
+
+    spec: BackboneSpec
+    match: Match
+
+
+def identify(groups: Mapping[str, Shapes], specs: Iterable[BackboneSpec]) -> list[Candidate]:
+    """The backbones among `specs` that the tensors of a file fit exactly.
+
+    Backbones of one arch (a supervised and a self-supervised one) cannot be told apart.
+    """
+    sizes = [
+        sum(int(np.prod(tensor.shape)) for tensor in tensors.values())
+        for tensors in groups.values()
+    ]
+    found = []
+    for spec in specs:
+        # Enough numbers for it, but not half as many again: saves building all the others.
+        if not any(0.6 * size < spec.num_params < 1.01 * size for size in sizes):
+            continue
+        native = parameters(create_abstract(spec.family, spec.arch, Execution()))
+        best = match(groups, native, layouts_of(spec.family))[0]
+        if not best.problems():
+            found.append(Candidate(spec, best))
+    return found
