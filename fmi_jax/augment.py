@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from fmi_jax.config import AugmentConfig
@@ -214,9 +214,9 @@ def jitter_ops(config: AugmentConfig, channels: int) -> tuple[str, ...]:
 def center_crop(images: Array, fraction: float) -> Array:
     """The central `fraction` of both sides of `images` `[b, h, w, c]` (224 of 256 for 0.875)."""
     height, width = images.shape[1:3]
-    new_height, new_width = max(1, round(fraction * height)), max(1, round(fraction * width))
-    top, left = round((height - new_height) / 2), round((width - new_width) / 2)
-    return images[:, top : top + new_height, left : left + new_width]
+    h, w = max(1, round(fraction * height)), max(1, round(fraction * width))
+    top, left = round((height - h) / 2), round((width - w) / 2)
+    return images[:, top : top + h, left : left + w]
 
 
 def resize(images: Float[Array, "b h w c"], size: int) -> Float[Array, "b s s c"]:
@@ -368,7 +368,7 @@ def normalize(
     return (images - jnp.array(mean)) / jnp.array(std)
 
 
-def _between(uniform: Array, low: ArrayLike, high: ArrayLike) -> Array:
+def _between(uniform: Array, low: Array | float, high: Array | float) -> Array:
     """Numbers in 0..1 stretched to `low`..`high`."""
     return low + uniform * (high - low)
 

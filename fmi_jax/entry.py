@@ -77,7 +77,10 @@ def run_main(argv: Sequence[str], default_config: Path | None) -> None:
     except flags.UnrecognizedFlagError as error:
         raise unknown_name("flag", f"--{error.flagname}", [f"--{n}" for n in values]) from error
     except flags.Error as error:
-        raise UsageError(f"{error}.") from error
+        text = str(error)
+        if "Traceback" in text:  # of the user's config file; its last line says what went wrong
+            text = f"--config: {text.strip().splitlines()[-1]}"
+        raise UsageError(f"{text}.") from error
     except Exception as error:  # whatever the user's config file raises
         raise UsageError(f"--config: {type(error).__name__}: {error}") from error
     if len(rest) > 1:

@@ -94,7 +94,7 @@ MODELS = {
         lambda: of_transformers(
             transformers.Dinov2WithRegistersConfig,
             transformers.Dinov2WithRegistersModel,
-            mlp_ratio=2.2,
+            mlp_ratio=2,
             use_swiglu_ffn=True,
         ),
     ),

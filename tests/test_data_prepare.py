@@ -166,8 +166,9 @@ def test_all_bad_images_are_named_in_one_message(tmp_path):
     raw = write_aptos(tmp_path / "raw")
     for i in (4, 9, 20):
         (raw / "train_images" / f"eye{i:03}.png").write_text("text")
-    with pytest.raises(UserError, match=r"not an image .*\(3\): .*'eye004'.*'eye009'|'eye020'"):
+    with pytest.raises(UserError, match=r"not an image .*\(3\)") as error:
         prepare(APTOS, raw, tmp_path / "data", size=13)
+    assert all(f"'eye{i:03}'" in str(error.value) for i in (4, 9, 20))
 
 
 def test_quarantine_leaves_bad_images_out_by_name_and_the_others_where_they_were(
@@ -304,7 +305,7 @@ def test_opening_what_is_not_prepared_says_what_is_and_what_to_type(prepared):
         open_or_draw(data, "aptos2019", 256)
     with pytest.raises(UsageError, match=r"with split 'stratified' .*--split stratified$"):
         open_dataset(data, "aptos2019", 13, "stratified")
-    with pytest.raises(UsageError, match="Prepared there: none.*prepare synthetic --data-dir"):
+    with pytest.raises(UsageError, match=r"Prepared there: none.*prepare synthetic --data-dir"):
         open_dataset(data / "gone", "synthetic", 13)
 
 
@@ -317,7 +318,7 @@ def test_without_a_split_the_default_one_is_opened(raw, tmp_path):
     mine = dataclasses.replace(csv_spec("mine"), splits=APTOS.splits)
     for split in ("upstream", "stratified"):
         prepare(mine, table, tmp_path, size=13, split=split)
-    with pytest.raises(UsageError, match="with several splits .*stratified, upstream"):
+    with pytest.raises(UsageError, match=r"with several splits .*stratified, upstream"):
         open_dataset(tmp_path, "mine", 13)
 
 
@@ -361,7 +362,8 @@ import sys
 from pathlib import Path
 from fmi_jax.data.prepare import prepare
 from fmi_jax.data.registry import DATASETS
-print(prepare(DATASETS["aptos2019"], Path(sys.argv[1]), Path(sys.argv[2]), size=13).info.split_sha256)
+raw, data = map(Path, sys.argv[1:])
+print(prepare(DATASETS["aptos2019"], raw, data, size=13).info.split_sha256)
 """
 
 

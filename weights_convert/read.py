@@ -83,12 +83,13 @@ _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".npz")
 
 
 def _kind(path: Path, start: bytes) -> tuple[str, Any]:
+    # First, as the length of a safetensors header may look like the start of the others.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
+        return "safetensors file", _read_safetensors
     if start.startswith(b"PK\x03\x04"):
         return _zip_kind(path)
     if start.startswith(b"\x80"):
         return "PyTorch file (before 1.6)", _read_legacy_torch
-    if start[8:9] == b"{":
-        return "safetensors file", _read_safetensors
     raise UserError(
         f"{path}: not a checkpoint: expected a PyTorch file (.pth, .pt, .bin), .safetensors"
         f" or .npz, and it starts with {start[:8]!r}."

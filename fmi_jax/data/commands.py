@@ -10,7 +10,7 @@ from fmi_jax.data.prepare import ON_BAD, prepare
 from fmi_jax.data.prepared import PreparedDataset
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.data.spec import SPLITS, DatasetSpec
-from fmi_jax.errors import UsageError
+from fmi_jax.errors import UsageError, UserError
 
 
 def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +37,8 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
     _add_source_arguments(parser)
 
 
-def run_prepare(args: argparse.Namespace) -> int:
-    """Prepare a data set and print what is in it; 0 is the exit code.
+def run_prepare(args: argparse.Namespace) -> None:
+    """Prepare a data set and print what is in it.
 
     Raises:
       UsageError, UserError: as `prepare`.
@@ -53,19 +53,23 @@ def run_prepare(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
     )
     print("\n".join(_summary(dataset)))
-    return 0
 
 
-def run_check(args: argparse.Namespace) -> int:
-    """Print everything that is wrong with raw data; the exit code is 1 if anything is."""
+def run_check(args: argparse.Namespace) -> None:
+    """Print what raw data hold.
+
+    Raises:
+      UserError: everything that is wrong with them.
+    """
     spec = _spec(args)
     if args.source is None:
         raise UsageError(f"check-data {spec.name} needs --source: {spec.layout}.")
     raw, problems = check(spec, args.source)
     if raw is not None:
         print(f"{raw.table}: {len(raw.examples)} rows, {raw.task}: {', '.join(raw.classes)}")
-    print("\n".join(problems) if problems else "No problems found.")
-    return 1 if problems else 0
+    if problems:
+        raise UserError(f"{args.source} has problems:\n  " + "\n  ".join(problems))
+    print("No problems found.")
 
 
 def _add_source_arguments(parser: argparse.ArgumentParser) -> None:

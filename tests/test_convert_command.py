@@ -1,0 +1,172 @@
+"""`python -m weights_convert`: one command from a public file to a native one, or one message."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from fmi_jax.checkpoints import load_backbone
+from fmi_jax.models.base import Execution, create_abstract, parameters
+from fmi_jax.models.registry import BACKBONES
+from weights_convert.__main__ import main
+from weights_convert.engine import plan, source_shapes
+from weights_convert.layouts.registry import LAYOUTS
+
+SPEC = BACKBONES["deit_nano"]
+
+
+def tensors(name="deit_nano", layout="deit"):
+    spec = BACKBONES[name]
+    native = parameters(create_abstract(spec.family, spec.arch, Execution()))
+    shapes = source_shapes(plan(LAYOUTS[layout], native), native)
+    rng = np.random.default_rng(23)
+    return {k: rng.normal(size=s.shape).astype(np.float32) for k, s in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A file as Facebook Research publishes one."""
+    path = tmp_path_factory.mktemp("published") / "deit_nano.pth"
+    state = {key: torch.from_numpy(value) for key, value in tensors().items()}
+    torch.save({"model": state | {"head.bias": torch.zeros(7)}}, path)
+    return path
+
+
+def test_convert_inspect_and_verify(published, tmp_path, capsys):
+    out = tmp_path / "new" / "weights"
+    assert main(["deit_nano", "--checkpoint", str(published), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "layout deit (DeiT and DINO as published, and in timm, in the entry 'model')" in said
+    file = out / "deit_nano.custom.safetensors"
+    assert sorted(out.iterdir()) == [out / "deit_nano.custom.md", file]
+    params = load_backbone(file, SPEC, SPEC.arch)
+    source = tensors()
+    np.testing.assert_array_equal(
+        params["blocks.3.attn.qkv.kernel"], source["blocks.3.attn.qkv.weight"].T
+    )
+    card = (out / "deit_nano.custom.md").read_text()
+    assert "480,096 parameters" in card
+    assert "unknown" in card
+
+    assert main(["inspect", str(published)]) == 0
+    assert "fits deit_nano: layout deit" in capsys.readouterr().out
+    assert main(["inspect", str(file)]) == 0
+    assert "converted weights of deit_nano, tag custom" in capsys.readouterr().out
+    assert main(["verify", str(file)]) == 0
+    assert "sound" in capsys.readouterr().out
+
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 4
+    file.write_bytes(content)
+    assert main(["verify", str(file)]) == 1
+    assert "1 of 54 tensors differ" in capsys.readouterr().err
+    file.write_bytes(content[:-5])
+    assert main(["verify", str(file)]) == 1
+    assert "cut or damaged" in capsys.readouterr().err
+
+
+def test_a_published_file_gets_its_tag_and_licence(tmp_path, capsys):
+    # DINO publishes no checksum: its file is known by name. DeiT does, and a name proves nothing.
+    state = {k: torch.from_numpy(v) for k, v in tensors("dino_vits16").items()}
+    torch.save(state, tmp_path / "dino_deitsmall16_pretrain.pth")
+    file = str(tmp_path / "dino_deitsmall16_pretrain.pth")
+    assert main(["dino_vits16", "--checkpoint", file, "--out", str(tmp_path)]) == 0
+    assert "dino_vits16.dino_in1k.safetensors" in capsys.readouterr().out
+    assert "Apache-2.0" in (tmp_path / "dino_vits16.dino_in1k.md").read_text()
+    torch.save({"model": state}, tmp_path / "deit_small_patch16_224-cd65a155.pth")
+    file = str(tmp_path / "deit_small_patch16_224-cd65a155.pth")
+    assert main(["deit_small", "--checkpoint", file, "--out", str(tmp_path)]) == 0
+    assert "deit_small.custom.safetensors" in capsys.readouterr().out
+
+
+def _write(path, change):
+    content = tensors()
+    change(content)
+    save_file(content, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("cls_token"), "1 missing: cls_token"),
+        (lambda t: t.update(mystery=np.zeros(3, np.float32)), "1 not expected: mystery"),
+        (lambda t: t.update(cls_token=t["cls_token"][..., :5]), "cls_token is [1, 1, 5]"),
+        (lambda t: t.update(cls_token=t["cls_token"] * np.nan), "with NaN or infinity: cls_token"),
+    ],
+)
+def test_a_file_that_does_not_fit_leaves_nothing(tmp_path, capsys, change, message):
+    _write(tmp_path / "model.safetensors", change)
+    out = tmp_path / "out"
+    file = str(tmp_path / "model.safetensors")
+    assert main(["deit_nano", "--checkpoint", file, "--out", str(out)]) == 1
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_file_of_another_backbone_is_recognised(published, tmp_path, capsys):
+    arguments = ["dinov2_vits14", "--checkpoint", str(published), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert "is not dinov2_vits14" in said
+    assert said.endswith("It fits deit_nano.\n")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["deit_bass", "--checkpoint", "x", "--out", "y"], 2, "Did you mean 'deit_base'"),
+        (["deit_base", "--checkpoint", "nowhere.pth", "--out", "y"], 1, "there is no such file"),
+        (["deit_base", "--out", "y"], 2, "one of the arguments --checkpoint --download"),
+        (["deit_base", "--checkpiont", "x", "--out", "y"], 2, "--help"),
+        (["deit_base", "--checkpoint", "x", "--out", "y", "--tag", "../z"], 2, "letters, digits"),
+        (["deit_nano", "--download", "--out", "y"], 2, "no published weights"),
+        (["deit_base", "--download", "--tag", "in22k", "--out", "y"], 2, "Valid: in1k"),
+        (["inspect"], 2, "FILE"),
+        (["inspect", "nowhere.pth"], 1, "there is no such file"),
+        (["verify", "nowhere.safetensors"], 1, "expected a file that this converter wrote"),
+    ],
+)
+def test_wrong_use_gives_one_message(tmp_path, monkeypatch, capsys, arguments, status, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == status
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_itself(published, tmp_path):
+    run = [sys.executable, "-m", "weights_convert"]
+    done = subprocess.run([*run, "--help"], capture_output=True, text=True, check=True)
+    assert "inspect FILE" in done.stdout
+    assert "dinov2_vitg14_reg" in done.stdout
+    (tmp_path / "cut.pth").write_bytes(published.read_bytes()[:-1000])
+    done = subprocess.run(
+        [*run, "deit_nano", "--checkpoint", tmp_path / "cut.pth", "--out", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_metadata_tells_the_whole_story(published, tmp_path):
+    main(["deit_nano", "--checkpoint", str(published), "--out", str(tmp_path), "--tag", "mine"])
+    content = (tmp_path / "deit_nano.mine.safetensors").read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    metadata = header["__metadata__"]
+    provenance = json.loads(metadata["provenance"])
+    assert provenance["layout"] == "deit"
+    assert provenance["tag"] == "mine"
+    assert len(provenance["source_sha256"]) == 64
+    assert json.loads(metadata["arch"])["width"] == 96
+    assert len(json.loads(metadata["sha256"])) == 54

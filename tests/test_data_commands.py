@@ -1,0 +1,98 @@
+import argparse
+
+import pytest
+from raw_sets import write_aptos, write_csv, write_image
+
+from fmi_jax.data import commands
+from fmi_jax.data.prepared import open_dataset
+from fmi_jax.errors import UsageError, UserError
+
+
+def prepare(*arguments):
+    parser = argparse.ArgumentParser()
+    commands.add_prepare_arguments(parser)
+    commands.run_prepare(parser.parse_args(list(map(str, arguments))))
+
+
+def check(*arguments):
+    parser = argparse.ArgumentParser()
+    commands.add_check_arguments(parser)
+    commands.run_check(parser.parse_args(list(map(str, arguments))))
+
+
+def test_prepare_prints_what_is_in_the_set(tmp_path, capsys):
+    raw = write_aptos(tmp_path / "raw")
+    prepare("aptos2019", "--source", raw, "--data-dir", tmp_path / "data", "--size", 13)
+    lines = capsys.readouterr().out.splitlines()
+    assert "aptos2019, multiclass, 13 x 13, 3 channel(s), split upstream" in lines[0]
+    counts = {line[:18].strip(): line[18:].split() for line in lines[2:]}
+    assert counts["images"] == ["22", "4", "5"]
+    assert sum(map(int, counts["Mild"])) == 6
+
+
+def test_own_table_with_every_option(tmp_path, capsys):
+    rows = [f"{i}.png,{i % 2},{i % 3 // 2},{i // 2}" for i in range(24)]
+    table = write_csv(tmp_path / "images", "path,mass,calc,group", rows).rename(tmp_path / "t.csv")
+    prepare(
+        *("csv", "--name", "mine", "--source", table, "--image-root", tmp_path / "images"),
+        *("--label-columns", "calc,mass", "--channels", 1, "--metric", "mAP"),
+        *("--data-dir", tmp_path / "data", "--size", 13),
+    )
+    info = open_dataset(tmp_path / "data", "mine", 13).info
+    assert (info.classes, info.task, info.metric) == (("calc", "mass"), "multilabel", "mAP")
+    assert (info.channels, info.split) == (1, "grouped")
+
+
+def test_own_folders_with_classes_in_order(tmp_path, capsys):
+    for i in range(20):
+        write_image(tmp_path / "raw" / ("healthy", "sick")[i % 2] / f"{i}.png", seed=i % 18)
+    arguments = ("folder", "--name", "mine", "--source", tmp_path / "raw", "--size", 13)
+    prepare(*arguments, "--classes", "sick,healthy", "--data-dir", tmp_path / "data")
+    assert open_dataset(tmp_path / "data", "mine", 13).info.classes == ("sick", "healthy")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("aptos2018",), "unknown data set 'aptos2018'. Did you mean 'aptos2019'"),
+        (("aptos2019",), "aptos2019 needs --source: a folder with train.csv"),
+        (("aptos2019", "--channels", "1"), "--channels cannot be used with aptos2019"),
+        (("folder", "--image-root", "x"), "--image-root cannot be used with folder"),
+        (("csv", "--source", "x"), "csv needs --name"),
+        (("csv", "--source", "x", "--name", "aptos2019"), "csv needs --name"),
+        (("csv", "--source", "x", "--name", "My Data"), "'My Data' cannot be the name"),
+    ],
+)
+def test_wrong_usage_says_what_was_expected(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        prepare(*arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_finds_everything_at_once_and_writes_nothing(tmp_path, capsys):
+    raw = write_aptos(tmp_path / "raw")
+    check("aptos2019", "--source", raw)
+    assert "31 rows, multiclass: No DR" in (out := capsys.readouterr().out)
+    assert out.endswith("No problems found.\n")
+
+    (raw / "train_images" / "eye004.png").write_text("text")
+    (raw / "train_images" / "eye007.png").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=r"(?s)not an image .*\(1\): row 6 .* missing \(1\): row 9"):
+        check("aptos2019", "--source", raw)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_check_reports_a_table_that_cannot_be_read(tmp_path):
+    raw = write_aptos(tmp_path / "raw", count=5)
+    (raw / "train.csv").write_text("id_code,diagnosis\neye000,9\n")
+    with pytest.raises(UserError, match=r"outside the classes, .*row 2 \('eye000'\): '9'"):
+        check("aptos2019", "--source", raw)
+    (raw / "train.csv").write_text("id_code,diagnosis\n../eye000,1\n")
+    with pytest.raises(UserError, match=r"has '\.\.'"):
+        check("aptos2019", "--source", raw)
+    with pytest.raises(UserError, match="does not exist; expected a folder with"):
+        check("aptos2019", "--source", tmp_path / "gone")
+    with pytest.raises(UsageError, match="needs --source"):
+        check("aptos2019")

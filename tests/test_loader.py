@@ -1,0 +1,216 @@
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from raw_sets import write_aptos, write_csv
+
+from fmi_jax.data.csv_table import csv_spec
+from fmi_jax.data.loader import batch_ids, eval_batches, train_batches
+from fmi_jax.data.prepare import prepare
+from fmi_jax.data.registry import DATASETS
+from fmi_jax.errors import UsageError
+
+BATCH, SEED = 8, 5  # of 22 training images: batches reach over the borders of passes
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("loader")
+    return prepare(DATASETS["aptos2019"], write_aptos(folder / "raw"), folder / "data", size=13)
+
+
+def take(dataset, count, batch_size=BATCH, seed=SEED, **options):
+    options = {"threads": 1} | options
+    batches = train_batches(dataset, batch_size=batch_size, seed=seed, **options)
+    return list(itertools.islice(batches, count))
+
+
+def assert_same(ours, expected):
+    for a, b in zip(ours, expected, strict=True):
+        assert a.keys() == b.keys() == {"images", "labels", "mask", "index"}
+        for name in a:
+            assert a[name].dtype == b[name].dtype
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.fixture(scope="module")
+def expected(dataset):
+    return take(dataset, 12)
+
+
+def test_a_batch_holds_the_images_and_labels_of_its_rows(dataset, expected):
+    for batch in expected[:3]:
+        assert batch["images"].shape == (BATCH, 13, 13, 3)
+        assert batch["images"].dtype == np.uint8
+        assert (batch["labels"].dtype, batch["index"].dtype) == (np.int32, np.int32)
+        assert batch["mask"].dtype == np.float32
+        assert batch["mask"].tolist() == [1.0] * BATCH
+        for image, label, row in zip(batch["images"], batch["labels"], batch["index"], strict=True):
+            stored_image, stored_label = dataset.split("train")[int(row)]
+            np.testing.assert_array_equal(image, stored_image)
+            assert label == stored_label
+
+
+def test_every_pass_has_every_image_once_in_an_order_of_its_own(dataset):
+    rows = np.concatenate([batch["index"] for batch in take(dataset, 11)])  # 4 passes of 22
+    passes = rows.reshape(4, 22)
+    np.testing.assert_array_equal(np.sort(passes), np.tile(np.arange(22), (4, 1)))
+    assert len({tuple(one) for one in passes}) == 4
+    other = np.concatenate([batch["index"] for batch in take(dataset, 3, seed=SEED + 1)])
+    assert other[:22].tolist() != rows[:22].tolist()
+
+
+def test_the_order_of_a_seed_never_changes(expected):
+    # Runs are resumed and repeated years later: a new order would be another experiment.
+    assert [batch["index"].tolist() for batch in expected[:3]] == [
+        [4, 0, 14, 20, 7, 19, 8, 10],
+        [15, 16, 1, 21, 11, 3, 17, 12],
+        [6, 18, 5, 9, 13, 2, 16, 14],
+    ]
+
+
+@pytest.mark.parametrize("threads", [0, 2, 7])
+def test_batches_do_not_depend_on_threads(dataset, expected, threads):
+    assert_same(take(dataset, 12, threads=threads), expected)
+
+
+def test_batches_do_not_depend_on_workers(dataset, expected):
+    ours = take(dataset, 6, start_step=6, workers=2)
+    assert_same([{name: x.copy() for name, x in batch.items()} for batch in ours], expected[6:])
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_share_the_same_batches_in_the_same_order(dataset, expected, hosts):
+    parts = [take(dataset, 12, process_index=p, process_count=hosts) for p in range(hosts)]
+    joined = [
+        {name: np.concatenate([part[name] for part in step]) for name in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+    assert_same(joined, expected)
+
+
+@pytest.mark.parametrize("start_step", [1, 5, 11])
+def test_resuming_needs_the_step_alone(dataset, expected, start_step):
+    assert_same(take(dataset, 12 - start_step, start_step=start_step), expected[start_step:])
+    parts = [
+        take(dataset, 12 - start_step, start_step=start_step, process_index=p, process_count=2)
+        for p in range(2)
+    ]
+    for a, b, whole in zip(*parts, expected[start_step:], strict=True):
+        assert [*a["index"], *b["index"]] == whole["index"].tolist()
+
+
+def test_a_batch_is_named_without_reading_it(dataset, expected):
+    ids = dataset.ids("train")
+    for step in (0, 2, 11):
+        named = batch_ids(dataset, SEED, step, BATCH)
+        assert named == [ids[row] for row in expected[step]["index"]]
+
+
+def test_a_batch_may_be_larger_than_the_split(dataset):
+    batch = take(dataset, 1, batch_size=50)[0]
+    assert np.bincount(batch["index"], minlength=22).min() >= 2
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 5, 64])
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_evaluation_sees_every_image_once_in_order(dataset, batch_size, hosts):
+    batch_size *= hosts
+    parts = [
+        list(
+            eval_batches(
+                dataset, "test", batch_size=batch_size, process_index=p, process_count=hosts
+            )
+        )
+        for p in range(hosts)
+    ]
+    assert {len(part) for part in parts} == {-(-5 // batch_size)}
+    order = [batch for step in zip(*parts, strict=True) for batch in step]
+    assert {len(batch["mask"]) for batch in order} == {batch_size // hosts}
+    joined = {name: np.concatenate([batch[name] for batch in order]) for name in order[0]}
+    padding = len(joined["mask"]) - 5
+    assert joined["mask"].tolist() == [1.0] * 5 + [0.0] * padding
+    assert joined["index"].tolist() == [0, 1, 2, 3, 4] + [-1] * padding
+    np.testing.assert_array_equal(joined["labels"][:5], dataset.labels("test"))
+    for row in range(5):
+        np.testing.assert_array_equal(joined["images"][row], dataset.image("test", row))
+    assert not joined["images"][5:].any()
+
+
+def test_multilabel_batches(tmp_path):
+    rows = [f"{i}.png,{i % 2},{i % 3 / 2}" for i in range(20)]
+    table = write_csv(tmp_path, "path,x,y", rows)
+    spec = csv_spec("mine", label_columns=("x", "y"), channels=1)
+    ours = prepare(spec, table, tmp_path / "data", size=11)
+    batch = take(ours, 1)[0]
+    assert batch["images"].shape == (BATCH, 11, 11, 1)
+    assert (batch["labels"].shape, batch["labels"].dtype) == ((BATCH, 2), np.float32)
+    np.testing.assert_array_equal(batch["labels"], ours.labels("train")[batch["index"]])
+    padded = next(eval_batches(ours, "val", batch_size=7))
+    assert (padded["labels"].shape, padded["labels"].dtype) == ((7, 2), np.float32)
+    assert not padded["labels"][padded["mask"] == 0].any()
+
+
+def test_wrong_arguments_are_refused(dataset):
+    with pytest.raises(UsageError, match="batch size 9: expected a positive multiple of 2"):
+        take(dataset, 1, batch_size=9, process_count=2)
+    with pytest.raises(UsageError, match="batch size 0"):
+        eval_batches(dataset, "val", batch_size=0)
+    with pytest.raises(UsageError, match="seed -1: expected 0 to"):
+        take(dataset, 1, seed=-1)
+    with pytest.raises(UsageError, match="unknown split 'valid'"):
+        eval_batches(dataset, "valid", batch_size=2)
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from fmi_jax.data.loader import train_batches
+from fmi_jax.data.prepared import open_folder
+
+if __name__ == "__main__":
+    batches = train_batches(open_folder(Path(sys.argv[1])), batch_size=8, seed=0, workers=2)
+    next(batches)
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def children(pid):
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            try:
+                with open(f"/proc/{entry}/stat") as file:
+                    fields = file.read().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(fields[1]) == pid and fields[0] != "Z":
+                found.append(int(entry))
+    return found
+
+
+def test_workers_end_with_the_trainer_even_when_it_is_killed(dataset, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    process = subprocess.Popen(
+        [sys.executable, program, dataset.folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    workers = children(process.pid)
+    assert len(workers) >= 2
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=20)  # returns only when nobody holds the pipes any more
+    deadline = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{pid}") for pid in workers):
+        assert time.monotonic() < deadline, "a worker outlived the trainer"
+        time.sleep(0.05)
