@@ -340,9 +340,8 @@ def color_jitter(
       ops: names of the operations ("brightness", "contrast", "saturation", "hue").
     """
 
-    # The images need different operations at the same time, so every step computes all and
-    # selects. A loop, not unrolled: XLA would fuse the steps and compute each again for every
-    # use in the next, which takes seconds where the loop takes milliseconds.
+    # At each step every image needs another operation: all are computed, one is selected. A
+    # loop, as unrolled XLA on CPU computes each step again for every use (seconds a batch).
     def step(i: int, images: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         op = order[:, i]
         factor = jnp.take_along_axis(factors, op[:, None], axis=1)[:, 0]

@@ -136,7 +136,7 @@ class TrainConfig:
     batch_size: int = 64
     eval_batch_size: int = 0
     eval_every_epochs: float = 1.0
-    log_every_steps: int = 10
+    log_every_steps: int = 50
     checkpoint_every_steps: int = 0
     seed: int = 0
     model_parallel: int = 1

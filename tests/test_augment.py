@@ -209,12 +209,17 @@ def test_crop_boxes_lie_in_the_image(height, width, scale, ratio, seed):
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "box"), [(10, 40, [0, 13, 10, 13]), (40, 10, [13, 0, 13, 10])]
+    ("height", "width", "ratio", "box"),
+    [
+        (10, 40, (3 / 4, 4 / 3), [0, 13, 10, 13]),
+        (40, 10, (3 / 4, 4 / 3), [13, 0, 13, 10]),
+        (1, 1, (3.0, 4.0), [0, 0, 1, 1]),
+        (1, 1, (0.2, 0.3), [0, 0, 1, 1]),
+    ],
 )
-def test_crop_that_never_fits_is_the_largest_central_box(height, width, box):
-    boxes = augment.crop_boxes_from_uniform(
-        jnp.full((1, 22), 0.5), height, width, (1.5, 2.0), (3 / 4, 4 / 3)
-    )
+def test_crop_that_never_fits_is_the_largest_central_box(height, width, ratio, box):
+    numbers = jnp.full((1, 22), 0.5)
+    boxes = augment.crop_boxes_from_uniform(numbers, height, width, (1.5, 2.0), ratio)
     assert np.asarray(boxes).tolist() == [box]
 
 

@@ -163,10 +163,10 @@ def test_the_metadata_tells_the_whole_story(published, tmp_path):
     main(["deit_nano", "--checkpoint", str(published), "--out", str(tmp_path), "--tag", "mine"])
     content = (tmp_path / "deit_nano.mine.safetensors").read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    metadata = header["__metadata__"]
-    provenance = json.loads(metadata["provenance"])
+    metadata = json.loads(header["__metadata__"]["fmi_jax"])
+    provenance = metadata["provenance"]
     assert provenance["layout"] == "deit"
     assert provenance["tag"] == "mine"
     assert len(provenance["source_sha256"]) == 64
-    assert json.loads(metadata["arch"])["width"] == 96
-    assert len(json.loads(metadata["sha256"])) == 54
+    assert metadata["arch"]["width"] == 96
+    assert len(metadata["sha256"]) == 54

@@ -87,6 +87,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, zipped):
     assert not Payload.target.exists()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_plain_pickle_is_refused(tmp_path):
     Payload.target = tmp_path / "it_ran"
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Payload()))

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from raw_sets import write_image
@@ -125,6 +125,7 @@ def test_what_cannot_be_used_is_refused(data, message):
         decode_image(data, channels=3)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_damaged_files_are_refused_and_nothing_else_happens(draw):
     original = draw.draw(st.sampled_from([_PNG, _JPEG]))

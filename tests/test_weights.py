@@ -80,6 +80,13 @@ def test_what_is_saved_is_loaded(file):
     assert read_backbone(file).provenance == PROVENANCE
 
 
+def test_the_same_weights_give_the_same_file(file, tmp_path):
+    for i in range(3):
+        again = tmp_path / f"{i}.safetensors"
+        save_backbone(again, dict(reversed(PARAMS.items())), ARCH, PROVENANCE)
+        assert again.read_bytes() == file.read_bytes()
+
+
 def test_another_arch_names_the_fields_that_differ(file):
     other = dataclasses.replace(SPEC, arch=dataclasses.replace(ARCH, width=8, norm_eps=1e-5))
     with pytest.raises(UserError, match=r"width is 6 \(expected 8\), norm_eps is 1e-06 \(exp"):

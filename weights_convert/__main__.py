@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from fmi_jax.checkpoints.weights import (
+    ENTRY,
     FORMAT,
     NativeFile,
     Provenance,
@@ -206,9 +207,12 @@ def _is_native(path: Path) -> bool:
     """Whether this converter wrote the file, sound or not."""
     try:
         with safe_open(path, framework="numpy") as file:
-            return (file.metadata() or {}).get("format") == FORMAT
+            return ENTRY in (file.metadata() or {})
     except (SafetensorError, OSError):
-        return path.is_file() and FORMAT.encode() in path.read_bytes()[:4096]
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return FORMAT.encode() in file.read(1 << 20)
 
 
 def _is_file_name(tag: str) -> bool:

@@ -8,7 +8,7 @@ def model_card(spec: BackboneSpec, provenance: Provenance, file: str) -> str:
     """Markdown text for the converted file named `file`."""
     arch = arch_fields(spec.arch)
     rows = "\n".join(f"| `{name}` | {value} |" for name, value in arch.items())
-    note = f"{spec.note}. " if spec.note else ""
+    note = f"{spec.note[0].upper()}{spec.note[1:]}. " if spec.note else ""
     return f"""# {provenance.backbone}, {provenance.tag}
 
 {note}Converted from PyTorch by fmi_jax {provenance.converter}; numbers are unchanged, only
@@ -30,9 +30,11 @@ names and axes differ. {spec.num_params:,} parameters, float32.
 
 ## Use
 
+Add to any training command, with the folder of this file:
+
 ```
-python run.py --config=configs/finetune.py --workdir=runs/{spec.name} \\
-  --config.backbone.name={spec.name} --config.backbone.weights={provenance.tag}
+--config.backbone.name={spec.name} --config.backbone.weights={provenance.tag} \\
+--config.backbone.weights_dir=DIR
 ```
 
 A pretrained backbone, not a medical device: what is trained on it must be validated for its

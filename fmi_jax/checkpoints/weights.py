@@ -28,6 +28,7 @@ from fmi_jax.models.base import (
 )
 
 FORMAT = "fmi_jax backbone 1"
+ENTRY = "fmi_jax"  # one entry: several would be written in random order
 STEMS = ("sum", "mean", "first")
 
 
@@ -81,13 +82,13 @@ def save_backbone(
       provenance: where they come from.
     """
     arrays = {name: np.ascontiguousarray(value) for name, value in params.items()}
-    metadata = {
+    header = {
         "format": FORMAT,
-        "arch": json.dumps(arch_fields(arch)),
-        "provenance": json.dumps(dataclasses.asdict(provenance)),
-        "sha256": json.dumps({name: _digest(arrays[name]) for name in sorted(arrays)}),
+        "arch": arch_fields(arch),
+        "provenance": dataclasses.asdict(provenance),
+        "sha256": {name: _digest(arrays[name]) for name in sorted(arrays)},
     }
-    metadata["seal"] = _seal(metadata)
+    metadata = {ENTRY: json.dumps(header | {"seal": _seal(header)})}
     with whole_file(path) as draft:
         save_file(arrays, draft, metadata=metadata)
 
@@ -109,20 +110,11 @@ def read_backbone(path: str | Path) -> NativeFile:
         )
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise UserError(
-                    f"{path}: not a converted weights file (format"
-                    f" {metadata.get('format')!r}, expected {FORMAT!r}). Convert the checkpoint"
-                    " with python -m weights_convert NAME --checkpoint FILE --out DIR."
-                )
+            header = _header(path, file.metadata())
             params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(f"{path}: cut or damaged: {error}. Convert or copy it again.") from error
-    seal = metadata.pop("seal", None)
-    if seal != _seal(metadata):
-        raise UserError(f"{path}: damaged header: its checksum differs. Copy it again.")
-    digests = json.loads(metadata["sha256"])
+    digests = header["sha256"]
     differ = [n for n in digests if n not in params or _digest(params[n]) != digests[n]]
     differ += [name for name in params if name not in digests]
     if differ:
@@ -131,8 +123,8 @@ def read_backbone(path: str | Path) -> NativeFile:
             f" checksums: {', '.join(differ)}. Copy or convert it again."
         )
     return NativeFile(
-        arch=json.loads(metadata["arch"]),
-        provenance=Provenance(**json.loads(metadata["provenance"])),
+        arch=header["arch"],
+        provenance=Provenance(**header["provenance"]),
         params=params,
     )
 
@@ -265,5 +257,28 @@ def _digest(x: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _seal(metadata: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
+def _header(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """What a converted file says of itself, checked against its seal."""
+    if metadata is None or ENTRY not in metadata:
+        raise UserError(
+            f"{path}: not a converted weights file. Convert the checkpoint with"
+            " python -m weights_convert NAME --checkpoint FILE --out DIR."
+        )
+    damaged = UserError(f"{path}: damaged header: its checksum differs. Copy it again.")
+    try:
+        header = json.loads(metadata[ENTRY])
+        seal = header.pop("seal")
+    except (json.JSONDecodeError, AttributeError, KeyError) as error:
+        raise damaged from error
+    if seal != _seal(header):
+        raise damaged
+    if header["format"] != FORMAT:
+        raise UserError(
+            f"{path}: its format is {header['format']!r}, and this version reads {FORMAT!r}."
+            " Convert the checkpoint again."
+        )
+    return header
+
+
+def _seal(header: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,193 @@
+"""The synthetic fundus set: the files, the grading rule, and that nothing else tells the grade."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import cohen_kappa_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from fmi_jax.data import synthetic
+from fmi_jax.errors import UserError
+
+COUNT, SEED = 160, 7
+
+
+def read_table(folder: Path) -> list[tuple[str, int]]:
+    with open(folder / "train.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["id_code", "diagnosis"]
+    return [(name, int(grade)) for name, grade in rows]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("synthetic") / "raw"
+    synthetic.draw(path, COUNT, SEED)
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(folder) -> list[tuple[str, int]]:
+    return read_table(folder)
+
+
+@pytest.fixture(scope="module")
+def pictures(folder, table) -> list[np.ndarray]:
+    return [np.asarray(Image.open(folder / "train_images" / f"{name}.png")) for name, _ in table]
+
+
+def test_layout_is_that_of_aptos2019(folder, table):
+    names = [name for name, _ in table]
+    assert len(set(names)) == COUNT
+    assert all(len(name) == 12 and set(name) <= set("0123456789abcdef") for name in names)
+    assert {p.stem for p in (folder / "train_images").iterdir()} == set(names)
+    assert {p.name for p in folder.iterdir()} == {"train.csv", "train_images", "README.txt"}
+    assert "no\npatient" in (folder / "README.txt").read_text()
+
+
+def test_grades_have_the_declared_shares(table):
+    shares = np.bincount([grade for _, grade in table], minlength=5) / COUNT
+    np.testing.assert_allclose(shares, synthetic.GRADE_SHARES, atol=1 / COUNT)
+
+
+def test_photographs_differ_in_size_and_shape(pictures):
+    sizes = np.array([p.shape[:2] for p in pictures])
+    assert all(p.dtype == np.uint8 and p.shape[2] == 3 for p in pictures)
+    assert len(np.unique(sizes, axis=0)) > 0.8 * COUNT
+    assert np.ptp(sizes[:, 1]) > 150
+    assert np.ptp(sizes[:, 1] / sizes[:, 0]) > 0.3
+
+
+def test_a_bright_orange_field_lies_in_a_dark_surround(pictures):
+    for pixels in pictures:
+        h, w = pixels.shape[:2]
+        corner = pixels[: h // 40, : w // 40].mean()
+        red, green, blue = pixels[h // 4 : -h // 4, w // 4 : -w // 4].mean((0, 1))
+        assert corner < 15 < blue < green < red
+
+
+def test_a_seed_gives_the_same_bytes_whatever_the_number_of_threads(folder, tmp_path, monkeypatch):
+    # The grades of a smaller set differ, so the whole set is needed; a quarter of the pixels not.
+    monkeypatch.setattr(synthetic.os, "cpu_count", lambda: 1)
+    synthetic.draw(tmp_path / "one", 7, SEED)
+    monkeypatch.setattr(synthetic.os, "cpu_count", lambda: 5)
+    synthetic.draw(tmp_path / "five", 7, SEED)
+    files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.*"))
+    assert len(files) == 9
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "five" / file).read_bytes()
+    synthetic.draw(tmp_path / "other", 7, SEED + 1)
+    assert read_table(tmp_path / "other") != read_table(tmp_path / "one")
+
+
+def test_the_files_show_what_photograph_draws(folder, table, pictures):
+    for index in range(0, COUNT, 53):
+        name, grade = table[index]
+        photo = synthetic.photograph(SEED, index, grade)
+        assert photo.id == name
+        np.testing.assert_array_equal(photo.pixels, pictures[index])
+
+
+def test_the_lesions_drawn_are_those_of_the_rule(table):
+    for index, (_, grade) in enumerate(table[:60]):
+        lesions = synthetic.photograph(SEED, index, grade).lesions
+        counts = {line.kind: line for line in synthetic.RULE[grade]}
+        assert {lesion.kind for lesion in lesions} == set(counts)
+        for kind, line in counts.items():
+            radii = [lesion.radius for lesion in lesions if lesion.kind is kind]
+            assert line.count[0] <= len(radii) <= line.count[1]
+            assert line.radius[0] <= min(radii) and max(radii) <= line.radius[1]
+
+
+def test_lesion_counts_alone_decide_the_grade():
+    for low, high in zip(synthetic.RULE, synthetic.RULE[1:], strict=False):
+        most = {line.kind: line.count[1] for line in low}
+        for line in high:
+            assert line.count[0] > most.get(line.kind, 0)
+
+
+def test_lesions_are_visible_where_they_were_drawn():
+    """Dark ones are darker, bright ones brighter than the same photograph without them."""
+    view = synthetic._view(np.random.default_rng(3))
+    lesions = synthetic._place(np.random.default_rng(4), view, 4)
+    with_lesions = synthetic._render(np.random.default_rng(5), view, lesions).astype(float)
+    seen = {kind: [] for kind in (synthetic.MICROANEURYSM, synthetic.HAEMORRHAGE)}
+    seen |= {kind: [] for kind in (synthetic.EXUDATE, synthetic.COTTON_WOOL)}
+    for lesion in lesions:
+        column, row = view.pixel(lesion.x, lesion.y)
+        inner = max(int(lesion.radius * view.radius * 0.5), 1)
+        outer = int((lesion.radius * 2 + 0.03) * view.radius)
+        green = with_lesions[..., 1]
+        centre = _patch(green, column, row, inner).mean()
+        around = np.median(_patch(green, column, row, outer))
+        seen[lesion.kind].append(centre / around)
+    assert np.median(seen[synthetic.MICROANEURYSM]) < 0.8
+    assert np.median(seen[synthetic.HAEMORRHAGE]) < 0.7
+    assert np.median(seen[synthetic.EXUDATE]) > 1.2
+    assert np.median(seen[synthetic.COTTON_WOOL]) > 1.1
+
+
+def _patch(plane: np.ndarray, column: float, row: float, reach: int) -> np.ndarray:
+    c, r = round(column), round(row)
+    return plane[max(r - reach, 0) : r + reach + 1, max(c - reach, 0) : c + reach + 1]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)),
+        RandomForestClassifier(100, random_state=0),
+        HistGradientBoostingClassifier(max_iter=20, random_state=0),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_the_grade_cannot_be_read_off_file_size_image_size_or_colour(
+    folder, table, pictures, model
+):
+    """Mean and deviation of every channel included."""
+    features = []
+    for (name, _), pixels in zip(table, pictures, strict=True):
+        size = (folder / "train_images" / f"{name}.png").stat().st_size
+        height, width = pixels.shape[:2]
+        colour = (*pixels.mean((0, 1)), *pixels.std((0, 1)))
+        features.append((size, size / pixels.size, width, height, width / height, *colour))
+    grades = np.array([grade for _, grade in table])
+    folds = StratifiedKFold(4, shuffle=True, random_state=0)
+    guesses = cross_val_predict(model, np.array(features), grades, cv=folds)
+    # 160 images: chance alone has a standard deviation of about 0.08.
+    assert cohen_kappa_score(grades, guesses, weights="quadratic") < 0.2
+
+
+def test_a_second_draw_of_the_same_set_changes_nothing(tmp_path):
+    synthetic.draw(tmp_path / "set", 3, 0)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "set").rglob("*")}
+    synthetic.draw(tmp_path / "set", 3, 0)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "set").rglob("*")} == before
+
+
+def test_a_folder_with_something_else_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "train.csv").write_text("id_code,diagnosis\n0123456789ab,2\n")
+    with pytest.raises(UserError, match="not empty.*expected an empty or a new folder"):
+        synthetic.draw(tmp_path, 3, 0)
+    assert [p.name for p in tmp_path.iterdir()] == ["train.csv"]
+
+
+def test_an_interrupted_draw_leaves_no_set_and_the_next_one_succeeds(tmp_path, monkeypatch):
+    def fail(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic, "photograph", fail)
+        with pytest.raises(KeyboardInterrupt):
+            synthetic.draw(tmp_path / "set", 3, 0)
+    assert not (tmp_path / "set").exists()
+    synthetic.draw(tmp_path / "set", 3, 0)
+    assert len(read_table(tmp_path / "set")) == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
