@@ -23,13 +23,12 @@ from pathlib import Path
 THREADS = 2
 BATCH = 8
 CLASSES = 5
-CALLS = 5  # timed calls of each function in a process; the fastest counts
+CALLS = 3  # timed calls of each function in a process; the fastest counts
 RESULTS = Path(__file__).parent / "results" / "train_step_cpu.json"
 
 
 def fastest(call: Callable[[], object]) -> float:
-    """Seconds; the first two calls, which compile and allocate, do not count."""
-    call()
+    """Seconds; the first call, which compiles and allocates, does not count."""
     call()
     times = []
     for _ in range(CALLS):
@@ -184,7 +183,7 @@ def main(rounds: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", choices=SIDES, help="measure one side in this process")
     flags = parser.parse_args()
     if flags.side:

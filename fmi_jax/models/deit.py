@@ -81,6 +81,8 @@ class DeiT(Backbone):
       rngs: stream `params`.
     """
 
+    arch: DeiTArch  # pyright: ignore[reportIncompatibleVariableOverride]
+
     def __init__(self, arch: DeiTArch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch = arch
         self.execution = execution

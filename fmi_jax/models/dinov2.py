@@ -91,6 +91,8 @@ class DINOv2(Backbone):
       rngs: stream `params`.
     """
 
+    arch: DINOv2Arch  # pyright: ignore[reportIncompatibleVariableOverride]
+
     def __init__(self, arch: DINOv2Arch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch = arch
         self.execution = execution

@@ -1,0 +1,115 @@
+"""Who may import whom. Every import counts, those inside functions too."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# What each part may import of ours, by prefix; itself is always allowed. The most specific
+# entry decides. "jax" and "torch" stand for the libraries of that name.
+ALLOWED: dict[str, set[str]] = {
+    "fmi_jax.errors": set(),
+    "fmi_jax.atomic": set(),
+    "fmi_jax.types": set(),
+    "fmi_jax.registry": {"errors"},
+    "fmi_jax.config": {"errors"},
+    "fmi_jax.weighted_metrics": {"types"},
+    "fmi_jax.metrics": {"types", "errors", "weighted_metrics"},
+    "fmi_jax.nn": {"types", "jax"},
+    "fmi_jax.data": {"types", "errors", "registry", "metrics", "atomic"},
+    "fmi_jax.models": {"types", "errors", "registry", "nn", "jax"},
+    "fmi_jax.classifiers": {"types", "errors", "nn", "models.base", "jax"},
+    "fmi_jax.augment": {"types", "errors", "config", "jax"},
+    "fmi_jax.parallel": {"types", "errors", "jax"},
+    "fmi_jax.writers": {"types", "errors", "config"},
+    "fmi_jax.checkpoints.run": {"errors", "atomic", "jax"},
+    "fmi_jax.checkpoints": {"errors", "atomic", "models.base", "jax"},
+    "fmi_jax.training": {
+        *("types", "errors", "config", "metrics", "parallel", "writers", "jax"),
+        "checkpoints.run",
+    },
+    "fmi_jax.protocols": {"types", "errors", "config", "registry", "models.base", "classifiers"},
+    "fmi_jax.report": {"types", "errors", "metrics", "atomic"},
+    "fmi_jax.runtime": {"jax", "__version__"},
+}
+# These put the parts together and may import anything of fmi_jax.
+TOP = {"assembly", "cli", "entry", "experiment", "predict", "workdir"}
+# Files of one kind never import each other: a new one must not lean on an old one.
+KINDS = {
+    "fmi_jax.models": {"base", "registry"},
+    "fmi_jax.protocols": {"spec", "registry"},
+    "weights_convert.layouts": {"registry"},
+}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package in ("fmi_jax", "weights_convert"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_go_one_way(module: str) -> None:
+    for name in imports(modules()[module]):
+        top = name.split(".")[0]
+        assert top not in {"configs", "tests"}, f"{module} imports {name}"
+        if top == "torch":
+            assert module == "weights_convert.read", f"{module} imports torch"
+        if module.startswith("weights_convert"):
+            if top == "fmi_jax":
+                ours = ("checkpoints", "models", "errors", "registry", "atomic", "__version__")
+                assert name.split(".")[1] in ours, f"{module} imports {name}"
+            continue
+        assert top != "weights_convert", f"{module} imports {name}"
+        if module == "fmi_jax" or module.split(".")[1] in TOP or top not in {"fmi_jax", "jax"}:
+            continue
+        part = max((p for p in ALLOWED if within(module, p)), key=len)
+        if part in ("fmi_jax.report", "fmi_jax.data", "fmi_jax.writers"):
+            assert top != "jax", f"{module} imports {name}"
+        allowed = [a if a == "jax" else f"fmi_jax.{a}" for a in ALLOWED[part]]
+        assert any(within(name, a) for a in [part, *allowed]), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize(("package", "shared"), KINDS.items())
+def test_files_of_one_kind_do_not_import_each_other(package: str, shared: set[str]) -> None:
+    for module, path in modules().items():
+        if not module.startswith(package + ".") or module.endswith(".registry"):
+            continue
+        for name in imports(path):
+            if within(name, package):
+                sibling = name.removeprefix(package + ".").split(".")[0]
+                assert sibling in shared, f"{module} imports {name}"
+
+
+def test_no_file_holds_two_concepts() -> None:
+    long = {m: n for m, p in modules().items() if (n := len(p.read_text().splitlines())) > 450}
+    assert not long
+
+
+def test_nothing_names_a_machine_or_a_registry() -> None:
+    words = ("/" + "work/", "pypi" + ".org", "python" + "hosted")
+    for path in ROOT.rglob("*"):
+        inside = path.relative_to(ROOT).parts
+        if inside[0].startswith(".venv") or inside[0] in {".git", "runs", "data", ".pytest_cache"}:
+            continue
+        if path.suffix in {".py", ".md", ".toml", ".cff", ".html", ""} and path.is_file():
+            text = path.read_text(errors="ignore")
+            assert not [word for word in words if word in text], path
