@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Iterable
 
-
 _LONG_LIST = 30  # more names than this hide the likely one
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 
+from fmi_jax import atomic
 from fmi_jax import config as config_module
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.report import atomic
 
 FILE_NAME = "run.json"
 

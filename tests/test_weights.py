@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from fmi_jax.atomic import whole_file
 from fmi_jax.checkpoints.weights import (
     Provenance,
     adapt_stem,
     load_backbone,
     read_backbone,
     save_backbone,
-    whole_file,
 )
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.models.base import BackboneSpec, Execution, create_abstract, parameters

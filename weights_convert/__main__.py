@@ -9,6 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from fmi_jax.atomic import whole_file
 from fmi_jax.checkpoints.weights import (
     ENTRY,
     FORMAT,
@@ -17,7 +18,6 @@ from fmi_jax.checkpoints.weights import (
     check_backbone,
     read_backbone,
     save_backbone,
-    whole_file,
 )
 from fmi_jax.errors import UsageError, UserError, unknown_name
 from fmi_jax.models.base import (

@@ -15,7 +15,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fmi_jax.checkpoints.weights import whole_file
+from fmi_jax.atomic import whole_file
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import WeightsSource
 

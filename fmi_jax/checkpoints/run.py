@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from fmi_jax import atomic
 from fmi_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -179,12 +179,8 @@ class RunCheckpoints:
     def _seal(self, step: int) -> None:
         manifest = self._manifest(step)
         manifest.parent.mkdir(exist_ok=True)
-        partial = manifest.with_suffix(".tmp")
-        with partial.open("w") as file:
-            json.dump(_checksums(self.folder / str(step)), file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(manifest)
+        sums = _checksums(self.folder / str(step))
+        atomic.write_bytes(manifest, json.dumps(sums).encode())
         for old in manifest.parent.glob("*.json"):
             if not (self.folder / old.stem).exists():
                 old.unlink()

@@ -4,12 +4,10 @@ The header carries the arch, where the weights come from, a SHA-256 of every ten
 the header's own entries, so that a flipped bit anywhere is noticed and named.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from fmi_jax.atomic import whole_file
 from fmi_jax.errors import UserError, unknown_name
 from fmi_jax.models.base import (
     ArchConfig,
@@ -215,23 +214,6 @@ def arch_fields(arch: ArchConfig) -> dict[str, Any]:
     """The fields of `arch` as plain JSON values, with the name of its class."""
     fields = {"class": type(arch).__name__, **dataclasses.asdict(arch)}
     return json.loads(json.dumps(fields))
-
-
-@contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """A path to write to; the file stands at `path` when the block is left without an error.
-
-    It is on the disk before it gets its name, so `path` never holds a half-written file.
-    """
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield draft
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _check_parameters(

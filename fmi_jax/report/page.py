@@ -9,8 +9,9 @@ from typing import Any
 
 import jinja2
 
+from fmi_jax import atomic
 from fmi_jax.metrics import METRICS, PER_CLASS, Evaluation
-from fmi_jax.report import atomic, figures
+from fmi_jax.report import figures
 from fmi_jax.report import history as _history
 from fmi_jax.report import predictions as _predictions
 from fmi_jax.report.examples import ImageOf, confident_mistakes, example, typical_rows

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from fmi_jax import atomic
 from fmi_jax.errors import UserError
-from fmi_jax.report import atomic
 from fmi_jax.types import Task
 
 FILE_NAME = "predictions.csv"

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from fmi_jax import atomic
 from fmi_jax.errors import UserError
 from fmi_jax.metrics import Evaluation
-from fmi_jax.report import atomic
 
 FILE_NAME = "result.json"
 
