@@ -52,7 +52,9 @@ def _vit_sizes(config: Mapping[str, Any], groups: Groups) -> dict[str, Any]:
 
 def _deit_arch(config: Mapping[str, Any], groups: Groups) -> DeiTArch:
     return DeiTArch(
-        mlp_width=int(config["embed_dim"] * config["mlp_ratio"]), **_vit_sizes(config, groups)
+        mlp_width=int(config["embed_dim"] * config["mlp_ratio"]),
+        distilled=any("dist_token" in tensors for tensors in groups.values()),
+        **_vit_sizes(config, groups),
     )
 
 
@@ -89,9 +91,15 @@ def _vit_arrays(module: Any, images: Any) -> tuple[dict[str, Any], Any]:
 def _deit_arrays(module: Any, images: Any, unused: Mapping[str, Any]) -> dict[str, Any]:
     arrays, features = _vit_arrays(module, images)
     arrays["final_patch_tokens"] = _rows(features.tokens)
-    if "head.weight" in unused:
-        logits = features.cls @ jnp.asarray(unused["head.weight"]).T
-        arrays["final_logits"] = logits + unused["head.bias"]
+    # A head reads the token of its place; those of a distilled network are averaged.
+    heads = [name for name in ("head", "head_dist") if f"{name}.weight" in unused]
+    logits = [
+        arrays["final_tokens_norm"][:, i] @ jnp.asarray(unused[f"{name}.weight"]).T
+        + unused[f"{name}.bias"]
+        for i, name in enumerate(heads)
+    ]
+    if logits:
+        arrays["final_logits"] = sum(logits) / len(logits)
     return arrays
 
 

@@ -15,6 +15,7 @@ from fmi_jax.models.deit import DeiT, DeiTArch
 from fmi_jax.models.dinov2 import DINOv2, DINOv2Arch
 from fmi_jax.models.registry import BACKBONES
 from weights_convert.engine import convert, match, plan, source_shapes
+from weights_convert.identify import identify
 from weights_convert.layouts.registry import LAYOUTS, layouts_of
 
 HERE = Path(__file__).parent
@@ -34,7 +35,7 @@ _DINOV2 = DINOv2Arch(
     swiglu=False, mlp_width=7, num_registers=0, pos_antialias=False, pos_offset=0.1, **_SIZES
 )
 ARCHS = {
-    DeiT: (DeiTArch(mlp_width=7, **_SIZES),),
+    DeiT: tuple(DeiTArch(mlp_width=7, distilled=d, **_SIZES) for d in (False, True)),
     DINOv2: (
         _DINOV2,
         dataclasses.replace(_DINOV2, num_registers=5),
@@ -195,8 +196,9 @@ def test_an_undeclared_wrapper_is_not_looked_into():
         convert({"weights": GROUPS}, native_of(DeiT, ARCHS[DeiT][0]), layouts_of(DeiT))
 
 
-def test_a_distilled_deit_is_not_taken_for_a_plain_one():
-    tensors = random_tensors(LAYOUTS["deit_hf"], ARCHS[DeiT][0])
-    tensors["embeddings.distillation_token"] = tensors["embeddings.cls_token"]
-    with pytest.raises(UserError, match=r"not expected: embeddings\.distillation_token"):
-        convert({"": tensors}, native_of(DeiT, ARCHS[DeiT][0]), layouts_of(DeiT))
+@pytest.mark.parametrize("layout", ["deit", "deit_hf"])
+@pytest.mark.parametrize("name", ["deit_tiny", "deit_tiny_distilled"])
+def test_a_plain_and_a_distilled_deit_are_told_apart(layout, name):
+    native = native_of(DeiT, BACKBONES[name].arch)
+    tensors = source_shapes(plan(LAYOUTS[layout], native), native)
+    assert [found.spec.name for found in identify({"": tensors}, BACKBONES.values())] == [name]

@@ -31,6 +31,7 @@ except RuntimeError:
 
 import timm.layers
 import transformers
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 
 SIZES = {
@@ -42,7 +43,8 @@ SIZES = {
     "grid_size": 3,
     "norm_eps": 1e-6,
 }
-DEIT = DeiTArch(mlp_width=52, **SIZES)
+DEIT = DeiTArch(mlp_width=52, distilled=False, **SIZES)
+DISTILLED = DeiTArch(mlp_width=52, distilled=True, **SIZES)
 DINOV2 = DINOv2Arch(
     swiglu=False, mlp_width=52, num_registers=0, pos_antialias=False, pos_offset=0.1, **SIZES
 )
@@ -65,8 +67,8 @@ def of_transformers(config, model, **sizes):
     )
 
 
-def of_timm(**sizes):
-    return VisionTransformer(img_size=15, patch_size=5, embed_dim=26, depth=2, num_heads=2, **sizes)
+def of_timm(model=VisionTransformer, **sizes):
+    return model(img_size=15, patch_size=5, embed_dim=26, depth=2, num_heads=2, **sizes)
 
 
 SWIGLU = {
@@ -83,6 +85,20 @@ MODELS = {
         ),
     ),
     "deit": (DeiT, DEIT, lambda: of_timm(mlp_ratio=2, num_classes=7)),
+    "deit_hf, distilled": (
+        DeiT,
+        DISTILLED,
+        lambda: of_transformers(
+            transformers.DeiTConfig,
+            transformers.DeiTForImageClassificationWithTeacher,
+            intermediate_size=52,
+        ),
+    ),
+    "deit, distilled": (
+        DeiT,
+        DISTILLED,
+        lambda: of_timm(VisionTransformerDistilled, mlp_ratio=2, num_classes=7),
+    ),
     "dinov2_hf": (
         DINOv2,
         DINOV2,
@@ -111,7 +127,7 @@ MODELS = {
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def normed_tokens(family, arch, params, images):
-    """All tokens after the final norm."""
+    """All tokens after the final norm, and what a head reads."""
     graphdef, state = nnx.split(create_abstract(family, arch, Execution()))
     filled = [
         (path, variable.replace(params[".".join(map(str, path))]))
@@ -121,7 +137,8 @@ def normed_tokens(family, arch, params, images):
     x = module.embed(images)
     for block in module.blocks:
         x = module.run_block(block, x, None)
-    return module.norm(x)
+    last = arch.num_blocks - 1
+    return module.norm(x), module.readout(x, last, (arch.grid_size, arch.grid_size)).pooled
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -144,6 +161,7 @@ def test_features_are_those_of_the_published_code(name, tmp_path):
     native = parameters(create_abstract(family, arch, Execution()))
     converted = convert({"": tensors}, native, layouts_of(family))
     assert converted.match.layout.name == name.split(",")[0]
-    ours = normed_tokens(family, arch, converted.params, images.numpy().transpose(0, 2, 3, 1))
-    error = np.abs(ours - expected.numpy()).max() / np.abs(expected.numpy()).max()
-    assert error <= PARITY_FORWARD
+    images = images.numpy().transpose(0, 2, 3, 1)
+    tokens, pooled = normed_tokens(family, arch, converted.params, images)
+    for ours, theirs in ((tokens, expected.numpy()), (pooled, expected[:, 0].numpy())):
+        assert np.abs(ours - theirs).max() <= PARITY_FORWARD * np.abs(theirs).max()

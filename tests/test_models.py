@@ -20,6 +20,9 @@ GOLDEN_NUM_PARAMS = {
     "deit_tiny": 5_524_416,
     "deit_small": 21_665_664,
     "deit_base": 85_798_656,
+    "deit_tiny_distilled": 5_524_800,
+    "deit_small_distilled": 21_666_432,
+    "deit_base_distilled": 85_800_192,
     "deit_nano": 480_096,
     "dino_vits16": 21_665_664,
     "dino_vits8": 21_670_272,
@@ -45,7 +48,7 @@ _TINY = {
     "grid_size": 4,
     "norm_eps": 1e-6,
 }
-TINY_DEIT = DeiTArch(**_TINY)
+TINY_DEIT = DeiTArch(**_TINY, distilled=False)
 TINY_DINOV2 = DINOv2Arch(
     **_TINY, swiglu=False, num_registers=0, pos_antialias=False, pos_offset=0.1
 )
@@ -53,6 +56,7 @@ TINY_DINOV2_REG = dataclasses.replace(
     TINY_DINOV2, swiglu=True, num_registers=2, pos_antialias=True, pos_offset=0.0
 )
 TINY = {"deit": (DeiT, TINY_DEIT), "dinov2": (DINOv2, TINY_DINOV2)}
+TINY["deit_distilled"] = (DeiT, dataclasses.replace(TINY_DEIT, distilled=True))
 TINY["dinov2_reg"] = (DINOv2, TINY_DINOV2_REG)
 SIDE = 35  # 7 x 7 patches, which is not the trained 4 x 4
 
@@ -214,21 +218,22 @@ def test_dinov2_positions_are_resized_as_torch_does(name, rows, cols):
 
 
 @pytest.mark.parametrize("side", [2, 3, 7, 9])
-def test_deit_positions_are_resized_as_torch_does(side):
-    model = tiny("deit")
+@pytest.mark.parametrize(("name", "prefix"), [("deit", 1), ("deit_distilled", 2)])
+def test_deit_positions_are_resized_as_torch_does(name, prefix, side):
+    model = tiny(name)
     table = torch.tensor(np.asarray(model.pos_embed[...]))
-    grid = table[0, 1:].reshape(4, 4, 33).permute(2, 0, 1)[None]
+    grid = table[0, prefix:].reshape(4, 4, 33).permute(2, 0, 1)[None]
     patches = torch.nn.functional.interpolate(
         grid, mode="bicubic", scale_factor=side / 4, align_corners=False
     )
-    expected = torch.cat([table[:, :1], patches[0].flatten(1).T[None]], dim=1)
+    expected = torch.cat([table[:, :prefix], patches[0].flatten(1).T[None]], dim=1)
     assert_close(model.positions(side), expected.numpy(), SAME_FLOAT32)
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_positions_at_the_trained_size_are_the_table_itself(name):
     model = tiny(name)
-    positions = model.positions(4) if name == "deit" else model.positions(4, 4)
+    positions = model.positions(4) if isinstance(model, DeiT) else model.positions(4, 4)
     np.testing.assert_array_equal(positions, model.pos_embed[...])
 
 

@@ -28,6 +28,7 @@ ARCH = DeiTArch(
     depth=2,
     num_heads=4,
     mlp_width=96,
+    distilled=False,
     grid_size=3,
     norm_eps=1e-6,
 )

@@ -39,10 +39,8 @@ class LesionKind:
     ragged: float
 
 
-MICROANEURYSM = LesionKind(
-    name="microaneurysm", tint=(0.58, 0.30, 0.38), softness=0.6, ragged=0.05
-)
-HAEMORRHAGE = LesionKind(name="haemorrhage", tint=(0.48, 0.22, 0.28), softness=0.35, ragged=0.22)
+MICROANEURYSM = LesionKind(name="microaneurysm", tint=(0.50, 0.22, 0.30), softness=0.6, ragged=0.05)
+HAEMORRHAGE = LesionKind(name="haemorrhage", tint=(0.42, 0.15, 0.22), softness=0.35, ragged=0.22)
 EXUDATE = LesionKind(name="hard exudate", tint=(1.32, 1.85, 1.55), softness=0.35, ragged=0.18)
 COTTON_WOOL = LesionKind(
     name="cotton-wool spot", tint=(1.22, 1.60, 1.95), softness=1.0, ragged=0.15
@@ -66,22 +64,22 @@ class Lesions:
 
 RULE: tuple[tuple[Lesions, ...], ...] = (
     (),
-    (Lesions(kind=MICROANEURYSM, count=(5, 9), radius=(0.014, 0.021)),),
+    (Lesions(kind=MICROANEURYSM, count=(7, 11), radius=(0.018, 0.028)),),
     (
-        Lesions(kind=MICROANEURYSM, count=(11, 15), radius=(0.014, 0.023)),
-        Lesions(kind=HAEMORRHAGE, count=(3, 6), radius=(0.030, 0.050)),
-        Lesions(kind=EXUDATE, count=(4, 10), radius=(0.012, 0.022)),
+        Lesions(kind=MICROANEURYSM, count=(13, 17), radius=(0.018, 0.028)),
+        Lesions(kind=HAEMORRHAGE, count=(4, 7), radius=(0.034, 0.052)),
+        Lesions(kind=EXUDATE, count=(5, 10), radius=(0.016, 0.026)),
     ),
     (
-        Lesions(kind=MICROANEURYSM, count=(17, 23), radius=(0.014, 0.025)),
-        Lesions(kind=HAEMORRHAGE, count=(9, 13), radius=(0.035, 0.058)),
-        Lesions(kind=EXUDATE, count=(13, 22), radius=(0.014, 0.026)),
+        Lesions(kind=MICROANEURYSM, count=(19, 24), radius=(0.018, 0.030)),
+        Lesions(kind=HAEMORRHAGE, count=(10, 14), radius=(0.040, 0.060)),
+        Lesions(kind=EXUDATE, count=(14, 22), radius=(0.018, 0.030)),
         Lesions(kind=COTTON_WOOL, count=(1, 2), radius=(0.050, 0.080)),
     ),
     (
-        Lesions(kind=MICROANEURYSM, count=(25, 32), radius=(0.014, 0.027)),
-        Lesions(kind=HAEMORRHAGE, count=(18, 25), radius=(0.040, 0.070)),
-        Lesions(kind=EXUDATE, count=(26, 42), radius=(0.016, 0.030)),
+        Lesions(kind=MICROANEURYSM, count=(26, 33), radius=(0.018, 0.032)),
+        Lesions(kind=HAEMORRHAGE, count=(19, 26), radius=(0.045, 0.072)),
+        Lesions(kind=EXUDATE, count=(28, 42), radius=(0.020, 0.034)),
         Lesions(kind=COTTON_WOOL, count=(4, 7), radius=(0.055, 0.090)),
     ),
 )
@@ -276,7 +274,7 @@ def _render(rng: np.random.Generator, view: _View, lesions: tuple[Lesion, ...]) 
     tint = _COLOUR * rng.normal(1, (0.0, 0.05, 0.07))
     image = light * tint[:, None, None].astype(np.float32)
     vessels = _vessels(rng, view)
-    image *= 1 - vessels * _colour(0.40, 0.60, 0.48)
+    image *= 1 - vessels * _colour(0.30, 0.48, 0.38)
     _paint_disc(rng, view, image, vessels)
     for lesion in lesions:
         _paint_lesion(rng, view, image, lesion)
@@ -291,7 +289,8 @@ def _render(rng: np.random.Generator, view: _View, lesions: tuple[Lesion, ...]) 
         plane += level
     image *= field
     image += 4
-    photo = Image.merge("RGB", [Image.fromarray(p) for p in np.clip(image, 0, 255).astype(np.uint8)])
+    planes = np.clip(image, 0, 255).astype(np.uint8)
+    photo = Image.merge("RGB", [Image.fromarray(plane) for plane in planes])
     photo = photo.filter(ImageFilter.BoxBlur(rng.uniform(0.0, 0.9)))
     grain = rng.standard_normal(field.shape, np.float32) * rng.uniform(0.6, 1.8)
     grain = np.rint(grain * (0.3 + 0.7 * field)).astype(np.int16)

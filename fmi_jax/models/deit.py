@@ -1,7 +1,9 @@
-"""DeiT (arXiv 2012.12877) and DINO (arXiv 2104.14294): plain vision transformers.
+"""DeiT (arXiv 2012.12877), plain and distilled, and DINO (arXiv 2104.14294).
 
-Both are one network with different weights. The study runs them through the vision transformer
-of the DINO repository, and so do we: position embeddings are resized in the forward pass.
+Plain DeiT and DINO are one network with different weights. The study runs them through the
+vision transformer of the DINO repository, and so do we: position embeddings are resized in the
+forward pass. A distilled DeiT has one more token, which was trained to predict what a teacher
+predicts (section 3 of the paper).
 """
 
 import dataclasses
@@ -39,6 +41,7 @@ class DeiTArch(ArchConfig):
       depth: number of blocks.
       num_heads: per attention; divides `width`.
       mlp_width: hidden width of the MLP.
+      distilled: whether a distillation token stands between [cls] and the patches.
       grid_size: side of the patch grid that the position embedding was trained on.
       norm_eps: of every layer norm.
     """
@@ -48,8 +51,14 @@ class DeiTArch(ArchConfig):
     depth: int
     num_heads: int
     mlp_width: int
+    distilled: bool
     grid_size: int
     norm_eps: float
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """How many tokens stand before the patches."""
+        return 2 if self.distilled else 1
 
     @property
     def num_blocks(self) -> int:
@@ -75,6 +84,10 @@ class DeiTArch(ArchConfig):
 class DeiT(Backbone):
     """A DeiT; `pooled` and `cls` are its normed [cls] token, `tokens` its normed patch tokens.
 
+    So also where it is distilled. As published, that network has two heads, one on [cls] and one
+    on the distillation token, and averages their logits; a single head reads [cls], as in
+    transformers' `DeiTForImageClassification`.
+
     Args:
       arch: its shape.
       execution: how it is run.
@@ -88,9 +101,10 @@ class DeiT(Backbone):
         self.execution = execution
         dtype = execution.dtype
         self.cls_token = nnx.Param(trunc_normal(rngs.params(), (1, 1, arch.width)))
-        self.pos_embed = nnx.Param(
-            trunc_normal(rngs.params(), (1, 1 + arch.grid_size**2, arch.width))
-        )
+        if arch.distilled:
+            self.dist_token = nnx.Param(trunc_normal(rngs.params(), (1, 1, arch.width)))
+        num_tokens = arch.num_prefix_tokens + arch.grid_size**2
+        self.pos_embed = nnx.Param(trunc_normal(rngs.params(), (1, num_tokens, arch.width)))
         self.patch_embed = PatchEmbed(
             arch.in_channels, arch.width, arch.patch_size, dtype=dtype, rngs=rngs
         )
@@ -121,37 +135,42 @@ class DeiT(Backbone):
         return patch_grid(height, width, self.arch.patch_size)
 
     def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
-        """Tokens that enter block 0: [cls], then the patches row by row."""
+        """Tokens that enter block 0: [cls], the distillation token, the patches row by row."""
         grid = self.grid(images.shape[1], images.shape[2])
         patches = self.patch_embed(images)
-        patches = patches.reshape(patches.shape[0], -1, self.arch.width)
-        cls = jnp.broadcast_to(self.cls_token[...], (patches.shape[0], 1, self.arch.width))
-        tokens = jnp.concatenate([cls.astype(patches.dtype), patches], axis=1)
-        return tokens + self.positions(grid[0]).astype(tokens.dtype)
+        b, width, dtype = patches.shape[0], self.arch.width, patches.dtype
+        prefix = [self.cls_token[...]]
+        if self.arch.distilled:
+            prefix.append(self.dist_token[...])
+        parts = [jnp.broadcast_to(token.astype(dtype), (b, 1, width)) for token in prefix]
+        tokens = jnp.concatenate([*parts, patches.reshape(b, -1, width)], axis=1)
+        return tokens + self.positions(grid[0]).astype(dtype)
 
     def positions(self, side: int) -> Float[Array, "1 n d"]:
-        """The position embedding for `side` x `side` patches; that of [cls] is never resized.
+        """The position embedding for `side` x `side` patches.
+
+        Those of [cls] and the distillation token are never resized.
 
         Reference: `interpolate_pos_encoding` of the study's `utils/transformers/deit.py`. Its
         output size is a rounded-down product that misses for some sizes, where it fails.
         """
-        table, old = self.pos_embed[...], self.arch.grid_size
+        table, old, prefix = self.pos_embed[...], self.arch.grid_size, self.arch.num_prefix_tokens
         if side == old:
             return table
         matrix = bicubic(old, side, step=old / side)
-        patches = resize(table[0, 1:].reshape(old, old, -1), matrix, matrix)
-        return jnp.concatenate([table[:, :1], patches.reshape(1, side * side, -1)], axis=1)
+        patches = resize(table[0, prefix:].reshape(old, old, -1), matrix, matrix)
+        return jnp.concatenate([table[:, :prefix], patches.reshape(1, side * side, -1)], axis=1)
 
     def readout(self, x: Float[Array, "b n d"], block: int, grid: tuple[int, int]) -> Features:
         """Features of a network that ends here: the final norm follows whichever block is last."""
         del block
         # Normed apart: who reads only [cls] then pays nothing for the patches.
         cls = self.norm(x[:, 0])
-        tokens = self.norm(x[:, 1:])
+        tokens = self.norm(x[:, self.arch.num_prefix_tokens :])
         return Features(cls, tokens.reshape(x.shape[0], *grid, -1), cls)
 
 
-def _arch(width: int, patch_size: int) -> DeiTArch:
+def _arch(width: int, patch_size: int, *, distilled: bool = False) -> DeiTArch:
     return DeiTArch(
         in_channels=3,
         patch_size=patch_size,
@@ -159,6 +178,7 @@ def _arch(width: int, patch_size: int) -> DeiTArch:
         depth=12,
         num_heads=width // 64,
         mlp_width=4 * width,
+        distilled=distilled,
         grid_size=224 // patch_size,
         norm_eps=1e-6,
     )
@@ -169,16 +189,19 @@ def _source(tag: str, path: str, sha256: str | None) -> WeightsSource:
     return WeightsSource(tag=tag, url=url, sha256=sha256, layout="deit", licence="Apache-2.0")
 
 
-def _deit(size: str, width: int, num_params: int, sha256: str) -> BackboneSpec:
+def _deit(
+    name: str, width: int, num_params: int, sha256: str, *, distilled: bool = False
+) -> BackboneSpec:
+    teacher = ", distilled from a RegNetY-16GF" if distilled else ""
     return BackboneSpec(
-        name=f"deit_{size}",
+        name=name,
         family=DeiT,
-        arch=_arch(width, 16),
+        arch=_arch(width, 16, distilled=distilled),
         num_params=num_params,
         patch_size=16,
         image_size=224,
-        sources=(_source("in1k", f"deit/deit_{size}_patch16_224-{sha256}", sha256),),
-        note="supervised on ImageNet-1k",
+        sources=(_source("in1k", f"deit/{name}_patch16_224-{sha256}", sha256),),
+        note=f"supervised on ImageNet-1k{teacher}",
     )
 
 
@@ -197,9 +220,12 @@ def _dino(name: str, width: int, patch_size: int, num_params: int, stem: str) ->
 
 
 SPECS = (
-    _deit("tiny", 192, 5_524_416, "a1311bcf"),
-    _deit("small", 384, 21_665_664, "cd65a155"),
-    _deit("base", 768, 85_798_656, "b5f2ef4d"),
+    _deit("deit_tiny", 192, 5_524_416, "a1311bcf"),
+    _deit("deit_small", 384, 21_665_664, "cd65a155"),
+    _deit("deit_base", 768, 85_798_656, "b5f2ef4d"),
+    _deit("deit_tiny_distilled", 192, 5_524_800, "b40b3cf7", distilled=True),
+    _deit("deit_small_distilled", 384, 21_666_432, "649709d9", distilled=True),
+    _deit("deit_base_distilled", 768, 85_800_192, "df68dfff", distilled=True),
     _dino("dino_vits16", 384, 16, 21_665_664, "deitsmall"),
     _dino("dino_vits8", 384, 8, 21_670_272, "deitsmall"),
     _dino("dino_vitb16", 768, 16, 85_798_656, "vitbase"),
@@ -214,6 +240,7 @@ SPECS = (
             depth=4,
             num_heads=3,
             mlp_width=384,
+            distilled=False,
             grid_size=12,
             norm_eps=1e-6,
         ),

@@ -1,6 +1,7 @@
 """DeiT and DINO as Facebook Research published them; timm kept every name.
 
-Sources: `vision_transformer.py` of facebookresearch/dino, timm's `VisionTransformer`.
+Sources: `vision_transformer.py` of facebookresearch/dino, timm's `VisionTransformer` and
+`VisionTransformerDistilled`.
 """
 
 from fmi_jax.models.deit import DeiT
@@ -12,6 +13,7 @@ LAYOUT = Layout(
     family=DeiT,
     rules=(
         *same("cls_token"),
+        *same("dist_token"),
         *same("pos_embed"),
         *conv2d("patch_embed.proj", "patch_embed.proj"),
         *norm("blocks.{i}.norm1", "blocks.{i}.norm1"),
@@ -22,7 +24,10 @@ LAYOUT = Layout(
         *linear("blocks.{i}.mlp.fc2", "blocks.{i}.mlp.fc2"),
         *norm("norm", "norm"),
     ),
-    ignored=(Ignored("head.", "the classifier of the 1000 ImageNet classes"),),
+    ignored=(
+        Ignored("head.", "the classifier of the 1000 ImageNet classes"),
+        Ignored("head_dist.", "the same on the distillation token"),
+    ),
     wrappers=("", "model", "teacher"),  # "teacher": the full training checkpoints of DINO
     prefixes=("", "backbone."),
 )

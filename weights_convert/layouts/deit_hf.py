@@ -1,6 +1,7 @@
-"""DeiT and DINO as transformers writes them to disk (`ViTModel`, `ViTForImageClassification`).
+"""DeiT and DINO as transformers writes them to disk.
 
-The names in memory differ from transformers 5 on; `save_pretrained` still writes these.
+Plain ones are a `ViTModel` or `ViTForImageClassification`, a distilled DeiT is a `DeiTModel`,
+`DeiTForImageClassification` or `DeiTForImageClassificationWithTeacher`. The names in memory differ from transformers 5 on; `save_pretrained` still writes these.
 """
 
 from fmi_jax.models.deit import DeiT
@@ -16,6 +17,7 @@ LAYOUT = Layout(
     family=DeiT,
     rules=(
         *same("embeddings.cls_token", "cls_token"),
+        *same("embeddings.distillation_token", "dist_token"),
         *same("embeddings.position_embeddings", "pos_embed"),
         *conv2d("embeddings.patch_embeddings.projection", "patch_embed.proj"),
         *norm(f"{_BLOCK}.layernorm_before", "blocks.{i}.norm1"),
@@ -33,7 +35,9 @@ LAYOUT = Layout(
     ),
     ignored=(
         Ignored("classifier.", "the classifier of the 1000 ImageNet classes"),
+        Ignored("cls_classifier.", "the same, of a distilled DeiT"),
+        Ignored("distillation_classifier.", "the same on the distillation token"),
         Ignored("pooler.", "a layer of transformers that no DeiT or DINO was trained with"),
     ),
-    prefixes=("", "vit."),
+    prefixes=("", "vit.", "deit."),
 )

@@ -1,0 +1,26 @@
+"""APTOS2019, DINOv2 ViT-B/14, fine-tuned with a linear head (paper, Table 2).
+
+python -m weights_convert dinov2_vitb14 --download --out weights
+fmi-jax prepare aptos2019 --source RAW
+python run.py --config=configs/aptos2019.py --workdir=runs/aptos2019
+
+Published: quadratic weighted kappa 0.909 +- 0.009 over 5 runs; with
+--config.protocol=linear_probe 0.881 +- 0.002 (Table 1). Not reproduced by us: the data set and
+the checkpoint are not ours to ship. The paper searched four learning rates between 1e-5 and 1e-3
+and does not print them.
+"""
+
+from fmi_jax.config import ExperimentConfig
+
+
+def get_config(arg: str = "") -> ExperimentConfig:
+    """The experiment; `arg` names another backbone ("aptos2019.py:deit_base")."""
+    config = ExperimentConfig(protocol="finetune", image_size=224)
+    config.data.name = "aptos2019"
+    config.data.split = "upstream"
+    config.backbone.name = arg or "dinov2_vitb14"
+    config.backbone.weights = "lvd142m" if config.backbone.name.startswith("dinov2") else "in1k"
+    config.optim.learning_rate = 1e-4
+    config.optim.warmup_epochs = 5
+    config.optim.schedule = "plateau"
+    return config
