@@ -14,12 +14,13 @@ from fmi_jax.config import ExperimentConfig
 
 
 def get_config(arg: str = "") -> ExperimentConfig:
-    """The experiment; `arg` names another backbone ("aptos2019.py:deit_base")."""
+    """The experiment; takes no argument."""
+    del arg
     config = ExperimentConfig(protocol="finetune", image_size=224)
     config.data.name = "aptos2019"
     config.data.split = "upstream"
-    config.backbone.name = arg or "dinov2_vitb14"
-    config.backbone.weights = "lvd142m" if config.backbone.name.startswith("dinov2") else "in1k"
+    config.backbone.name = "dinov2_vitb14"
+    config.backbone.weights = "lvd142m"
     config.optim.learning_rate = 1e-4
     config.optim.warmup_epochs = 5
     config.optim.schedule = "plateau"

@@ -1,7 +1,8 @@
 """DeiT and DINO as transformers writes them to disk.
 
-Plain ones are a `ViTModel` or `ViTForImageClassification`, a distilled DeiT is a `DeiTModel`,
-`DeiTForImageClassification` or `DeiTForImageClassificationWithTeacher`. The names in memory differ from transformers 5 on; `save_pretrained` still writes these.
+Plain ones are a `ViTModel` or `ViTForImageClassification`; a distilled DeiT is a `DeiTModel`,
+`DeiTForImageClassification` or `DeiTForImageClassificationWithTeacher`. The names in memory
+differ from transformers 5 on; `save_pretrained` still writes these.
 """
 
 from fmi_jax.models.deit import DeiT

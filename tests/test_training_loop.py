@@ -1,0 +1,149 @@
+"""What the loop decides between steps: when to look, what is best, when the rate drops."""
+
+import itertools
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from fmi_jax import parallel
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.errors import UserError
+from fmi_jax.training.loop import Loop, Plan, Progress
+from fmi_jax.training.step import TrainState
+from fmi_jax.types import Batch
+from fmi_jax.writers import MetricWriter
+
+BATCH = Batch(
+    images=np.zeros((4, 1, 1, 1), np.uint8),
+    labels=np.zeros(4, np.int32),
+    mask=np.ones(4, np.float32),
+    index=np.arange(4, dtype=np.int32),
+)
+
+
+class Notes:
+    """Stands for checkpoints, writer and report: remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.saved: dict[int, dict] = {}
+        self.rows: list[tuple[int, dict]] = []
+
+    def save(self, step: int, model: dict, training: dict, meta: dict) -> None:
+        self.saved[step] = meta
+
+    def write_scalars(self, step: int, scalars: dict) -> None:
+        self.rows.append((step, scalars))
+
+    def __getattr__(self, name: str):
+        return lambda *args, **kwargs: {}
+
+
+def loop_over(
+    config: ExperimentConfig, values: list[float], bad_at: int = -1
+) -> tuple[Loop, Notes]:
+    """A loop whose validations give `values` in turn, one an epoch of two steps."""
+    config.train.batch_size = 4
+    config.train.epochs = len(values)
+    notes, coming = Notes(), iter(values)
+
+    def step(state: TrainState, frozen: dict, batch: dict) -> tuple[TrainState, dict]:
+        bad = state.step if state.step == bad_at else state.bad_step
+        state = TrainState(state.step + 1, state.params, {}, {}, state.lr_scale, bad)
+        return state, {"loss": np.float32(1), "learning_rate": state.lr_scale}
+
+    loop = Loop(
+        config=config,
+        plan=Plan.of(config, num_train=8),
+        mesh=parallel.make_mesh(devices=jax.devices()[:1]),
+        train_step=step,
+        frozen={},
+        batches=itertools.repeat(BATCH),
+        validate=lambda arrays: {"accuracy": next(coming)},
+        metric="accuracy",
+        batch_ids=lambda step: [f"image{step}"],
+        checkpoints=notes,
+        writer=notes,
+        report=notes,
+        progress=Progress(),
+    )
+    return loop, notes
+
+
+def run(loop: Loop) -> TrainState:
+    return loop.run(TrainState(np.int32(0), {}, {}, {}, np.float32(1), np.int32(-1)), 0)
+
+
+def test_the_first_of_equal_bests_is_kept_and_nan_is_never_best() -> None:
+    loop, notes = loop_over(ExperimentConfig(), [0.2, 0.7, math.nan, 0.7, 0.1])
+    run(loop)
+    assert (loop.progress.best_step, loop.progress.best_value) == (4, 0.7)
+    assert [meta["best_step"] for meta in notes.saved.values()] == [2, 4, 4, 4, 4]
+    first_is_nan, _ = loop_over(ExperimentConfig(), [math.nan, 0.0])
+    run(first_is_nan)
+    assert first_is_nan.progress.best_step == 4
+
+
+def test_plateau_drops_the_rate_after_patience_but_not_in_warmup() -> None:
+    config = ExperimentConfig()
+    config.optim.schedule = "plateau"
+    config.optim.plateau_patience = 1
+    config.optim.warmup_steps = 4
+    loop, notes = loop_over(config, [0.5, 0.4, 0.4, 0.4, 0.6, 0.5, 0.5, 0.5])
+    run(loop)
+    # Epoch 2 lies in the warm-up; 3 and 4 are bad: dropped; 5 is best; 6 and 7 are bad: dropped.
+    rates = [scalars["train/learning_rate"] for _, scalars in notes.rows if "train/loss" in scalars]
+    np.testing.assert_allclose(rates, [1.0] * 8 + [0.1] * 6 + [0.01] * 2, rtol=1e-6)
+    assert notes.saved[16]["lr_scale"] == pytest.approx(0.01)
+
+
+def test_constant_schedule_never_drops() -> None:
+    loop, _ = loop_over(ExperimentConfig(), [0.5] + [0.1] * 6)
+    run(loop)
+    assert loop.progress.lr_scale == 1.0
+
+
+def test_a_bad_step_ends_the_run_with_its_images_and_saves_nothing_after_it() -> None:
+    loop, notes = loop_over(ExperimentConfig(), [0.5, 0.6, 0.7], bad_at=3)
+    with pytest.raises(UserError, match="not finite at step 4, on the batch of image3"):
+        run(loop)
+    assert list(notes.saved) == [2]
+    assert [step for step, scalars in notes.rows if "train/loss" in scalars] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "every", "images", "expected"),
+    [
+        (3, 1.0, 8, {2, 4, 6}),
+        (2, 0.5, 8, {1, 2, 3, 4}),
+        (2, 0.1, 8, {1, 2, 3, 4}),
+        (1, 5.0, 9, {2}),
+        (4, 1.0, 10, {2, 5, 8, 10}),  # 2.5 steps an epoch, rounded to even
+    ],
+)
+def test_plan(epochs: float, every: float, images: int, expected: set[int]) -> None:
+    config = ExperimentConfig()
+    config.train.batch_size, config.train.epochs = 4, epochs
+    config.train.eval_every_epochs = every
+    plan = Plan.of(config, images)
+    assert plan.evaluate_at == expected
+    assert plan.total_steps == max(expected)
+
+
+def test_writer_drops_what_lies_beyond_the_checkpoint(tmp_path: Path) -> None:
+    first = MetricWriter(tmp_path, 0, active=True)
+    for step in (1, 2, 3):
+        first.write_scalars(step, {"train/loss": step / 10})
+    first.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "train/lo')  # killed while writing
+    second = MetricWriter(tmp_path, 2, active=True)
+    second.write_scalars(3, {"train/loss": math.inf, "val/roc_auc": math.nan})
+    second.close()
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == [
+        '{"step": 1, "train/loss": 0.1}',
+        '{"step": 2, "train/loss": 0.2}',
+        '{"step": 3, "train/loss": null, "val/roc_auc": null}',
+    ]
