@@ -7,6 +7,8 @@ from pathlib import Path
 _CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Simulated, for the tests of sharding; programs that tests start get one (`runs.environment`).
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
 from jaxtyping import install_import_hook  # noqa: E402
 

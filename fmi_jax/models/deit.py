@@ -94,10 +94,8 @@ class DeiT(Backbone):
       rngs: stream `params`.
     """
 
-    arch: DeiTArch  # pyright: ignore[reportIncompatibleVariableOverride]
-
     def __init__(self, arch: DeiTArch, execution: Execution, *, rngs: nnx.Rngs):
-        self.arch = arch
+        self.arch: DeiTArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
         self.execution = execution
         dtype = execution.dtype
         self.cls_token = nnx.Param(trunc_normal(rngs.params(), (1, 1, arch.width)))
@@ -236,15 +234,15 @@ SPECS = (
         arch=DeiTArch(
             in_channels=3,
             patch_size=8,
-            width=96,
-            depth=4,
-            num_heads=3,
-            mlp_width=384,
+            width=64,
+            depth=3,
+            num_heads=2,
+            mlp_width=128,
             distilled=False,
             grid_size=12,
             norm_eps=1e-6,
         ),
-        num_params=480_096,
+        num_params=122_240,
         patch_size=8,
         image_size=96,
         sources=(),

@@ -91,10 +91,8 @@ class DINOv2(Backbone):
       rngs: stream `params`.
     """
 
-    arch: DINOv2Arch  # pyright: ignore[reportIncompatibleVariableOverride]
-
     def __init__(self, arch: DINOv2Arch, execution: Execution, *, rngs: nnx.Rngs):
-        self.arch = arch
+        self.arch: DINOv2Arch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
         self.execution = execution
         dtype = execution.dtype
         mlp = SwiGLU if arch.swiglu else Mlp

@@ -1,0 +1,32 @@
+"""The quickstart: a small ViT from random weights on drawn fundus photographs, on a laptop's CPU.
+
+python run.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+The images are synthetic (fmi_jax/data/synthetic.py): the score says that the program works, and
+nothing about patients.
+"""
+
+from fmi_jax.config import ExperimentConfig
+
+
+def get_config(arg: str = "") -> ExperimentConfig:
+    """The experiment; takes no argument."""
+    del arg
+    config = ExperimentConfig(protocol="finetune", image_size=96)
+    config.data.name = "synthetic"
+    config.data.prepared_size = 96
+    config.data.split = "upstream"
+    # The whole field of view, and colours nearly as they are: the hue tells a bleeding from a
+    # vessel, and 420 images are too few to learn that it need not.
+    config.augment.center_crop = 1.0
+    config.augment.jitter_probability = 0.5
+    config.augment.hue = 0.02
+    config.backbone.name = "deit_nano"
+    config.optim.learning_rate = 2e-3
+    config.optim.weight_decay = 0.05
+    config.optim.warmup_epochs = 5
+    config.optim.schedule = "cosine"
+    config.train.epochs = 40
+    config.train.batch_size = 32
+    config.train.eval_every_epochs = 5
+    return config
