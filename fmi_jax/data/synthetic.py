@@ -291,7 +291,9 @@ def _render(rng: np.random.Generator, view: _View, lesions: tuple[Lesion, ...]) 
     planes = np.clip(image, 0, 255).astype(np.uint8)
     photo = Image.merge("RGB", [Image.fromarray(plane) for plane in planes])
     photo = photo.filter(ImageFilter.BoxBlur(rng.uniform(0.0, 0.9)))
-    grain = rng.standard_normal(field.shape, np.float32) * rng.uniform(0.6, 1.8)
+    # Grain is most of what a PNG has to store; its range hides the little that lesions add.
+    strength = math.exp(rng.uniform(math.log(0.5), math.log(2.8)))
+    grain = rng.standard_normal(field.shape, np.float32) * strength
     grain = np.rint(grain * (0.3 + 0.7 * field)).astype(np.int16)
     return np.clip(np.asarray(photo) + grain[..., None], 0, 255).astype(np.uint8)
 
