@@ -32,3 +32,6 @@ FAR_FROM_ZERO = 1e-4
 # three-block network, whose activations are rounded about ten times in a row. A statement
 # about the type, not about our arithmetic: the one tolerance that may be above 1e-3.
 BFLOAT16 = 3e-2
+
+# Metrics against scikit-learn and the study's own figures, all in float64: rounding of sums.
+METRIC = 1e-12
