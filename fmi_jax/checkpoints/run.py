@@ -146,7 +146,7 @@ class RunCheckpoints:
                 ),
             )
         except (ValueError, KeyError, FileNotFoundError) as error:
-            raise self._does_not_fit(step, error) from error
+            raise self._does_not_fit(step, model, error) from error
         return Restored(step, restored["model"], restored["training"], restored["meta"])
 
     def restore_model(self, step: int, model: Any) -> Any:
@@ -159,14 +159,20 @@ class RunCheckpoints:
                 step, args=ocp.args.Composite(model=ocp.args.StandardRestore(model))
             )
         except (ValueError, KeyError, FileNotFoundError) as error:
-            raise self._does_not_fit(step, error) from error
+            raise self._does_not_fit(step, model, error) from error
         return restored["model"]
 
-    def _does_not_fit(self, step: int, error: Exception) -> UserError:
-        detail = " ".join(str(error).split())
-        return UserError(
-            f"checkpoint step {step} in {self.folder} is not of this model: {detail[:600]}"
-        )
+    def _does_not_fit(self, step: int, model: Any, error: Exception) -> UserError:
+        stored = ocp.StandardCheckpointer().metadata(self.folder / str(step) / "model")
+        held = set(stored.item_metadata.tree["params"])
+        wanted = set(model["params"])
+        parts = []
+        for what, names in (("lacks", wanted - held), ("has besides", held - wanted)):
+            if names:
+                more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+                parts.append(f"it {what} {', '.join(sorted(names)[:5])}{more}")
+        detail = "; ".join(parts) or " ".join(str(error).split())[:300]
+        return UserError(f"checkpoint step {step} in {self.folder} is not of this model: {detail}.")
 
     def _meta(self, step: int) -> dict[str, Any]:
         return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[

@@ -230,33 +230,44 @@ def _view(rng: np.random.Generator) -> _View:
 
 def _place(rng: np.random.Generator, view: _View, grade: int) -> tuple[Lesion, ...]:
     """Lesions of `grade` on the visible retina, off the disc; exudates lie in clusters."""
-    lesions = []
+    lesions: list[Lesion] = []
     for line in RULE[grade]:
         count = int(rng.integers(line.count[0], line.count[1] + 1))
         clusters = rng.uniform(-0.6, 0.6, (3, 2))
         for i in range(count):
             radius = rng.uniform(*line.radius)
-            for attempt in itertools.count():
-                spacing = 1.3 * 0.995**attempt  # on a crowded retina lesions may touch
-                if line.kind is EXUDATE:  # a cluster that is full spreads
-                    x, y = clusters[i % 3] + rng.normal(0, 0.16 + 0.01 * attempt, 2)
-                else:
-                    x, y = rng.uniform(-0.88, 0.88, 2)
-                row = view.pixel(x, y)[1]
-                margin = (radius + 0.02) * view.radius
-                apart = all(
-                    (x - o.x) ** 2 + (y - o.y) ** 2 > (spacing * (radius + o.radius)) ** 2
-                    for o in lesions
-                )
-                if (
-                    x * x + y * y < 0.88**2
-                    and margin < row < view.height - margin
-                    and (x - view.disc[0]) ** 2 + (y - view.disc[1]) ** 2 > (0.18 + radius) ** 2
-                    and apart
-                ):
-                    break
-            lesions.append(Lesion(kind=line.kind, x=float(x), y=float(y), radius=radius))
+            cluster = clusters[i % 3] if line.kind is EXUDATE else None
+            x, y = _find_room(rng, view, lesions, radius, cluster)
+            lesions.append(Lesion(kind=line.kind, x=x, y=y, radius=radius))
     return tuple(lesions)
+
+
+def _find_room(
+    rng: np.random.Generator,
+    view: _View,
+    lesions: list[Lesion],
+    radius: float,
+    cluster: np.ndarray | None,
+) -> tuple[float, float]:
+    """Where one more lesion fits: near `cluster`, or anywhere."""
+    for attempt in itertools.count():
+        spacing = 1.3 * 0.995**attempt  # on a crowded retina lesions may touch
+        if cluster is None:
+            x, y = rng.uniform(-0.88, 0.88, 2).tolist()
+        else:  # one that is full spreads
+            x, y = (cluster + rng.normal(0, 0.16 + 0.01 * attempt, 2)).tolist()
+        margin = (radius + 0.02) * view.radius
+        if (
+            x * x + y * y < 0.88**2
+            and margin < view.pixel(x, y)[1] < view.height - margin
+            and (x - view.disc[0]) ** 2 + (y - view.disc[1]) ** 2 > (0.18 + radius) ** 2
+            and all(
+                (x - o.x) ** 2 + (y - o.y) ** 2 > (spacing * (radius + o.radius)) ** 2
+                for o in lesions
+            )
+        ):
+            return x, y
+    raise AssertionError("unreachable: the spacing shrinks until there is room")
 
 
 def _render(rng: np.random.Generator, view: _View, lesions: tuple[Lesion, ...]) -> np.ndarray:
@@ -310,7 +321,9 @@ def _spot(x: np.ndarray, y: np.ndarray, at: tuple[float, float], size: float) ->
     return along_x * np.exp(-((y - at[1]) ** 2) / (2 * size * size))
 
 
-def _paint_disc(rng: np.random.Generator, view: _View, image, vessels) -> None:
+def _paint_disc(
+    rng: np.random.Generator, view: _View, image: np.ndarray, vessels: np.ndarray
+) -> None:
     """The optic disc, pale yellow with a paler cup; the vessels stay visible on it."""
     size = rng.uniform(0.125, 0.155)
     window, x, y = _window(view, view.disc, 2.5 * size)
@@ -324,7 +337,7 @@ def _paint_disc(rng: np.random.Generator, view: _View, image, vessels) -> None:
     image[window] += 0.9 * rim * (pale - image[window])
 
 
-def _paint_lesion(rng: np.random.Generator, view: _View, image, lesion: Lesion) -> None:
+def _paint_lesion(rng: np.random.Generator, view: _View, image: np.ndarray, lesion: Lesion) -> None:
     """One lesion: the retina under it, tinted."""
     kind = lesion.kind
     reach = lesion.radius * (1.3 + 2 * kind.ragged + kind.softness)
@@ -342,7 +355,9 @@ def _paint_lesion(rng: np.random.Generator, view: _View, image, lesion: Lesion) 
     image[window] *= 1 + cover * (_colour(*kind.tint) - 1)
 
 
-def _window(view: _View, at: tuple[float, float], reach: float):
+def _window(
+    view: _View, at: tuple[float, float], reach: float
+) -> tuple[tuple[slice, slice, slice], np.ndarray, np.ndarray]:
     """The part of the image within `reach` of `at`: its slices, and x and y from `at` in units."""
     column, row = view.pixel(*at)
     reach = reach * view.radius + 1
