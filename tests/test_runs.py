@@ -197,7 +197,9 @@ def test_a_checkpoint_of_another_model_is_refused(whole: Path, tmp_path: Path) -
     checkpoints = run_checkpoints.RunCheckpoints(folder)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     leaf = jax.ShapeDtypeStruct((3,), np.float32, sharding=here)
-    with pytest.raises(UserError, match=r"is not of this model.*head.kernel"):
+    with pytest.raises(
+        UserError, match=r"is not of this model: it lacks stem.kernel; it has besides backbone"
+    ):
         checkpoints.restore_model(24, {"params": {"stem.kernel": leaf}, "stats": {}})
 
 

@@ -1,0 +1,86 @@
+"""What the host costs: dispatching a step of a 12-block ViT, and reading prepared images.
+
+    python benchmarks/host.py PREPARED_DATA_DIR NAME SIZE
+
+The step is that of DeiT's structure (152 parameters arrays) at a width of 12, whose arithmetic
+takes next to nothing, so its time is dispatch. Prints one line each: median of 200 steps, and
+images per second of the loader over 200 batches of 64.
+"""
+
+import dataclasses
+import functools
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from fmi_jax import parallel
+from fmi_jax.config import OptimConfig
+from fmi_jax.data import loader
+from fmi_jax.data.prepared import open_dataset
+from fmi_jax.models.base import Execution, create
+from fmi_jax.models.registry import BACKBONES
+from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.training import optim
+from fmi_jax.training.partition import partition
+from fmi_jax.training.step import initial_state, make_train_step
+from fmi_jax.types import Task
+
+
+def step_overhead() -> float:
+    """Median seconds of a step whose arithmetic is negligible."""
+    spec, protocol = BACKBONES["deit_base"], PROTOCOLS["finetune"]
+    arch = dataclasses.replace(spec.arch, width=12, num_heads=2, mlp_width=12, grid_size=1)
+
+    def build() -> nnx.Module:
+        backbone = create(spec.family, arch, Execution(), seed=0)
+        return protocol.classifier(backbone, 5, nnx.Rngs(0))
+
+    parts = partition(nnx.eval_shape(build), protocol.trainable)
+    mesh = parallel.make_mesh()
+    config = OptimConfig()
+    schedule = optim.learning_rate(config, 0, 1000)
+    optimizer = optim.make_optimizer(config, schedule)
+    placement = dict.fromkeys(parts.variables, parallel.replicated(mesh))
+    arrays = parts.read(build(), tuple(parts.variables))
+    state = initial_state(parts, arrays, optimizer, mesh, placement)
+    step = make_train_step(
+        parts, optimizer, schedule, lambda keys, images: images.astype(jnp.float32),
+        task=Task.MULTICLASS, seed=0, accumulate=1, mesh=mesh, placement=placement,
+    )  # fmt: skip
+    batch = {
+        "images": np.zeros((1, 16, 16, 3), np.uint8),
+        "labels": np.zeros(1, np.int32),
+        "mask": np.ones(1, np.float32),
+        "index": np.zeros(1, np.int32),
+    }
+    times = []
+    for _ in range(220):
+        start = time.perf_counter()
+        state, scalars = step(state, {}, parallel.to_devices(mesh, batch))
+        jax.block_until_ready(scalars)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[20:])
+
+
+def loader_rate(data_dir: Path, name: str, size: int) -> float:
+    """Images per second over 200 batches of 64."""
+    dataset = open_dataset(data_dir, name, size)
+    batches = loader.train_batches(dataset, batch_size=64, seed=0)
+    functools.reduce(lambda _, __: next(batches), range(10), None)
+    start = time.perf_counter()
+    for _ in range(200):
+        next(batches)
+    return 200 * 64 / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit("usage: python benchmarks/host.py PREPARED_DATA_DIR NAME SIZE")
+    print(f"step overhead: {1e3 * step_overhead():.1f} ms")
+    print(f"loader: {loader_rate(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])):.0f} images/s")
