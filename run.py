@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 
 from fmi_jax.entry import guarded, run_main
+from fmi_jax.huge_pages import restart_with_huge_pages
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     default = Path(__file__).parent / "configs" / "quickstart.py"
     sys.exit(guarded(lambda: run_main(sys.argv, default)))

@@ -78,7 +78,7 @@ def assemble(config: ExperimentConfig, channels: int, num_classes: int) -> Assem
         backbone = spec.family(arch, execution, rngs=rngs)  # type: ignore[call-arg]
         return protocol.classifier(backbone, num_classes, rngs)
 
-    abstract = nnx.eval_shape(create)
+    abstract: Any = nnx.eval_shape(create)
     abstract.backbone.grid(config.image_size, config.image_size)  # refuses a size it cannot take
     return Assembly(
         spec=spec,

@@ -8,6 +8,7 @@ from pathlib import Path
 from fmi_jax import __version__
 from fmi_jax.entry import guarded, run_main
 from fmi_jax.errors import UsageError
+from fmi_jax.huge_pages import restart_with_huge_pages
 
 _EPILOG = """\
 examples:
@@ -29,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `fmi-jax`; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["run"]:  # its flags are those of run.py
+        if argv is None:  # a process of its own
+            restart_with_huge_pages()
         return guarded(lambda: run_main(["fmi-jax run", *arguments[1:]], None))
     return guarded(lambda: _dispatch(arguments))
 

@@ -65,7 +65,7 @@ def start_multi_host(
         jax.distributed.initialize()
 
 
-def make_mesh(model_parallel: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(model_parallel: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over all devices, or those given: `model_parallel` of them along "model", the rest
     along "data"."""
     devices = jax.devices() if devices is None else devices
@@ -149,7 +149,7 @@ def like_parameters(mesh: Mesh, tree: Any, shardings: Mapping[str, NamedSharding
     """
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        key = getattr(path[-1], "key", None) if path else None
+        key = getattr(path[-1], "key", "") if path else ""
         if key in shardings and len(shardings[key].spec) <= leaf.ndim:
             return shardings[key]
         return NamedSharding(mesh, PartitionSpec())
@@ -176,9 +176,10 @@ def to_devices(mesh: Mesh, batch: Batch) -> dict[str, jax.Array]:
     }
 
 
-def place(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
+def place(value: np.ndarray | np.generic, sharding: NamedSharding) -> jax.Array:
     """A host array, the same on every process, put where `sharding` says."""
-    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+    array = np.asarray(value)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def bytes_per_device(tree: Any) -> dict[str, int]:

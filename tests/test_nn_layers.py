@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,9 @@ from tolerances import FAR_FROM_ZERO, SAME_FLOAT32
 
 from fmi_jax.nn import attention
 from fmi_jax.nn.drop_path import drop_path, linear_rates
-from fmi_jax.nn.norm import layer_norm
+from fmi_jax.nn.mlp import Mlp
+from fmi_jax.nn.norm import LayerNorm
+from fmi_jax.nn.transformer import Block
 
 
 @pytest.fixture
@@ -59,13 +63,13 @@ def test_layer_norm_keeps_its_digits_far_from_zero():
     x = x.astype(np.float32)
     wide = x.astype(np.float64)
     expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-6)
-    ours = layer_norm(101, eps=1e-6, rngs=nnx.Rngs(0))(jnp.asarray(x))
+    ours = LayerNorm(101, eps=1e-6)(jnp.asarray(x))
     np.testing.assert_allclose(ours, expected, rtol=0, atol=FAR_FROM_ZERO)
 
 
 def test_layer_norm_of_bfloat16_is_computed_in_float32():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 101)), jnp.bfloat16)
-    norm = layer_norm(101, eps=1e-6, rngs=nnx.Rngs(0))
+    norm = LayerNorm(101, eps=1e-6)
     assert norm(x).dtype == jnp.float32
     np.testing.assert_array_equal(norm(x), norm(x.astype(jnp.float32)))
 
@@ -88,3 +92,36 @@ def test_drop_path_does_nothing_in_evaluation_or_at_rate_0():
 def test_drop_path_rates_rise_linearly():
     np.testing.assert_allclose(linear_rates(0.3, 4), [0, 0.1, 0.2, 0.3])
     assert linear_rates(0.3, 1) == (0.0,)
+
+
+def test_the_backward_pass_of_a_block_costs_the_same_at_any_depth():
+    # XLA once fused the gradients of all blocks above into each consumer of the residual stream:
+    # time and memory grew with the square of the depth. Fusions that read more the deeper the
+    # network tell.
+    def operands_of_the_largest_fusion(depth: int) -> int:
+        rngs = nnx.Rngs(0)
+        blocks = nnx.List(
+            Block(
+                22,
+                2,
+                Mlp(22, 44, dtype=jnp.float32, rngs=rngs),
+                eps=1e-6,
+                layer_scale=None,
+                drop_path=0.0,
+                dtype=jnp.float32,
+                rngs=rngs,
+            )
+            for _ in range(depth)
+        )
+        graphdef, params = nnx.split(blocks)
+
+        def loss(params, x):
+            for block in nnx.merge(graphdef, params):
+                x = block(x, None)
+            return jnp.square(x).sum()
+
+        compiled = jax.jit(jax.grad(loss)).lower(params, jnp.ones((3, 53, 22))).compile()
+        fusions = re.findall(r" fusion\((.*?)\), kind", compiled.as_text())
+        return max(operands.count("%") for operands in fusions)
+
+    assert operands_of_the_largest_fusion(2) == operands_of_the_largest_fusion(4) > 0

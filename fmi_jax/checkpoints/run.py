@@ -164,6 +164,7 @@ class RunCheckpoints:
 
     def _does_not_fit(self, step: int, model: Any, error: Exception) -> UserError:
         stored = ocp.StandardCheckpointer().metadata(self.folder / str(step) / "model")
+        assert stored.item_metadata is not None  # of a step that verified
         held = set(stored.item_metadata.tree["params"])
         wanted = set(model["params"])
         parts = []

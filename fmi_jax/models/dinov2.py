@@ -17,7 +17,7 @@ from fmi_jax.models.base import (
 from fmi_jax.nn.drop_path import linear_rates
 from fmi_jax.nn.linear import trunc_normal
 from fmi_jax.nn.mlp import Mlp, SwiGLU
-from fmi_jax.nn.norm import layer_norm
+from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.nn.patch_embed import PatchEmbed
 from fmi_jax.nn.resize import bicubic, bicubic_antialias, resize
 from fmi_jax.nn.transformer import Block
@@ -120,7 +120,7 @@ class DINOv2(Backbone):
             )
             for rate in linear_rates(execution.drop_path, arch.depth)
         )
-        self.norm = layer_norm(arch.width, eps=arch.norm_eps, rngs=rngs)
+        self.norm = LayerNorm(arch.width, eps=arch.norm_eps)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the patch grid; `UsageError` unless both sides fit."""

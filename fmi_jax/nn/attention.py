@@ -30,8 +30,9 @@ class Attention(nnx.Module):
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Tokens mixed over `n`."""
         b, n, d = x.shape
-        qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, d // self.num_heads)
-        q, k, v = jnp.moveaxis(qkv, (2, 3), (0, 2))
+        heads = (b, n, self.num_heads, d // self.num_heads)
+        parts = jnp.split(self.qkv(x), 3, axis=-1)
+        q, k, v = (jnp.moveaxis(part.reshape(heads), 2, 1) for part in parts)
         y = dot_product_attention(q, k, v)
         return self.proj(jnp.moveaxis(y, 1, 2).reshape(b, n, d))
 

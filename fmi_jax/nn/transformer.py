@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from fmi_jax.nn.attention import Attention
 from fmi_jax.nn.drop_path import drop_path
-from fmi_jax.nn.norm import layer_norm
+from fmi_jax.nn.norm import LayerNorm
 
 
 class LayerScale(nnx.Module):
@@ -49,10 +49,10 @@ class Block(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.drop_path = drop_path
-        self.norm1 = layer_norm(width, eps=eps, rngs=rngs)
+        self.norm1 = LayerNorm(width, eps=eps)
         self.attn = Attention(width, num_heads, dtype=dtype, rngs=rngs)
         self.ls1 = _identity if layer_scale is None else LayerScale(width, layer_scale)
-        self.norm2 = layer_norm(width, eps=eps, rngs=rngs)
+        self.norm2 = LayerNorm(width, eps=eps)
         self.mlp = mlp
         self.ls2 = _identity if layer_scale is None else LayerScale(width, layer_scale)
 
