@@ -21,7 +21,8 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from parity_families import FAMILIES, Family
+from parity_families import FAMILIES
+from parity_families.family import Family
 from tolerances import PARITY_FORWARD, PARITY_GRADIENT
 
 from fmi_jax.checkpoints.weights import Provenance, adapt_stem, load_backbone, save_backbone
