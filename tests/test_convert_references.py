@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from reference_packages import torchvision  # noqa: F401 - before timm
 from safetensors.numpy import load_file
 from tolerances import PARITY_FORWARD
 
@@ -21,14 +22,6 @@ from weights_convert.engine import convert
 from weights_convert.layouts.registry import layouts_of
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-try:
-    import torchvision
-except RuntimeError:
-    # torchvision of another build than torch imports only once its operators exist.
-    torchvision = torch.library.Library("torchvision", "DEF")
-    for _operator in ("nms", "qnms"):
-        torchvision.define(f"{_operator}(Tensor a, Tensor b, float c) -> Tensor")
-
 import timm.layers
 import transformers
 from timm.models.deit import VisionTransformerDistilled

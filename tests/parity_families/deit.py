@@ -19,7 +19,11 @@ def _arch(config: Mapping[str, Any], groups: Groups) -> DeiTArch:
 
 
 def _arrays(module: Any, images: Any, unused: Mapping[str, Any]) -> dict[str, Any]:
-    arrays, features = vit_arrays(module, images)
+    # The reference's stem drops the pixels beyond the last whole patch; ours refuses such sizes.
+    height, width = (
+        side // module.arch.patch_size * module.arch.patch_size for side in images.shape[1:3]
+    )
+    arrays, features = vit_arrays(module, images[:, :height, :width])
     arrays["final_patch_tokens"] = rows(features.tokens)
     # A head reads the token of its place; those of a distilled network are averaged.
     heads = [name for name in ("head", "head_dist") if f"{name}.weight" in unused]
