@@ -96,3 +96,9 @@ def test_check_reports_a_table_that_cannot_be_read(tmp_path):
         check("aptos2019", "--source", tmp_path / "gone")
     with pytest.raises(UsageError, match="needs --source"):
         check("aptos2019")
+
+
+def test_check_of_ones_own_data_needs_no_name(tmp_path, capsys):
+    table = write_csv(tmp_path / "raw", "path,label", [f"eye{i}.png,{i % 2}" for i in range(3)])
+    check("csv", "--source", table, "--channels", "1")
+    assert capsys.readouterr().out.endswith("No problems found.\n")

@@ -61,7 +61,7 @@ def run_check(args: argparse.Namespace) -> None:
     Raises:
       UserError: everything that is wrong with them.
     """
-    spec = _spec(args)
+    spec = _spec(args, unnamed="unnamed")  # nothing is written, so nothing needs a name
     if args.source is None:
         raise UsageError(f"check-data {spec.name} needs --source: {spec.layout}.")
     raw, problems = check(spec, args.source)
@@ -104,8 +104,11 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _spec(args: argparse.Namespace) -> DatasetSpec:
-    """The data set that the arguments describe; `UsageError` where they do not fit together."""
+def _spec(args: argparse.Namespace, unnamed: str = "") -> DatasetSpec:
+    """The data set that the arguments describe; `UsageError` where they do not fit together.
+
+    `unnamed` is what one's own data are called without `--name`; empty: that is refused.
+    """
     spec = DATASETS[args.dataset]
     own = {
         "--name": args.name,
@@ -126,17 +129,16 @@ def _spec(args: argparse.Namespace) -> DatasetSpec:
         )
     if not allowed:
         return spec
-    if not args.name or args.name in DATASETS:
+    name = args.name or unnamed
+    if not name or name in DATASETS:
         raise UsageError(
             f"{spec.name} needs --name: what to call your data set, and none of"
             f" {', '.join(DATASETS)}."
         )
     common = {"classes": args.classes, "channels": args.channels or 3, "metric": args.metric or ""}
     if spec.name == "folder":
-        return folder_spec(args.name, **common)
-    return csv_spec(
-        args.name, image_root=args.image_root, label_columns=args.label_columns, **common
-    )
+        return folder_spec(name, **common)
+    return csv_spec(name, image_root=args.image_root, label_columns=args.label_columns, **common)
 
 
 def _summary(dataset: PreparedDataset) -> list[str]:
