@@ -66,8 +66,6 @@ def peak_mb() -> float:
 
 
 def measure_ours(row: Row) -> dict[str, float]:
-    import dataclasses
-
     import jax
     import numpy as np
     import optax
@@ -79,11 +77,10 @@ def measure_ours(row: Row) -> dict[str, float]:
     class Classifier(nnx.Module):
         def __init__(self):
             spec = BACKBONES[row.backbone]
-            arch = spec.arch
-            if hasattr(arch, "image_size"):  # families that resize positions at loading
-                arch = dataclasses.replace(arch, image_size=row.image_size)
+            arch = spec.arch.sized(row.image_size, row.image_size)
+            arch = arch.truncated(arch.num_blocks - 1)  # without what no feature depends on
             self.backbone = create(spec.family, arch, Execution(), seed=0)
-            self.head = nnx.Linear(spec.arch.feature_width, CLASSES, rngs=nnx.Rngs(1))
+            self.head = nnx.Linear(arch.feature_width, CLASSES, rngs=nnx.Rngs(1))
 
         def __call__(self, images, rngs):
             return self.head(self.backbone.features(images, rngs=rngs).pooled)

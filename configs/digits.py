@@ -26,6 +26,6 @@ def get_config(arg: str = "") -> ExperimentConfig:
     config.optim.warmup_epochs = 2
     config.optim.schedule = "cosine"
     config.train.epochs = 30
-    config.train.batch_size = 32
+    config.train.batch_size = 16
     config.train.eval_every_epochs = 5
     return config

@@ -29,6 +29,7 @@ from fmi_jax.training.partition import Partition, named_values, partition
 from fmi_jax.training.step import Arrays, Augment, Placement, make_eval_step
 
 _PREFIX = "backbone."
+OPTIONS = ("readout", "rel_pos_resize")  # of BackboneConfig: fields of the arch by the same name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Assembly:
 
     Attributes:
       spec: the backbone.
-      arch: its arch in this experiment (truncated, other input channels).
+      arch: its arch in this experiment (image size, input channels, truncated).
       protocol: how it is judged.
       execution: how it is run.
       partition: the classifier's structure, and which arrays learn.
@@ -64,9 +65,12 @@ def assemble(config: ExperimentConfig, channels: int, num_classes: int) -> Assem
     protocol = PROTOCOLS[config.protocol]
     spec = BACKBONES[config.backbone.name]
     arch = dataclasses.replace(spec.arch, in_channels=channels)
-    if config.backbone.last_block >= 0:
-        arch.check_block(config.backbone.last_block)
-        arch = arch.truncated(config.backbone.last_block)
+    arch = arch.sized(config.image_size, config.image_size)
+    arch = _with_options(arch, config.backbone)
+    # Truncated also after the last block: what no feature depends on (the neck of SAM) has no
+    # gradient, and would only decay.
+    last = config.backbone.last_block
+    arch = arch.truncated(last if last >= 0 else arch.num_blocks - 1)
     execution = Execution(
         dtype=_dtype(config.backbone.dtype),
         remat=config.backbone.remat,
@@ -126,6 +130,18 @@ def evaluation_step(
         dtype=assembly.execution.dtype,
     )
     return make_eval_step(assembly.partition, preprocess, mesh=mesh, placement=placement)
+
+
+def _with_options(arch: ArchConfig, config: BackboneConfig) -> ArchConfig:
+    """`arch` with the choices that `config` makes; `UsageError` for one that it does not have."""
+    chosen = {name: getattr(config, name) for name in OPTIONS if getattr(config, name)}
+    for name in chosen:
+        if not hasattr(arch, name):
+            raise UsageError(
+                f"backbone.{name}={chosen[name]!r}: {config.name} has no such choice; leave it"
+                " empty."
+            )
+    return dataclasses.replace(arch, **chosen)
 
 
 def _dtype(name: str) -> Any:

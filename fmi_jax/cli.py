@@ -4,11 +4,16 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fmi_jax import __version__
+from fmi_jax.config import BackboneConfig
 from fmi_jax.entry import guarded, run_main
 from fmi_jax.errors import UsageError
 from fmi_jax.huge_pages import restart_with_huge_pages
+
+if TYPE_CHECKING:  # it imports jax, which most commands do without
+    from fmi_jax.models.base import BackboneSpec
 
 _EPILOG = """\
 examples:
@@ -103,41 +108,42 @@ def _predict(commands: argparse._SubParsersAction) -> None:
 
 def _models(commands: argparse._SubParsersAction) -> None:
     def main(values: argparse.Namespace) -> None:
-        from rich.console import Console
-        from rich.table import Table
-
         from fmi_jax.models.registry import BACKBONES
 
-        columns = (
-            "backbone",
-            "params",
-            "patch",
-            "size",
-            "feature",
-            "weights",
-            "licence",
-            "on disk",
-        )
-        table = Table(*columns, box=None)
+        lines = [f"{'backbone':<26}{'params':>9}{'patch':>7}{'size':>6}{'features':>10}"]
         for spec in BACKBONES.values():
-            tags = [source.tag for source in spec.sources]
-            found = sorted(values.weights_dir.glob(f"{spec.name}.*.safetensors"))
-            table.add_row(
-                spec.name,
-                f"{spec.num_params / 1e6:.1f} M",
-                str(spec.patch_size),
-                str(spec.image_size),
-                str(spec.arch.feature_width),
-                ", ".join(tags) or "none published",
-                ", ".join(dict.fromkeys(source.licence for source in spec.sources)),
-                ", ".join(path.name.split(".")[-2] for path in found),
-            )
-        Console(width=None if sys.stdout.isatty() else 140).print(table)
+            lines += ["", *_describe_model(spec, values.weights_dir)]
+        lines += [
+            "",
+            "patch: pixels per side of a token. size: pixels per side of its training images.",
+            f"[x]: converted, in {values.weights_dir}. To fetch and convert one:",
+            f"  python -m weights_convert BACKBONE --download --tag TAG --out {values.weights_dir}",
+        ]
+        print("\n".join(lines))
 
     parser = _command(commands, "models", "list every backbone and its public weights", main)
     parser.add_argument(
-        "--weights-dir", type=Path, default=Path("weights"), help="converted checkpoints"
+        "--weights-dir",
+        type=Path,
+        default=Path(BackboneConfig().weights_dir),
+        help="converted checkpoints (default: %(default)s)",
     )
+
+
+def _describe_model(spec: "BackboneSpec", weights_dir: Path) -> list[str]:
+    """A line on a backbone, two on each of its public weights, one on each of the user's own."""
+    on_disk = {p.name.split(".", 1)[1] for p in weights_dir.glob(f"{spec.name}.*.safetensors")}
+    on_disk = {name.removesuffix(".safetensors") for name in on_disk}
+    lines = [
+        f"{spec.name:<26}{spec.num_params / 1e6:>7.1f} M{spec.patch_size:>7}{spec.image_size:>6}"
+        f"{spec.arch.feature_width:>10}",
+        f"  {spec.note}",
+    ]
+    for source in spec.sources:
+        mark = "[x]" if source.tag in on_disk else "[ ]"
+        lines += [f"  {mark} {source.tag:<20}  {source.licence}", f"      {source.url}"]
+    own = sorted(on_disk - {source.tag for source in spec.sources})
+    return lines + [f"  [x] {tag:<20}  your own" for tag in own]
 
 
 def _doctor(commands: argparse._SubParsersAction) -> None:

@@ -69,6 +69,10 @@ class BackboneConfig:
       weights_dir: folder of converted checkpoints.
       stem: how a stem trained on colour reads other channel counts: "sum" (as if the grey
         image were repeated), "mean", or "first" (the reference: only the red kernel).
+      readout: which token a head reads from BLIP: "cls" (the backbone's own choice, when empty)
+        or "first_patch" (the study).
+      rel_pos_resize: how relative positions (SAM) are made to fit `image_size`: "linear" (the
+        backbone's own choice, when empty) or "nearest" (the study).
       last_block: keep blocks 0..last_block only; -1 keeps all.
       dtype: "auto" (bfloat16 on GPU and TPU, float32 on CPU), "float32" or "bfloat16".
       remat: recompute blocks in the backward pass to save memory.
@@ -79,6 +83,8 @@ class BackboneConfig:
     weights: str = ""
     weights_dir: str = "weights"
     stem: str = "sum"
+    readout: str = ""
+    rel_pos_resize: str = ""
     last_block: int = -1
     dtype: str = "auto"
     remat: bool = False

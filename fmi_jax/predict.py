@@ -3,20 +3,17 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from fmi_jax import metrics, parallel, runtime
-from fmi_jax.assembly import assemble, evaluation_step, initial_arrays, placement_of
-from fmi_jax.checkpoints.run import RunCheckpoints
+from fmi_jax import metrics
+from fmi_jax.assembly import evaluation_step
 from fmi_jax.data.images import load_image
 from fmi_jax.data.prepared import DatasetInfo
-from fmi_jax.errors import UsageError, UserError
+from fmi_jax.errors import UsageError
 from fmi_jax.report.predictions import Predictions
-from fmi_jax.report.result import Result
+from fmi_jax.trained import read_trained
 from fmi_jax.training.evaluation import predict_split
 from fmi_jax.types import Batch, Task
-from fmi_jax.workdir import RunRecord
 
 
 def predict(workdir: Path, images: Sequence[Path], batch_size: int = 32) -> Predictions:
@@ -35,36 +32,12 @@ def predict(workdir: Path, images: Sequence[Path], batch_size: int = 32) -> Pred
     """
     if not images:
         raise UsageError("no images: expected at least one image file.")
-    runtime.configure()
-    result = Result.read(workdir)
-    record = RunRecord.read(workdir)
-    if record is None:
-        raise UserError(f"{workdir} holds no run.json: expected the folder of a finished run.")
-    config, info = record.config, DatasetInfo.from_json(record.dataset)
-
-    mesh = parallel.make_mesh()
-    assembly = assemble(config, info.channels, len(info.classes))
-    placement = placement_of(assembly, config, mesh)
-    shapes = {
-        name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=placement[name])
-        for name, shape in assembly.partition.shapes(tuple(assembly.partition.variables)).items()
-    }
-    learned = RunCheckpoints(workdir / "checkpoints").restore_model(
-        result.best.step,
-        {
-            "params": {name: shapes[name] for name in assembly.partition.params},
-            "stats": {name: shapes[name] for name in assembly.partition.stats},
-        },
-    )
-    arrays = learned["params"] | learned["stats"]
-    if assembly.partition.frozen:
-        drawn = initial_arrays(assembly, config, placement)
-        arrays |= {name: drawn[name] for name in assembly.partition.frozen}
-
+    run = read_trained(workdir)
+    config, info, mesh = run.config, run.info, run.mesh
     share = mesh.shape["data"]
     outputs = predict_split(
-        evaluation_step(assembly, config, info, mesh, placement),
-        arrays,
+        evaluation_step(run.assembly, config, info, mesh, run.placement),
+        run.arrays,
         _batches(images, info, config.data.prepared_size, -(-batch_size // share) * share),
         len(images),
         mesh,

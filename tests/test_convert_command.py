@@ -70,17 +70,36 @@ def test_convert_inspect_and_verify(published, tmp_path, capsys):
 
 
 def test_a_published_file_gets_its_tag_and_licence(tmp_path, capsys):
-    # DINO publishes no checksum: its file is known by name. DeiT does, and a name proves nothing.
+    # DINO publishes no checksum: its file is known by name.
     state = {k: torch.from_numpy(v) for k, v in tensors("dino_vits16").items()}
     torch.save(state, tmp_path / "dino_deitsmall16_pretrain.pth")
     file = str(tmp_path / "dino_deitsmall16_pretrain.pth")
     assert main(["dino_vits16", "--checkpoint", file, "--out", str(tmp_path)]) == 0
     assert "dino_vits16.dino_in1k.safetensors" in capsys.readouterr().out
     assert "Apache-2.0" in (tmp_path / "dino_vits16.dino_in1k.md").read_text()
-    torch.save({"model": state}, tmp_path / "deit_small_patch16_224-cd65a155.pth")
-    file = str(tmp_path / "deit_small_patch16_224-cd65a155.pth")
-    assert main(["deit_small", "--checkpoint", file, "--out", str(tmp_path)]) == 0
-    assert "deit_small.custom.safetensors" in capsys.readouterr().out
+
+
+def test_a_published_name_without_its_checksum_is_refused(tmp_path, capsys):
+    spoilt = tmp_path / "deit_small_patch16_224-cd65a155.pth"
+    state = {k: torch.from_numpy(v) for k, v in tensors("deit_small").items()}
+    torch.save({"model": state}, spoilt)
+    other = tmp_path / "other.pth"
+    other.write_bytes(spoilt.read_bytes())
+    out = tmp_path / "out"
+    for file, options in ((spoilt, []), (other, ["--tag", "in1k"])):
+        arguments = ["deit_small", "--checkpoint", str(file), "--out", str(out), *options]
+        assert main(arguments) == 1
+        assert "that of the published deit_small_patch16_224-cd65a155.pth begins with cd65a155" in (
+            capsys.readouterr().err
+        )
+        assert not out.exists()
+    assert main(["inspect", str(spoilt)]) == 0
+    assert "fits deit_small, under the name of a published file but with another checksum" in (
+        capsys.readouterr().out
+    )
+    arguments = ["deit_small", "--checkpoint", str(spoilt), "--out", str(out), "--tag", "mine"]
+    assert main(arguments) == 0
+    assert "unknown" in (out / "deit_small.mine.md").read_text()
 
 
 def _write(path, change):

@@ -63,17 +63,29 @@ def source(host, sha256=None):
     )
 
 
+def files(cache):
+    return sorted(path.name for path in cache.rglob("*") if path.is_file())
+
+
 @pytest.mark.parametrize("sha256", [None, SHA256, SHA256[:8]])
 def test_fetched_once(host, tmp_path, sha256):
     seen = []
     path = download(source(host, sha256), tmp_path / "cache", lambda *now: seen.append(now))
-    assert path == tmp_path / "cache" / "model.pth"
+    assert path == tmp_path / "cache" / host["url"].removeprefix("http://")
     assert path.read_bytes() == CONTENT
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert download(source(host, sha256), tmp_path / "cache") == path
     assert host["asked"] == [None]
-    assert sorted(p.name for p in path.parent.iterdir()) == ["checksums.json", "model.pth"]
-    assert json.loads((path.parent / "checksums.json").read_text()) == {host["url"]: SHA256}
+    assert files(tmp_path) == ["checksums.json", "model.pth"]
+    records = tmp_path / "cache" / "checksums.json"
+    assert json.loads(records.read_text()) == {host["url"]: SHA256}
+
+
+def test_files_of_one_name_are_kept_apart(host, tmp_path):
+    first = download(source(host), tmp_path)
+    host |= {"content": CONTENT[::-1], "url": host["url"].replace("files", "others")}
+    assert download(source(host), tmp_path).read_bytes() == CONTENT[::-1]
+    assert first.read_bytes() == CONTENT
 
 
 def test_a_cut_transfer_goes_on_where_it_stopped(host, tmp_path):
@@ -81,7 +93,7 @@ def test_a_cut_transfer_goes_on_where_it_stopped(host, tmp_path):
         host["cut"] = sent
         with pytest.raises(UserError, match=r"cut after \d+ of 3000017 bytes.*same command again"):
             download(source(host, SHA256), tmp_path)
-        assert not (tmp_path / "model.pth").exists()
+        assert "model.pth" not in files(tmp_path)
     host["cut"] = None
     assert download(source(host, SHA256), tmp_path).read_bytes() == CONTENT
     assert host["asked"] == [None, "bytes=1000003-", "bytes=2000006-"]
@@ -98,7 +110,7 @@ def test_a_file_that_changed_meanwhile_is_fetched_from_the_start(host, tmp_path)
 def test_a_wrong_checksum_leaves_nothing(host, tmp_path):
     with pytest.raises(UserError, match="the published one is 00000000"):
         download(source(host, "00000000"), tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert files(tmp_path) == []
 
 
 def test_what_was_recorded_first_holds(host, tmp_path):
@@ -118,7 +130,7 @@ def test_a_host_that_refuses_is_quoted(host, tmp_path, status):
     host["status"] = status
     with pytest.raises(UserError, match=f"the host answered {status} .*--checkpoint FILE"):
         download(source(host), tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert files(tmp_path) == []
 
 
 def test_no_network_is_said_clearly(tmp_path):

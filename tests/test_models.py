@@ -37,6 +37,30 @@ GOLDEN_NUM_PARAMS = {
     "dinov2_vitb14_reg": 86_582_784,
     "dinov2_vitl14_reg": 304_371_712,
     "dinov2_vitg14_reg": 1_136_485_376,
+    "focalnet_tiny": 27_878_928,
+    "focalnet_small": 49_573_440,
+    "focalnet_base": 87_724_768,
+    "seem_focal_tiny": 29_922_288,
+    "clip_vitb16": 86_192_640,
+    "clip_vitb16_quickgelu": 86_192_640,
+    "clip_vitl14": 303_966_208,
+    "clip_vitl14_quickgelu": 303_966_208,
+    "blip_base": 85_798_656,
+    "blip_base_384": 86_090_496,
+    "blip_large": 303_301_632,
+    "blip_large_384": 303_690_752,
+    "resnet50": 23_508_032,
+    "resnet101": 42_500_160,
+    "resnet152": 58_143_808,
+    "sam_vit_b": 89_670_912,
+    "sam_vit_l": 308_278_272,
+    "sam_vit_h": 637_026_048,
+    "swin_tiny": 27_519_354,
+    "swin_small": 48_837_258,
+    "swin_base": 86_743_224,
+    "focal_tiny": 28_111_380,
+    "focal_small": 50_372_940,
+    "focal_base": 88_790_400,
 }
 
 VITS = ("deit", "deit_distilled", "dinov2", "dinov2_reg")
@@ -257,7 +281,8 @@ def test_drop_path_acts_in_training_only():
 def test_bfloat16_is_float32_up_to_its_rounding(name):
     x = tiny_images(name, 2)
     half = tiny(name, Execution(dtype=jnp.bfloat16))
-    assert {p.dtype for p in base.parameters(half).values()} == {jnp.dtype("float32")}
+    dtypes = {str(value.dtype) for value in base.parameters(half).values()}
+    assert dtypes - {"int32"} == {"float32"}  # int32: counters of batches
     assert half.run_block(half.blocks[0], half.embed(x), None).dtype == jnp.bfloat16
     ours = features_at(half, x)[0]
     assert ours.pooled.dtype == jnp.float32

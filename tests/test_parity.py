@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from parity import compare_case
+from parity import INPUTS, compare_case
 from parity_families import FAMILIES
+from tolerances import PARITY_FORWARD
 
 from fmi_jax.errors import UserError
 
@@ -31,9 +32,10 @@ def _cases() -> list[Path]:
 def test_every_array_and_gradient_is_the_references(folder):
     comparisons = compare_case(folder)
     with np.load(folder / "io.npz") as io:
-        outputs = [n for n in io if n.split("/")[-1] not in ("image", "grad_cotangent")]
+        outputs = [n for n in io if n.split("/")[-1] not in INPUTS]
     assert [c.name for c in comparisons] == outputs
     assert not [c for c in comparisons if not c.passed]
+    assert max(c.relative for c in comparisons) <= PARITY_FORWARD
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Whole runs: they end alike however often they are killed, and nothing broken is believed."""
 
+import csv
 import json
+import os
 import random
 import shutil
 import signal
@@ -14,11 +16,29 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import runs
+import torch
+from reference_packages import load_exported
+from safetensors.numpy import load_file
+from tolerances import PARITY_FORWARD
 
 import fmi_jax.checkpoints.run as run_checkpoints
+from fmi_jax.checkpoints.weights import Provenance, save_backbone
 from fmi_jax.data.class_folders import folder_spec
+from fmi_jax.data.images import load_image
 from fmi_jax.data.prepare import prepare
 from fmi_jax.errors import UserError
+from fmi_jax.models import base
+from fmi_jax.models.deit import DeiT
+from fmi_jax.models.registry import BACKBONES
+from fmi_jax.trained import read_trained
+from weights_convert.__main__ import main as weights_convert
+from weights_convert.engine import convert
+from weights_convert.layouts.registry import layouts_of
+from weights_convert.read import read_checkpoint
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+import transformers  # isort: skip
+from timm.models.vision_transformer import VisionTransformer  # isort: skip
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +157,118 @@ def test_everything_a_run_promises_is_there(whole: Path) -> None:
     rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 25))
     assert max(r["val/accuracy"] for r in rows if "val/accuracy" in r) == result["best"]["value"]
+
+
+def of_timm() -> torch.nn.Module:
+    """The network of the run."""
+    return VisionTransformer(
+        img_size=96, patch_size=8, embed_dim=64, depth=1, num_heads=2, mlp_ratio=2, num_classes=2
+    )
+
+
+def of_transformers() -> torch.nn.Module:
+    """The same."""
+    config = transformers.ViTConfig(
+        image_size=96,
+        patch_size=8,
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=128,
+        layer_norm_eps=1e-6,
+        num_labels=2,
+    )
+    return transformers.ViTForImageClassification(config)
+
+
+@pytest.mark.parametrize("publisher", ["original", "timm", "hf"])
+def test_the_best_model_of_a_run_goes_back_to_pytorch(
+    whole: Path,
+    squares: Path,
+    tmp_path: Path,
+    publisher: str,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    arguments = ("deit_nano", "--checkpoint", whole, "--export", publisher, "--out", tmp_path)
+    assert weights_convert([str(argument) for argument in arguments]) == 0
+    assert "head" not in capsys.readouterr().out
+    suffix = "pth" if publisher == "original" else "safetensors"
+    path = tmp_path / f"deit_nano.run.{publisher}.{suffix}"
+
+    # The file has the bits of the run.
+    run, groups = read_trained(whole), read_checkpoint(path).groups
+    native = base.parameters(base.create_abstract(DeiT, run.assembly.arch, base.Execution()))
+    for name, value in convert(groups, native, layouts_of(DeiT)).params.items():
+        np.testing.assert_array_equal(value, run.arrays[f"backbone.{name}"])
+    head = "classifier" if publisher == "hf" else "head"
+    np.testing.assert_array_equal(groups[""][f"{head}.weight"].T, run.arrays["head.kernel"])
+    np.testing.assert_array_equal(groups[""][f"{head}.bias"], run.arrays["head.bias"])
+
+    # The published class takes all of it, and predicts what the run predicted.
+    with (whole / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    pixels = [load_image(squares.parent / "raw" / row["id"], 3, 16) for row in rows]
+    images = (np.array(pixels, np.float32) / 255 - run.info.mean) / run.info.std
+    batch = torch.tensor(images.transpose(0, 3, 1, 2), dtype=torch.float32)
+    if publisher == "hf":
+        model = load_exported(of_transformers(), path)
+        logits = model(batch, interpolate_pos_encoding=True).logits
+    else:
+        model = load_exported(of_timm(), path).eval()
+        positions = model.pos_embed[:, 1:].reshape(1, 12, 12, 64).permute(0, 3, 1, 2)
+        positions = torch.nn.functional.interpolate(positions, size=(2, 2), mode="bicubic")
+        positions = positions.flatten(2).transpose(1, 2)
+        model.pos_embed = torch.nn.Parameter(torch.cat([model.pos_embed[:, :1], positions], 1))
+        model.patch_embed.set_input_size((16, 16))
+        logits = model(batch)
+    np.testing.assert_allclose(
+        logits.softmax(1).detach().numpy(),
+        [[float(row["p_blue"]), float(row["p_red"])] for row in rows],
+        atol=PARITY_FORWARD,
+    )
+
+
+def test_what_a_run_froze_is_exported_from_the_very_weights_it_started_from(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    spec, weights, workdir = BACKBONES["deit_nano"], tmp_path / "w.safetensors", tmp_path / "probe"
+
+    def write_weights(seed: int) -> dict[str, np.ndarray]:
+        params = base.parameters(base.create(DeiT, spec.arch, base.Execution(), seed))
+        provenance = Provenance(
+            backbone="deit_nano",
+            tag="w",
+            source="",
+            source_sha256="",
+            layout="",
+            licence="unknown",
+            converter="",
+        )
+        save_backbone(weights, params, spec.arch, provenance)
+        return params
+
+    params = write_weights(seed=5)
+    options = ("--config.protocol=linear_probe", "--config.train.max_steps=2")
+    runs.succeed(
+        f"--config={squares}",
+        f"--workdir={workdir}",
+        f"--config.backbone.weights={weights}",
+        *options,
+    )
+    command = ("deit_nano", "--checkpoint", workdir, "--export", "timm", "--out", tmp_path)
+    arguments = [*map(str, command), "--tag", "mine"]
+    assert weights_convert(arguments) == 0
+    exported = load_file(tmp_path / "deit_nano.mine.timm.safetensors")
+    assert exported["head.weight"].any()
+    np.testing.assert_array_equal(exported["norm.weight"], params["norm.scale"])
+    np.testing.assert_array_equal(
+        exported["blocks.0.attn.qkv.weight"].T, params["blocks.0.attn.qkv.kernel"]
+    )
+    assert "blocks.1.norm1.weight" not in exported  # the run ends after block 0
+    write_weights(seed=6)
+    assert weights_convert([*map(str, command), "--tag", "again"]) == 1
+    assert "w.safetensors is not the file that the run in" in capsys.readouterr().err
+    assert not (tmp_path / "deit_nano.again.timm.safetensors").exists()
 
 
 def test_a_flipped_bit_is_noticed_and_the_previous_checkpoint_is_used(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from tiny_backbones import TINY
 
 from fmi_jax import parallel
 from fmi_jax.config import OptimConfig
@@ -37,9 +38,12 @@ BATCH_SIZE = 16
 OPTIM = OptimConfig(learning_rate=3e-3, weight_decay=0.1, warmup_steps=2, clip_norm=1.0)
 
 
-def create(protocol: str) -> nnx.Module:
+def create(protocol: str, family: str = "deit") -> nnx.Module:
     rngs = nnx.Rngs(7)
-    backbone = DeiT(ARCH, Execution(drop_path=0.2), rngs=rngs)
+    if family == "deit":
+        backbone = DeiT(ARCH, Execution(drop_path=0.2), rngs=rngs)
+    else:
+        backbone = TINY[family].family(TINY[family].arch, Execution(remat=True), rngs=rngs)
     return PROTOCOLS[protocol].classifier(backbone, CLASSES, rngs)
 
 
@@ -70,12 +74,12 @@ class Training:
         model_parallel: int = 1,
         strategy: str = "replicated",
         accumulate: int = 1,
+        family: str = "deit",
     ):
         self.mesh = parallel.make_mesh(model_parallel, jax.devices()[:devices])
-        model = create(protocol)
-        self.partition = partition(
-            nnx.eval_shape(functools.partial(create, protocol)), PROTOCOLS[protocol].trainable
-        )
+        model = create(protocol, family)
+        abstract = nnx.eval_shape(functools.partial(create, protocol, family))
+        self.partition = partition(abstract, PROTOCOLS[protocol].trainable)
         schedule = optim.learning_rate(OPTIM, OPTIM.warmup_steps, total_steps=100)
         optimizer = optim.make_optimizer(OPTIM, schedule)
         names = tuple(self.partition.variables)
@@ -298,3 +302,18 @@ def test_loss_per_task() -> None:
     np.testing.assert_allclose(
         per_example_loss(Task.MULTILABEL, logits, jnp.asarray(many)), expected, rtol=1e-5
     )
+
+
+def test_running_statistics_are_those_of_the_whole_batch_on_any_number_of_devices():
+    one, eight = Training(family="resnet"), Training(family="resnet", devices=8)
+    batches = [batch(step) for step in range(3)]
+    np.testing.assert_allclose(eight.run(*batches), one.run(*batches), rtol=1e-5)
+    assert int(one.state.stats["backbone.bn1.count"]) == 3
+    for name, value in one.state.stats.items():
+        np.testing.assert_allclose(eight.state.stats[name], value, rtol=1e-5, atol=1e-5)
+
+
+def test_micro_batches_move_the_running_statistics_once_each():
+    training = Training(family="resnet", accumulate=2)
+    training.run(batch(0))
+    assert int(training.state.stats["backbone.bn1.count"]) == 2

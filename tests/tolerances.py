@@ -4,7 +4,14 @@
 # sides compute in float32 and sum in another order; the references differ from themselves in
 # float64 by about 1e-6 per array.
 PARITY_FORWARD = 1e-5
-PARITY_GRADIENT = 1e-5
+# Gradients of any case: a bias that reaches the loss through sums that nearly cancel has few
+# digits left. The cases of the tests are held to PARITY_FORWARD.
+PARITY_GRADIENT = 1e-4
+# A case says how far the reference in float32 is from itself in float64, array by array. Where
+# that alone is more than a fraction of the tolerance (gradients that are small sums of large
+# terms: a bias that a softmax all but cancels), another order of summation is as far off again:
+# this many times that figure is allowed. In all cases here it decides about no array.
+PARITY_ROUNDING = 4
 
 # Augmentation, in units of the pixel range 0..1.
 # Operations against torchvision in float64: float32 rounding of up to seven operations.

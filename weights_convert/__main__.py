@@ -1,11 +1,13 @@
 """Command line of the converter, see `--help`."""
 
 import argparse
+import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -15,7 +17,6 @@ from fmi_jax.checkpoints.weights import (
     FORMAT,
     NativeFile,
     Provenance,
-    check_backbone,
     read_backbone,
     save_backbone,
 )
@@ -31,15 +32,19 @@ from fmi_jax.models.registry import BACKBONES
 from weights_convert.card import model_card
 from weights_convert.download import default_cache, download
 from weights_convert.engine import convert
+from weights_convert.export import check_native, export, read_source
 from weights_convert.identify import identify
-from weights_convert.layouts.registry import layouts_of
+from weights_convert.layouts.registry import layouts_for
 from weights_convert.read import Checkpoint, read_checkpoint
+from weights_convert.stacked import stacked_of_checkpoint
 
 DESCRIPTION = """\
-Turn a public PyTorch checkpoint into one native weights file.
+Turn a public PyTorch checkpoint into one native weights file, and back.
 
   python -m weights_convert NAME --checkpoint FILE --out DIR   convert a file you have
   python -m weights_convert NAME --download --out DIR          fetch the published one first
+  python -m weights_convert NAME --checkpoint NATIVE --export original|hf|timm --out DIR
+                                                               write it for PyTorch again
   python -m weights_convert inspect FILE                       say what a file is
   python -m weights_convert verify FILE                        check a converted file
 """
@@ -51,6 +56,18 @@ opened are refused.
 
 Writes DIR/NAME.TAG.safetensors and a model card DIR/NAME.TAG.md; training finds it with
   --config.backbone.name=NAME --config.backbone.weights=TAG --config.backbone.weights_dir=DIR
+
+Of a checkpoint that the study saved, a foundation model under a DeiT, the foundation is taken;
+with --stacked all of it, as DIR/stacked_NAME.TAG.safetensors.
+
+--export takes a converted file, or the folder of a finished run: then the best checkpoint is
+exported, and its head along with it where the layout has a place for one. It writes
+DIR/NAME.TAG.PUBLISHER.pth for "original" and .safetensors for the others, with the names, axes
+and bits of the publisher's own file. Their code loads it strictly into a network without parts
+that are not here: no head (timm: num_classes=0) unless a run brought one, no pooler
+(transformers: add_pooling_layer=False), of Segment Anything, SEEM, CLIP and BLIP the image
+encoder, under its name in the whole. For from_pretrained of transformers, put the file as
+model.safetensors beside a config.json of yours.
 
 backbones:
   {names}
@@ -105,7 +122,7 @@ def _convert(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--tag",
         help="short name of the weights. Default: that of the published file, or"
-        f" '{CUSTOM}' for a file that is none of the published ones",
+        f" '{CUSTOM}' for a file that is none of the published ones; of a run, its folder's name",
     )
     parser.add_argument(
         "--cache",
@@ -114,12 +131,29 @@ def _convert(argv: Sequence[str]) -> None:
         metavar="DIR",
         help="where fetched files are kept (default: %(default)s)",
     )
+    parser.add_argument(
+        "--stacked",
+        action="store_true",
+        help="of a checkpoint of the study: the whole classifier, not the foundation alone",
+    )
+    parser.add_argument(
+        "--export",
+        metavar="PUBLISHER",
+        help="write the converted file or run given as --checkpoint for PyTorch again:"
+        " original, hf or timm",
+    )
     args = parser.parse_args(argv)
     spec = BACKBONES[args.name]
     if args.tag is not None and not _is_file_name(args.tag):
         raise UsageError(f"--tag {args.tag!r}: expected letters, digits, '-', '_' and '.' only.")
     if args.out.exists() and not args.out.is_dir():
         raise UsageError(f"--out {args.out}: expected a folder, and this is a file.")
+    if args.export is not None:
+        for flag, given in (("--download", args.download), ("--stacked", args.stacked)):
+            if given:
+                raise UsageError(f"--export takes a --checkpoint, not {flag}.")
+        _export(spec, args.checkpoint, args.export, args.out, args.tag)
+        return
     if args.download:
         published_source = _source_to_fetch(spec, args.tag)
         path = download(published_source, args.cache, _Progress(published_source.url))
@@ -128,9 +162,13 @@ def _convert(argv: Sequence[str]) -> None:
     checkpoint = read_checkpoint(path)
     published_source = published_source or _published_source(spec, checkpoint, args.tag)
     tag = args.tag or (published_source.tag if published_source else CUSTOM)
-    native = parameters(create_abstract(spec.family, spec.arch, Execution()))
     try:
-        converted = convert(checkpoint.groups, native, layouts_of(spec.family))
+        whole = stacked_of_checkpoint(spec, checkpoint.groups) if args.stacked else spec
+        native = parameters(create_abstract(whole.family, whole.arch, Execution()))
+        layouts = list(layouts_for(whole))
+        if published_source:  # a file may hold more than one network: the tag says which
+            layouts.sort(key=lambda layout: layout.name != published_source.layout)
+        converted = convert(checkpoint.groups, native, layouts)
     except UserError as error:
         fits = identify(checkpoint.groups, BACKBONES.values())
         hint = f" It fits {', '.join(found.spec.name for found in fits)}." if fits else ""
@@ -145,16 +183,36 @@ def _convert(argv: Sequence[str]) -> None:
         converter=version("fmi_jax"),
     )
     args.out.mkdir(parents=True, exist_ok=True)
-    target = args.out / f"{spec.name}.{tag}.safetensors"
-    with whole_file(target.with_suffix(".md")) as draft:
-        draft.write_text(model_card(spec, provenance, target.name))
-    save_backbone(target, converted.params, spec.arch, provenance)
+    target = args.out / f"{whole.name}.{tag}.safetensors"
+    if not args.stacked:
+        with whole_file(target.with_suffix(".md")) as draft:
+            draft.write_text(model_card(spec, provenance, target.name))
+    save_backbone(target, converted.params, whole.arch, provenance)
     print(f"read   {path}: {checkpoint.format}, layout {converted.match.where}")
     if checkpoint.others:
         print(f"       not read, as they hold no weights: {', '.join(checkpoint.others)}")
     if tag == CUSTOM:
         print(f"       none of the published files, so its tag is {CUSTOM!r} (--tag names it)")
-    print(f"wrote  {target}: {len(converted.params)} tensors, {spec.num_params:,} parameters")
+    print(f"wrote  {target}: {len(converted.params)} tensors, {_numbers(native):,} parameters")
+
+
+def _export(spec: BackboneSpec, path: Path, publisher: str, out: Path, tag: str | None) -> None:
+    if not path.is_dir() and not _is_native(path):
+        raise UserError(
+            f"{path}: expected a file that this converter wrote, or the folder of a run."
+            " Convert a public checkpoint first."
+        )
+    source = read_source(spec, path)
+    if tag is not None:
+        source = dataclasses.replace(source, tag=tag)
+    done = export(source, publisher, out)
+    print(f"wrote  {done.path}: {len(done.tensors)} tensors, layout {done.layout.name}")
+    if source.head is not None and not done.with_head:
+        print("       without its head, for which this layout has no place")
+
+
+def _numbers(tensors: Mapping[str, Any]) -> int:
+    return sum(value.size for value in tensors.values())
 
 
 def _inspect(path: Path) -> None:
@@ -172,8 +230,11 @@ def _inspect(path: Path) -> None:
         print(f"no tensors in: {', '.join(checkpoint.others)}")
     fits = identify(checkpoint.groups, BACKBONES.values())
     for found in fits:
-        source = _published_source(found.spec, checkpoint, None)
-        known = f", the published {source.tag}" if source else ""
+        try:
+            source = _published_source(found.spec, checkpoint, None)
+            known = f", the published {source.tag}" if source else ""
+        except UserError:
+            known = ", under the name of a published file but with another checksum"
         print(f"fits {found.spec.name}{known}: layout {found.match.where}")
     if not fits:
         print("fits none of the backbones in any known layout")
@@ -188,7 +249,7 @@ def _verify(path: Path) -> None:
     name = read_backbone(path).provenance.backbone
     if name not in BACKBONES:
         raise unknown_name("backbone", name, BACKBONES)
-    _describe(path, check_backbone(path, BACKBONES[name]))
+    _describe(path, check_native(path, BACKBONES[name])[1])
     print("sound: every tensor has its checksum, name, shape and type")
 
 
@@ -233,12 +294,28 @@ def _source_to_fetch(spec: BackboneSpec, tag: str | None) -> WeightsSource:
 def _published_source(
     spec: BackboneSpec, checkpoint: Checkpoint, tag: str | None
 ) -> WeightsSource | None:
-    """The source that a file is, by its checksum, its name, or the tag the user gives it."""
+    """The source that a file is: by its checksum, the tag that the user gives it, or its name.
+
+    A name says nothing where files of several addresses share it. Where there is a published
+    checksum, a file that has the tag or the name but not the checksum is refused.
+    """
+    if tag is not None and tag not in {source.tag for source in spec.sources}:
+        return None
+    addresses = {source.url for other in BACKBONES.values() for source in other.sources}
     for source in spec.sources:
-        named = checkpoint.path.name == Path(source.url).name and source.sha256 is None
+        name = Path(source.url).name
+        alike = [address for address in addresses if Path(address).name == name]
+        named = checkpoint.path.name == name and len(alike) == 1
         proven = source.sha256 is not None and checkpoint.sha256.startswith(source.sha256)
-        if tag == source.tag or (tag is None and (named or proven)):
-            return source
+        if not (tag == source.tag if tag is not None else named or proven):
+            continue
+        if source.sha256 is not None and not proven:
+            raise UserError(
+                f"{checkpoint.path}: its sha256 is {checkpoint.sha256}, but that of the published"
+                f" {name} begins with {source.sha256}. Fetch it again (--download), or name a file"
+                " of your own with another --tag."
+            )
+        return source
     return None
 
 

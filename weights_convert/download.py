@@ -33,7 +33,9 @@ def download(
     cache: Path,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Path:
-    """The file of `source` in the folder `cache`, fetched unless it is there.
+    """The file of `source` below the folder `cache`, fetched unless it is there.
+
+    It lies under host and path of its address: many publishers call it `model.safetensors`.
 
     Args:
       source: what to fetch.
@@ -44,8 +46,9 @@ def download(
       UserError: the host cannot be reached, refuses, or breaks off; or the file does not have
         its checksum.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    path = cache / Path(urlsplit(source.url).path).name
+    address = urlsplit(source.url)
+    path = cache / address.netloc / address.path.lstrip("/")
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         part = path.with_name(path.name + ".part")
         _transfer(source.url, part, progress)

@@ -8,7 +8,7 @@ made from. So one table serves every depth and width, and can be read in both di
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ import numpy as np
 
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import Backbone
-from weights_convert.ops import CONV2D, LINEAR, SAME, Op
+from weights_convert.ops import CONV2D, COUNTER, LINEAR, SAME, Op
 
 Shapes = Mapping[str, Any]
 """Anything with `shape` and `dtype`, by name: arrays, or `jax.ShapeDtypeStruct`."""
@@ -30,11 +30,14 @@ class Rule:
       sources: keys of the checkpoint, with slots: "blocks.{i}.attn.qkv.weight".
       targets: native names, with the same slots: "blocks.{i}.attn.qkv.kernel".
       op: how the tensors change on the way.
+      absent: what fills the sources of a file that has none of the sources of any such rule,
+        because it is older than they are; None: the file must have them.
     """
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
     op: Op
+    absent: int | None = None
 
 
 def same(source: str, target: str | None = None) -> tuple[Rule, ...]:
@@ -45,6 +48,16 @@ def same(source: str, target: str | None = None) -> tuple[Rule, ...]:
 def norm(source: str, target: str) -> tuple[Rule, ...]:
     """The rules for a layer norm: `weight` is `scale`."""
     return same(f"{source}.weight", f"{target}.scale") + same(f"{source}.bias", f"{target}.bias")
+
+
+def batch_norm(source: str, target: str) -> tuple[Rule, ...]:
+    """The rules for a batch norm; before PyTorch 0.4.1 files had no counter of batches."""
+    return (
+        *norm(source, target),
+        *same(f"{source}.running_mean", f"{target}.mean"),
+        *same(f"{source}.running_var", f"{target}.var"),
+        Rule((f"{source}.num_batches_tracked",), (f"{target}.count",), COUNTER, absent=0),
+    )
 
 
 def linear(source: str, target: str, op: Op = LINEAR) -> tuple[Rule, ...]:
@@ -62,14 +75,39 @@ def conv2d(source: str, target: str) -> tuple[Rule, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Ignored:
-    """A key that is left out on purpose; with a final dot, every key that starts so."""
+    """A key that is left out on purpose, with slots; with a final dot, every key that starts so.
+
+    Attributes:
+      key: or the start of keys.
+      reason: why it is not needed.
+      zeros: its shape at an arch, where the publisher's network does not load without it: it
+        is exported as zeros.
+    """
 
     key: str
     reason: str
+    zeros: Callable[[Any], tuple[int, ...]] | None = None
 
     def covers(self, key: str) -> bool:
         """Whether this names `key`."""
-        return key.startswith(self.key) if self.key.endswith(".") else key == self.key
+        pattern = _compile(self.key)
+        whole = not self.key.endswith(".")
+        return bool(pattern.fullmatch(key) if whole else pattern.match(key))
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """Where a layout has its linear classifier.
+
+    Attributes:
+      key: of the layer: "head" for "head.weight" and "head.bias".
+      prefix: of the backbone's keys beside it.
+      unless: native parameter of the archs for which this is not so; "": none.
+    """
+
+    key: str
+    prefix: str = ""
+    unless: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,9 +120,17 @@ class Layout:
       family: the backbones it describes.
       rules: for a native name that several rules could fill, the first one holds.
       ignored: keys that may be there and are not used.
+      beside: the same for keys that do not start with the prefix, when there is one: parts of a
+        larger network whose own names are like those of the backbone.
       wrappers: entries of the file's top-level dict that may hold the tensors; "" is the top
         level itself.
       prefixes: what may stand before every key of the backbone.
+      publishers: who writes it: "original", "hf", "timm"; what `--export` calls it. An exported
+        file has the first of `wrappers` and of `prefixes`.
+      head: the linear classifier on the pooled feature, where the publisher's network has one
+        that reads the same; trained heads are exported under it.
+      buffers: `(arch, image_size)` to what the publisher's network for square images of that
+        side in pixels keeps beside parameters and does not load without; exported with them.
     """
 
     name: str
@@ -92,8 +138,12 @@ class Layout:
     family: type[Backbone]
     rules: tuple[Rule, ...]
     ignored: tuple[Ignored, ...] = ()
+    beside: tuple[Ignored, ...] = ()
     wrappers: tuple[str, ...] = ("",)
     prefixes: tuple[str, ...] = ("",)
+    publishers: tuple[str, ...] = ("original",)
+    head: Head | None = None
+    buffers: Callable[[Any, int], Mapping[str, np.ndarray]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +153,7 @@ class Step:
     sources: tuple[str, ...]
     targets: tuple[str, ...]
     op: Op
+    absent: int | None = None
 
 
 def plan(layout: Layout, native: Iterable[str], prefix: str = "") -> list[Step]:
@@ -124,7 +175,7 @@ def plan(layout: Layout, native: Iterable[str], prefix: str = "") -> list[Step]:
                 continue
             filled.update(targets)
             sources = tuple(prefix + s.format(**match.groupdict()) for s in rule.sources)
-            steps.append(Step(sources, targets, rule.op))
+            steps.append(Step(sources, targets, rule.op, rule.absent))
     if missing := [name for name in names if name not in filled]:
         raise UserError(
             f"layout {layout.name} cannot express this arch: no rule fills {_join(missing)}."
@@ -148,7 +199,7 @@ class Match:
     Attributes:
       layout, wrapper, prefix: the reading that was tried.
       steps: what turns it into the native parameters.
-      expected: every key that those need.
+      expected: every key that those read.
       missing, extra, misshaped, mistyped: what is off.
     """
 
@@ -169,7 +220,7 @@ class Match:
         before = f", with the prefix {self.prefix!r}" if self.prefix else ""
         return f"{self.layout.name} ({self.layout.title}{inside}{before})"
 
-    def problems(self, not_finite: Sequence[str] = ()) -> list[str]:
+    def problems(self, not_finite: Sequence[str] = (), too_large: Sequence[str] = ()) -> list[str]:
         """What is off, one clause each; empty if all fits."""
         kinds = {
             "missing": self.missing,
@@ -177,6 +228,7 @@ class Match:
             "of another shape": self.misshaped,
             "of another type": self.mistyped,
             "with NaN or infinity": not_finite,
+            "beyond int32": too_large,
         }
         return [f"{len(keys)} {kind}: {_join(keys)}" for kind, keys in kinds.items() if keys]
 
@@ -225,7 +277,8 @@ def convert(
     best = match(groups, native, layouts)[0]
     tensors = groups.get(best.wrapper, {})
     used = [key for key in best.expected if key in tensors]
-    if off := best.problems([key for key in used if not _finite(tensors[key])]):
+    not_finite = [key for key in used if not _finite(tensors[key])]
+    if off := best.problems(not_finite, [key for key in used if _too_large(tensors[key])]):
         held = ", ".join(repr(name) for name in groups if name) or "no entry with tensors"
         inside = "" if best.wrapper in groups else f" The file holds {held}."
         raise UserError(
@@ -234,9 +287,10 @@ def convert(
         )
     params: dict[str, np.ndarray] = {}
     for step in best.steps:
-        values = step.op.forward(*(tensors[key] for key in step.sources))
+        sources = (_value(step, key, tensors, best.expected) for key in step.sources)
+        values = step.op.forward(*sources)
         for name, value in zip(step.targets, values, strict=True):
-            params[name] = np.ascontiguousarray(value)
+            params[name] = np.asarray(value, order="C")
     wrong = [n for n in native if _struct(params[n]) != _struct(native[n])]
     if wrong:  # the inverse of an op is not its inverse
         raise AssertionError(f"{best.layout.name} misshapes {wrong}")
@@ -249,16 +303,22 @@ def _match_one(layout: Layout, wrapper: str, prefix: str, tensors: Shapes, nativ
 
     def ignored(key: str) -> bool:
         inner = key.removeprefix(prefix)
-        return any(rule.covers(key) or rule.covers(inner) for rule in layout.ignored)
+        beside = () if key.startswith(prefix) else layout.beside
+        return any(rule.covers(key) or rule.covers(inner) for rule in (*layout.ignored, *beside))
 
     both = [key for key in expected if key in tensors]
+    optional = {key for step in steps if step.absent is not None for key in step.sources}
+    if optional.isdisjoint(tensors):
+        needed = [key for key in expected if key not in optional]
+    else:  # a file has either all of them or none
+        needed = list(expected)
     return Match(
         layout=layout,
         wrapper=wrapper,
         prefix=prefix,
         steps=steps,
         expected=expected,
-        missing=[key for key in expected if key not in tensors],
+        missing=[key for key in needed if key not in tensors],
         extra=[key for key in tensors if key not in expected and not ignored(key)],
         misshaped=[
             f"{key} is {list(tensors[key].shape)} (expected {list(expected[key].shape)})"
@@ -286,12 +346,24 @@ def _shapes_of(
     """What `op` makes of shapes. Remembered: a deep network asks the same again and again."""
     key = (op, way, *((x.shape, str(x.dtype)) for x in inputs))
     if key not in _SHAPES:
-        _SHAPES[key] = tuple(jax.eval_shape(getattr(op, way), *inputs))
+        with jax.enable_x64(True):  # counters of PyTorch are int64
+            _SHAPES[key] = tuple(jax.eval_shape(getattr(op, way), *inputs))
     return _SHAPES[key]
+
+
+def _value(step: Step, key: str, tensors: Mapping[str, np.ndarray], expected: Shapes) -> Any:
+    if key in tensors:
+        return tensors[key]
+    return np.full(expected[key].shape, step.absent, expected[key].dtype)
 
 
 def _finite(x: np.ndarray) -> bool:
     return x.dtype.kind != "f" or bool(np.isfinite(x).all())
+
+
+def _too_large(x: np.ndarray) -> bool:
+    """Whether a counter of PyTorch cannot be counted on in int32."""
+    return x.dtype == np.int64 and bool((np.abs(x) >= 2**31).any())
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

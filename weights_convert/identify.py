@@ -8,6 +8,7 @@ import numpy as np
 from fmi_jax.models.base import BackboneSpec, Execution, create_abstract, parameters
 from weights_convert.engine import Match, Shapes, match
 from weights_convert.layouts.registry import layouts_of
+from weights_convert.stacked import FOUNDATION
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +25,9 @@ def identify(groups: Mapping[str, Shapes], specs: Iterable[BackboneSpec]) -> lis
     Backbones of one arch (a supervised and a self-supervised one) cannot be told apart.
     """
     sizes = [
-        sum(int(np.prod(tensor.shape)) for tensor in tensors.values())
+        sum(int(np.prod(t.shape)) for key, t in tensors.items() if key.startswith(part))
         for tensors in groups.values()
+        for part in ("", FOUNDATION)
     ]
     found = []
     for spec in specs:

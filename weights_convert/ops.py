@@ -8,6 +8,10 @@ them. Ops use the array API alone, so the same code moves numpy arrays and, unde
 import dataclasses
 from typing import Any, Protocol
 
+import numpy as np
+
+from fmi_jax.errors import UserError
+
 
 class Op(Protocol):
     """An invertible map from the source tensors of a rule to its targets."""
@@ -53,6 +57,21 @@ class Same:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pointwise:
+    """A 1x1 convolution `[out, in, 1, 1]` as the linear layer `[in, out]` that it is."""
+
+    def forward(self, *sources: Any) -> tuple[Any, ...]:
+        """Drop the axes of the kernel's sides."""
+        (x,) = sources
+        return (_permute(x[:, :, 0, 0], (1, 0)),)
+
+    def inverse(self, *targets: Any) -> tuple[Any, ...]:
+        """Put them back."""
+        (x,) = targets
+        return (_permute(x, (1, 0))[:, :, None, None],)
+
+
+@dataclasses.dataclass(frozen=True)
 class Fuse:
     """`parts` equal tensors, each sent through `each`, laid side by side along the last axis.
 
@@ -95,8 +114,62 @@ class UnfoldClsPosition:
         return cls + positions[:, :1], *others, positions[:, 1:]
 
 
+@dataclasses.dataclass(frozen=True)
+class DropAxes:
+    """One tensor without its `count` leading axes, which are of length 1."""
+
+    count: int
+
+    def forward(self, *sources: Any) -> tuple[Any, ...]:
+        """Take them away."""
+        (x,) = sources
+        return (x[(0,) * self.count],)
+
+    def inverse(self, *targets: Any) -> tuple[Any, ...]:
+        """Put them back."""
+        (x,) = targets
+        return (x[(None,) * self.count],)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearWithZeroBias:
+    """The weight and the bias of a linear layer to its kernel alone: the bias must be zero."""
+
+    def forward(self, *sources: Any) -> tuple[Any, ...]:
+        """Transpose the weight; `UserError` for a bias that would be lost."""
+        weight, bias = sources
+        if isinstance(bias, np.ndarray) and bias.any():  # under eval_shape there are no values
+            raise UserError(
+                "the bias of the final projection is not zero, and this network has none there:"
+                " the file was trained on with that layer as a classifier."
+            )
+        return (_permute(weight, (1, 0)),)
+
+    def inverse(self, *targets: Any) -> tuple[Any, ...]:
+        """Transpose back, with a bias of zeros."""
+        (kernel,) = targets
+        return _permute(kernel, (1, 0)), _namespace(kernel).zeros_like(kernel[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Narrow:
+    """One int64 tensor as int32, the widest integer that JAX has unasked."""
+
+    def forward(self, *sources: Any) -> tuple[Any, ...]:
+        """To int32."""
+        (x,) = sources
+        return (_namespace(x).astype(x, "int32"),)
+
+    def inverse(self, *targets: Any) -> tuple[Any, ...]:
+        """To int64."""
+        (x,) = targets
+        return (_namespace(x).astype(x, "int64"),)
+
+
 SAME = Same()
+COUNTER = Narrow()
 LINEAR = Permute((1, 0))  # [out, in] -> [in, out]
+POINTWISE = Pointwise()
 CONV2D = Permute((2, 3, 1, 0))  # [out, in, h, w] -> [h, w, in, out]
 
 

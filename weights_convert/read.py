@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import hashlib
 import pickle
+import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,6 +91,12 @@ def _kind(path: Path, start: bytes) -> tuple[str, Any]:
         return _zip_kind(path)
     if start.startswith(b"\x80"):
         return "PyTorch file (before 1.6)", _read_legacy_torch
+    if tarfile.is_tarfile(path):
+        with tarfile.open(path) as archive:
+            held = ", ".join(archive.getnames()[:3])
+        raise UserError(
+            f"{path}: a tar archive (holds {held}): unpack it and give the file inside."
+        )
     raise UserError(
         f"{path}: not a checkpoint: expected a PyTorch file (.pth, .pt, .bin), .safetensors"
         f" or .npz, and it starts with {start[:8]!r}."

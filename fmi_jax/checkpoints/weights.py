@@ -80,7 +80,7 @@ def save_backbone(
       arch: what they are the parameters of.
       provenance: where they come from.
     """
-    arrays = {name: np.ascontiguousarray(value) for name, value in params.items()}
+    arrays = {name: np.asarray(value, order="C") for name, value in params.items()}
     header = {
         "format": FORMAT,
         "arch": arch_fields(arch),

@@ -47,6 +47,16 @@ class ArchConfig(abc.ABC):
     def truncated(self, block: int) -> "ArchConfig":
         """The arch that keeps blocks 0..`block` and has no later one."""
 
+    def sized(self, height: int, width: int) -> "ArchConfig":
+        """The arch for images of that size in pixels.
+
+        This same one where the network takes any size. Families that resize position tables
+        when weights are loaded (`Backbone.adapt`) return one with tables for that size, and
+        raise `UsageError` for a size they cannot take.
+        """
+        del height, width
+        return self
+
     def check_block(self, block: int) -> None:
         """Raise `UsageError` unless `block` is an index of a block."""
         if not 0 <= block < self.num_blocks:
@@ -90,6 +100,11 @@ class Backbone(nnx.Module):
     def embed(self, images: Float[Array, "b h w c"]) -> Array:
         """What enters block 0. Raises `UsageError` for an image size the family cannot take."""
 
+    def enter(self, images: Float[Array, "b h w c"], rngs: nnx.Rngs | None) -> Array:
+        """`embed`, in training mode with `rngs`; the same but where the stem has a batch norm."""
+        del rngs
+        return self.embed(images)
+
     @abc.abstractmethod
     def readout(self, x: Array, block: int, grid: tuple[int, int]) -> Features:
         """The features of a network that ends after `block`, whose output is `x`.
@@ -125,7 +140,7 @@ class Backbone(nnx.Module):
             )
         wanted = {}
         grid = self.grid(images.shape[1], images.shape[2])
-        x = self.embed(images)
+        x = self.enter(images, rngs)
         for i, block in enumerate(self.blocks[: max(blocks) + 1]):
             x = self.run_block(block, x, rngs)
             if i in blocks:
@@ -151,10 +166,19 @@ class Backbone(nnx.Module):
         key = None if rngs is None else rngs.dropout()
         if not self.execution.remat:
             return run(block, x, key)
-        # Only parameters: a block that also has running statistics is refused by the split,
-        # where a rematerialised update of them would be lost in silence.
-        graphdef, params = nnx.split(block, nnx.Param)
-        return jax.checkpoint(lambda p, x, key: run(nnx.merge(graphdef, p), x, key))(params, x, key)
+        # A block that has anything but parameters and running statistics is refused by the
+        # split, where a rematerialised update of it would be lost in silence.
+        graphdef, params, stats = nnx.split(block, nnx.Param, nnx.BatchStat)
+
+        @jax.checkpoint
+        def recomputed(params: Any, stats: Any, x: Array, key: Array | None) -> tuple[Array, Any]:
+            block = nnx.merge(graphdef, params, stats)
+            return run(block, x, key), nnx.state(block, nnx.BatchStat)
+
+        y, stats = recomputed(params, stats, x, key)
+        if key is not None:
+            nnx.update(block, stats)
+        return y
 
     @classmethod
     def adapt(
@@ -227,6 +251,21 @@ def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
             f"image size {height}x{width}: expected multiples of the patch size {patch_size}; "
             + ", ".join(f"nearest to {side} is {near}" for side, near in nearest.items())
             + "."
+        )
+    return height // patch_size, width // patch_size
+
+
+def whole_patches(height: int, width: int, patch_size: int) -> tuple[int, int]:
+    """Rows and columns of the whole patches in an image of that size in pixels.
+
+    For families whose reference takes any size: the pixels beyond the last whole patch of a
+    side are not seen (at 1024 pixels and patches of 14, the last 2). An image without a patch
+    raises `UsageError`.
+    """
+    if min(height, width) < patch_size:
+        raise UsageError(
+            f"image size {height}x{width}: expected at least one patch,"
+            f" {patch_size}x{patch_size} pixels."
         )
     return height // patch_size, width // patch_size
 

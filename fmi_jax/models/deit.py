@@ -80,6 +80,10 @@ class DeiTArch(ArchConfig):
         self.check_block(block)
         return dataclasses.replace(self, depth=block + 1)
 
+    def on_tokens(self) -> "DeiTArch":
+        """The arch of a `TokenDeiT`: a patch is one token of this width."""
+        return dataclasses.replace(self, in_channels=self.width, patch_size=1)
+
 
 class DeiT(Backbone):
     """A DeiT; `pooled` and `cls` are its normed [cls] token, `tokens` its normed patch tokens.
@@ -166,6 +170,39 @@ class DeiT(Backbone):
         cls = self.norm(x[:, 0])
         tokens = self.norm(x[:, self.arch.num_prefix_tokens :])
         return Features(cls, tokens.reshape(x.shape[0], *grid, -1), cls)
+
+
+class TokenDeiT(DeiT):
+    """A DeiT whose input is a grid of tokens of its own width instead of an image.
+
+    The second half of the study's stacked classifier (paper, Figure 1): its patch embedding is
+    the identity and has no parameters; [cls] token, position embedding (resized to the grid),
+    blocks and norm are those of the DeiT. Where `Backbone` says images it takes tokens
+    `[b, h, w, d]`.
+
+    Args:
+      arch: as `DeiTArch.on_tokens` gives it.
+      execution: how it is run.
+      rngs: stream `params`.
+    """
+
+    def __init__(self, arch: DeiTArch, execution: Execution, *, rngs: nnx.Rngs):
+        super().__init__(arch, execution, rngs=rngs)
+        del self.patch_embed
+        self.patch_embed = _identity
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """The grid itself; `UsageError` unless it is square."""
+        if height != width:
+            raise UsageError(
+                f"token grid {height}x{width}: a DeiT takes square grids only, as its position"
+                " embedding was published for them; use square images."
+            )
+        return height, width
+
+
+def _identity(tokens: Array) -> Array:
+    return tokens
 
 
 def _arch(width: int, patch_size: int, *, distilled: bool = False) -> DeiTArch:

@@ -1,5 +1,6 @@
 """The feed-forward halves of a transformer block."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,28 +22,44 @@ def gelu(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
 
 
 @jax.checkpoint
+def quick_gelu(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+    """`x * sigmoid(1.702 x)`, which OpenAI trained CLIP with; computed again as `gelu` is."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+@jax.checkpoint
 def silu_gate(gate: Float[Array, "*n d"], value: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
     """`silu(gate) * value`, computed again in the backward pass as `gelu` is."""
     return jax.nn.silu(gate) * value
 
 
 class Mlp(nnx.Module):
-    """Linear, exact GELU, linear.
+    """Linear, activation, linear.
 
     Args:
       width: of the tokens.
       hidden_width: between the two layers.
+      activation: between them.
       dtype: compute type.
       rngs: stream `params`.
     """
 
-    def __init__(self, width: int, hidden_width: int, *, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: int,
+        hidden_width: int,
+        *,
+        activation: Callable[[Array], Array] = gelu,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ):
+        self.activation = activation
         self.fc1 = linear(width, hidden_width, dtype=dtype, rngs=rngs)
         self.fc2 = linear(hidden_width, width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
         """Each token by itself."""
-        return self.fc2(gelu(self.fc1(x)))
+        return self.fc2(self.activation(self.fc1(x)))
 
 
 class SwiGLU(nnx.Module):

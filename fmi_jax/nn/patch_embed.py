@@ -16,12 +16,20 @@ class PatchEmbed(nnx.Module):
       in_channels: of the images.
       width: of the tokens.
       patch_size: pixels.
+      use_bias: whether `proj` has one.
       dtype: compute type.
       rngs: stream `params`.
     """
 
     def __init__(
-        self, in_channels: int, width: int, patch_size: int, *, dtype: Any, rngs: nnx.Rngs
+        self,
+        in_channels: int,
+        width: int,
+        patch_size: int,
+        *,
+        use_bias: bool = True,
+        dtype: Any,
+        rngs: nnx.Rngs,
     ):
         self.proj = nnx.Conv(
             in_channels,
@@ -29,6 +37,7 @@ class PatchEmbed(nnx.Module):
             kernel_size=(patch_size, patch_size),
             strides=patch_size,
             padding="VALID",
+            use_bias=use_bias,
             dtype=dtype,
             param_dtype=jnp.float32,
             # PyTorch's own for a convolution, which DeiT and DINOv2 leave as it is.

@@ -2,10 +2,31 @@
 
 from collections.abc import Mapping
 
-from parity_families import deit, dinov2
+from parity_families import (
+    blip,
+    deit,
+    dinov2,
+    focal_transformer,
+    focalnet,
+    open_clip,
+    resnet,
+    sam,
+    seem,
+    stacked,
+    swin,
+)
 from parity_families.family import Family
 
 FAMILIES: Mapping[str, Family] = {
+    "blip": blip.FAMILY,
     "deit": deit.FAMILY,
     "dinov2": dinov2.FAMILY,
+    "focal_transformer": focal_transformer.FAMILY,
+    "focalnet": focalnet.FAMILY,
+    "seem_focalnet": seem.FAMILY,
+    "open_clip": open_clip.FAMILY,
+    "resnet": resnet.FAMILY,
+    "sam": sam.FAMILY,
+    "stacked_classifier": stacked.FAMILY,
+    "swin": swin.FAMILY,
 }

@@ -1,12 +1,13 @@
 """How the parity tool runs a family."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fmi_jax.models.base import ArchConfig, Backbone
+from weights_convert.engine import Layout
 
 Groups = Mapping[str, Mapping[str, np.ndarray]]
 
@@ -19,12 +20,20 @@ class Family:
       backbone: its class.
       arch: from `meta.config` and the tensors of the checkpoint.
       arrays: `(module, images [b, h, w, c], unused tensors)` to the arrays of a run by name,
-        in the reference's axes.
+        in the reference's axes. A family with runs in training mode takes `rngs` besides.
+      run_arch: `(arch, run)`: that of a run whose entry in `meta.runs` asks for more than
+        another image size.
+      run_layout: the layout a run reads the checkpoint in, from its entry in `meta.runs`; None
+        for the one that is recognised.
+      layouts: those to read the checkpoint in, of an arch; None: all that `backbone` comes in.
     """
 
     backbone: type[Backbone]
     arch: Callable[[Mapping[str, Any], Groups], ArchConfig]
-    arrays: Callable[[Any, Any, Mapping[str, Any]], dict[str, Any]]
+    arrays: Callable[..., dict[str, Any]]
+    run_arch: Callable[[ArchConfig, Mapping[str, Any]], ArchConfig] = lambda arch, run: arch
+    run_layout: Callable[[Mapping[str, Any]], str | None] = lambda run: None
+    layouts: Callable[[ArchConfig], Sequence[Layout]] | None = None
 
 
 def rows(tokens: Any) -> Any:

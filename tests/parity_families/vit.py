@@ -26,6 +26,15 @@ def vit_sizes(config: Mapping[str, Any], groups: Groups) -> dict[str, Any]:
     }
 
 
+def positions_grid(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows and columns of patches that the checkpoint has positions for."""
+    sides = config["img_size"]
+    height, width = (sides, sides) if isinstance(sides, int) else sides
+    patch = config["patch_size"]
+    rows, cols = config.get("pos_embed_grid") or (height // patch, width // patch)
+    return rows, cols
+
+
 def vit_arrays(module: Any, images: Any) -> tuple[dict[str, Any], Any]:
     """The arrays that all plain ViTs share, and the features that a user gets."""
     x = module.embed(images)

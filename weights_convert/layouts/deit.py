@@ -5,7 +5,7 @@ Sources: `vision_transformer.py` of facebookresearch/dino, timm's `VisionTransfo
 """
 
 from fmi_jax.models.deit import DeiT
-from weights_convert.engine import Ignored, Layout, conv2d, linear, norm, same
+from weights_convert.engine import Head, Ignored, Layout, conv2d, linear, norm, same
 
 LAYOUT = Layout(
     name="deit",
@@ -30,4 +30,6 @@ LAYOUT = Layout(
     ),
     wrappers=("", "model", "teacher"),  # "teacher": the full training checkpoints of DINO
     prefixes=("", "backbone."),
+    publishers=("original", "timm"),
+    head=Head("head", unless="dist_token"),
 )

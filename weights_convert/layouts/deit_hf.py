@@ -6,7 +6,7 @@ differ from transformers 5 on; `save_pretrained` still writes these.
 """
 
 from fmi_jax.models.deit import DeiT
-from weights_convert.engine import Ignored, Layout, Rule, conv2d, linear, norm, same
+from weights_convert.engine import Head, Ignored, Layout, Rule, conv2d, linear, norm, same
 from weights_convert.ops import LINEAR, SAME, Fuse
 
 _BLOCK = "encoder.layer.{i}"
@@ -41,4 +41,6 @@ LAYOUT = Layout(
         Ignored("pooler.", "a layer of transformers that no DeiT or DINO was trained with"),
     ),
     prefixes=("", "vit.", "deit."),
+    publishers=("hf",),
+    head=Head("classifier", prefix="vit.", unless="dist_token"),
 )

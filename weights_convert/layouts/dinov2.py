@@ -27,5 +27,11 @@ LAYOUT = Layout(
         *same("blocks.{i}.ls2.gamma"),
         *norm("norm", "norm"),
     ),
-    ignored=(Ignored("mask_token", "stands for masked patches in pre-training alone"),),
+    ignored=(
+        Ignored(
+            "mask_token",
+            "stands for masked patches in pre-training alone",
+            zeros=lambda arch: (1, arch.width),
+        ),
+    ),
 )

@@ -38,7 +38,12 @@ LAYOUT = Layout(
     ),
     ignored=(
         Ignored("classifier.", "the classifier of the 1000 ImageNet classes"),
-        Ignored("embeddings.mask_token", "stands for masked patches in pre-training alone"),
+        Ignored(
+            "embeddings.mask_token",
+            "stands for masked patches in pre-training alone",
+            zeros=lambda arch: (1, arch.width),
+        ),
     ),
     prefixes=("", "dinov2.", "dinov2_with_registers."),
+    publishers=("hf",),
 )

@@ -5,7 +5,7 @@ Source: timm's `vision_transformer.py` (`_convert_dinov2`, `no_embed_class`).
 """
 
 from fmi_jax.models.dinov2 import DINOv2
-from weights_convert.engine import Layout, Rule, conv2d, linear, norm, same
+from weights_convert.engine import Head, Ignored, Layout, Rule, conv2d, linear, norm, same
 from weights_convert.ops import UnfoldClsPosition
 
 LAYOUT = Layout(
@@ -34,4 +34,7 @@ LAYOUT = Layout(
         *same("blocks.{i}.ls2.gamma"),
         *norm("norm", "norm"),
     ),
+    ignored=(Ignored("head.", "a classifier: published files have none"),),
+    publishers=("timm",),
+    head=Head("head"),
 )

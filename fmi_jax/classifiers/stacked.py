@@ -1,0 +1,76 @@
+"""A transformer of its own on the spatial tokens of a foundation model."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from fmi_jax.models.base import Backbone
+from fmi_jax.nn.linear import linear
+from fmi_jax.nn.norm import LayerNorm
+
+_NORM_EPS = 1e-5  # of the projector: what torch's LayerNorm has, which the study left as it is
+
+
+class Projector(nnx.Module):
+    """Linear layer and layer norm on every token: from one width to another.
+
+    Args:
+      in_width: of the tokens that come in.
+      out_width: of those that go out.
+      dtype: that the linear layer computes in.
+      rngs: stream `params`.
+    """
+
+    def __init__(self, in_width: int, out_width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.linear = linear(in_width, out_width, dtype=dtype, rngs=rngs)
+        self.norm = LayerNorm(out_width, eps=_NORM_EPS)
+
+    def __call__(self, tokens: Float[Array, "b h w d"]) -> Float[Array, "b h w e"]:
+        """Tokens of the other width."""
+        return self.norm(self.linear(tokens)).astype(self.linear.dtype)
+
+
+class StackedClassifier(nnx.Module):
+    """Foundation model, projector, transformer, head (paper, Figure 1; REFERENCE `Ymodel_*`).
+
+    The foundation's tokens are a grid in every family, so one class serves all of them.
+
+    Args:
+      backbone: the foundation model.
+      transformer: takes a grid of tokens where a backbone takes an image: its
+        `arch.in_channels` is their width. The study's is a DeiT
+        (`fmi_jax.models.deit.TokenDeiT`).
+      num_classes: width `k` of the logits.
+      frozen: whether the foundation is frozen and therefore always in evaluation mode.
+      rngs: for projector and head; weights from a truncated normal of std 0.02, zero bias.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        transformer: Backbone,
+        num_classes: int,
+        *,
+        frozen: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.backbone = backbone
+        self.transformer = transformer
+        self.frozen = frozen
+        self.projector = Projector(
+            backbone.arch.token_width,
+            transformer.arch.in_channels,
+            dtype=transformer.execution.dtype,
+            rngs=rngs,
+        )
+        self.head = linear(
+            transformer.arch.feature_width, num_classes, dtype=jnp.float32, rngs=rngs
+        )
+
+    def __call__(
+        self, images: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "b k"]:
+        """Logits in float32. `rngs` (stream "dropout") means training."""
+        features = self.backbone.features(images, rngs=None if self.frozen else rngs)
+        pooled = self.transformer.features(self.projector(features.tokens), rngs=rngs).pooled
+        return self.head(pooled.astype(jnp.float32))

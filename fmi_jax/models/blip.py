@@ -1,0 +1,250 @@
+"""The image encoder of BLIP (arXiv 2201.12086).
+
+Reference: `VisionTransformer` and `interpolate_pos_embed` of `models/vit.py` in salesforce/BLIP.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from fmi_jax.errors import UsageError, unknown_name
+from fmi_jax.models.base import (
+    ArchConfig,
+    Backbone,
+    BackboneSpec,
+    Execution,
+    WeightsSource,
+    whole_patches,
+)
+from fmi_jax.nn.drop_path import linear_rates
+from fmi_jax.nn.linear import trunc_normal
+from fmi_jax.nn.mlp import Mlp
+from fmi_jax.nn.norm import LayerNorm
+from fmi_jax.nn.patch_embed import PatchEmbed
+from fmi_jax.nn.positions import resize_positions
+from fmi_jax.nn.resize import bicubic
+from fmi_jax.nn.transformer import Block
+from fmi_jax.types import Features
+
+READOUTS = ("cls", "first_patch")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BLIPArch(ArchConfig):
+    """The shape of an image encoder.
+
+    Attributes:
+      patch_size: pixels per patch side.
+      width: of the tokens.
+      depth: number of blocks.
+      num_heads: per attention; divides `width`.
+      mlp_width: hidden width of the MLP.
+      grid: rows and columns of patches that the position embedding is for.
+      readout: which token `Features.pooled` is: "cls", or "first_patch" (the study's code reads
+        `tokens[:, 1]`, which is the patch in the upper left corner).
+      norm_eps: of every layer norm.
+    """
+
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    mlp_width: int
+    grid: tuple[int, int]
+    readout: str
+    norm_eps: float
+
+    def __post_init__(self):
+        if self.readout not in READOUTS:
+            raise unknown_name("readout", self.readout, READOUTS)
+
+    @property
+    def num_blocks(self) -> int:
+        """`depth`."""
+        return self.depth
+
+    @property
+    def feature_width(self) -> int:
+        """`width`."""
+        return self.width
+
+    @property
+    def token_width(self) -> int:
+        """`width`."""
+        return self.width
+
+    def truncated(self, block: int) -> "BLIPArch":
+        """The arch that ends after `block`."""
+        self.check_block(block)
+        return dataclasses.replace(self, depth=block + 1)
+
+    def sized(self, height: int, width: int) -> "BLIPArch":
+        """The arch with positions for images of that size; `UsageError` if smaller than a patch."""
+        return dataclasses.replace(self, grid=whole_patches(height, width, self.patch_size))
+
+
+class BLIP(Backbone):
+    """An image encoder; `pooled` is its normed [cls] token (`arch.readout`), as is `cls`.
+
+    `tokens` are its normed patch tokens.
+
+    Args:
+      arch: its shape.
+      execution: how it is run.
+      rngs: stream `params`.
+    """
+
+    def __init__(self, arch: BLIPArch, execution: Execution, *, rngs: nnx.Rngs):
+        self.arch: BLIPArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.execution = execution
+        dtype = execution.dtype
+        num_tokens = 1 + arch.grid[0] * arch.grid[1]
+        self.cls_token = nnx.Param(trunc_normal(rngs.params(), (1, 1, arch.width)))
+        self.pos_embed = nnx.Param(trunc_normal(rngs.params(), (1, num_tokens, arch.width)))
+        self.patch_embed = PatchEmbed(
+            arch.in_channels, arch.width, arch.patch_size, dtype=dtype, rngs=rngs
+        )
+        self.blocks = nnx.List(
+            Block(
+                arch.width,
+                arch.num_heads,
+                Mlp(arch.width, arch.mlp_width, dtype=dtype, rngs=rngs),
+                eps=arch.norm_eps,
+                layer_scale=None,
+                drop_path=rate,
+                dtype=dtype,
+                rngs=rngs,
+            )
+            for rate in linear_rates(execution.drop_path, arch.depth)
+        )
+        self.norm = LayerNorm(arch.width, eps=arch.norm_eps)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the patch grid; `UsageError` unless it is that of the positions."""
+        grid = whole_patches(height, width, self.arch.patch_size)
+        if grid != self.arch.grid:
+            rows, cols = (side * self.arch.patch_size for side in self.arch.grid)
+            raise UsageError(
+                f"image size {height}x{width}: this network has positions for {rows}x{cols};"
+                f" build and load it with arch.sized({height}, {width})."
+            )
+        return grid
+
+    def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
+        """Tokens that enter block 0: [cls], then the patches row by row."""
+        self.grid(images.shape[1], images.shape[2])
+        patches = self.patch_embed(images)
+        b, width, dtype = patches.shape[0], self.arch.width, patches.dtype
+        cls = jnp.broadcast_to(self.cls_token[...].astype(dtype), (b, 1, width))
+        tokens = jnp.concatenate([cls, patches.reshape(b, -1, width)], axis=1)
+        return tokens + self.pos_embed[...].astype(dtype)
+
+    def readout(self, x: Float[Array, "b n d"], block: int, grid: tuple[int, int]) -> Features:
+        """Features of a network that ends here: the final norm follows whichever block is last."""
+        del block
+        # Normed apart: who reads only [cls] then pays nothing for the patches.
+        cls, patches = self.norm(x[:, 0]), self.norm(x[:, 1:])
+        pooled = cls if self.arch.readout == "cls" else patches[:, 0]
+        return Features(pooled, patches.reshape(x.shape[0], *grid, -1), cls)
+
+    @classmethod
+    def adapt(
+        cls, params: Mapping[str, np.ndarray], source: ArchConfig, target: ArchConfig
+    ) -> dict[str, np.ndarray]:
+        """Parameters with the position embedding resized to the grid of `target`."""
+        assert isinstance(source, BLIPArch)
+        assert isinstance(target, BLIPArch)
+        table = jnp.asarray(params["pos_embed"])
+        resized = resize_positions(table, source.grid, target.grid, bicubic)
+        return {**params, "pos_embed": np.asarray(resized)}
+
+
+def _spec(
+    name: str,
+    width: int,
+    depth: int,
+    num_params: int,
+    image_size: int,
+    note: str,
+    sources: tuple[WeightsSource, ...],
+) -> BackboneSpec:
+    return BackboneSpec(
+        name=name,
+        family=BLIP,
+        arch=BLIPArch(
+            in_channels=3,
+            patch_size=16,
+            width=width,
+            depth=depth,
+            num_heads=width // 64,
+            mlp_width=4 * width,
+            grid=(image_size // 16, image_size // 16),
+            readout="cls",
+            norm_eps=1e-6,
+        ),
+        num_params=num_params,
+        patch_size=16,
+        image_size=image_size,
+        sources=sources,
+        note=f"image encoder of BLIP, {note}",
+    )
+
+
+def _source(tag: str, file: str, layout: str = "blip") -> WeightsSource:
+    url = f"https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/{file}.pth"
+    return WeightsSource(tag=tag, url=url, sha256=None, layout=layout, licence="BSD-3-Clause")
+
+
+_PRETRAINED = "pre-trained on 129 million captioned images"
+_CAPTIONS = "fine-tuned to caption COCO at 384 pixels"
+
+SPECS = (
+    _spec(
+        "blip_base",
+        768,
+        12,
+        85_798_656,
+        224,
+        _PRETRAINED,
+        (
+            _source("129m", "model_base"),
+            # What the study's key filter reads from the same file.
+            _source("129m_momentum", "model_base", "blip_momentum"),
+            _source("129m_capfilt_large", "model_base_capfilt_large"),
+        ),
+    ),
+    _spec(
+        "blip_large",
+        1024,
+        24,
+        303_301_632,
+        224,
+        _PRETRAINED,
+        (
+            _source("129m", "model_large"),
+            _source("129m_momentum", "model_large", "blip_momentum"),
+        ),
+    ),
+    _spec(
+        "blip_base_384",
+        768,
+        12,
+        86_090_496,
+        384,
+        _CAPTIONS,
+        (_source("caption_coco", "model_base_caption_capfilt_large"),),
+    ),
+    _spec(
+        "blip_large_384",
+        1024,
+        24,
+        303_690_752,
+        384,
+        _CAPTIONS,
+        (_source("caption_coco", "model_large_caption"),),
+    ),
+)

@@ -1,0 +1,256 @@
+"""FocalNet (arXiv 2203.11926), the classification networks: a block is a stage."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from fmi_jax.errors import UsageError
+from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution, WeightsSource
+from fmi_jax.nn.conv_embed import ConvEmbed
+from fmi_jax.nn.drop_path import drop_path, linear_rates
+from fmi_jax.nn.focal_modulation import FocalModulation
+from fmi_jax.nn.mlp import Mlp
+from fmi_jax.nn.norm import LayerNorm
+from fmi_jax.nn.stage import Stage
+from fmi_jax.nn.transformer import LayerScale
+from fmi_jax.types import Features
+
+_LAYER_SCALE = 1e-4  # initial value in the reference's configs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FocalNetArch(ArchConfig):
+    """The shape of a FocalNet.
+
+    Attributes:
+      patch_size: stride of the stem in pixels, and its kernel without `conv_embed`.
+      width: of the first stage; each later one is twice as wide.
+      depths: number of residual blocks in each stage.
+      focal_levels: depth-wise convolutions per residual block, stage by stage.
+      focal_windows: side of the first of them, stage by stage; odd.
+      mlp_ratio: hidden width of the MLPs over the width of their stage.
+      conv_embed: overlapping convolutions for stem (7x7, stride 4) and down-sampling (3x3).
+      layer_scale: learned factors on the residual branches.
+      post_norm: branches are normed where they end, not where they start.
+      post_norm_in_modulation: another norm before the last projection of a modulation.
+      normalise_modulator: the contexts are averaged, not summed.
+      final_norm: whether a norm follows the last stage; not after one where it was cut off.
+      norm_eps: of every layer norm.
+    """
+
+    patch_size: int
+    width: int
+    depths: tuple[int, ...]
+    focal_levels: tuple[int, ...]
+    focal_windows: tuple[int, ...]
+    mlp_ratio: float
+    conv_embed: bool
+    layer_scale: bool
+    post_norm: bool
+    post_norm_in_modulation: bool
+    normalise_modulator: bool
+    final_norm: bool
+    norm_eps: float
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of stages."""
+        return len(self.depths)
+
+    @property
+    def feature_width(self) -> int:
+        """Width of the last stage."""
+        return self.width * 2 ** (self.num_blocks - 1)
+
+    @property
+    def token_width(self) -> int:
+        """Width of the last stage."""
+        return self.feature_width
+
+    def truncated(self, block: int) -> "FocalNetArch":
+        """The arch that ends after stage `block`."""
+        self.check_block(block)
+        end = block + 1
+        return dataclasses.replace(
+            self,
+            depths=self.depths[:end],
+            focal_levels=self.focal_levels[:end],
+            focal_windows=self.focal_windows[:end],
+            final_norm=self.final_norm and end == self.num_blocks,
+        )
+
+
+class FocalNetBlock(nnx.Module):
+    """Two residual branches, a focal modulation and an MLP, normed before or after."""
+
+    def __init__(
+        self, arch: FocalNetArch, stage: int, drop_path: float, *, dtype: Any, rngs: nnx.Rngs
+    ):
+        width = arch.width * 2**stage
+        self.drop_path = drop_path
+
+        def norm(wanted: bool) -> Any:
+            return LayerNorm(width, eps=arch.norm_eps) if wanted else _identity
+
+        def scale() -> Any:
+            return LayerScale(width, _LAYER_SCALE) if arch.layer_scale else _identity
+
+        self.norm1 = norm(not arch.post_norm)
+        self.modulation = FocalModulation(
+            width,
+            levels=arch.focal_levels[stage],
+            window=arch.focal_windows[stage],
+            normalise=arch.normalise_modulator,
+            norm_eps=arch.norm_eps if arch.post_norm_in_modulation else None,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.norm1_post, self.ls1 = norm(arch.post_norm), scale()
+        self.norm2 = norm(not arch.post_norm)
+        self.mlp = Mlp(width, int(width * arch.mlp_ratio), dtype=dtype, rngs=rngs)
+        self.norm2_post, self.ls2 = norm(arch.post_norm), scale()
+
+    def __call__(
+        self, x: Float[Array, "b h w d"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "b h w d"]:
+        """The block's output, in the type of `x`."""
+        y = self.ls1(self.norm1_post(self.modulation(self.norm1(x)))).astype(x.dtype)
+        x = x + drop_path(y, self.drop_path, rngs)
+        y = self.ls2(self.norm2_post(self.mlp(self.norm2(x)))).astype(x.dtype)
+        return x + drop_path(y, self.drop_path, rngs)
+
+
+class FocalNet(Backbone):
+    """A FocalNet; `tokens` are the normed outputs of its last stage, `pooled` their mean.
+
+    It has no [cls] token. Reference: `classification/focalnet.py` of microsoft/FocalNet.
+
+    Args:
+      arch: its shape.
+      execution: how it is run.
+      rngs: stream `params`.
+    """
+
+    def __init__(self, arch: FocalNetArch, execution: Execution, *, rngs: nnx.Rngs):
+        self.arch: FocalNetArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.execution = execution
+        self.stem = ConvEmbed(
+            arch.in_channels,
+            arch.width,
+            kernel_size=7 if arch.conv_embed else arch.patch_size,
+            stride=4 if arch.conv_embed else arch.patch_size,
+            padding=2 if arch.conv_embed else 0,
+            fill=False,
+            eps=arch.norm_eps,
+            dtype=execution.dtype,
+            rngs=rngs,
+        )
+        rates = iter(linear_rates(execution.drop_path, sum(arch.depths)))
+        self.blocks = nnx.List(
+            Stage(
+                _downsample(arch, stage, dtype=execution.dtype, rngs=rngs) if stage else None,
+                [
+                    FocalNetBlock(arch, stage, next(rates), dtype=execution.dtype, rngs=rngs)
+                    for _ in range(depth)
+                ],
+            )
+            for stage, depth in enumerate(arch.depths)
+        )
+        if arch.final_norm:
+            self.norm = LayerNorm(arch.feature_width, eps=arch.norm_eps)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns that leave the stem; `UsageError` if nothing reaches the last stage.
+
+        Sides need not be multiples of the total stride: as in the reference, pixels that fill
+        no whole patch go unread.
+        """
+        grid = rest = self.stem.grid(height, width)
+        for stage in self.blocks[1:]:
+            rest = stage.downsample.grid(*rest)
+        if min(rest) < 1:
+            least = self.arch.patch_size * 2 ** (self.arch.num_blocks - 1)
+            raise UsageError(
+                f"image size {height}x{width}: nothing of it would reach the last stage;"
+                f" expected at least {least}x{least}."
+            )
+        return grid
+
+    def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b rows cols d"]:
+        """The normed patches that enter stage 0."""
+        return self.stem(images)
+
+    def readout(
+        self, x: Float[Array, "b rows cols d"], block: int, grid: tuple[int, int]
+    ) -> Features:
+        """Features of a network that ends here; the final norm is that of the last stage alone."""
+        del grid
+        if self.arch.final_norm and block == self.arch.num_blocks - 1:
+            x = self.norm(x)
+        tokens = x.astype(jnp.float32)
+        return Features(tokens.mean((1, 2)), tokens, None)
+
+
+def _downsample(arch: FocalNetArch, stage: int, *, dtype: Any, rngs: nnx.Rngs) -> ConvEmbed:
+    return ConvEmbed(
+        arch.width * 2 ** (stage - 1),
+        arch.width * 2**stage,
+        kernel_size=3 if arch.conv_embed else 2,
+        stride=2,
+        padding=1 if arch.conv_embed else 0,
+        fill=False,
+        eps=arch.norm_eps,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def _identity(x: Array) -> Array:
+    return x
+
+
+def _spec(size: str, width: int, depth: int, num_params: int) -> BackboneSpec:
+    return BackboneSpec(
+        name=f"focalnet_{size}",
+        family=FocalNet,
+        arch=FocalNetArch(
+            in_channels=3,
+            patch_size=4,
+            width=width,
+            depths=(2, 2, depth, 2),
+            focal_levels=(3, 3, 3, 3),
+            focal_windows=(3, 3, 3, 3),
+            mlp_ratio=4.0,
+            conv_embed=False,
+            layer_scale=False,
+            post_norm=False,
+            post_norm_in_modulation=False,
+            normalise_modulator=False,
+            final_norm=True,
+            norm_eps=1e-5,
+        ),
+        num_params=num_params,
+        patch_size=32,
+        image_size=224,
+        sources=(
+            WeightsSource(
+                tag="in1k",
+                url="https://projects4jw.blob.core.windows.net/focalnet/release/classification/"
+                f"focalnet_{size}_lrf.pth",
+                sha256=None,
+                layout="focalnet",
+                licence="MIT",
+            ),
+        ),
+        note="supervised on ImageNet-1k, large receptive field (three focal levels)",
+    )
+
+
+SPECS = (
+    _spec("tiny", 96, 6, 27_878_928),
+    _spec("small", 96, 18, 49_573_440),
+    _spec("base", 128, 18, 87_724_768),
+)

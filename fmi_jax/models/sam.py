@@ -1,0 +1,296 @@
+"""The image encoder of Segment Anything (arXiv 2304.02643): a ViTDet (arXiv 2203.16527).
+
+Most blocks attend within windows, a few over the whole map; all have decomposed relative
+positions. The study resizes the position tables when it loads the weights, and so do we.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from fmi_jax.errors import UsageError, unknown_name
+from fmi_jax.models.base import (
+    ArchConfig,
+    Backbone,
+    BackboneSpec,
+    Execution,
+    WeightsSource,
+    patch_grid,
+)
+from fmi_jax.nn.drop_path import drop_path, linear_rates
+from fmi_jax.nn.linear import trunc_normal
+from fmi_jax.nn.mlp import Mlp
+from fmi_jax.nn.norm import LayerNorm
+from fmi_jax.nn.patch_embed import PatchEmbed
+from fmi_jax.nn.relative_position import RelativePositionAttention
+from fmi_jax.nn.resize import bicubic_antialias, linear, nearest, resize
+from fmi_jax.types import Features
+
+_REL_POS_RESIZE = {"linear": linear, "nearest": nearest}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SAMArch(ArchConfig):
+    """The shape of an image encoder.
+
+    Attributes:
+      patch_size: pixels per patch side.
+      width: of the tokens.
+      depth: number of blocks.
+      num_heads: per attention; divides `width`.
+      mlp_width: hidden width of the MLP.
+      window_size: side of the windows, in tokens.
+      global_blocks: indices of the blocks that attend over the whole map.
+      grid: rows and columns of patches that the position tables are for.
+      rel_pos_resize: how the relative positions of the global blocks are made to fit another
+        grid when weights are loaded: "linear", as the reference does, or "nearest", as the
+        study did by leaving out an argument.
+      neck_width: channels of the neck, which `features` does not use; None for no neck.
+      norm_eps: of every layer norm.
+    """
+
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    mlp_width: int
+    window_size: int
+    global_blocks: tuple[int, ...]
+    grid: tuple[int, int]
+    rel_pos_resize: str
+    neck_width: int | None
+    norm_eps: float
+
+    def __post_init__(self) -> None:
+        if self.rel_pos_resize not in _REL_POS_RESIZE:
+            raise unknown_name("rel_pos_resize", self.rel_pos_resize, _REL_POS_RESIZE)
+
+    @property
+    def num_blocks(self) -> int:
+        """`depth`."""
+        return self.depth
+
+    @property
+    def feature_width(self) -> int:
+        """`width`."""
+        return self.width
+
+    @property
+    def token_width(self) -> int:
+        """`width`."""
+        return self.width
+
+    def truncated(self, block: int) -> "SAMArch":
+        """The arch that ends after `block`: without the neck, also after the last one."""
+        self.check_block(block)
+        return dataclasses.replace(
+            self,
+            depth=block + 1,
+            global_blocks=tuple(i for i in self.global_blocks if i <= block),
+            neck_width=None,
+        )
+
+    def sized(self, height: int, width: int) -> "SAMArch":
+        """The arch with positions for images of that size; `UsageError` unless both sides fit."""
+        return dataclasses.replace(self, grid=patch_grid(height, width, self.patch_size))
+
+
+class SAM(Backbone):
+    """An image encoder; `pooled` is the mean over the map after the last block, `tokens` that
+    map itself. There is no final norm.
+
+    `neck(tokens)` is what the mask decoder reads; no feature depends on it, and a truncated
+    network has none.
+
+    Args:
+      arch: its shape.
+      execution: how it is run.
+      rngs: stream `params`.
+    """
+
+    def __init__(self, arch: SAMArch, execution: Execution, *, rngs: nnx.Rngs):
+        self.arch: SAMArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.execution = execution
+        dtype = execution.dtype
+        self.pos_embed = nnx.Param(trunc_normal(rngs.params(), (1, *arch.grid, arch.width)))
+        self.patch_embed = PatchEmbed(
+            arch.in_channels, arch.width, arch.patch_size, dtype=dtype, rngs=rngs
+        )
+        self.blocks = nnx.List(
+            Block(arch, is_global=i in arch.global_blocks, drop_path=rate, dtype=dtype, rngs=rngs)
+            for i, rate in enumerate(linear_rates(execution.drop_path, arch.depth))
+        )
+        if arch.neck_width is not None:
+            self.neck = Neck(arch.width, arch.neck_width, eps=arch.norm_eps, dtype=dtype, rngs=rngs)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the patch grid; `UsageError` unless it is that of the positions."""
+        grid = patch_grid(height, width, self.arch.patch_size)
+        if grid != self.arch.grid:
+            rows, cols = (side * self.arch.patch_size for side in self.arch.grid)
+            raise UsageError(
+                f"image size {height}x{width}: this network has positions for {rows}x{cols};"
+                f" build and load it with arch.sized({height}, {width})."
+            )
+        return grid
+
+    def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b rows cols d"]:
+        """The map of tokens that enters block 0."""
+        self.grid(images.shape[1], images.shape[2])
+        patches = self.patch_embed(images)
+        return patches + self.pos_embed[...].astype(patches.dtype)
+
+    def readout(
+        self, x: Float[Array, "b rows cols d"], block: int, grid: tuple[int, int]
+    ) -> Features:
+        """Features of a network that ends here."""
+        del block, grid
+        return Features(x.mean(axis=(1, 2), dtype=jnp.float32), x, None)
+
+    @classmethod
+    def adapt(
+        cls, params: Mapping[str, np.ndarray], source: ArchConfig, target: ArchConfig
+    ) -> dict[str, np.ndarray]:
+        """Resize the position tables to the grid of `target`; drop the neck if it has none.
+
+        Reference: `filter_interpolate_weights` of the study's `utils/transformers/sam.py` for
+        the absolute positions, `get_rel_pos` of segment_anything for the relative ones.
+        """
+        assert isinstance(source, SAMArch)
+        assert isinstance(target, SAMArch)
+        params = dict(params)
+        if target.neck_width is None:
+            params = {n: value for n, value in params.items() if not n.startswith("neck.")}
+        if source.grid == target.grid:
+            return params
+        sides = tuple(zip(source.grid, target.grid, strict=True))
+        rows, cols = (bicubic_antialias(old, new, step=old / new) for old, new in sides)
+        table = jnp.asarray(params["pos_embed"][0])
+        params["pos_embed"] = np.asarray(resize(table, rows, cols))[None]
+        kernel = _REL_POS_RESIZE[target.rel_pos_resize]
+        for i in target.global_blocks:
+            for axis, (old, new) in zip("hw", sides, strict=True):
+                name = f"blocks.{i}.attn.rel_pos_{axis}"
+                matrix = kernel(2 * old - 1, 2 * new - 1)
+                params[name] = (matrix @ params[name]).astype(np.float32)
+        return params
+
+
+class Block(nnx.Module):
+    """The pre-norm transformer block on a map, `x + attn(norm1(x))` and `x + mlp(norm2(x))`.
+
+    Args:
+      arch: of the network.
+      is_global: whether it attends over the whole map, or within windows.
+      drop_path: stochastic depth rate of both branches.
+      dtype: compute type.
+      rngs: stream `params`.
+    """
+
+    def __init__(
+        self, arch: SAMArch, *, is_global: bool, drop_path: float, dtype: Any, rngs: nnx.Rngs
+    ):
+        self.drop_path = drop_path
+        self.norm1 = LayerNorm(arch.width, eps=arch.norm_eps)
+        self.attn = RelativePositionAttention(
+            arch.width,
+            arch.num_heads,
+            grid=arch.grid,
+            window=None if is_global else arch.window_size,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.norm2 = LayerNorm(arch.width, eps=arch.norm_eps)
+        self.mlp = Mlp(arch.width, arch.mlp_width, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "b h w d"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "b h w d"]:
+        """The block's output; `rngs` (stream `dropout`) turns drop-path on."""
+        x = x + drop_path(self.attn(self.norm1(x)), self.drop_path, rngs)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path, rngs)
+
+
+class Neck(nnx.Module):
+    """Two convolutions without bias, 1x1 and 3x3, each with a layer norm over the channels.
+
+    Args:
+      width: of the tokens.
+      neck_width: of the output.
+      eps: of the layer norms.
+      dtype: compute type.
+      rngs: stream `params`.
+    """
+
+    def __init__(self, width: int, neck_width: int, *, eps: float, dtype: Any, rngs: nnx.Rngs):
+        def conv(inputs: int, side: int) -> nnx.Conv:
+            return nnx.Conv(
+                inputs,
+                neck_width,
+                kernel_size=(side, side),
+                padding="SAME",
+                use_bias=False,
+                dtype=dtype,
+                param_dtype=jnp.float32,
+                kernel_init=trunc_normal,
+                rngs=rngs,
+            )
+
+        self.conv1 = conv(width, 1)
+        self.norm1 = LayerNorm(neck_width, eps=eps)
+        self.conv2 = conv(neck_width, 3)
+        self.norm2 = LayerNorm(neck_width, eps=eps)
+
+    def __call__(self, tokens: Float[Array, "b h w d"]) -> Float[Array, "b h w o"]:
+        """The image embedding that Segment Anything's mask decoder reads."""
+        return self.norm2(self.conv2(self.norm1(self.conv1(tokens))))
+
+
+def _spec(
+    size: str, digest: str, width: int, depth: int, num_heads: int, num_params: int
+) -> BackboneSpec:
+    name = f"sam_vit_{size}"
+    quarter = depth // 4
+    return BackboneSpec(
+        name=name,
+        family=SAM,
+        arch=SAMArch(
+            in_channels=3,
+            patch_size=16,
+            width=width,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_width=4 * width,
+            window_size=14,
+            global_blocks=tuple(quarter * i - 1 for i in range(1, 5)),
+            grid=(64, 64),
+            rel_pos_resize="linear",
+            neck_width=256,
+            norm_eps=1e-6,
+        ),
+        num_params=num_params,
+        patch_size=16,
+        image_size=1024,
+        sources=(
+            WeightsSource(
+                tag="sa1b",
+                url=f"https://dl.fbaipublicfiles.com/segment_anything/{name}_{digest}.pth",
+                sha256=None,  # the digits in the file's name are of its MD5
+                layout="sam",
+                licence="Apache-2.0",
+            ),
+        ),
+        note="trained to segment anything in SA-1B; with its neck",
+    )
+
+
+SPECS = (
+    _spec("b", "01ec64", 768, 12, 12, 89_670_912),
+    _spec("l", "0b3195", 1024, 24, 16, 308_278_272),
+    _spec("h", "4b8939", 1280, 32, 16, 637_026_048),
+)

@@ -1,0 +1,208 @@
+"""The image backbone of SEEM (arXiv 2304.06718): a FocalNet with depth-wise residual
+convolutions, normed after its branches. A block is a stage.
+"""
+
+import dataclasses
+from typing import Any
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution, WeightsSource
+from fmi_jax.nn.conv import DepthwiseConv
+from fmi_jax.nn.conv_embed import ConvEmbed
+from fmi_jax.nn.drop_path import drop_path, linear_rates
+from fmi_jax.nn.focal_modulation import FocalModulation
+from fmi_jax.nn.mlp import Mlp
+from fmi_jax.nn.norm import LayerNorm
+from fmi_jax.nn.stage import Stage
+from fmi_jax.nn.transformer import LayerScale
+from fmi_jax.types import Features
+
+_LAYER_SCALE = 1e-4  # initial value in the reference
+_STEM_STRIDE = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SEEMArch(ArchConfig):
+    """The shape of a SEEM backbone.
+
+    Attributes:
+      width: of the first stage; each later one is twice as wide.
+      depths: number of residual blocks in each stage.
+      focal_levels: depth-wise convolutions per modulation, stage by stage.
+      focal_windows: side of the first of them, stage by stage; odd.
+      mlp_ratio: hidden width of the MLPs over the width of their stage.
+      post_norm_in_modulation: another norm before the last projection of a modulation.
+      normalise_modulator: the contexts are averaged, not summed.
+      norm_eps: of every layer norm.
+    """
+
+    width: int
+    depths: tuple[int, ...]
+    focal_levels: tuple[int, ...]
+    focal_windows: tuple[int, ...]
+    mlp_ratio: float
+    post_norm_in_modulation: bool
+    normalise_modulator: bool
+    norm_eps: float
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of stages."""
+        return len(self.depths)
+
+    @property
+    def feature_width(self) -> int:
+        """Width of the last stage."""
+        return self.width * 2 ** (self.num_blocks - 1)
+
+    @property
+    def token_width(self) -> int:
+        """Width of the last stage."""
+        return self.feature_width
+
+    def truncated(self, block: int) -> "SEEMArch":
+        """The arch that ends after stage `block`."""
+        self.check_block(block)
+        end = block + 1
+        return dataclasses.replace(
+            self,
+            depths=self.depths[:end],
+            focal_levels=self.focal_levels[:end],
+            focal_windows=self.focal_windows[:end],
+        )
+
+
+class SEEMBlock(nnx.Module):
+    """A focal modulation and an MLP, each behind a residual 3x3 depth-wise convolution.
+
+    `x + dw1(x)`, then `norm1(x + ls1(modulation(x)))`; the same with `dw2`, `mlp`, `ls2` and
+    `norm2`. The sum is normed, unlike in the post-norm FocalNets, which norm the branch.
+    """
+
+    def __init__(self, arch: SEEMArch, stage: int, drop_path: float, *, dtype: Any, rngs: nnx.Rngs):
+        width = arch.width * 2**stage
+        self.drop_path = drop_path
+        self.dw1 = DepthwiseConv(width, 3, use_bias=True, dtype=dtype, rngs=rngs)
+        self.modulation = FocalModulation(
+            width,
+            levels=arch.focal_levels[stage],
+            window=arch.focal_windows[stage],
+            normalise=arch.normalise_modulator,
+            norm_eps=arch.norm_eps if arch.post_norm_in_modulation else None,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.ls1 = LayerScale(width, _LAYER_SCALE)
+        self.norm1 = LayerNorm(width, eps=arch.norm_eps)
+        self.dw2 = DepthwiseConv(width, 3, use_bias=True, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(width, int(width * arch.mlp_ratio), dtype=dtype, rngs=rngs)
+        self.ls2 = LayerScale(width, _LAYER_SCALE)
+        self.norm2 = LayerNorm(width, eps=arch.norm_eps)
+
+    def __call__(
+        self, x: Float[Array, "b h w d"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "b h w d"]:
+        """The block's output, in the type of `x`."""
+        dtype = x.dtype
+        x = x + self.dw1(x)
+        x = x + drop_path(self.ls1(self.modulation(x)), self.drop_path, rngs)
+        x = self.norm1(x).astype(dtype)
+        x = x + self.dw2(x)
+        x = x + drop_path(self.ls2(self.mlp(x)), self.drop_path, rngs)
+        return self.norm2(x).astype(dtype)
+
+
+class SEEM(Backbone):
+    """The backbone of SEEM; `tokens` are the outputs of its last stage under that stage's norm,
+    `pooled` their mean. It has no [cls] token.
+
+    An image of any size: sides are filled up with zeros to the strides. With other than three
+    channels the stem keeps its padding and its norm (the study's own stem for one channel loses
+    both).
+
+    Reference: `utils/transformers/focal_dw.py` of the study, from the SEEM repository.
+
+    Args:
+      arch: its shape.
+      execution: how it is run.
+      rngs: stream `params`.
+    """
+
+    def __init__(self, arch: SEEMArch, execution: Execution, *, rngs: nnx.Rngs):
+        self.arch: SEEMArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.execution = execution
+        dtype, widths = execution.dtype, [arch.width * 2**i for i in range(arch.num_blocks)]
+
+        def embed(in_width: int, width: int, kernel_size: int, stride: int) -> ConvEmbed:
+            return ConvEmbed(
+                in_width,
+                width,
+                kernel_size=kernel_size,
+                stride=stride,
+                padding=kernel_size // 2,
+                fill=True,
+                eps=arch.norm_eps,
+                dtype=dtype,
+                rngs=rngs,
+            )
+
+        self.stem = embed(arch.in_channels, arch.width, 7, _STEM_STRIDE)
+        rates = iter(linear_rates(execution.drop_path, sum(arch.depths)))
+        self.blocks = nnx.List(
+            Stage(
+                embed(widths[stage - 1], widths[stage], 3, 2) if stage else None,
+                [SEEMBlock(arch, stage, next(rates), dtype=dtype, rngs=rngs) for _ in range(depth)],
+            )
+            for stage, depth in enumerate(arch.depths)
+        )
+        self.norms = nnx.List(LayerNorm(width, eps=arch.norm_eps) for width in widths)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns that leave the stem."""
+        return self.stem.grid(height, width)
+
+    def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b rows cols d"]:
+        """The normed patches that enter stage 0."""
+        return self.stem(images)
+
+    def readout(
+        self, x: Float[Array, "b rows cols d"], block: int, grid: tuple[int, int]
+    ) -> Features:
+        """Features of a network that ends here: every stage has a norm of its own for it."""
+        del grid
+        tokens = self.norms[block](x)
+        return Features(tokens.mean((1, 2)), tokens, None)
+
+
+SPECS = (
+    BackboneSpec(
+        name="seem_focal_tiny",
+        family=SEEM,
+        arch=SEEMArch(
+            in_channels=3,
+            width=96,
+            depths=(2, 2, 6, 2),
+            focal_levels=(3, 3, 3, 3),
+            focal_windows=(3, 3, 3, 3),
+            mlp_ratio=4.0,
+            post_norm_in_modulation=False,
+            normalise_modulator=True,
+            norm_eps=1e-5,
+        ),
+        num_params=29_922_288,
+        patch_size=32,
+        image_size=1024,
+        sources=(
+            WeightsSource(
+                tag="seem_v0",
+                url="https://huggingface.co/xdecoder/SEEM/resolve/main/seem_focalt_v0.pt",
+                sha256=None,
+                layout="seem",
+                licence="Apache-2.0",
+            ),
+        ),
+        note="FocalNet-T of SEEM, trained to segment COCO images on prompts",
+    ),
+)

@@ -1,0 +1,62 @@
+"""Batch normalisation, with the running statistics that PyTorch keeps."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+class BatchNorm(nnx.Module):
+    """Batch norm over all axes but the last, in float32 whatever the type of its input.
+
+    In training it normalises with the statistics of the batch and moves the running ones towards
+    them: `running = (1 - momentum) * running + momentum * batch`, the variance that is kept
+    being the unbiased one and that of the normalisation the biased one, as in
+    `torch.nn.BatchNorm2d`. In evaluation it normalises with the running statistics.
+
+    Under `jax.jit` the mean over the batch is that of the whole batch, however it is divided
+    over devices and processes: what PyTorch calls a synchronised batch norm.
+
+    Args:
+      width: of the last axis.
+      eps: added to the variance.
+      momentum: share of the batch in the new running statistics.
+    """
+
+    def __init__(self, width: int, *, eps: float, momentum: float):
+        self.eps = eps
+        self.momentum = momentum
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros(width, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(width, jnp.float32))
+        # Of training batches so far. Nothing here reads it; files of PyTorch hold it.
+        self.count = nnx.BatchStat(jnp.zeros((), jnp.int32))
+
+    def __call__(self, x: Float[Array, "*n d"], *, training: bool) -> Float[Array, "*n d"]:
+        """`(x - mean) / sqrt(variance + eps) * scale + bias`, in the type of `x`.
+
+        In training there must be more than one value per channel; of one the variance is not
+        known, and the running one becomes NaN.
+        """
+        if not training:
+            factor = self.scale[...] * jax.lax.rsqrt(self.var[...] + self.eps)
+            offset = self.bias[...] - self.mean[...] * factor
+            return (x.astype(jnp.float32) * factor + offset).astype(x.dtype)
+        y, mean, var = _normalise(x, self.scale[...], self.bias[...], self.eps)
+        values = x.size // x.shape[-1]
+        keep, momentum = 1 - self.momentum, self.momentum
+        self.mean[...] = keep * self.mean[...] + momentum * mean
+        self.var[...] = keep * self.var[...] + momentum * var * (values / (values - 1))
+        self.count[...] += 1
+        return y
+
+
+def _normalise(x, scale, bias, eps):
+    values = x.astype(jnp.float32)
+    axes = tuple(range(x.ndim - 1))
+    mean = values.mean(axes)
+    centred = values - mean
+    var = jnp.square(centred).mean(axes)
+    y = centred * (jax.lax.rsqrt(var + eps) * scale) + bias
+    return y.astype(x.dtype), jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)

@@ -1,0 +1,31 @@
+"""Position embeddings for another grid than they were trained on."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from fmi_jax.nn.resize import resize
+
+Kernel = Callable[..., np.ndarray]
+"""One of the cubic kernels of `nn.resize`: `(old, new, step=)` to a matrix `[new, old]`."""
+
+
+def resize_positions(
+    table: Float[Array, "*one n d"], old: tuple[int, int], new: tuple[int, int], kernel: Kernel
+) -> Float[Array, "*one m d"]:
+    """The table for `new` rows and columns of patches, from the one for `old`.
+
+    Args:
+      table: the position of [cls], which is kept as it is, then those of the patches row by row.
+      old: rows and columns it was trained on.
+      new: those that are wanted; the same as `old` returns the table itself.
+      kernel: how each axis is resampled.
+    """
+    if new == old:
+        return table
+    rows, cols = (kernel(a, b, step=a / b) for a, b in zip(old, new, strict=True))
+    *one, _, d = table.shape
+    patches = resize(table[..., 1:, :].reshape(*old, d), rows, cols)
+    return jnp.concatenate([table[..., :1, :], patches.reshape(*one, -1, d)], axis=-2)

@@ -1,0 +1,173 @@
+"""Self-attention on a map with decomposed relative positions (arXiv 2112.01526, section 4.1).
+
+The score of a query at row `i`, column `j` and a key at row `k`, column `l` gets
+`q . rel_pos_h[i - k] + q . rel_pos_w[j - l]`. The first term is one number per query and row of
+keys, the second one per query and column, so the bias of all pairs is never a tensor of its own.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from fmi_jax.nn.attention import dot_product_attention
+from fmi_jax.nn.linear import linear
+from fmi_jax.nn.window_attention import join_windows, split_windows
+
+_FLASH_WIDTH = 128  # widest head of cuDNN's flash attention
+_SCORES = 2**24  # scores that are held at a time, beyond those of one row of queries
+
+
+class RelativePositionAttention(nnx.Module):
+    """Multi-head self-attention among the tokens of a map, or of each window of it.
+
+    A map that is no multiple of the window is filled up below and on the right with tokens of
+    zero. They are attended to, as in the reference, where their keys and values are the bias of
+    `qkv`.
+
+    Args:
+      width: of the tokens.
+      num_heads: must divide `width`.
+      grid: rows and columns of the map, which the position tables are for, when `window` is None.
+      window: side of the square windows, in tokens; None for attention over the whole map.
+      dtype: compute type.
+      rngs: stream `params`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        grid: tuple[int, int],
+        window: int | None,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ):
+        self.num_heads = num_heads
+        self.window = window
+        rows, cols = grid if window is None else (window, window)
+        self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
+        self.proj = linear(width, width, dtype=dtype, rngs=rngs)
+        self.rel_pos_h = nnx.Param(jnp.zeros((2 * rows - 1, width // num_heads), jnp.float32))
+        self.rel_pos_w = nnx.Param(jnp.zeros((2 * cols - 1, width // num_heads), jnp.float32))
+
+    def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
+        """Tokens mixed over the map or the window they are in."""
+        b, h, w, d = x.shape
+        rows, cols = h, w
+        # Projections are per token: those of the filling need not be computed.
+        qkv = self.qkv(x)
+        if self.window is not None:
+            rows, cols = (-(-side // self.window) * self.window for side in (h, w))
+            bias = self.qkv.bias
+            assert bias is not None
+            filling = jnp.broadcast_to(bias[...].astype(qkv.dtype), (b, rows, cols, 3 * d))
+            qkv = filling.at[:, :h, :w].set(qkv)
+        parts = jnp.split(qkv, 3, axis=-1)
+        if self.window is None:
+            heads = (b, h * w, self.num_heads, d // self.num_heads)
+            q, k, v = (jnp.moveaxis(part.reshape(heads), 2, 1) for part in parts)
+            y = self._attend(q, k, v)
+            y = jnp.moveaxis(y, 1, 2).reshape(b, h, w, d)
+        else:
+            split = [split_windows(part, self.window, self.num_heads) for part in parts]
+            q, k, v = (part.reshape(-1, *part.shape[2:]) for part in split)
+            y = self._attend(q, k, v).reshape(split[0].shape)
+            y = join_windows(y, rows, cols)[:, :h, :w]
+        return self.proj(y)
+
+    def _attend(self, q: Array, k: Array, v: Array) -> Array:
+        tables = (table[...].astype(q.dtype) for table in (self.rel_pos_h, self.rel_pos_w))
+        return attention(q, k, v, *(by_pair(table) for table in tables))
+
+
+def by_pair(table: Float[Array, "distances d"]) -> Float[Array, "n n d"]:
+    """The row of `table [2n - 1, d]` for each position of a query and each of a key."""
+    n = (table.shape[0] + 1) // 2
+    return table[np.arange(n)[:, None] - np.arange(n) + n - 1]
+
+
+def attention(
+    q: Float[Array, "b heads n d"],
+    k: Float[Array, "b heads n d"],
+    v: Float[Array, "b heads n d"],
+    rel_h: Float[Array, "rows rows d"],
+    rel_w: Float[Array, "cols cols d"],
+) -> Float[Array, "b heads n d"]:
+    """`softmax(q k^T / sqrt(d) + q . rel_h + q . rel_w) v` for the `n = rows * cols` tokens of a
+    map, row by row; softmax in float32.
+
+    Args:
+      q, k, v: queries, keys and values.
+      rel_h: for each row of a query and each row of a key (`by_pair`).
+      rel_w: the same for columns.
+    """
+    if q.shape[-1] + rel_h.shape[0] + rel_w.shape[0] <= _FLASH_WIDTH:
+        return _folded(q, k, v, rel_h, rel_w)
+    return _row_by_row(q, k, v, rel_h, rel_w)
+
+
+def _folded(q: Array, k: Array, v: Array, rel_h: Array, rel_w: Array) -> Array:
+    """As plain attention: a query's products with `rel_h` and `rel_w` are further entries of
+    it, and a key has a one in those of its own row and column."""
+    b, heads, n, d = q.shape
+    rows, cols = rel_h.shape[0], rel_w.shape[0]
+    by_row, by_col = _products(q.reshape(b, heads, rows, cols, d), rel_h, rel_w)
+    spare = -(d + rows + cols) % 8  # flash attention takes multiples of eight
+    width = d + rows + cols + spare
+    # dot_product_attention divides by the square root of the width it sees.
+    parts = [q * d**-0.5, *(p.reshape(b, heads, n, -1) for p in (by_row, by_col))]
+    query = jnp.concatenate(parts, axis=-1) * width**0.5
+    place = np.concatenate(
+        [np.repeat(np.eye(rows), cols, axis=0), np.tile(np.eye(cols), (rows, 1))], axis=1
+    )
+    place = jnp.broadcast_to(jnp.asarray(place, k.dtype), (b, heads, n, rows + cols))
+    key = jnp.concatenate([k, place], axis=-1)
+    query, key = (_widened(x, spare) for x in (query, key))
+    return dot_product_attention(query, key, _widened(v, width - d))[..., :d]
+
+
+def _row_by_row(q: Array, k: Array, v: Array, rel_h: Array, rel_w: Array) -> Array:
+    """One group of rows of queries after another, in both passes: of the scores, a number per
+    pair of tokens and head, only those of a group are ever held."""
+    b, heads, n, d = q.shape
+    rows, cols = rel_h.shape[0], rel_w.shape[0]
+    fitting = max(_SCORES // (b * heads * cols * n), 1)
+    group = max(size for size in range(1, min(fitting, rows) + 1) if rows % size == 0)
+
+    @jax.checkpoint
+    def attend(group_of: tuple[Array, Array]) -> Array:
+        queries, rel_h = group_of  # [b, heads, group, cols, d], [group, rows, d]
+        flat = queries.reshape(b, heads, group * cols, d) * d**-0.5
+        scores = jnp.einsum("bhnd,bhmd->bhnm", flat, k).astype(jnp.float32)
+        by_row, by_col = _products(queries, rel_h, rel_w)
+        scores = scores.reshape(b, heads, group, cols, rows, cols)
+        scores = scores + by_row[..., :, None] + by_col[..., None, :]
+        scores = scores.reshape(b, heads, group * cols, n)
+        # Divided by their sum after the product with `v`: the gradient then takes one pass over
+        # the scores, where that of jax.nn.softmax takes two.
+        largest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+        weights = jnp.exp(scores - largest)
+        y = jnp.einsum("bhnm,bhmd->bhnd", weights.astype(v.dtype), v)
+        return (y / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
+
+    groups = jnp.moveaxis(q.reshape(b, heads, rows // group, group, cols, d), 2, 0)
+    y = jax.lax.map(attend, (groups, rel_h.reshape(rows // group, group, rows, d)))
+    return jnp.moveaxis(y, 0, 2).reshape(b, heads, n, d)
+
+
+def _products(
+    q: Float[Array, "b heads r cols d"],
+    rel_h: Float[Array, "r rows d"],
+    rel_w: Float[Array, "cols cols d"],
+) -> tuple[Float[Array, "b heads r cols rows"], Float[Array, "b heads r cols cols"]]:
+    """Each query with the table of its own row and with that of its own column."""
+    return jnp.einsum("bhijd,ikd->bhijk", q, rel_h), jnp.einsum("bhijd,jkd->bhijk", q, rel_w)
+
+
+def _widened(x: Array, by: int) -> Array:
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, by)])

@@ -1,0 +1,123 @@
+"""The best network of a finished run."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from fmi_jax import parallel, runtime
+from fmi_jax.assembly import OPTIONS, Assembly, assemble, initial_arrays, placement_of
+from fmi_jax.checkpoints import load_backbone
+from fmi_jax.checkpoints.run import RunCheckpoints
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.data.prepared import DatasetInfo
+from fmi_jax.errors import UserError
+from fmi_jax.models.base import ArchConfig
+from fmi_jax.report.result import Result
+from fmi_jax.training.step import Placement
+from fmi_jax.workdir import RunRecord
+
+_PREFIX = "backbone."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A classifier as it was best on validation.
+
+    Attributes:
+      config, info: what the run was of.
+      assembly: the classifier.
+      mesh, placement: where its arrays are.
+      arrays: every array by native name, the frozen ones too.
+    """
+
+    config: ExperimentConfig
+    info: DatasetInfo
+    assembly: Assembly
+    mesh: Mesh
+    placement: Placement
+    arrays: dict[str, jax.Array]
+
+
+def read_trained(workdir: Path) -> Trained:
+    """Read the best checkpoint of the run in `workdir`.
+
+    Raises:
+      UserError: the run is not finished or damaged, or its pretrained weights have changed.
+    """
+    runtime.configure()
+    result = Result.read(workdir)
+    record = RunRecord.read(workdir)
+    if record is None:
+        raise UserError(f"{workdir} holds no run.json: expected the folder of a finished run.")
+    config, info = record.config, DatasetInfo.from_json(record.dataset)
+
+    mesh = parallel.make_mesh()
+    assembly = assemble(config, info.channels, len(info.classes))
+    if assembly.weights is not None:
+        _check_weights(workdir, assembly.weights, record.weights_sha256)
+    placement = placement_of(assembly, config, mesh)
+    shapes = {
+        name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=placement[name])
+        for name, shape in assembly.partition.shapes(tuple(assembly.partition.variables)).items()
+    }
+    learned = RunCheckpoints(workdir / "checkpoints").restore_model(
+        result.best.step,
+        {
+            "params": {name: shapes[name] for name in assembly.partition.params},
+            "stats": {name: shapes[name] for name in assembly.partition.stats},
+        },
+    )
+    arrays = learned["params"] | learned["stats"]
+    if assembly.partition.frozen:
+        drawn = initial_arrays(assembly, config, placement)
+        arrays |= {name: drawn[name] for name in assembly.partition.frozen}
+    return Trained(
+        config=config,
+        info=info,
+        assembly=assembly,
+        mesh=mesh,
+        placement=placement,
+        arrays=arrays,
+    )
+
+
+def whole_backbone(run: Trained) -> tuple[ArchConfig, dict[str, np.ndarray]]:
+    """The arch and the parameters by native name of the backbone of a run, as it is published.
+
+    A run leaves out what stands after the last block and no feature depends on (the neck of
+    SAM); here it is, as it was in the weights that the run started from. A run that truncated
+    the network, or started from random weights, has no such thing.
+    """
+    assembly, config = run.assembly, run.config
+    arch, spec = assembly.arch, assembly.spec
+    params = {
+        name.removeprefix(_PREFIX): np.asarray(value)
+        for name, value in run.arrays.items()
+        if name.startswith(_PREFIX)
+    }
+    whole = dataclasses.replace(spec.arch, in_channels=arch.in_channels)
+    whole = whole.sized(config.image_size, config.image_size)
+    chosen = {name: getattr(arch, name) for name in OPTIONS if hasattr(arch, name)}
+    whole = dataclasses.replace(whole, **chosen)
+    if whole == arch:
+        return arch, params
+    if assembly.weights is None or whole.truncated(whole.num_blocks - 1) != arch:
+        return arch, params
+    pretrained = load_backbone(assembly.weights, spec, whole, stem=config.backbone.stem)
+    return whole, pretrained | params
+
+
+def _check_weights(workdir: Path, weights: Path, expected: str | None) -> None:
+    """Refuse other pretrained weights than those the run started from."""
+    with weights.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise UserError(
+            f"{weights} is not the file that the run in {workdir} started from: its sha256 is"
+            f" {found}, expected {expected}. Put that file back: what a run freezes it does not"
+            " save."
+        )

@@ -1,0 +1,89 @@
+"""Swin as Microsoft published it, and in timm, which moved each patch merging to the stage
+behind it and keeps no buffers.
+
+Sources: `models/swin_transformer.py` of microsoft/Swin-Transformer, timm's of the same name.
+"""
+
+import numpy as np
+
+from fmi_jax.models.swin import Swin, SwinArch
+from fmi_jax.nn.window_attention import relative_position_index, window_regions
+from weights_convert.engine import Head, Ignored, Layout, Rule, conv2d, linear, norm, same
+from weights_convert.ops import LINEAR
+
+_MAX_STAGES = 8  # twice as many as any published network has
+_HERE, _THERE = "layers.{i}.blocks.{j}", "blocks.{i}.blocks.{j}"
+_INDEX = f"{_HERE}.attn.relative_position_index"
+_MASK = f"{_HERE}.attn_mask"
+
+
+def _buffers(arch: SwinArch, image_size: int) -> dict[str, np.ndarray]:
+    """What Microsoft's network, built for square images of that side, keeps beside weights."""
+    buffers = {}
+    for i, (depth, window) in enumerate(zip(arch.depths, arch.windows, strict=True)):
+        side = image_size // arch.patch_size // 2**i
+        for j in range(depth):
+            index = relative_position_index(window, window)
+            buffers[_INDEX.format(i=i, j=j)] = index
+            if j % 2 and side > window:
+                regions = window_regions(side, side, window=window, shift=window // 2)
+                hidden = regions[:, :, None] != regions[:, None]
+                buffers[_MASK.format(i=i, j=j)] = np.where(hidden, np.float32(-100), np.float32(0))
+    return buffers
+
+
+def _merging(source: int, target: int) -> tuple[Rule, ...]:
+    """The patch merging of stage `target`, which the file has at stage `source`."""
+    here, there = f"layers.{source}.downsample", f"blocks.{target}.downsample"
+    return (
+        *norm(f"{here}.norm", f"{there}.norm"),
+        Rule((f"{here}.reduction.weight",), (f"{there}.reduction.kernel",), LINEAR),
+    )
+
+
+_COMMON = (
+    *conv2d("patch_embed.proj", "patch_embed.proj"),
+    *norm("patch_embed.norm", "patch_embed.norm"),
+    *norm(f"{_HERE}.norm1", f"{_THERE}.norm1"),
+    *same(
+        f"{_HERE}.attn.relative_position_bias_table",
+        f"{_THERE}.attn.relative_position_bias_table",
+    ),
+    *linear(f"{_HERE}.attn.qkv", f"{_THERE}.attn.qkv"),
+    *linear(f"{_HERE}.attn.proj", f"{_THERE}.attn.proj"),
+    *norm(f"{_HERE}.norm2", f"{_THERE}.norm2"),
+    *linear(f"{_HERE}.mlp.fc1", f"{_THERE}.mlp.fc1"),
+    *linear(f"{_HERE}.mlp.fc2", f"{_THERE}.mlp.fc2"),
+    *norm("norm", "norm"),
+)
+
+LAYOUT = Layout(
+    name="swin",
+    title="Swin as published",
+    family=Swin,
+    rules=(
+        *_COMMON,
+        *(rule for i in range(1, _MAX_STAGES) for rule in _merging(i - 1, i)),
+    ),
+    ignored=(
+        Ignored("head.", "the classifier of the ImageNet classes"),
+        Ignored(_INDEX, "follows from the window's size"),
+        Ignored(_MASK, "follows from the sizes of window and image"),
+    ),
+    wrappers=("model", ""),
+    head=Head("head"),
+    buffers=_buffers,
+)
+
+TIMM = Layout(
+    name="swin_timm",
+    title="Swin of timm",
+    family=Swin,
+    rules=(
+        *_COMMON,
+        *(rule for i in range(1, _MAX_STAGES) for rule in _merging(i, i)),
+    ),
+    ignored=(Ignored("head.", "the classifier of the ImageNet classes"),),
+    publishers=("timm",),
+    head=Head("head.fc"),
+)
