@@ -16,6 +16,7 @@ from fmi_jax.errors import UserError
 from fmi_jax.models.base import BackboneSpec, Execution, create, parameters
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.models.sam import SAM
+from fmi_jax.models.swin import Swin
 from fmi_jax.trained import whole_backbone
 from weights_convert.__main__ import main
 from weights_convert.engine import convert
@@ -169,6 +170,17 @@ def test_what_a_run_left_out_comes_from_the_weights_it_started_from(tmp_path):
     whole, params = whole_backbone(run)
     assert whole == run.assembly.arch
     assert not [name for name in params if name.startswith("neck.")]
+
+
+def test_an_image_size_that_a_publisher_cannot_take_is_refused(tmp_path):
+    """Buffers of Microsoft's Swin are for one size; a run may have any."""
+    arch = TINY["swin"].arch
+    params = {n: np.zeros(v.shape, v.dtype) for n, v in native_of(Swin, arch).items()}
+    source = Source(spec=spec_of(Swin, arch), tag="t", arch=arch, image_size=48, params=params)
+    with pytest.raises(UserError, match=r"cannot be built for images of 48 pixels: .* 16x16"):
+        export(source, "original", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert export(source, "timm", tmp_path).path.is_file()
 
 
 def test_an_arch_that_a_layout_cannot_express_is_refused(tmp_path):

@@ -6,6 +6,7 @@ Sources: `models/swin_transformer.py` of microsoft/Swin-Transformer, timm's of t
 
 import numpy as np
 
+from fmi_jax.errors import UserError
 from fmi_jax.models.swin import Swin, SwinArch
 from fmi_jax.nn.window_attention import relative_position_index, window_regions
 from weights_convert.engine import Head, Ignored, Layout, Rule, conv2d, linear, norm, same
@@ -22,6 +23,11 @@ def _buffers(arch: SwinArch, image_size: int) -> dict[str, np.ndarray]:
     buffers = {}
     for i, (depth, window) in enumerate(zip(arch.depths, arch.windows, strict=True)):
         side = image_size // arch.patch_size // 2**i
+        if side > window and side % window:
+            raise UserError(
+                f"Microsoft's Swin cannot be built for images of {image_size} pixels: the maps of"
+                f" stage {i} are {side}x{side}, in windows of {window}. Export it for hf or timm."
+            )
         for j in range(depth):
             index = relative_position_index(window, window)
             buffers[_INDEX.format(i=i, j=j)] = index
