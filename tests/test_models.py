@@ -63,6 +63,7 @@ GOLDEN_NUM_PARAMS = {
     "focal_base": 88_790_400,
 }
 
+ONE_PER_FAMILY = tuple({tiny.family: name for name, tiny in reversed(TINY.items())}.values())
 VITS = ("deit", "deit_distilled", "dinov2", "dinov2_reg")
 
 
@@ -277,7 +278,7 @@ def test_drop_path_acts_in_training_only():
     np.testing.assert_array_equal(trained, again)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_bfloat16_is_float32_up_to_its_rounding(name):
     x = tiny_images(name, 2)
     half = tiny(name, Execution(dtype=jnp.bfloat16))

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError, unknown_name
+from fmi_jax.models.arch import TransformerArch
 from fmi_jax.models.base import (
     ArchConfig,
     Backbone,
@@ -34,53 +35,21 @@ READOUTS = ("cls", "first_patch")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BLIPArch(ArchConfig):
+class BLIPArch(TransformerArch):
     """The shape of an image encoder.
 
     Attributes:
-      patch_size: pixels per patch side.
-      width: of the tokens.
-      depth: number of blocks.
-      num_heads: per attention; divides `width`.
-      mlp_width: hidden width of the MLP.
       grid: rows and columns of patches that the position embedding is for.
       readout: which token `Features.pooled` is: "cls", or "first_patch" (the study's code reads
         `tokens[:, 1]`, which is the patch in the upper left corner).
-      norm_eps: of every layer norm.
     """
 
-    patch_size: int
-    width: int
-    depth: int
-    num_heads: int
-    mlp_width: int
     grid: tuple[int, int]
     readout: str
-    norm_eps: float
 
     def __post_init__(self):
         if self.readout not in READOUTS:
             raise unknown_name("readout", self.readout, READOUTS)
-
-    @property
-    def num_blocks(self) -> int:
-        """`depth`."""
-        return self.depth
-
-    @property
-    def feature_width(self) -> int:
-        """`width`."""
-        return self.width
-
-    @property
-    def token_width(self) -> int:
-        """`width`."""
-        return self.width
-
-    def truncated(self, block: int) -> "BLIPArch":
-        """The arch that ends after `block`."""
-        self.check_block(block)
-        return dataclasses.replace(self, depth=block + 1)
 
     def sized(self, height: int, width: int) -> "BLIPArch":
         """The arch with positions for images of that size; `UsageError` if smaller than a patch."""

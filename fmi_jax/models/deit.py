@@ -13,8 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
+from fmi_jax.models.arch import TransformerArch
 from fmi_jax.models.base import (
-    ArchConfig,
     Backbone,
     BackboneSpec,
     Execution,
@@ -32,53 +32,21 @@ from fmi_jax.types import Features
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DeiTArch(ArchConfig):
+class DeiTArch(TransformerArch):
     """The shape of a DeiT.
 
     Attributes:
-      patch_size: pixels per patch side.
-      width: of the tokens.
-      depth: number of blocks.
-      num_heads: per attention; divides `width`.
-      mlp_width: hidden width of the MLP.
       distilled: whether a distillation token stands between [cls] and the patches.
       grid_size: side of the patch grid that the position embedding was trained on.
-      norm_eps: of every layer norm.
     """
 
-    patch_size: int
-    width: int
-    depth: int
-    num_heads: int
-    mlp_width: int
     distilled: bool
     grid_size: int
-    norm_eps: float
 
     @property
     def num_prefix_tokens(self) -> int:
         """How many tokens stand before the patches."""
         return 2 if self.distilled else 1
-
-    @property
-    def num_blocks(self) -> int:
-        """`depth`."""
-        return self.depth
-
-    @property
-    def feature_width(self) -> int:
-        """`width`."""
-        return self.width
-
-    @property
-    def token_width(self) -> int:
-        """`width`."""
-        return self.width
-
-    def truncated(self, block: int) -> "DeiTArch":
-        """The arch that ends after `block`."""
-        self.check_block(block)
-        return dataclasses.replace(self, depth=block + 1)
 
     def on_tokens(self) -> "DeiTArch":
         """The arch of a `TokenDeiT`: a patch is one token of this width."""

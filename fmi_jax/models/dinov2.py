@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fmi_jax.models.arch import TransformerArch
 from fmi_jax.models.base import (
-    ArchConfig,
     Backbone,
     BackboneSpec,
     Execution,
@@ -27,14 +27,10 @@ _LAYER_SCALE = 1e-5  # initial value in the reference's pre-training configs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DINOv2Arch(ArchConfig):
+class DINOv2Arch(TransformerArch):
     """The shape of a DINOv2.
 
     Attributes:
-      patch_size: pixels per patch side.
-      width: of the tokens.
-      depth: number of blocks.
-      num_heads: per attention; divides `width`.
       swiglu: gated MLP (ViT-g) in place of the plain one.
       mlp_width: hidden width of the MLP; for SwiGLU that of each half.
       num_registers: register tokens between [cls] and the patches.
@@ -43,40 +39,13 @@ class DINOv2Arch(ArchConfig):
       pos_offset: pixels added to the new grid's side when the resize step is computed; 0.1 in
         the models without registers (the reference's guard against rounding, which it kept
         because the published features depend on it).
-      norm_eps: of every layer norm.
     """
 
-    patch_size: int
-    width: int
-    depth: int
-    num_heads: int
     swiglu: bool
-    mlp_width: int
     num_registers: int
     grid_size: int
     pos_antialias: bool
     pos_offset: float
-    norm_eps: float
-
-    @property
-    def num_blocks(self) -> int:
-        """`depth`."""
-        return self.depth
-
-    @property
-    def feature_width(self) -> int:
-        """`width`."""
-        return self.width
-
-    @property
-    def token_width(self) -> int:
-        """`width`."""
-        return self.width
-
-    def truncated(self, block: int) -> "DINOv2Arch":
-        """The arch that ends after `block`."""
-        self.check_block(block)
-        return dataclasses.replace(self, depth=block + 1)
 
 
 class DINOv2(Backbone):

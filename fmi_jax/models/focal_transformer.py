@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
+from fmi_jax.models.arch import StagedArch
 from fmi_jax.models.base import (
     ArchConfig,
     Backbone,
@@ -36,73 +37,33 @@ _GROUP_NORM_EPS = 1e-5  # PyTorch's own, which the reference leaves as it is
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FocalTransformerArch(ArchConfig):
+class FocalTransformerArch(StagedArch):
     """The shape of a Focal Transformer.
 
     Attributes:
       patch_size: pixels per side of the patches that enter the first stage.
-      width: of the first stage; each later one is twice as wide.
-      depths: transformer blocks of each stage.
       num_heads: per attention of each stage; divides its width.
       windows: side of each stage's windows, in tokens of that stage.
       expand_sizes: tokens around a window that are attended to one by one, for each block of
         each stage. 0 in the last stage of the published networks, whose map was one window.
       focal_levels: of attention in each stage, that of single tokens counted.
       focal_windows: side of the pooled surroundings at each stage's second level; odd.
-      mlp_ratio: hidden width of the MLP over the width of its stage.
       conv_embed: overlapping convolutions for stem (7x7, stride 4) and down-sampling (3x3).
       shift: whether every other block's windows are shifted.
       pre_norm: another norm before each down-sampling.
       layer_scale: learned factors on the residual branches.
-      norm_eps: of every layer norm.
-      final_norm: whether a norm follows the last stage; not after one where it was cut off.
     """
 
     patch_size: int
-    width: int
-    depths: tuple[int, ...]
     num_heads: tuple[int, ...]
     windows: tuple[int, ...]
     expand_sizes: tuple[tuple[int, ...], ...]
     focal_levels: tuple[int, ...]
     focal_windows: tuple[int, ...]
-    mlp_ratio: float
     conv_embed: bool
     shift: bool
     pre_norm: bool
     layer_scale: bool
-    norm_eps: float
-    final_norm: bool
-
-    @property
-    def num_blocks(self) -> int:
-        """Number of stages."""
-        return len(self.depths)
-
-    @property
-    def feature_width(self) -> int:
-        """Width of the last stage."""
-        return self.width * 2 ** (self.num_blocks - 1)
-
-    @property
-    def token_width(self) -> int:
-        """Width of the last stage."""
-        return self.feature_width
-
-    def truncated(self, block: int) -> "FocalTransformerArch":
-        """The arch that ends after stage `block`."""
-        self.check_block(block)
-        end = block + 1
-        return dataclasses.replace(
-            self,
-            depths=self.depths[:end],
-            num_heads=self.num_heads[:end],
-            windows=self.windows[:end],
-            expand_sizes=self.expand_sizes[:end],
-            focal_levels=self.focal_levels[:end],
-            focal_windows=self.focal_windows[:end],
-            final_norm=self.final_norm and end == self.num_blocks,
-        )
 
 
 class FocalTransformer(Backbone):

@@ -8,7 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
-from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution, WeightsSource
+from fmi_jax.models.arch import StagedArch
+from fmi_jax.models.base import Backbone, BackboneSpec, Execution, WeightsSource
 from fmi_jax.nn.conv_embed import ConvEmbed
 from fmi_jax.nn.drop_path import drop_path, linear_rates
 from fmi_jax.nn.focal_modulation import FocalModulation
@@ -22,65 +23,28 @@ _LAYER_SCALE = 1e-4  # initial value in the reference's configs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FocalNetArch(ArchConfig):
+class FocalNetArch(StagedArch):
     """The shape of a FocalNet.
 
     Attributes:
       patch_size: stride of the stem in pixels, and its kernel without `conv_embed`.
-      width: of the first stage; each later one is twice as wide.
-      depths: number of residual blocks in each stage.
       focal_levels: depth-wise convolutions per residual block, stage by stage.
       focal_windows: side of the first of them, stage by stage; odd.
-      mlp_ratio: hidden width of the MLPs over the width of their stage.
       conv_embed: overlapping convolutions for stem (7x7, stride 4) and down-sampling (3x3).
       layer_scale: learned factors on the residual branches.
       post_norm: branches are normed where they end, not where they start.
       post_norm_in_modulation: another norm before the last projection of a modulation.
       normalise_modulator: the contexts are averaged, not summed.
-      final_norm: whether a norm follows the last stage; not after one where it was cut off.
-      norm_eps: of every layer norm.
     """
 
     patch_size: int
-    width: int
-    depths: tuple[int, ...]
     focal_levels: tuple[int, ...]
     focal_windows: tuple[int, ...]
-    mlp_ratio: float
     conv_embed: bool
     layer_scale: bool
     post_norm: bool
     post_norm_in_modulation: bool
     normalise_modulator: bool
-    final_norm: bool
-    norm_eps: float
-
-    @property
-    def num_blocks(self) -> int:
-        """Number of stages."""
-        return len(self.depths)
-
-    @property
-    def feature_width(self) -> int:
-        """Width of the last stage."""
-        return self.width * 2 ** (self.num_blocks - 1)
-
-    @property
-    def token_width(self) -> int:
-        """Width of the last stage."""
-        return self.feature_width
-
-    def truncated(self, block: int) -> "FocalNetArch":
-        """The arch that ends after stage `block`."""
-        self.check_block(block)
-        end = block + 1
-        return dataclasses.replace(
-            self,
-            depths=self.depths[:end],
-            focal_levels=self.focal_levels[:end],
-            focal_windows=self.focal_windows[:end],
-            final_norm=self.final_norm and end == self.num_blocks,
-        )
 
 
 class FocalNetBlock(nnx.Module):

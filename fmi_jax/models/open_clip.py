@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
+from fmi_jax.models.arch import TransformerArch
 from fmi_jax.models.base import (
     ArchConfig,
     Backbone,
@@ -32,54 +33,27 @@ from fmi_jax.types import Features
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OpenCLIPArch(ArchConfig):
+class OpenCLIPArch(TransformerArch):
     """The shape of an image tower.
 
     Attributes:
-      patch_size: pixels per patch side.
-      width: of the tokens.
-      depth: number of blocks.
-      num_heads: per attention; divides `width`.
-      mlp_width: hidden width of the MLP.
       embed_width: of the space that images and texts share.
       quick_gelu: whether the MLP has `x * sigmoid(1.702 x)` (OpenAI's weights) in place of the
         exact GELU. The parameters do not show it, and the wrong one spoils the features.
       grid: rows and columns of patches that the position embedding is for.
       norm_tokens: whether `Features.tokens` have passed the final norm, as those of open_clip
         have; the study's have not.
-      norm_eps: of every layer norm.
     """
 
-    patch_size: int
-    width: int
-    depth: int
-    num_heads: int
-    mlp_width: int
     embed_width: int
     quick_gelu: bool
     grid: tuple[int, int]
     norm_tokens: bool
-    norm_eps: float
-
-    @property
-    def num_blocks(self) -> int:
-        """`depth`."""
-        return self.depth
 
     @property
     def feature_width(self) -> int:
         """`embed_width`."""
         return self.embed_width
-
-    @property
-    def token_width(self) -> int:
-        """`width`."""
-        return self.width
-
-    def truncated(self, block: int) -> "OpenCLIPArch":
-        """The arch that ends after `block`."""
-        self.check_block(block)
-        return dataclasses.replace(self, depth=block + 1)
 
     def sized(self, height: int, width: int) -> "OpenCLIPArch":
         """The arch with positions for images of that size; `UsageError` if smaller than a patch."""

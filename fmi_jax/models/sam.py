@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError, unknown_name
+from fmi_jax.models.arch import TransformerArch
 from fmi_jax.models.base import (
     ArchConfig,
     Backbone,
@@ -35,15 +36,10 @@ _REL_POS_RESIZE = {"linear": linear, "nearest": nearest}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SAMArch(ArchConfig):
+class SAMArch(TransformerArch):
     """The shape of an image encoder.
 
     Attributes:
-      patch_size: pixels per patch side.
-      width: of the tokens.
-      depth: number of blocks.
-      num_heads: per attention; divides `width`.
-      mlp_width: hidden width of the MLP.
       window_size: side of the windows, in tokens.
       global_blocks: indices of the blocks that attend over the whole map.
       grid: rows and columns of patches that the position tables are for.
@@ -51,39 +47,17 @@ class SAMArch(ArchConfig):
         grid when weights are loaded: "linear", as the reference does, or "nearest", as the
         study did by leaving out an argument.
       neck_width: channels of the neck, which `features` does not use; None for no neck.
-      norm_eps: of every layer norm.
     """
 
-    patch_size: int
-    width: int
-    depth: int
-    num_heads: int
-    mlp_width: int
     window_size: int
     global_blocks: tuple[int, ...]
     grid: tuple[int, int]
     rel_pos_resize: str
     neck_width: int | None
-    norm_eps: float
 
     def __post_init__(self) -> None:
         if self.rel_pos_resize not in _REL_POS_RESIZE:
             raise unknown_name("rel_pos_resize", self.rel_pos_resize, _REL_POS_RESIZE)
-
-    @property
-    def num_blocks(self) -> int:
-        """`depth`."""
-        return self.depth
-
-    @property
-    def feature_width(self) -> int:
-        """`width`."""
-        return self.width
-
-    @property
-    def token_width(self) -> int:
-        """`width`."""
-        return self.width
 
     def truncated(self, block: int) -> "SAMArch":
         """The arch that ends after `block`: without the neck, also after the last one."""

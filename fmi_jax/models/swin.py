@@ -12,7 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
-from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution, WeightsSource
+from fmi_jax.models.arch import StagedArch
+from fmi_jax.models.base import Backbone, BackboneSpec, Execution, WeightsSource
 from fmi_jax.nn.conv_embed import ConvEmbed
 from fmi_jax.nn.drop_path import linear_rates
 from fmi_jax.nn.linear import trunc_normal
@@ -24,55 +25,18 @@ from fmi_jax.types import Features
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SwinArch(ArchConfig):
+class SwinArch(StagedArch):
     """The shape of a Swin.
 
     Attributes:
       patch_size: pixels per side of the patches that enter the first stage.
-      width: of the first stage; each later one is twice as wide.
-      depths: transformer blocks of each stage.
       num_heads: per attention of each stage; divides its width.
       windows: side of each stage's windows, in tokens of that stage.
-      mlp_ratio: hidden width of the MLP over the width of its stage.
-      norm_eps: of every layer norm.
-      final_norm: whether a norm follows the last stage; not after one where it was cut off.
     """
 
     patch_size: int
-    width: int
-    depths: tuple[int, ...]
     num_heads: tuple[int, ...]
     windows: tuple[int, ...]
-    mlp_ratio: float
-    norm_eps: float
-    final_norm: bool
-
-    @property
-    def num_blocks(self) -> int:
-        """Number of stages."""
-        return len(self.depths)
-
-    @property
-    def feature_width(self) -> int:
-        """Width of the last stage."""
-        return self.width * 2 ** (self.num_blocks - 1)
-
-    @property
-    def token_width(self) -> int:
-        """Width of the last stage."""
-        return self.feature_width
-
-    def truncated(self, block: int) -> "SwinArch":
-        """The arch that ends after stage `block`."""
-        self.check_block(block)
-        end = block + 1
-        return dataclasses.replace(
-            self,
-            depths=self.depths[:end],
-            num_heads=self.num_heads[:end],
-            windows=self.windows[:end],
-            final_norm=self.final_norm and end == self.num_blocks,
-        )
 
 
 class Swin(Backbone):

@@ -1,0 +1,92 @@
+"""The two shapes that most networks have: one width throughout, or stages of doubling width."""
+
+import dataclasses
+from typing import Any
+
+from fmi_jax.models.base import ArchConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerArch(ArchConfig):
+    """The shape of a vision transformer of one width; a block is a transformer block.
+
+    Attributes:
+      patch_size: pixels per patch side.
+      width: of the tokens.
+      depth: number of blocks.
+      num_heads: per attention; divides `width`.
+      mlp_width: hidden width of the MLP.
+      norm_eps: of every layer norm.
+    """
+
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    mlp_width: int
+    norm_eps: float
+
+    @property
+    def num_blocks(self) -> int:
+        """`depth`."""
+        return self.depth
+
+    @property
+    def feature_width(self) -> int:
+        """`width`."""
+        return self.width
+
+    @property
+    def token_width(self) -> int:
+        """`width`."""
+        return self.width
+
+    def truncated(self, block: int) -> ArchConfig:
+        """The arch that ends after `block`."""
+        self.check_block(block)
+        return dataclasses.replace(self, depth=block + 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StagedArch(ArchConfig):
+    """The shape of a network of stages, each twice as wide as the one before; a block is a stage.
+
+    Every field that is a tuple has one entry per stage.
+
+    Attributes:
+      width: of the first stage.
+      depths: number of residual blocks in each stage.
+      mlp_ratio: hidden width of the MLPs over the width of their stage.
+      norm_eps: of every layer norm.
+      final_norm: whether a norm follows the last stage; not after one where it was cut off.
+    """
+
+    width: int
+    depths: tuple[int, ...]
+    mlp_ratio: float
+    norm_eps: float
+    final_norm: bool
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of stages."""
+        return len(self.depths)
+
+    @property
+    def feature_width(self) -> int:
+        """Width of the last stage."""
+        return self.width * 2 ** (self.num_blocks - 1)
+
+    @property
+    def token_width(self) -> int:
+        """Width of the last stage."""
+        return self.feature_width
+
+    def truncated(self, block: int) -> ArchConfig:
+        """The arch that ends after stage `block`."""
+        self.check_block(block)
+        end = block + 1
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        kept: dict[str, Any] = {n: v[:end] for n, v in values.items() if isinstance(v, tuple)}
+        final_norm = self.final_norm and end == self.num_blocks
+        return dataclasses.replace(self, **kept, final_norm=final_norm)
