@@ -39,8 +39,10 @@ def of_clip() -> Reference:
 
 
 def of_blip() -> Reference:
-    model = transformers.BlipVisionModel(transformers.BlipVisionConfig(image_size=224))
-    return model, lambda images: model(images).pooler_output
+    config = transformers.BlipVisionConfig(image_size=224, layer_norm_eps=1e-6)
+    model = transformers.BlipVisionModel(config)
+    # Not `pooler_output`, which passes the final norm a second time.
+    return model, lambda images: model(images).last_hidden_state[:, 0]
 
 
 def of_sam() -> Reference:
