@@ -1,7 +1,9 @@
 """APTOS 2019: fundus photographs graded for diabetic retinopathy (REFERENCE 1.1.2)."""
 
+import functools
 from pathlib import Path
 
+from fmi_jax.data.drawn.fundus import draw as draw_fundus
 from fmi_jax.data.labels import encode_classes
 from fmi_jax.data.problems import Problems
 from fmi_jax.data.spec import DatasetSpec, RawDataset, RawExample
@@ -57,4 +59,5 @@ APTOS2019 = DatasetSpec(
     citation="APTOS 2019 Blindness Detection, Asia Pacific Tele-Ophthalmology Society, 2019",
     licence="Kaggle competition rules",
     url="https://www.kaggle.com/competitions/aptos2019-blindness-detection",
+    draw=functools.partial(draw_fundus, count=48),
 )

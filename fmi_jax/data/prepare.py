@@ -106,7 +106,7 @@ def open_or_draw(data_dir: Path, name: str, size: int, split: str = "") -> Prepa
 
     Arguments and errors as of `open_dataset`.
     """
-    if name in DATASETS and DATASETS[name].draw:
+    if name in DATASETS and DATASETS[name].synthetic:
         return prepare(DATASETS[name], None, data_dir, size=size, split=split)
     return open_dataset(data_dir, name, size, split)
 
@@ -121,7 +121,7 @@ def _check_arguments(spec: DatasetSpec, source: Path | None, size: int, on_bad: 
         raise UsageError(f"size {size}: expected 1 to {_MAX_SIZE} pixels.")
     if on_bad not in ON_BAD:
         raise unknown_name("policy for bad images", on_bad, ON_BAD)
-    if source is None and spec.draw is None:
+    if source is None and not spec.synthetic:
         raise UsageError(f"{spec.name} needs --source: {spec.layout}.")
     if source is not None and not source.exists():
         raise UserError(f"{source} does not exist; expected {spec.layout}.")

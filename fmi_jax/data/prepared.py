@@ -260,7 +260,7 @@ def _not_prepared(
     if name not in names:
         error = unknown_name("data set", name, names)
         return UsageError(f"{error} Prepared in {data_dir}: {have}.")
-    source = "" if name in DATASETS and DATASETS[name].draw else " --source FOLDER"
+    source = "" if name in DATASETS and DATASETS[name].synthetic else " --source FOLDER"
     return UsageError(
         f"data set {name!r} is not prepared at size {size}{f' with split {split!r}' * bool(split)}"
         f" in {data_dir}. Prepared there: {have}. To prepare it: fmi-jax prepare {name}{source}"

@@ -1,12 +1,13 @@
 """Every data set by name."""
 
 import dataclasses
+import functools
 
 from fmi_jax.data.aptos2019 import APTOS2019
 from fmi_jax.data.class_folders import folder_spec
 from fmi_jax.data.csv_table import csv_spec
+from fmi_jax.data.drawn.fundus import draw as draw_fundus
 from fmi_jax.data.spec import DatasetSpec
-from fmi_jax.data.synthetic import draw
 from fmi_jax.registry import Registry
 
 SYNTHETIC = dataclasses.replace(
@@ -17,7 +18,8 @@ SYNTHETIC = dataclasses.replace(
     citation="drawn by fmi_jax",
     licence="Apache-2.0",
     url="",
-    draw=draw,
+    draw=functools.partial(draw_fundus, count=600),
+    synthetic=True,
 )
 
 DATASETS: Registry[DatasetSpec] = Registry(

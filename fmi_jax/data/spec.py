@@ -17,6 +17,7 @@ class RawExample:
     Attributes:
       id: unique name of the image, shown in predictions and messages.
       path: the image file, relative to the image root of the data set.
+      item: which image of the file, for files that hold many (HDF5); None: the only one.
       label: class index, or one 0/1 (or soft) value per class for a multi-label set.
       group: patient, lesion or study, where known; images of one group belong together.
       split: "train", "val" or "test" where the raw data decide it, else None.
@@ -26,6 +27,7 @@ class RawExample:
     id: str
     path: str
     label: int | tuple[float, ...]
+    item: int | None = None
     group: str | None = None
     split: str | None = None
     row: int | None = None
@@ -74,7 +76,11 @@ class DatasetSpec:
       splits: split functions by name; the first that the rows allow is the default.
       layout: what the raw folder must hold, shown in help and errors.
       citation, licence, url: where it comes from.
-      draw: for synthetic sets, writes the raw layout into a folder; else None.
+      draw: writes a small raw data set of this layout, drawn by a program, into a folder; for
+        demos and tests (`drawn.folder.drawn_folder` marks it as not real).
+      synthetic: never real: `prepare` draws it itself when no source is given.
+      class_groups: classes over which the metrics are averaged once more, by name: CheXpert's
+        {"competition": (five of its fourteen classes)} adds `roc_auc_competition`.
     """
 
     name: str
@@ -89,3 +95,5 @@ class DatasetSpec:
     licence: str
     url: str
     draw: Callable[[Path], None] | None = None
+    synthetic: bool = False
+    class_groups: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)

@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.progress import track
 
+from fmi_jax.data.drawn.folder import is_drawn
 from fmi_jax.data.prepared import INDEX, INDEX_COLUMNS, MANIFEST, manifest_sha256
 from fmi_jax.data.problems import Problems
 from fmi_jax.data.scan import Scanned, scan_images
@@ -94,7 +95,7 @@ def write_folder(
         **recipe,
         "mean": mean,
         "std": std,
-        "synthetic": spec.draw is not None,
+        "synthetic": is_drawn(raw.table),
         **tally.summary(),
         "index_sha256": hashlib.sha256(index).hexdigest(),
         "quarantined": quarantined,

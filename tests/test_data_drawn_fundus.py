@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fmi_jax.data import synthetic
+from fmi_jax.data.drawn import fundus
 from fmi_jax.errors import UserError
 
 COUNT, SEED = 160, 7
@@ -28,11 +28,11 @@ def read_table(folder: Path) -> list[tuple[str, int]]:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> tuple[Path, dict[str, synthetic.Photograph]]:
+def drawn(tmp_path_factory) -> tuple[Path, dict[str, fundus.Photograph]]:
     """The folder of a set, and its photographs by id as they were drawn."""
     path = tmp_path_factory.mktemp("synthetic") / "raw"
     photos = {}
-    draw_one = synthetic.photograph
+    draw_one = fundus.photograph
 
     def record(seed, index, grade):
         photo = draw_one(seed, index, grade)
@@ -40,8 +40,8 @@ def drawn(tmp_path_factory) -> tuple[Path, dict[str, synthetic.Photograph]]:
         return photo
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "photograph", record)
-        synthetic.draw(path, COUNT, SEED)
+        patch.setattr(fundus, "photograph", record)
+        fundus.draw(path, COUNT, SEED)
     return path, photos
 
 
@@ -61,7 +61,7 @@ def pictures(folder, table) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def lesions(drawn, table) -> list[tuple[synthetic.Lesion, ...]]:
+def lesions(drawn, table) -> list[tuple[fundus.Lesion, ...]]:
     return [drawn[1][name].lesions for name, _ in table]
 
 
@@ -70,13 +70,13 @@ def test_layout_is_that_of_aptos2019(folder, table):
     assert len(set(names)) == COUNT
     assert all(len(name) == 12 and set(name) <= set("0123456789abcdef") for name in names)
     assert {p.stem for p in (folder / "train_images").iterdir()} == set(names)
-    assert {p.name for p in folder.iterdir()} == {"train.csv", "train_images", "README.txt"}
-    assert "no\npatient" in (folder / "README.txt").read_text()
+    assert {p.name for p in folder.iterdir()} == {"train.csv", "train_images", "SYNTHETIC.txt"}
+    assert "no\npatient" in (folder / "SYNTHETIC.txt").read_text()
 
 
 def test_grades_have_the_declared_shares(table):
     shares = np.bincount([grade for _, grade in table], minlength=5) / COUNT
-    np.testing.assert_allclose(shares, synthetic.GRADE_SHARES, atol=1 / COUNT)
+    np.testing.assert_allclose(shares, fundus.GRADE_SHARES, atol=1 / COUNT)
 
 
 def test_photographs_differ_in_size_and_shape(pictures):
@@ -96,21 +96,21 @@ def test_a_bright_orange_field_lies_in_a_dark_surround(pictures):
 
 
 def test_a_seed_gives_the_same_bytes_whatever_the_number_of_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic.os, "cpu_count", lambda: 1)
-    synthetic.draw(tmp_path / "one", 7, SEED)
-    monkeypatch.setattr(synthetic.os, "cpu_count", lambda: 5)
-    synthetic.draw(tmp_path / "five", 7, SEED)
+    monkeypatch.setattr(fundus.os, "cpu_count", lambda: 1)
+    fundus.draw(tmp_path / "one", 7, SEED)
+    monkeypatch.setattr(fundus.os, "cpu_count", lambda: 5)
+    fundus.draw(tmp_path / "five", 7, SEED)
     files = [p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.*")]
     assert len(files) == 9
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "five" / file).read_bytes()
-    synthetic.draw(tmp_path / "other", 7, SEED + 1)
+    fundus.draw(tmp_path / "other", 7, SEED + 1)
     assert read_table(tmp_path / "other") != read_table(tmp_path / "one")
 
 
 def test_the_lesions_drawn_are_those_of_the_rule(table, lesions):
     for (_, grade), found in zip(table, lesions, strict=True):
-        lines = {line.kind: line for line in synthetic.RULE[grade]}
+        lines = {line.kind: line for line in fundus.RULE[grade]}
         assert {lesion.kind for lesion in found} == set(lines)
         for kind, line in lines.items():
             radii = [lesion.radius for lesion in found if lesion.kind is kind]
@@ -120,7 +120,7 @@ def test_the_lesions_drawn_are_those_of_the_rule(table, lesions):
 
 
 def test_lesion_counts_alone_decide_the_grade():
-    for low, high in zip(synthetic.RULE, synthetic.RULE[1:], strict=False):
+    for low, high in zip(fundus.RULE, fundus.RULE[1:], strict=False):
         most = {line.kind: line.count[1] for line in low}
         for line in high:
             assert line.count[0] > most.get(line.kind, 0)
@@ -128,9 +128,9 @@ def test_lesion_counts_alone_decide_the_grade():
 
 def test_lesions_are_visible_where_they_were_drawn():
     """Each kind is as much darker or brighter than the retina around it as its tint says."""
-    view = synthetic._view(np.random.default_rng(3))
-    found = synthetic._place(np.random.default_rng(4), view, 4)
-    green = synthetic._render(np.random.default_rng(5), view, found)[..., 1].astype(float)
+    view = fundus._view(np.random.default_rng(3))
+    found = fundus._place(np.random.default_rng(4), view, 4)
+    green = fundus._render(np.random.default_rng(5), view, found)[..., 1].astype(float)
     contrast: dict[str, list[float]] = {}
     for lesion in found:
         at = view.pixel(lesion.x, lesion.y)
@@ -187,16 +187,16 @@ def test_the_grade_can_be_read_off_the_lesions(table, lesions):
 
 
 def test_a_second_draw_of_the_same_set_changes_nothing(tmp_path):
-    synthetic.draw(tmp_path / "set", 3, 0)
+    fundus.draw(tmp_path / "set", 3, 0)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "set").rglob("*")}
-    synthetic.draw(tmp_path / "set", 3, 0)
+    fundus.draw(tmp_path / "set", 3, 0)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "set").rglob("*")} == before
 
 
 def test_a_folder_with_something_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "train.csv").write_text("id_code,diagnosis\n0123456789ab,2\n")
     with pytest.raises(UserError, match=r"not empty.*expected an empty or a new folder"):
-        synthetic.draw(tmp_path, 3, 0)
+        fundus.draw(tmp_path, 3, 0)
     assert [p.name for p in tmp_path.iterdir()] == ["train.csv"]
 
 
@@ -205,10 +205,10 @@ def test_an_interrupted_draw_leaves_no_set_and_the_next_one_succeeds(tmp_path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(synthetic, "photograph", fail)
+        patch.setattr(fundus, "photograph", fail)
         with pytest.raises(KeyboardInterrupt):
-            synthetic.draw(tmp_path / "set", 3, 0)
+            fundus.draw(tmp_path / "set", 3, 0)
     assert not (tmp_path / "set").exists()
-    synthetic.draw(tmp_path / "set", 3, 0)
+    fundus.draw(tmp_path / "set", 3, 0)
     assert len(read_table(tmp_path / "set")) == 3
     assert [p.name for p in tmp_path.iterdir()] == ["set"]

@@ -10,14 +10,13 @@ import dataclasses
 import itertools
 import math
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from fmi_jax.errors import UserError
+from fmi_jax.data.drawn.folder import drawn_folder
 
 GRADE_SHARES = (0.35, 0.15, 0.25, 0.12, 0.13)
 """Share of grades 0 (no retinopathy) to 4 (proliferative): unequal, as in APTOS2019."""
@@ -137,19 +136,15 @@ def draw(folder: Path, count: int = 600, seed: int = 0) -> None:
     Raises:
       UserError: the folder holds something else.
     """
-    readme = _README.format(count=count, seed=seed)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        note = folder / "README.txt"
-        if note.is_file() and note.read_text() == readme:
-            return
-        raise UserError(
-            f"{folder} is not empty and does not hold the synthetic set of {count} images,"
-            f" seed {seed}; expected an empty or a new folder."
-        )
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    images = partial / "train_images"
-    images.mkdir(parents=True)
+    note = _NOTE.format(count=count, seed=seed)
+    with drawn_folder(folder, note) as new:
+        if new is not None:
+            _write(new, count, seed)
+
+
+def _write(folder: Path, count: int, seed: int) -> None:
+    images = folder / "train_images"
+    images.mkdir()
     grades = grades_of(count, seed)
 
     def write(index: int) -> str:
@@ -160,18 +155,16 @@ def draw(folder: Path, count: int = 600, seed: int = 0) -> None:
     # Threads, not processes: numpy and Pillow let go of the interpreter while they work.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         ids = list(pool.map(write, range(count)))
-    with open(partial / "train.csv", "w", newline="") as file:
+    with open(folder / "train.csv", "w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("id_code", "diagnosis"))
         table.writerows(zip(ids, grades, strict=True))
-    (partial / "README.txt").write_text(readme)
-    partial.replace(folder)
 
 
-_README = """\
+_NOTE = """\
 Synthetic fundus photographs: {count} images, seed {seed}.
 
-Drawn by fmi_jax.data.synthetic in the raw layout of the APTOS2019 challenge. They show no
+Drawn by fmi_jax.data.drawn.fundus in the raw layout of the APTOS2019 challenge. They show no
 patient; the grade (diagnosis, 0 to 4) is the number and size of the drawn lesions.
 For trying out and testing software only.
 """

@@ -1,0 +1,1 @@
+"""Small raw data sets drawn by programs, one file per raw layout, for demos and tests."""
