@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fmi_jax.nn.compute_once import compute_once
+
 
 class DepthwiseConv(nnx.Module):
     """A convolution of each channel by itself that keeps the size of its input.
@@ -95,12 +97,10 @@ def _sum_of_taps(
     side = kernel.shape[0]
     taps = [(i, j) for i in range(side) for j in range(side)]
 
-    def one(image: Array) -> Array:
-        return sum(image[i : i + h, j : j + w] * kernel[i, j] for i, j in taps)  # type: ignore[return-value]
+    def one_pass(padded: Array, kernel: Array) -> Array:
+        return sum(padded[:, i : i + h, j : j + w] * kernel[i, j] for i, j in taps)  # type: ignore[return-value]
 
-    # Image by image not for the cache: a loop is what XLA fuses into nothing. It would compute
-    # the taps again in each reader of the result, and slowly in those that pad.
-    return jax.lax.map(one, padded)
+    return compute_once(one_pass, padded, kernel)
 
 
 def _kernel_gradient(
