@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import jax
@@ -5,9 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tiny_backbones import TINY
 from tolerances import FAR_FROM_ZERO, SAME_FLOAT32
 
+from fmi_jax.models.base import Execution, create
+from fmi_jax.models.resnet import ResNet
 from fmi_jax.nn import attention
+from fmi_jax.nn.compute_once import compute_once
 from fmi_jax.nn.drop_path import drop_path, linear_rates
 from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
@@ -94,11 +99,17 @@ def test_drop_path_rates_rise_linearly():
     assert linear_rates(0.3, 1) == (0.0,)
 
 
-def test_the_backward_pass_of_a_block_costs_the_same_at_any_depth():
-    # XLA once fused the gradients of all blocks above into each consumer of the residual stream:
-    # time and memory grew with the square of the depth. Fusions that read more the deeper the
-    # network tell.
-    def operands_of_the_largest_fusion(depth: int) -> int:
+# XLA on a CPU fuses what it takes for cheap into each of its readers. Twice that went through the
+# whole residual stream, and time grew with the square of the depth: the gradients of transformer
+# blocks, and the shortcuts of ResNets. Fusions that read more the deeper the network tell.
+def operands_of_the_largest_fusion(function, *args) -> int:
+    compiled = jax.jit(function).lower(*args).compile()
+    fusions = re.findall(r" fusion\((.*?)\), kind", compiled.as_text())
+    return max(operands.count("%") for operands in fusions)
+
+
+def test_the_backward_pass_of_a_transformer_block_costs_the_same_at_any_depth():
+    def largest(depth: int) -> int:
         rngs = nnx.Rngs(0)
         blocks = nnx.List(
             Block(
@@ -120,8 +131,29 @@ def test_the_backward_pass_of_a_block_costs_the_same_at_any_depth():
                 x = block(x, None)
             return jnp.square(x).sum()
 
-        compiled = jax.jit(jax.grad(loss)).lower(params, jnp.ones((3, 53, 22))).compile()
-        fusions = re.findall(r" fusion\((.*?)\), kind", compiled.as_text())
-        return max(operands.count("%") for operands in fusions)
+        return operands_of_the_largest_fusion(jax.grad(loss), params, jnp.ones((3, 53, 22)))
 
-    assert operands_of_the_largest_fusion(2) == operands_of_the_largest_fusion(4) > 0
+    assert largest(2) == largest(4) > 0
+
+
+def test_a_bottleneck_costs_the_same_at_any_depth():
+    def largest(depth: int) -> int:
+        arch = dataclasses.replace(TINY["resnet"].arch, depths=(depth,), widths=(8,))
+        graphdef, state = nnx.split(create(ResNet, arch, Execution(), seed=0))
+
+        def pooled(state, images):
+            return nnx.merge(graphdef, state).features(images).pooled
+
+        return operands_of_the_largest_fusion(pooled, state, jnp.ones((2, 61, 61, 3)))
+
+    assert largest(3) == largest(5) > 0
+
+
+def test_what_is_computed_once_is_read_from_memory():
+    def three_readers(x):
+        y = compute_once(lambda x: sum(x[i : i + 50] * (i + 1.5) for i in range(7)), x)
+        return jnp.sin(y), jnp.cos(y[::-1]), jnp.pad(y * 2, 3)
+
+    x = jnp.arange(60.0)
+    text = jax.jit(three_readers).lower(x).compile().as_text()
+    assert len(re.findall(r"constant\(7\.5\)", text)) == 1  # the last factor of the sum

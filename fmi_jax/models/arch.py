@@ -58,14 +58,12 @@ class StagedArch(ArchConfig):
       depths: number of residual blocks in each stage.
       mlp_ratio: hidden width of the MLPs over the width of their stage.
       norm_eps: of every layer norm.
-      final_norm: whether a norm follows the last stage; not after one where it was cut off.
     """
 
     width: int
     depths: tuple[int, ...]
     mlp_ratio: float
     norm_eps: float
-    final_norm: bool
 
     @property
     def num_blocks(self) -> int:
@@ -88,5 +86,20 @@ class StagedArch(ArchConfig):
         end = block + 1
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         kept: dict[str, Any] = {n: v[:end] for n, v in values.items() if isinstance(v, tuple)}
-        final_norm = self.final_norm and end == self.num_blocks
-        return dataclasses.replace(self, **kept, final_norm=final_norm)
+        return dataclasses.replace(self, **kept)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NormedStagedArch(StagedArch):
+    """The shape of a network of stages that ends with a norm.
+
+    Attributes:
+      final_norm: whether it does; not after a stage where it was cut off.
+    """
+
+    final_norm: bool
+
+    def truncated(self, block: int) -> ArchConfig:
+        """The arch that ends after stage `block`."""
+        final_norm = self.final_norm and block == self.num_blocks - 1
+        return dataclasses.replace(super().truncated(block), final_norm=final_norm)

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
-from fmi_jax.models.arch import StagedArch
+from fmi_jax.models.arch import NormedStagedArch
 from fmi_jax.models.base import (
     ArchConfig,
     Backbone,
@@ -37,7 +37,7 @@ _GROUP_NORM_EPS = 1e-5  # PyTorch's own, which the reference leaves as it is
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FocalTransformerArch(StagedArch):
+class FocalTransformerArch(NormedStagedArch):
     """The shape of a Focal Transformer.
 
     Attributes:

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
-from fmi_jax.models.arch import StagedArch
+from fmi_jax.models.arch import NormedStagedArch
 from fmi_jax.models.base import Backbone, BackboneSpec, Execution, WeightsSource
 from fmi_jax.nn.conv_embed import ConvEmbed
 from fmi_jax.nn.drop_path import drop_path, linear_rates
@@ -23,7 +23,7 @@ _LAYER_SCALE = 1e-4  # initial value in the reference's configs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FocalNetArch(StagedArch):
+class FocalNetArch(NormedStagedArch):
     """The shape of a FocalNet.
 
     Attributes:

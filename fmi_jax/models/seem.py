@@ -8,7 +8,8 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution, WeightsSource
+from fmi_jax.models.arch import StagedArch
+from fmi_jax.models.base import Backbone, BackboneSpec, Execution, WeightsSource
 from fmi_jax.nn.conv import DepthwiseConv
 from fmi_jax.nn.conv_embed import ConvEmbed
 from fmi_jax.nn.drop_path import drop_path, linear_rates
@@ -24,54 +25,20 @@ _STEM_STRIDE = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SEEMArch(ArchConfig):
+class SEEMArch(StagedArch):
     """The shape of a SEEM backbone.
 
     Attributes:
-      width: of the first stage; each later one is twice as wide.
-      depths: number of residual blocks in each stage.
       focal_levels: depth-wise convolutions per modulation, stage by stage.
       focal_windows: side of the first of them, stage by stage; odd.
-      mlp_ratio: hidden width of the MLPs over the width of their stage.
       post_norm_in_modulation: another norm before the last projection of a modulation.
       normalise_modulator: the contexts are averaged, not summed.
-      norm_eps: of every layer norm.
     """
 
-    width: int
-    depths: tuple[int, ...]
     focal_levels: tuple[int, ...]
     focal_windows: tuple[int, ...]
-    mlp_ratio: float
     post_norm_in_modulation: bool
     normalise_modulator: bool
-    norm_eps: float
-
-    @property
-    def num_blocks(self) -> int:
-        """Number of stages."""
-        return len(self.depths)
-
-    @property
-    def feature_width(self) -> int:
-        """Width of the last stage."""
-        return self.width * 2 ** (self.num_blocks - 1)
-
-    @property
-    def token_width(self) -> int:
-        """Width of the last stage."""
-        return self.feature_width
-
-    def truncated(self, block: int) -> "SEEMArch":
-        """The arch that ends after stage `block`."""
-        self.check_block(block)
-        end = block + 1
-        return dataclasses.replace(
-            self,
-            depths=self.depths[:end],
-            focal_levels=self.focal_levels[:end],
-            focal_windows=self.focal_windows[:end],
-        )
 
 
 class SEEMBlock(nnx.Module):

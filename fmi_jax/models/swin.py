@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
-from fmi_jax.models.arch import StagedArch
+from fmi_jax.models.arch import NormedStagedArch
 from fmi_jax.models.base import Backbone, BackboneSpec, Execution, WeightsSource
 from fmi_jax.nn.conv_embed import ConvEmbed
 from fmi_jax.nn.drop_path import linear_rates
@@ -25,7 +25,7 @@ from fmi_jax.types import Features
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SwinArch(StagedArch):
+class SwinArch(NormedStagedArch):
     """The shape of a Swin.
 
     Attributes:
