@@ -52,7 +52,7 @@ def _dispatch(arguments: list[str]) -> None:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=_Parser
     )
-    for add in (_run, _prepare, _check_data, _predict, _models, _doctor):
+    for add in (_run, _prepare, _check_data, _draw, _predict, _models, _doctor):
         add(commands)
     values = parser.parse_args(arguments)
     values.main(values)
@@ -73,8 +73,17 @@ def _run(commands: argparse._SubParsersAction) -> None:
 def _prepare(commands: argparse._SubParsersAction) -> None:
     from fmi_jax.data import commands as data_commands
 
+    def main(values: argparse.Namespace) -> None:
+        for dataset in data_commands.run_prepare(values):
+            card = dataset.folder / "card.html"
+            if not card.exists():
+                from fmi_jax.report.card import write_card
+
+                card = write_card(dataset)
+            print(f"  {card}: counts, samples and what to beware of")
+
     summary = "read a raw data set once: check, decode, resize, store"
-    parser = _command(commands, "prepare", summary, data_commands.run_prepare)
+    parser = _command(commands, "prepare", summary, main)
     data_commands.add_prepare_arguments(parser)
 
 
@@ -84,6 +93,14 @@ def _check_data(commands: argparse._SubParsersAction) -> None:
     summary = "look for mistakes in a raw data set without writing anything"
     parser = _command(commands, "check-data", summary, data_commands.run_check)
     data_commands.add_check_arguments(parser)
+
+
+def _draw(commands: argparse._SubParsersAction) -> None:
+    from fmi_jax.data import commands as data_commands
+
+    summary = "draw a small raw data set in the layout of a real one, to try things out"
+    parser = _command(commands, "draw", summary, data_commands.run_draw)
+    data_commands.add_draw_arguments(parser)
 
 
 def _predict(commands: argparse._SubParsersAction) -> None:

@@ -34,7 +34,9 @@ class DataConfig:
 
 @dataclasses.dataclass(slots=True)
 class AugmentConfig:
-    """What happens to a training image on the device. Defaults: the study's (REFERENCE 1.1.3).
+    """What happens to a training image on the device, in this order.
+
+    Defaults are the study's (REFERENCE 1.1.3), which leaves the operations of probability 0 off.
 
     Attributes:
       center_crop: fraction of the prepared side kept before the random crop (224 of 256),
@@ -42,8 +44,21 @@ class AugmentConfig:
       crop_scale: area range of the random resized crop, relative to the centre crop.
       crop_ratio: aspect ratio range of that crop.
       flip_horizontal, flip_vertical: probability of each flip.
+      rotation_probability, rotation_degrees: how often, and how far either way.
       jitter_probability: how often colour jitter is applied at all.
       brightness, contrast, saturation, hue: its strengths, as in torchvision.
+      grayscale_probability: how often a colour image loses its colours.
+      blur_probability, blur_sigma: how often, and the range of the Gaussian's standard deviation
+        in pixels.
+      affine_probability: how often an affine map is applied at all.
+      affine_degrees, affine_translate, affine_scale, affine_shear: its largest angle either way;
+        largest move in image widths and in image heights; range of its factor; largest shear
+        along x in degrees.
+      perspective_probability, perspective_distortion: how often, and how far corners move at
+        most, relative to half a side.
+      solarize_probability: how often values from 128 of 255 on are inverted.
+      erase_probability, erase_area: how often a box is erased after normalisation, and the range
+        of its area relative to the image.
     """
 
     center_crop: float = 0.875
@@ -51,11 +66,26 @@ class AugmentConfig:
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip_horizontal: float = 0.5
     flip_vertical: float = 0.5
+    rotation_probability: float = 0.0
+    rotation_degrees: float = 5.0
     jitter_probability: float = 0.8
     brightness: float = 0.2
     contrast: float = 0.2
     saturation: float = 0.1
     hue: float = 0.1
+    grayscale_probability: float = 0.0
+    blur_probability: float = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    affine_probability: float = 0.0
+    affine_degrees: float = 5.0
+    affine_translate: tuple[float, float] = (0.1, 0.3)
+    affine_scale: tuple[float, float] = (0.1, 3.3)
+    affine_shear: float = 0.2
+    perspective_probability: float = 0.0
+    perspective_distortion: float = 0.2
+    solarize_probability: float = 0.0
+    erase_probability: float = 0.0
+    erase_area: tuple[float, float] = (0.02, 0.33)
 
 
 @dataclasses.dataclass(slots=True)
@@ -231,6 +261,8 @@ _NOT_NEGATIVE = (
     "augment.contrast",
     "augment.saturation",
     "augment.hue",
+    "augment.rotation_degrees",
+    "augment.affine_degrees",
     "data.threads",
     "data.workers",
     "optim.weight_decay",
@@ -246,8 +278,23 @@ _NOT_NEGATIVE = (
 _FRACTIONS = (
     "augment.flip_horizontal",
     "augment.flip_vertical",
+    "augment.rotation_probability",
     "augment.jitter_probability",
+    "augment.grayscale_probability",
+    "augment.blur_probability",
+    "augment.affine_probability",
+    "augment.perspective_probability",
+    "augment.perspective_distortion",
+    "augment.solarize_probability",
+    "augment.erase_probability",
     "backbone.drop_path",
+)
+_RANGES = (  # from more than 0
+    "augment.crop_scale",
+    "augment.crop_ratio",
+    "augment.blur_sigma",
+    "augment.affine_scale",
+    "augment.erase_area",
 )
 
 
@@ -275,10 +322,22 @@ def validate(config: ExperimentConfig) -> None:
         )
     if config.augment.hue > 0.5:  # half the colour circle either way is all of it
         wrong.append(f"augment.hue={config.augment.hue!r}: expected at most 0.5")
-    for name in ("augment.crop_scale", "augment.crop_ratio"):
+    if not 0 <= config.augment.affine_shear < 90:
+        wrong.append(
+            f"augment.affine_shear={config.augment.affine_shear!r}: expected degrees from 0 to"
+            " below 90"
+        )
+    if not all(0 <= move <= 1 for move in config.augment.affine_translate):
+        wrong.append(
+            f"augment.affine_translate={config.augment.affine_translate!r}: expected two numbers"
+            " between 0 and 1"
+        )
+    for name in _RANGES:
         low, high = value(name)
         if not 0 < low <= high:
             wrong.append(f"{name}={value(name)!r}: expected 0 < low <= high")
+    if config.augment.erase_area[1] > 1:
+        wrong.append(f"augment.erase_area={config.augment.erase_area!r}: expected at most 1")
     if config.optim.warmup_steps and config.optim.warmup_epochs:
         wrong.append(
             "optim.warmup_steps and optim.warmup_epochs are both set: expected at most one"

@@ -79,7 +79,7 @@ def _run(config: ExperimentConfig, workdir: Path) -> Result:
     )
     info = dataset.info
     metric = config.metric or info.metric
-    metrics.check_metric(metric, info.task)
+    metrics.check_metric(metric, info.task, info.class_groups)
     clock.lap("data")
 
     assembly = assemble(config, info.channels, len(info.classes))
@@ -209,7 +209,7 @@ def _run(config: ExperimentConfig, workdir: Path) -> Result:
             classes=info.classes,
             ids=dataset.ids("test"),
             probabilities=metrics.probabilities(info.task, outputs.logits),
-            labels=outputs.labels.astype(np.int64),
+            labels=metrics.hard_labels(info.task, outputs.labels),
         ).write(workdir / PREDICTIONS)
         result.write(workdir)
         write_report(workdir, image_of=lambda row: dataset.image("test", row))
@@ -260,12 +260,11 @@ def _evaluate(
     seed: int = 0,
     groups: Any = None,
 ) -> Evaluation:
-    evaluation = metrics.evaluate(info.task, outputs.logits, outputs.labels, info.classes)
+    measured = (info.task, outputs.logits, outputs.labels, info.classes)
+    evaluation = metrics.evaluate(*measured, class_groups=info.class_groups)
     if not samples:
         return evaluation
-    intervals = metrics.bootstrap(
-        info.task, outputs.logits, outputs.labels, info.classes, samples, seed, groups
-    )
+    intervals = metrics.bootstrap(*measured, samples, seed, groups, info.class_groups)
     return dataclasses.replace(evaluation, intervals=intervals)
 
 

@@ -12,11 +12,14 @@ A metric that the data do not define is NaN and named, never 0 or 0.5 (REFERENCE
 * a macro average runs over the classes (for one-vs-one AUROC: the pairs of classes) that have a
   value. The exception is macro precision, where a class that has images and was never predicted
   counts as 0, as it does in the study and in scikit-learn: leaving it out would reward ignoring it.
+
+Labels are trained on as they are and evaluated as yes or no: a soft label of a multi-label task
+counts as positive from one half on (`hard_labels`).
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -78,8 +81,14 @@ METRICS: Mapping[str, Metric] = {
         higher_is_better=False,
     ),
 }
-"""Every metric by name, in the order of tables. Names are the study's (REFERENCE 1.1.9)."""
+"""Every metric by name, in the order of tables. Names are the study's (REFERENCE 1.1.9).
 
+A data set with `class_groups` has one more for each group: see `describe`.
+"""
+
+
+GROUP_PREFIX = "roc_auc_"
+"""What the name of the metric of a group of classes starts with."""
 
 PER_CLASS: Mapping[str, str] = {
     "support": "Images",
@@ -93,9 +102,24 @@ PER_CLASS: Mapping[str, str] = {
 """What is measured of each class against the rest, with its name in tables."""
 
 
-def check_metric(name: str, task: Task) -> None:
-    """Raise `UsageError` unless `name` is a metric of `task`."""
+def describe(name: str) -> Metric:
+    """What is known of a metric: of `METRICS`, or `roc_auc_<group>` for a group of classes.
+
+    The latter is the mean AUROC of these classes, one against the rest. An unknown name raises
+    `UsageError`.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    if not name.startswith(GROUP_PREFIX):
+        raise unknown_name("metric", name, METRICS)
+    group = name.removeprefix(GROUP_PREFIX)
+    return Metric(labels=_all_tasks(f"AUROC (macro, {group} classes)"))
+
+
+def check_metric(name: str, task: Task, class_groups: Iterable[str] = ()) -> None:
+    """Raise `UsageError` unless `name` is a metric of `task`, or of one of the `class_groups`."""
     valid = [metric for metric, spec in METRICS.items() if task in spec.labels]
+    valid += [GROUP_PREFIX + group for group in class_groups]
     if name not in valid:
         raise unknown_name(f"metric for a {task} task", name, valid)
 
@@ -104,7 +128,7 @@ def selection_score(name: str, value: float) -> float:
     """`value` of metric `name` such that more is better; -inf where it is undefined."""
     if math.isnan(value):
         return -math.inf
-    return value if METRICS[name].higher_is_better else -value
+    return value if describe(name).higher_is_better else -value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,7 +139,8 @@ class Evaluation:
       task: what the labels mean.
       classes: their names, in the order of the logits.
       count: number of images.
-      values: aggregate metrics; the keys are those of `METRICS` that `task` has.
+      values: aggregate metrics; the keys are those of `METRICS` that `task` has, and
+        `roc_auc_<group>` for each group of classes.
       per_class: for each class, the metrics of `PER_CLASS`, one against the rest.
       confusion: images by true (row) and predicted (column) class, int64 `[k, k]`; for a
         multi-label task the table of each class, `[k, 2, 2]`.
@@ -192,11 +217,19 @@ def probabilities(task: Task, logits: Float[np.ndarray, "n k"]) -> Float[np.ndar
     return np.exp(log_probabilities(task, logits))
 
 
+def hard_labels(task: Task, labels: np.ndarray) -> np.ndarray:
+    """Labels as they are evaluated, int64: soft ones are positive from one half on."""
+    if task is Task.MULTILABEL:
+        labels = np.asarray(labels) >= 0.5
+    return labels.astype(np.int64)
+
+
 def evaluate(
     task: Task,
     logits: Float[np.ndarray, "n k"],
     labels: np.ndarray,
     classes: Sequence[str],
+    class_groups: Mapping[str, Sequence[str]] | None = None,
 ) -> Evaluation:
     """Measure a whole split.
 
@@ -205,14 +238,17 @@ def evaluate(
       logits: scores of each image. Probabilities `p` (kNN) are passed as `log(p)`, or for a
         multi-label task as `log(p / (1 - p))`; no second activation distorts them then
         (REFERENCE 2.1, B11 and B12).
-      labels: class index `[n]`, or 0/1 `[n, k]` for a multi-label task.
+      labels: class index `[n]`, or 0 to 1 `[n, k]` for a multi-label task (`hard_labels`).
       classes: names of the `k` classes.
+      class_groups: classes by name of the group, for `roc_auc_<group>`: the mean AUROC of these
+        classes, one against the rest.
 
     Raises:
       UserError: no images, a label that is no class, or logits that are not a number.
     """
     logits, labels = _checked(task, logits, labels, classes)
-    measured = measure(task, logits, labels, np.ones((1, len(logits))))
+    members = _members(classes, class_groups)
+    measured = measure(task, logits, labels, np.ones((1, len(logits))), members)
     values = {name: float(value[0]) for name, value in measured.values.items()}
     per_class = {
         name: {
@@ -247,11 +283,12 @@ def bootstrap(
     samples: int,
     seed: int,
     groups: Sequence[str] | None = None,
+    class_groups: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, tuple[float, float]]:
     """95% percentile bootstrap intervals of the aggregate metrics.
 
     Args:
-      task, logits, labels, classes: as in `evaluate`.
+      task, logits, labels, classes, class_groups: as in `evaluate`.
       samples: number of resamples; 0 gives no intervals.
       seed: decides the resamples; the same seed gives the same intervals.
       groups: patient, lesion or study of each image. Images of one group are not independent,
@@ -263,6 +300,7 @@ def bootstrap(
     if samples == 0:
         return {}
     logits, labels = _checked(task, logits, labels, classes)
+    members = _members(classes, class_groups)
     if groups is None:
         member = np.arange(len(logits))
     else:
@@ -277,7 +315,7 @@ def bootstrap(
         draws += num_groups * np.arange(size)[:, None]
         times = np.bincount(draws.ravel(), minlength=size * num_groups)
         weights = times.reshape(size, num_groups)[:, member].astype(np.float64)
-        for name, value in measure(task, logits, labels, weights).values.items():
+        for name, value in measure(task, logits, labels, weights, members).values.items():
             drawn.setdefault(name, []).append(value)
     intervals = {}
     for name, parts in drawn.items():
@@ -303,13 +341,16 @@ def _checked(
         raise ValueError(f"a binary task has 2 classes, not {len(classes)}")
     if not len(logits):
         raise UserError("there are no images to evaluate: expected a split with at least one.")
-    highest = 1 if task is Task.MULTILABEL else len(classes) - 1
-    wrong = ~np.isin(labels, np.arange(highest + 1))
+    if task is Task.MULTILABEL:
+        wrong, expected = ~((labels >= 0) & (labels <= 1)), "a value from 0 to 1"
+    else:
+        wrong = ~np.isin(labels, np.arange(len(classes)))
+        expected = f"a whole number from 0 to {len(classes) - 1}"
     if wrong.any():
         row = int(np.argwhere(wrong)[0, 0])
         raise UserError(
             f"label {labels[wrong][0]} of image {row} of the split is no class:"
-            f" expected a whole number from 0 to {highest}."
+            f" expected {expected}."
         )
     impossible = np.isnan(log_probabilities(task, logits)).any(axis=1)
     if impossible.any():
@@ -317,4 +358,15 @@ def _checked(
             f"the logits of {int(impossible.sum())} images (first: image"
             f" {int(impossible.argmax())} of the split) are not numbers: the model has diverged."
         )
-    return logits, labels.astype(np.int64)
+    return logits, hard_labels(task, labels)
+
+
+def _members(
+    classes: Sequence[str], class_groups: Mapping[str, Sequence[str]] | None
+) -> dict[str, list[int]]:
+    """Index of every class of a group, by the name of its metric."""
+    names = list(classes)
+    return {
+        GROUP_PREFIX + group: [names.index(name) for name in members]
+        for group, members in (class_groups or {}).items()
+    }

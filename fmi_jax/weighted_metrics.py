@@ -5,6 +5,7 @@ number of draws for a bootstrap resample. Shapes: `s` weightings, `n` images, `k
 is undefined is NaN; `fmi_jax.metrics` says what that means, and is the module to import.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +44,7 @@ def measure(
     logits: Float[np.ndarray, "n k"],
     labels: Int[np.ndarray, "..."],
     weights: Float[np.ndarray, "s n"],
+    class_groups: Mapping[str, Sequence[int]],
 ) -> Measured:
     """Every metric of `task` for each weighting.
 
@@ -51,9 +53,20 @@ def measure(
       logits: float64; not NaN.
       labels: class index `[n]`, or 0/1 `[n, k]` for a multi-label task.
       weights: how often each image counts; every row counts at least one.
+      class_groups: indices of classes, by the name of the metric that is the mean of their AUROC.
     """
     if task is Task.MULTILABEL:
-        return _measure_multilabel(logits, labels, weights)
+        measured = _measure_multilabel(logits, labels, weights)
+    else:
+        measured = _measure_softmax(task, logits, labels, weights)
+    auc = measured.per_class["roc_auc"]
+    groups = {name: _mean_defined(auc[:, list(c)]) for name, c in class_groups.items()}
+    return measured._replace(values=measured.values | groups)
+
+
+def _measure_softmax(
+    task: Task, logits: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> Measured:
     n, k = logits.shape
     scores = log_probabilities(task, logits)
     predicted = logits.argmax(axis=1)

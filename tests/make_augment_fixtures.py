@@ -6,7 +6,9 @@ Expected values come from torchvision's functional operations on float64 tensors
 exact to 1e-15, and from the same on 8-bit PIL images, which is what the study ran.
 """
 
+import functools
 import itertools
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,12 @@ for _name in ("nms", "qnms"):
 
 import torchvision.transforms.functional as F  # noqa: E402
 from PIL import Image  # noqa: E402
-from torchvision.transforms import RandomResizedCrop  # noqa: E402
+from torchvision.transforms import (  # noqa: E402
+    RandomAffine,
+    RandomErasing,
+    RandomPerspective,
+    RandomResizedCrop,
+)
 
 FIXTURES = Path(__file__).parent / "fixtures" / "augment.npz"
 ADJUST = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
@@ -55,6 +62,45 @@ def jitter(image, factors, order):
     for op in order:
         image = ADJUST[op](image, float(factors[op]))
     return image
+
+
+def affine(image, angle, right, down, scale, shear):
+    return F.affine(image, angle, [right, down], scale, [shear, 0.0])
+
+
+def is_decided(parameters, height: int, width: int) -> bool:
+    """Whether no pixel of an affine map lies so near the middle of two that rounding decides."""
+    angle, right, down, scale, shear = parameters
+    inverse = F._get_inverse_affine_matrix([0, 0], angle, [right, down], scale, [shear, 0.0])
+    y, x = np.mgrid[:height, :width] + 0.5 - np.array([height, width]).reshape(2, 1, 1) / 2
+    rows = np.array(inverse).reshape(2, 3) @ np.stack([x, y, np.ones_like(x)]).reshape(3, -1)
+    positions = rows + np.array([[width / 2], [height / 2]])
+    return np.abs(positions - np.round(positions)).min() > 5e-5
+
+
+def draw_affine(rng: np.random.Generator, height: int, width: int, shear: float) -> list[float]:
+    while True:
+        angle, shear_x = rng.uniform(-90, 90), rng.uniform(-shear, shear)
+        right, down = rng.integers(-7, 8, 2)
+        scale = math.exp(rng.uniform(math.log(0.3), math.log(3.3)))
+        parameters = np.float32([angle, right, down, scale, shear_x]).astype(float).tolist()
+        if is_decided(parameters, height, width):
+            return parameters
+
+
+def draw_corners(height: int, width: int, distortion: float) -> list[list[int]]:
+    return RandomPerspective.get_params(width, height, distortion)[1]
+
+
+def perspective(image, corners):
+    height, width = image.shape[1:]
+    x, y = width - 1, height - 1
+    return F.perspective(image, [[0, 0], [x, 0], [x, y], [0, y]], corners)
+
+
+def erase_box(image):
+    """Box of torchvision's `RandomErasing`; the whole image stands for none."""
+    return RandomErasing.get_params(image, (0.02, 0.33), (0.3, 3.3), [0.0])[:4]
 
 
 def main() -> None:
@@ -154,6 +200,76 @@ def main() -> None:
             evaluation.append(to_array(F.normalize(x, MEAN, STD)))
         out[f"train_{kind}"] = np.stack(train)
         out[f"eval_{kind}"] = np.stack(evaluation)
+
+    # What moves pixels; the first of each moves none.
+    height, width = 29, 23
+    images = draw_images(rng, 7, height, width)
+    out["warp_images"] = images
+    angles = [0.0, 5.0, -5.0, 31.0, -77.0, 123.0, -171.0]
+    assert all(is_decided((-angle, 0, 0, 1, 0), height, width) for angle in angles[1:])
+    maps = [[0, 0, 0, 1, 0]] + [draw_affine(rng, height, width, 40) for _ in range(6)]
+    quads = [draw_corners(height, width, d) for d in (0, 0.1, 0.2, 0.3, 0.5, 0.5, 0.5)]
+    sigmas = [0.01, 0.1, 0.37, 0.8, 1.3, 1.7, 2.0]
+    cases = {
+        "rotate": (F.rotate, angles),
+        "affine": (lambda image, parameters: affine(image, *parameters), maps),
+        "perspective": (perspective, quads),
+        "blur": (lambda image, sigma: F.gaussian_blur(image, [31, 31], [sigma, sigma]), sigmas),
+    }
+    for name, (function, arguments) in cases.items():
+        out[f"{name}_parameters"] = np.array(arguments, np.float32)
+        out[name] = np.stack(
+            [
+                to_array(function(to_tensor(image), argument))
+                for image, argument in zip(images, out[f"{name}_parameters"].tolist(), strict=True)
+            ]
+        )
+    images = out["color_images"]
+    grey = [to_array(F.rgb_to_grayscale(to_tensor(image), 3)) for image in images]
+    solarized = [to_array(F.solarize(to_tensor(image), 128 / 255)) for image in images]
+    out |= {"grayscale": np.stack(grey), "solarize": np.stack(solarized)}
+
+    # Everything in the study's order, on the images above. The first has none of the new.
+    still, *maps = [0, 0, 0, 1, 0], *(draw_affine(rng, size, size, 20) for _ in range(4))
+    every = {
+        "angles": [0, 5, -3, 0, 2, -4],
+        "grey": [False, True, False, False, True, False],
+        "sigmas": [0, 0.4, 0, 1.1, 2.0, 0],
+        "affine": [still, maps[0], still, *maps[1:]],
+        "corners": [draw_corners(size, size, d) for d in (0, 0, 0.3, 0.3, 0.3, 0.3)],
+        "solarized": [False, False, True, True, False, True],
+        "erased": [[0, 0, 0, 0], [3, 5, 7, 11], [0, 0, 0, 0], [14, 0, 7, 5], [0, 1, 1, 20],
+                   [2, 2, 11, 3]],
+    }  # fmt: skip
+    assert all(is_decided((-angle, 0, 0, 1, 0), size, size) for angle in every["angles"] if angle)
+    result = []
+    for i, image in enumerate(draw_images(rng, batch, side, side)):
+        out.setdefault("every_images", np.zeros((batch, side, side, 3), np.uint8))[i] = image
+        x = F.center_crop(to_tensor(image), [size])
+        x = crop_flip(x, boxes[i].tolist(), flips[i], size)
+        x = F.rotate(x, every["angles"][i])
+        x = jitter(x, factors[i], order[i])
+        x = F.rgb_to_grayscale(x, 3) if every["grey"][i] else x
+        sigma = every["sigmas"][i]
+        x = F.gaussian_blur(x, [31, 31], [sigma, sigma]) if sigma else x
+        x = affine(x, *every["affine"][i])
+        x = perspective(x, every["corners"][i])
+        if every["solarized"][i]:
+            assert (x - 128 / 255).abs().min() > 1e-5, "rounding decides what is inverted"
+            x = F.solarize(x, 128 / 255)
+        x = F.normalize(x, MEAN, STD)
+        result.append(to_array(F.erase(x, *every["erased"][i], torch.zeros(1, dtype=x.dtype))))
+    out |= {f"every_{name}": np.array(values) for name, values in every.items()}
+    out["every"] = np.stack(result)
+
+    # Random choices with the study's ranges.
+    image = torch.empty(3, 224, 224)
+    draw = functools.partial(RandomAffine.get_params, (-5, 5), (0.1, 0.3), (0.1, 3.3), (-0.2, 0.2))
+    drawn = [draw([224, 224]) for _ in range(2000)]
+    out["random_affine"] = np.array([(a, *t, s, sh[0]) for a, t, s, sh in drawn], np.float32)
+    drawn = [draw_corners(224, 224, 0.2) for _ in range(2000)]
+    out["random_corners"] = np.array(drawn, np.uint8)
+    out["random_erased"] = np.array([erase_box(image) for _ in range(5000)], np.uint8)
 
     FIXTURES.parent.mkdir(exist_ok=True)
     np.savez_compressed(FIXTURES, **out)

@@ -33,6 +33,9 @@ ALLOWED: dict[str, set[str]] = {
     },
     "fmi_jax.protocols": {"types", "errors", "config", "registry", "models.base", "classifiers"},
     "fmi_jax.report": {"types", "errors", "metrics", "atomic"},
+    "fmi_jax.report.card": {"types", "atomic", "report", "data.prepared"},
+    "fmi_jax.report.card_figures": {"types", "report", "data.prepared"},
+    "fmi_jax.report.findings": {"types", "report", "data.prepared"},
     "fmi_jax.runtime": {"jax", "__version__"},
 }
 # These put the parts together and may import anything of fmi_jax.

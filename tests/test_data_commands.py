@@ -3,6 +3,7 @@ import argparse
 import pytest
 from raw_sets import write_aptos, write_csv, write_image
 
+from fmi_jax import cli
 from fmi_jax.data import commands
 from fmi_jax.data.prepared import open_dataset
 from fmi_jax.errors import UsageError, UserError
@@ -12,6 +13,12 @@ def prepare(*arguments):
     parser = argparse.ArgumentParser()
     commands.add_prepare_arguments(parser)
     commands.run_prepare(parser.parse_args(list(map(str, arguments))))
+
+
+def draw(*arguments):
+    parser = argparse.ArgumentParser()
+    commands.add_draw_arguments(parser)
+    commands.run_draw(parser.parse_args(list(map(str, arguments))))
 
 
 def check(*arguments):
@@ -28,6 +35,32 @@ def test_prepare_prints_what_is_in_the_set(tmp_path, capsys):
     counts = {line[:18].strip(): line[18:].split() for line in lines[2:]}
     assert counts["images"] == ["22", "4", "5"]
     assert sum(map(int, counts["Mild"])) == 6
+
+
+def test_drawn_data_are_prepared_at_several_sizes_each_with_a_card(tmp_path, capsys):
+    raw, data = str(tmp_path / "raw"), str(tmp_path / "data")
+    assert cli.main(["draw", "shenzhen", raw]) == 0
+    assert f"fmi-jax prepare shenzhen --source {raw}" in capsys.readouterr().out
+    arguments = ["prepare", "shenzhen", "--source", raw, "--data-dir", data]
+    arguments += ["--size", "13", "17", "--limit", "4", "--processes", "1"]
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "smoke run, only the first 4 rows of every split" in out
+    cards = sorted((tmp_path / "data").rglob("card.html"))
+    assert [card.parent.name.partition("-")[0] for card in cards] == ["13", "17"]
+    assert all(str(card) in out for card in cards)
+    written = [card.stat().st_mtime_ns for card in cards]
+    assert cli.main(arguments) == 0
+    assert [card.stat().st_mtime_ns for card in cards] == written
+
+
+def test_what_cannot_be_drawn_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"csv cannot be drawn.*expected one of aptos2019,"):
+        draw("csv", tmp_path / "raw")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        draw("aptos2019", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_own_table_with_every_option(tmp_path, capsys):

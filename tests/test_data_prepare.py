@@ -3,23 +3,21 @@ import functools
 import hashlib
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from prepared_sets import contents, note_reads
 from raw_sets import write_aptos, write_csv, write_image
 
+from fmi_jax.data import build
 from fmi_jax.data.class_folders import folder_spec
 from fmi_jax.data.csv_table import csv_spec
 from fmi_jax.data.drawn.fundus import draw
 from fmi_jax.data.images import load_image
-from fmi_jax.data.prepare import open_or_draw, prepare
+from fmi_jax.data.prepare import open_or_draw, prepare, prepare_sizes
 from fmi_jax.data.prepared import DatasetInfo, open_dataset, open_folder
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.data.spec import SPLITS
@@ -41,12 +39,10 @@ def prepared(raw, tmp_path_factory):
     return prepare(APTOS, raw, tmp_path_factory.mktemp("data"), size=13)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock"
-    }
+@pytest.fixture
+def read(monkeypatch):
+    """The names of the files that this process reads, as they are read."""
+    return note_reads(monkeypatch)
 
 
 def test_every_image_is_there_once_with_its_label_in_the_order_of_the_split(raw, prepared):
@@ -66,6 +62,8 @@ def test_every_image_is_there_once_with_its_label_in_the_order_of_the_split(raw,
             assert (image.dtype, label.dtype, int(label)) == (np.uint8, np.int32, i % 5)
     np.testing.assert_array_equal(prepared.image("val", 2), prepared.split("val")[2][0])
     assert prepared.groups("test") is None
+    raw_sizes = [Image.open(raw / "train_images" / f"{i}.png").size for i in prepared.ids("val")]
+    assert prepared.sizes("val").tolist() == [list(size) for size in raw_sizes]
     with pytest.raises(UsageError, match="unknown split 'valid'"):
         prepared.split("valid")
 
@@ -83,11 +81,15 @@ def test_info_says_what_it_is(prepared):
     assert DatasetInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
 
 
-def test_any_tfds_reader_can_read_it(raw, prepared):
+def test_any_tfds_reader_can_read_it(prepared):
     builder = tfds.builder_from_directory(prepared.folder)
     assert builder.info.features["label"].names[4] == "Proliferative DR"
-    record = builder.as_data_source(split="train")[0]
-    assert record["id"].decode() == prepared.ids("train")[0]
+    for name in SPLITS:
+        records = list(builder.as_data_source(split=name))
+        assert [record["id"].decode() for record in records] == prepared.ids(name)
+        assert [record["label"] for record in records] == prepared.labels(name).tolist()
+        for row, record in enumerate(records):
+            np.testing.assert_array_equal(record["image"], prepared.image(name, row))
 
 
 def test_the_same_data_give_the_same_bytes_anywhere(raw, prepared, tmp_path):
@@ -115,9 +117,34 @@ def test_a_second_run_does_nothing_and_a_changed_one_refuses(tmp_path):
     write_image(raw / "train_images" / "eye005.png", seed=77)
     with pytest.raises(UserError, match=r"differs in: source\)"):
         prepare(APTOS, raw, data, size=13)
-    assert [path.name for path in (data / "aptos2019").iterdir() if path.name != ".lock"] == [
-        "13-upstream"
-    ]
+    assert {path.name for path in (data / "aptos2019").iterdir()} == {
+        *(".lock", ".13-upstream.stamps", "13-upstream")
+    }
+
+
+def test_a_file_of_other_content_is_noticed_although_its_size_is_the_same(tmp_path, read):
+    raw, data = write_aptos(tmp_path / "raw"), tmp_path / "data"
+    prepare(APTOS, raw, data, size=13)
+    for name in ("eye003", "eye008"):
+        os.utime(raw / "train_images" / f"{name}.png", ns=(1, 1))
+    read.clear()
+    prepare(APTOS, raw, data, size=13)
+    assert sorted(read) == ["eye003", "eye008"]  # touched, and found to be the same
+    prepare(APTOS, raw, data, size=13)
+    assert len(read) == 2
+
+    path = raw / "train_images" / "eye008.png"
+    same_size = bytearray(path.read_bytes())
+    same_size[-1] ^= 1  # in the checksum of the last chunk, which Pillow does not mind
+    path.write_bytes(same_size)
+    with pytest.raises(UserError, match=r"the content of 1 image file\(s\): row 10 \('eye008'\)"):
+        prepare(APTOS, raw, data, size=13)
+
+    path.write_bytes(bytes(same_size[:-1]) + bytes([same_size[-1] ^ 1]))
+    (data / "aptos2019" / ".13-upstream.stamps").unlink()  # as on another machine
+    read.clear()
+    prepare(APTOS, raw, data, size=13)
+    assert len(read) == 31
 
 
 def _append(line):
@@ -159,7 +186,6 @@ def test_bad_raw_data_give_one_message_and_leave_nothing(tmp_path, spoil, messag
     with pytest.raises(UserError, match=f"(?s){message}"):
         prepare(APTOS, raw, data, size=13)
     assert contents(data) == {}
-    assert [path.name for path in (data / "aptos2019").iterdir()] == [".lock"]
 
 
 def test_all_bad_images_are_named_in_one_message(tmp_path):
@@ -200,6 +226,8 @@ def test_quarantine_never_leaves_a_split_empty(tmp_path, prepared):
     [
         ({"split": "upstraem"}, "unknown split of aptos2019 'upstraem'. Did you mean 'upstream'"),
         ({"size": 0}, "size 0: expected 1 to 4096"),
+        ({"limit": -1}, "limit -1: expected a positive number"),
+        ({"processes": -2}, "processes -2: expected a positive number"),
         ({"on_bad": "drop"}, "unknown policy for bad images 'drop'"),
         ({"source": None}, "aptos2019 needs --source: a folder with train.csv"),
     ],
@@ -231,6 +259,7 @@ def test_own_table(tmp_path):
         [{"split": "train", "id": "img/1.png"}, {"split": "val", "id": "img/2.png"}]
     ]
     assert ours.manifest["groups_across_splits"]["p2"] == ["train", "val"]
+    assert ours.manifest["group_counts"] == {"train": 7, "val": 5, "test": 5}
     grouped = prepare(
         csv_spec("mine", channels=1), table, tmp_path / "data", size=11, split="grouped"
     )
@@ -353,54 +382,57 @@ def test_damage_is_noticed(raw, tmp_path):
     restored()
     at = whole[shard.name].index(b"eye") if b"eye" in whole[shard.name] else 66_000
     _flip(shard, at)
-    with pytest.raises(UserError, match=r"row \d+ of train cannot be read .* --overwrite"):
+    with pytest.raises(
+        UserError,
+        match=r"row \d+ of train \('eye\d+', in .*-00000\) cannot be read: .* --overwrite",
+    ):
         [open_folder(folder).split("train")[i] for i in range(21)]
 
 
-PROGRAM = """
-import sys
-from pathlib import Path
-from fmi_jax.data.prepare import prepare
-from fmi_jax.data.registry import DATASETS
-raw, data = map(Path, sys.argv[1:])
-print(prepare(DATASETS["aptos2019"], raw, data, size=13).info.split_sha256)
-"""
+def test_several_sizes_are_prepared_in_one_pass_over_the_raw_images(raw, prepared, tmp_path, read):
+    small, large = prepare_sizes(APTOS, raw, tmp_path, sizes=(13, 17))
+    assert sorted(read) == [f"eye{i:03}" for i in range(31)]
+    assert contents(small.folder) == contents(prepared.folder)
+    image = load_image(raw / "train_images" / f"{large.ids('test')[1]}.png", 3, 17)
+    np.testing.assert_array_equal(large.image("test", 1), image)
+    assert (large.info.size, large.folder.name) == (17, "17-upstream")
+    assert large.info.split_sha256 == small.info.split_sha256
+    read.clear()
+    prepare_sizes(APTOS, raw, tmp_path, sizes=(13, 17))
+    assert read == []
 
 
-def start(raw: Path, data: Path) -> subprocess.Popen:
-    arguments = [sys.executable, "-c", PROGRAM, str(raw), str(data)]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-@pytest.fixture(scope="module")
-def large_raw(tmp_path_factory):
-    """Small files that take long to decode: preparing them takes seconds, drawing them none."""
-    raw = write_aptos(tmp_path_factory.mktemp("large"), count=37)
-    for path in (raw / "train_images").iterdir():
-        Image.new("RGB", (2500, 2500), (9, 90, 200)).save(path, compress_level=1)
-    return raw
-
-
-def test_a_killed_run_leaves_nothing_that_is_used(large_raw, tmp_path):
-    process = start(large_raw, tmp_path)
-    partial = tmp_path / "aptos2019" / ".13-upstream.partial"
-    while not list(partial.glob("*.array_record*")) and process.poll() is None:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process.communicate()
-    assert partial.exists()
-    with pytest.raises(UsageError, match="Prepared there: none"):
+def test_a_smoke_run_is_never_taken_for_the_whole_set(raw, prepared, tmp_path):
+    ours = prepare(APTOS, raw, tmp_path, size=13, limit=3)
+    assert (ours.folder.name, ours.info.split) == ("13-upstream-limit3", "upstream-limit3")
+    assert ours.info.limit == 3
+    for name in SPLITS:
+        assert ours.ids(name) == prepared.ids(name)[:3]
+    with pytest.raises(
+        UsageError, match=r"split upstream-limit3\)\. To prepare it: [^:]*--size 13$"
+    ):
         open_dataset(tmp_path, "aptos2019", 13)
-    ours = prepare(APTOS, large_raw, tmp_path, size=13)
-    assert sum(len(ours.split(name)) for name in SPLITS) == 37
-    assert {path.name for path in ours.folder.parent.iterdir()} == {".lock", "13-upstream"}
+    assert open_dataset(tmp_path, "aptos2019", 13, "upstream-limit3").info == ours.info
+    with pytest.raises(UsageError, match=r"--split upstream --limit 5$"):
+        open_or_draw(tmp_path, "aptos2019", 13, "upstream-limit5")
+    prepare(APTOS, raw, tmp_path, size=13)
+    assert open_dataset(tmp_path, "aptos2019", 13).info == prepared.info
 
 
-def test_two_at_once_do_no_harm(large_raw, tmp_path):
-    pair = [start(large_raw, tmp_path) for _ in range(2)]
-    outputs = [process.communicate(timeout=100) for process in pair]
-    assert [process.returncode for process in pair] == [0, 0], outputs
-    assert outputs[0][0] == outputs[1][0]
-    assert open_dataset(tmp_path, "aptos2019", 13).info.split_sha256 == outputs[0][0].strip()
-    assert {path.name for path in (tmp_path / "aptos2019").iterdir()} == {".lock", "13-upstream"}
+def test_the_study_s_groups_of_classes_are_kept(raw, tmp_path):
+    groups = {"referable": ("Moderate", "Severe", "Proliferative DR")}
+    ours = prepare(dataclasses.replace(APTOS, class_groups=groups), raw, tmp_path, size=13)
+    assert ours.info.class_groups == groups
+    assert DatasetInfo.from_json(json.loads(json.dumps(ours.info.to_json()))) == ours.info
+
+
+def test_a_shard_may_lose_all_its_images(tmp_path, prepared, monkeypatch):
+    monkeypatch.setattr(build, "_MIN_ROWS", 3)
+    raw = write_aptos(tmp_path / "raw")
+    for image_id in prepared.ids("train")[3:6]:
+        (raw / "train_images" / f"{image_id}.png").unlink()
+    ours = prepare(APTOS, raw, tmp_path / "data", size=13, on_bad="quarantine")
+    kept = [i for i in range(22) if not 3 <= i < 6]
+    assert ours.ids("train") == [prepared.ids("train")[i] for i in kept]
+    for mine, theirs in enumerate(kept):
+        np.testing.assert_array_equal(ours.image("train", mine), prepared.image("train", theirs))

@@ -73,6 +73,17 @@ def test_a_missing_table_names_those_that_are_there(table, tmp_path):
         read_table(tmp_path / "gone" / "train.csv", ("path",))
 
 
+def test_a_table_that_may_not_be_read_is_named(table, monkeypatch):
+    path = table("path,label\n")
+
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(path), "read_bytes", refuse)
+    with pytest.raises(UserError, match=r"table\.csv cannot be read \(Permission denied\)"):
+        read_table(path, ("path",))
+
+
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory):
     return tmp_path_factory.mktemp("tables") / "table.csv"
@@ -81,14 +92,39 @@ def scratch(tmp_path_factory):
 _FIELD = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
-@settings(deadline=None)
-@given(st.lists(st.tuples(_FIELD, _FIELD), min_size=1, max_size=6))
-def test_any_text_survives(scratch, rows):
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(_FIELD, _FIELD), min_size=1, max_size=6),
+    st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC]),
+    st.sampled_from(["utf-8", "utf-8-sig"]),
+    st.sampled_from(["", "\r\n", "\n\n"]),
+)
+def test_any_text_survives(scratch, rows, quoting, encoding, end):
     text = io.StringIO(newline="")
-    csv.writer(text, quoting=csv.QUOTE_ALL).writerows([("path", "label"), *rows])
-    scratch.write_bytes(text.getvalue().encode())
+    csv.writer(text, quoting=quoting).writerows([("path", "label"), *rows])
+    scratch.write_bytes((text.getvalue() + end).encode(encoding))
     _, read = read_table(scratch, ("path", "label"))
     assert [tuple(row.fields.values()) for row in read] == [(a.strip(), b.strip()) for a, b in rows]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.one_of(
+        st.binary(max_size=40),
+        st.text(max_size=40).map(lambda text: text.encode(errors="surrogatepass")),
+        st.text(',\n\r" a\0\ufeff', max_size=40).map(str.encode),
+    )
+)
+def test_any_bytes_are_whole_rows_or_a_message(scratch, content):
+    scratch.write_bytes(content)
+    try:
+        columns, rows = read_table(scratch, ())
+    except UserError:
+        return
+    assert rows
+    assert all(set(row.fields) == set(columns) for row in rows)
+    lines = [row.line for row in rows]
+    assert lines == sorted(set(lines))
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,5 +1,7 @@
 import itertools
+import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -7,15 +9,22 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from raw_sets import write_aptos, write_csv
 
+from fmi_jax.data import loader
 from fmi_jax.data.csv_table import csv_spec
 from fmi_jax.data.loader import batch_ids, eval_batches, train_batches
 from fmi_jax.data.prepare import prepare
+from fmi_jax.data.prepared import PreparedDataset, open_folder
 from fmi_jax.data.registry import DATASETS
-from fmi_jax.errors import UsageError
+from fmi_jax.errors import UsageError, UserError
 
 BATCH, SEED = 8, 5  # of 22 training images: batches reach over the borders of passes
+properties = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,35 +83,31 @@ def test_the_order_of_a_seed_never_changes(expected):
     ]
 
 
-@pytest.mark.parametrize("threads", [0, 2, 7])
-def test_batches_do_not_depend_on_threads(dataset, expected, threads):
-    assert_same(take(dataset, 12, threads=threads), expected)
+@properties
+@given(
+    threads=st.integers(0, 7),
+    hosts=st.sampled_from([1, 2, 4, 8]),
+    start_step=st.integers(0, 11),
+    in_memory=st.booleans(),
+)
+def test_batches_depend_on_seed_and_step_alone(
+    dataset, expected, threads, hosts, start_step, in_memory
+):
+    with pytest.MonkeyPatch.context() as patch:
+        if not in_memory:
+            patch.setattr(loader, "IN_MEMORY_BYTES", 0)
+        options = {"threads": threads, "start_step": start_step, "process_count": hosts}
+        parts = [take(dataset, 12 - start_step, process_index=p, **options) for p in range(hosts)]
+    joined = [
+        {name: np.concatenate([part[name] for part in step]) for name in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+    assert_same(joined, expected[start_step:])
 
 
 def test_batches_do_not_depend_on_workers(dataset, expected):
     ours = take(dataset, 6, start_step=6, workers=2)
     assert_same([{name: x.copy() for name, x in batch.items()} for batch in ours], expected[6:])
-
-
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_share_the_same_batches_in_the_same_order(dataset, expected, hosts):
-    parts = [take(dataset, 12, process_index=p, process_count=hosts) for p in range(hosts)]
-    joined = [
-        {name: np.concatenate([part[name] for part in step]) for name in step[0]}
-        for step in zip(*parts, strict=True)
-    ]
-    assert_same(joined, expected)
-
-
-@pytest.mark.parametrize("start_step", [1, 5, 11])
-def test_resuming_needs_the_step_alone(dataset, expected, start_step):
-    assert_same(take(dataset, 12 - start_step, start_step=start_step), expected[start_step:])
-    parts = [
-        take(dataset, 12 - start_step, start_step=start_step, process_index=p, process_count=2)
-        for p in range(2)
-    ]
-    for a, b, whole in zip(*parts, expected[start_step:], strict=True):
-        assert [*a["index"], *b["index"]] == whole["index"].tolist()
 
 
 def test_a_batch_is_named_without_reading_it(dataset, expected):
@@ -117,8 +122,8 @@ def test_a_batch_may_be_larger_than_the_split(dataset):
     assert np.bincount(batch["index"], minlength=22).min() >= 2
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 4, 5, 64])
-@pytest.mark.parametrize("hosts", [1, 2])
+@properties
+@given(batch_size=st.integers(1, 9), hosts=st.integers(1, 4))
 def test_evaluation_sees_every_image_once_in_order(dataset, batch_size, hosts):
     batch_size *= hosts
     parts = [
@@ -165,6 +170,124 @@ def test_wrong_arguments_are_refused(dataset):
         take(dataset, 1, seed=-1)
     with pytest.raises(UsageError, match="unknown split 'valid'"):
         eval_batches(dataset, "valid", batch_size=2)
+
+
+class RecordedSplit:
+    def __init__(self, split, rows):
+        self.split, self.rows = split, rows
+
+    def __len__(self):
+        return len(self.split)
+
+    def __getitem__(self, row):
+        self.rows.append(row)
+        return self.split[row]
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Rows in the order in which they are read from disk."""
+    rows, split = [], PreparedDataset.split
+    monkeypatch.setattr(
+        PreparedDataset, "split", lambda self, name: RecordedSplit(split(self, name), rows)
+    )
+    return rows
+
+
+def test_a_small_split_is_read_once_and_a_large_one_in_every_pass(dataset, reads, monkeypatch):
+    take(dataset, 11)  # 4 passes of 22
+    assert sorted(reads) == list(range(22))
+    reads.clear()
+    monkeypatch.setattr(loader, "IN_MEMORY_BYTES", 22 * 13 * 13 * 3 - 1)
+    take(dataset, 11)
+    assert np.bincount(reads).min() >= 4
+
+
+@pytest.mark.parametrize(("batches", "ahead"), [(0, 2), (3, 3), (99, 7)])
+def test_what_is_read_ahead_is_bounded(dataset, reads, monkeypatch, batches, ahead):
+    monkeypatch.setattr(loader, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(loader, "READ_AHEAD_BYTES", batches * BATCH * 13 * 13 * 3)
+    reader = train_batches(dataset, batch_size=BATCH, seed=SEED, threads=7)
+    next(reader)
+    deadline = time.monotonic() + 20
+    while len(reads) < BATCH * (1 + ahead) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)  # for what should not come
+    assert len(reads) == BATCH * (1 + ahead)
+
+
+@pytest.fixture(scope="module")
+def damaged(dataset, tmp_path_factory):
+    """A copy of the data set, its first file of training records, and the bytes they take."""
+    folder = tmp_path_factory.mktemp("damaged") / dataset.folder.name
+    shutil.copytree(dataset.folder, folder)
+    file = min(folder.glob("*train.array_record*"))
+    return folder, file, file.read_bytes().index(bytes(1000))  # blocks are filled up with zeros
+
+
+def flipped(data, bit):
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+@properties
+@given(data=st.data())
+def test_a_flipped_bit_is_never_read_as_another_image(dataset, damaged, data):
+    folder, file, length = damaged
+    whole = file.read_bytes()
+    file.write_bytes(flipped(whole, data.draw(st.integers(0, 8 * length - 1))))
+    try:
+        split, good = open_folder(folder).split("train"), dataset.split("train")
+        for row in range(22):
+            try:
+                image, label = split[row]
+            except UserError as error:
+                assert f"row {row} of train" in str(error)  # noqa: PT017
+            else:
+                np.testing.assert_array_equal(image, good[row][0])
+                assert label == good[row][1]
+    finally:
+        file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_record_is_named_and_ends_the_batches(dataset, damaged, workers):
+    folder, file, length = damaged
+    whole = file.read_bytes()
+    file.write_bytes(flipped(whole, 4 * length))
+    batches = train_batches(
+        open_folder(folder), batch_size=BATCH, seed=SEED, threads=1, workers=workers
+    )
+    message = r"row (\d+) of train \('eye\d+', in aptos2019-train"
+    try:
+        with pytest.raises(UserError, match=message) as caught:
+            list(itertools.islice(batches, 4))  # the first pass
+    finally:
+        file.write_bytes(whole)
+    row = int(str(caught.value).split("row ")[1].split()[0])
+    assert repr(dataset.ids("train")[row]) in str(caught.value)
+    assert "prepare it again" in str(caught.value)
+    with pytest.raises(StopIteration):
+        next(batches)
+
+
+def workers_alive():
+    return [child for child in multiprocessing.active_children() if "grain" in child.name]
+
+
+def test_a_killed_worker_is_an_error_that_names_the_missing_batch(dataset):
+    batches = train_batches(dataset, batch_size=BATCH, seed=SEED, threads=1, workers=2)
+    got = [next(batches)["index"].tolist() for _ in range(2)]
+    os.kill(workers_alive()[0].pid, signal.SIGKILL)
+    with pytest.raises(UserError, match=r"exit code -9") as caught:
+        got.extend(batch["index"].tolist() for batch in itertools.islice(batches, 50))
+    assert got == [batch["index"].tolist() for batch in take(dataset, len(got))]  # none is skipped
+    first = batch_ids(dataset, SEED, len(got), BATCH)[0]
+    assert f"batch of step {len(got) + 1} was read ({first}, " in str(caught.value)
+    assert not workers_alive()
+    with pytest.raises(StopIteration):
+        next(batches)
 
 
 PROGRAM = """

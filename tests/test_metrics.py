@@ -17,7 +17,9 @@ from fmi_jax.metrics import (
     Evaluation,
     bootstrap,
     check_metric,
+    describe,
     evaluate,
+    hard_labels,
     probabilities,
     selection_score,
 )
@@ -309,8 +311,61 @@ def test_diverged_or_empty_split():
         evaluate(Task.MULTICLASS, logits, np.zeros(5, int), names(3))
     with pytest.raises(UserError, match="no images"):
         evaluate(Task.MULTICLASS, np.zeros((0, 3)), np.zeros(0, int), names(3))
-    with pytest.raises(UserError, match=r"label 0\.7 of image 1"):
-        evaluate(Task.MULTILABEL, np.zeros((2, 1)), np.array([[1.0], [0.7]]), names(1))
+    for wrong in (1.1, -1.0, np.nan):
+        with pytest.raises(UserError, match=f"label {wrong} of image 1 .* from 0 to 1"):
+            evaluate(Task.MULTILABEL, np.zeros((2, 1)), np.array([[1.0], [wrong]]), names(1))
+
+
+def test_a_soft_label_counts_as_positive_from_one_half_on():
+    logits, hard = draw(Task.MULTILABEL, 37, 3, 4)
+    soft = np.where(hard, np.linspace(0.5, 1, 111).reshape(37, 3), 0.49)
+    np.testing.assert_array_equal(hard_labels(Task.MULTILABEL, soft), hard)
+    args = (Task.MULTILABEL, logits)
+    assert evaluate(*args, soft, names(3)).values == evaluate(*args, hard, names(3)).values
+    assert bootstrap(*args, soft, names(3), 5, 0) == bootstrap(*args, hard, names(3), 5, 0)
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_a_group_of_classes_has_the_mean_auroc_of_these(task):
+    k = 2 if task is Task.BINARY else 5
+    logits, labels = draw(task, 73, k, 6)
+    groups = {"pair": ("class 1", "class 0"), "one": ("class 1",)}
+    ours = evaluate(task, logits, labels, names(k), groups)
+    truth = labels if task is Task.MULTILABEL else np.eye(k)[labels]
+    p = probabilities(task, logits)
+    auc = [sklearn.metrics.roc_auc_score(truth[:, c], p[:, c]) for c in (0, 1)]
+    assert ours.values["roc_auc_pair"] == pytest.approx(np.mean(auc), abs=METRIC)
+    assert ours.values["roc_auc_one"] == pytest.approx(auc[1], abs=METRIC)
+    plain = evaluate(task, logits, labels, names(k))
+    assert set(ours.values) - set(plain.values) == {"roc_auc_pair", "roc_auc_one"}
+    assert Evaluation.from_json(ours.to_json()).values == ours.values
+    low, high = bootstrap(task, logits, labels, names(k), 97, 1, class_groups=groups)[
+        "roc_auc_pair"
+    ]
+    assert low < ours.values["roc_auc_pair"] < high
+
+
+def test_a_group_leaves_out_classes_without_images_and_is_named_when_none_is_left():
+    logits, labels = draw(Task.MULTILABEL, 31, 3, 0)
+    labels[:, 0], labels[:, 1] = 0, 1
+    groups = {"some": ("class 0", "class 2"), "none": ("class 0", "class 1")}
+    ours = evaluate(Task.MULTILABEL, logits, labels, names(3), groups)
+    assert ours.values["roc_auc_some"] == ours.per_class["class 2"]["roc_auc"]
+    assert math.isnan(ours.values["roc_auc_none"])
+    assert "roc_auc_none" in ours.undefined
+    assert "roc_auc_some" not in ours.undefined
+
+
+def test_the_metric_of_a_group_can_select_and_is_described():
+    check_metric("roc_auc_competition", Task.MULTILABEL, ("competition",))
+    with pytest.raises(UsageError, match="Did you mean 'roc_auc_competition'"):
+        check_metric("roc_auc_competiton", Task.MULTILABEL, ("competition",))
+    with pytest.raises(UsageError, match="unknown metric for a multilabel task"):
+        check_metric("roc_auc_competition", Task.MULTILABEL)
+    assert selection_score("roc_auc_competition", 0.9) == 0.9
+    assert "competition" in describe("roc_auc_competition").labels[Task.MULTILABEL]
+    with pytest.raises(UsageError, match="unknown metric 'kappa'"):
+        describe("kappa")
 
 
 def test_evaluation_survives_strict_json():

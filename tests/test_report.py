@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import html.parser
 import io
 import json
 import math
@@ -10,6 +9,7 @@ import math
 import matplotlib
 import numpy as np
 import pytest
+from html_page import Page
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -103,25 +103,6 @@ def run(tmp_path_factory):
 
     write_report(folder, image_of)
     return folder, result, predictions, shown
-
-
-class Page(html.parser.HTMLParser):
-    """What a browser would make of the page: its elements, its text and what it loads."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.loads, self.handlers, self.text = [], [], [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.handlers += [name for name, _ in attrs if name.startswith("on")]
-        self.loads += [
-            v for name, v in attrs if name in ("src", "href", "srcset", "data", "action")
-        ]
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def test_page_is_self_contained_and_runs_nothing(run):

@@ -42,3 +42,9 @@ BFLOAT16 = 3e-2
 
 # Metrics against scikit-learn and the study's own figures, all in float64: rounding of sums.
 METRIC = 1e-12
+
+# DICOM, in grey levels of 255. The same colours after lossy compression by other programs: their
+# quantisation, at most 6 in the files that come with pydicom. Another program's conversion from
+# YCbCr to RGB rounds elsewhere.
+DICOM_LOSSY_LEVELS = 6
+COLOUR_SPACE_LEVELS = 1

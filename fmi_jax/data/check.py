@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
-from rich.progress import track
-
 from fmi_jax.data.problems import Problems
-from fmi_jax.data.scan import Scanned, locate_images, scan_images
+from fmi_jax.data.reading import scan_images
+from fmi_jax.data.scan import locate_images
 from fmi_jax.data.spec import DatasetSpec, RawDataset
+from fmi_jax.data.units import UnitRow
 from fmi_jax.errors import UserError
 
 
@@ -24,8 +23,14 @@ class Checked(NamedTuple):
     problems: list[str]
 
 
-def check(spec: DatasetSpec, source: Path) -> Checked:
-    """Read the table, check every row and decode every image, as `prepare` would."""
+def check(spec: DatasetSpec, source: Path, *, processes: int = 0) -> Checked:
+    """Read the table, check every row and decode every image, as `prepare` would.
+
+    Args:
+      spec: the data set.
+      source: the raw data, as `spec.layout` says.
+      processes: as of `prepare`.
+    """
     if not source.exists():
         return Checked(None, [f"{source} does not exist; expected {spec.layout}."])
     try:
@@ -36,16 +41,12 @@ def check(spec: DatasetSpec, source: Path) -> Checked:
         paths = locate_images(raw)
     except UserError as error:
         return Checked(raw, str(error).splitlines())
-    problems = Problems(raw.table)
-    console = Console(stderr=True)
-    scans = track(
-        scan_images(paths, channels=spec.channels, size=1),
-        description=f"Checking {spec.name}",
-        total=len(paths),
-        console=console,
-        disable=not console.is_terminal,
+    rows = [UnitRow.of(example, path) for example, path in zip(raw.examples, paths, strict=True)]
+    found = scan_images(
+        rows, channels=spec.channels, description=f"Checking {spec.name}", processes=processes
     )
-    for example, path, scan in zip(raw.examples, paths, scans, strict=True):
-        if not isinstance(scan, Scanned):
-            problems.add(str(scan), f"{example.where}: {path}")
+    problems = Problems(raw.table)
+    for row, scanned in zip(rows, found, strict=True):
+        if scanned.fault:
+            problems.add(scanned.fault, row.place)
     return Checked(raw, problems.lines())

@@ -1,13 +1,16 @@
-"""`fmi-jax prepare` and `fmi-jax check-data`: their arguments and what they print."""
+"""`fmi-jax prepare`, `check-data` and `draw`: their arguments and what they print."""
 
 import argparse
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from fmi_jax.data.check import check
 from fmi_jax.data.class_folders import folder_spec
 from fmi_jax.data.csv_table import csv_spec
-from fmi_jax.data.prepare import ON_BAD, prepare
+from fmi_jax.data.prepare import ON_BAD, prepare_sizes
 from fmi_jax.data.prepared import PreparedDataset
+from fmi_jax.data.problems import SHOWN
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.data.spec import SPLITS, DatasetSpec
 from fmi_jax.errors import UsageError, UserError
@@ -19,8 +22,21 @@ def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir", type=Path, default=Path("data"), help="folder of the prepared data sets"
     )
-    parser.add_argument("--size", type=int, default=256, help="side of the images in pixels")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs="+",
+        default=[256],
+        help="side of the images in pixels (default: 256); several: each image is still read once",
+    )
     parser.add_argument("--split", default="", help="split rule (default: the data set's first)")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        default=0,
+        metavar="N",
+        help="a smoke run: only the first N rows of every split, in a folder that says so",
+    )
     parser.add_argument(
         "--on-bad",
         default=ON_BAD[0],
@@ -37,22 +53,31 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
     _add_source_arguments(parser)
 
 
-def run_prepare(args: argparse.Namespace) -> None:
-    """Prepare a data set and print what is in it.
+def add_draw_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `fmi-jax draw`."""
+    parser.add_argument("dataset", metavar="NAME", help=f"one of {', '.join(_drawable())}")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="a new or an empty folder")
+
+
+def run_prepare(args: argparse.Namespace) -> list[PreparedDataset]:
+    """Prepare a data set, print what is in it and return it at every size.
 
     Raises:
-      UsageError, UserError: as `prepare`.
+      UsageError, UserError: as `prepare_sizes`.
     """
-    dataset = prepare(
+    datasets = prepare_sizes(
         _spec(args),
         args.source,
         args.data_dir,
-        size=args.size,
+        sizes=args.size,
         split=args.split,
         on_bad=args.on_bad,
         overwrite=args.overwrite,
+        limit=args.limit,
+        processes=args.processes,
     )
-    print("\n".join(_summary(dataset)))
+    print("\n".join(_summary(datasets)))
+    return datasets
 
 
 def run_check(args: argparse.Namespace) -> None:
@@ -64,7 +89,7 @@ def run_check(args: argparse.Namespace) -> None:
     spec = _spec(args, unnamed="unnamed")  # nothing is written, so nothing needs a name
     if args.source is None:
         raise UsageError(f"check-data {spec.name} needs --source: {spec.layout}.")
-    raw, problems = check(spec, args.source)
+    raw, problems = check(spec, args.source, processes=args.processes)
     if raw is not None:
         print(f"{raw.table}: {len(raw.examples)} rows, {raw.task}: {', '.join(raw.classes)}")
     if problems:
@@ -72,12 +97,45 @@ def run_check(args: argparse.Namespace) -> None:
     print("No problems found.")
 
 
-def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    layouts = "; ".join(f"{spec.name}: {spec.layout}" for spec in DATASETS.values())
-    parser.add_argument(
-        "dataset", metavar="NAME", help=f"one of {', '.join(DATASETS)} (csv, folder: your own)"
+def run_draw(args: argparse.Namespace) -> None:
+    """Draw a small raw data set.
+
+    Raises:
+      UsageError: there is no such data set, or it is the user's own.
+      UserError: the folder holds something else.
+    """
+    draw = DATASETS[args.dataset].draw
+    if draw is None:
+        raise UsageError(
+            f"{args.dataset} cannot be drawn: it stands for your own data;"
+            f" expected one of {', '.join(_drawable())}."
+        )
+    draw(args.folder)
+    print(
+        f"{args.folder}: a drawn {args.dataset}, which shows nothing real. To prepare it:\n"
+        f"  fmi-jax prepare {args.dataset} --source {args.folder}"
     )
-    parser.add_argument("--source", type=Path, help=f"the raw data ({layouts})")
+
+
+def _drawable() -> list[str]:
+    return [spec.name for spec in DATASETS.values() if spec.draw]
+
+
+def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "NAME and what --source is:\n" + "\n".join(
+        textwrap.fill(f"{spec.name}: {spec.layout}", initial_indent="  ", subsequent_indent="    ")
+        for spec in DATASETS.values()
+    )
+    parser.add_argument("dataset", metavar="NAME", help="the data set; csv and folder: your own")
+    parser.add_argument("--source", type=Path, help="the raw data (see below)")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=0,
+        metavar="N",
+        help="how many read images (default: one per core, fewer for few images)",
+    )
     own = parser.add_argument_group("your own data (NAME is csv or folder)")
     own.add_argument("--name", help="what to call the data set")
     own.add_argument(
@@ -141,11 +199,13 @@ def _spec(args: argparse.Namespace, unnamed: str = "") -> DatasetSpec:
     return csv_spec(name, image_root=args.image_root, label_columns=args.label_columns, **common)
 
 
-def _summary(dataset: PreparedDataset) -> list[str]:
-    info, manifest = dataset.info, dataset.manifest
+def _summary(datasets: Sequence[PreparedDataset]) -> list[str]:
+    """What is in a data set, which is the same at every size."""
+    info, manifest = datasets[0].info, datasets[0].manifest
     lines = [
-        f"{dataset.folder}: {info.name}, {info.task}, {info.size} x {info.size}, "
+        f"{dataset.folder}: {info.name}, {info.task}, {dataset.info.size} x {dataset.info.size}, "
         f"{info.channels} channel(s), split {info.split}"
+        for dataset in datasets
     ]
     width = max(len(name) for name in (*info.classes, "images"))
     lines.append(f"  {'':{width}}" + "".join(f"{split:>9}" for split in SPLITS))
@@ -153,19 +213,19 @@ def _summary(dataset: PreparedDataset) -> list[str]:
     for i, name in enumerate(info.classes):
         row = "".join(f"{info.class_counts[split][i]:>9g}" for split in SPLITS)
         lines.append(f"  {name:{width}}{row}")
+    if info.limit:
+        lines.append(f"  Note: a smoke run, only the first {info.limit} rows of every split.")
     for what, title in (
         ("quarantined", "image(s) left out because they cannot be read"),
         ("duplicates_across_splits", "image(s) occur in more than one split"),
+        ("duplicates_within_splits", "image(s) occur more than once in a split"),
         ("groups_across_splits", "group(s) have images in more than one split"),
     ):
         if manifest[what]:
             lines.append(f"  Note: {len(manifest[what])} {title} ({what} in manifest.json).")
-    unseen = [
-        f"{name!r} in {split}"
-        for split in SPLITS
-        for name, count in zip(info.classes, info.class_counts[split], strict=True)
-        if not count
-    ]
-    if unseen:
-        lines.append(f"  Note: no image of class {', '.join(unseen)}.")
+    for split in SPLITS:
+        counts = zip(info.classes, info.class_counts[split], strict=True)
+        if unseen := [name for name, count in counts if not count]:
+            more = f" and {len(unseen) - SHOWN} more" * (len(unseen) > SHOWN)
+            lines.append(f"  Note: no image of class {', '.join(unseen[:SHOWN])}{more} in {split}.")
     return lines

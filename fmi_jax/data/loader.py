@@ -3,21 +3,36 @@
 The order of training is drawn over row numbers, batches are cut from it, and only then are the
 batches dealt out to processes, workers and threads. So a batch does not depend on their numbers,
 and resuming needs the step alone.
+
+Memory is bounded. At most `READ_AHEAD_BYTES` of batches are read ahead (or two batches, where
+two are larger), in this process and in each worker; and a training split of up to
+`IN_MEMORY_BYTES` stays in memory once it has been read.
 """
 
 import ctypes
 import functools
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
 from absl import flags
 
-from fmi_jax.data.prepared import PreparedDataset, PreparedSplit
-from fmi_jax.errors import UsageError
-from fmi_jax.types import Batch
+from fmi_jax.data.in_memory import InMemorySplit
+from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, PreparedSplit
+from fmi_jax.errors import UsageError, UserError
+from fmi_jax.types import Batch, Task
+
+READ_AHEAD_BYTES = 2**30
+"""Of pixels in the batches that wait for the training step."""
+
+IN_MEMORY_BYTES = 2**30
+"""Of pixels in the largest training split whose images are decompressed only once."""
+
+_PASSES = 2**31  # "without end": grain's own endless length overflows with batches of one image
+_LIBC = ctypes.CDLL(None)
+_NAMED = 3  # images of a batch that a message names
 
 
 def train_batches(
@@ -42,27 +57,33 @@ def train_batches(
       batch_size: images per step, over all processes.
       seed: of the order, 0 to 2**32 - 1.
       start_step: the first step, counted from 0.
-      threads: reading threads; 0: one per CPU core.
-      workers: reading processes beside this one; 0: none.
+      threads: reading threads, in this process or in each worker; 0: one per CPU core.
+      workers: reading processes beside this one; 0: none. With them nothing stays in memory.
       process_index, process_count: this process among those that train together.
 
     Raises:
       UsageError: `batch_size` cannot be divided among the processes, or `seed` is out of range.
+      UserError: (from the iterator) a record is damaged, or a worker was killed; no batch comes
+        after that.
     """
-    split = dataset.split("train")
     part = _part(batch_size, process_count)
     order = _order(dataset.info.counts["train"], seed)
-    batches = order.map(functools.partial(_sample, split)).batch(part)
+    _keep_freed_memory()
+    source = dataset.split("train")
+    if not workers and _num_bytes(dataset.info, len(source)) <= IN_MEMORY_BYTES:
+        source = InMemorySplit(source)
+    batches = order.batch(part).map(functools.partial(_read, source, dataset.info))
     mine = batches[start_step * process_count + process_index :: process_count]
-    reader = mine.to_iter_dataset(_read_options(threads))
+    reader = mine.to_iter_dataset(_read_options(threads, _num_bytes(dataset.info, part)))
     if workers:
         if not flags.FLAGS.is_parsed():  # grain reads absl flags when it starts workers
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         reader = reader.mp_prefetch(
-            options, worker_init_fn=functools.partial(_die_with_parent, os.getpid())
+            options, worker_init_fn=functools.partial(_start_worker, os.getpid())
         )
-    return iter(reader)
+    ids = functools.partial(batch_ids, dataset, seed, batch_size=batch_size)
+    return _until_error(iter(reader), start_step, lambda step: ids(step=step))
 
 
 def eval_batches(
@@ -81,13 +102,17 @@ def eval_batches(
 
     Raises:
       UsageError: no such split, or `batch_size` cannot be divided among the processes.
+      UserError: (from the iterator) a record is damaged.
     """
     part = _part(batch_size, process_count)
-    count = dataset.info.counts[dataset.split(split).name]
-    rows = range(-(-count // batch_size) * batch_size)
-    sample = functools.partial(_sample_or_padding, dataset.split(split), count)
-    batches = grain.MapDataset.source(rows).map(sample).batch(part)
-    return iter(batches[process_index::process_count].to_iter_dataset(_read_options(threads)))
+    _keep_freed_memory()
+    source = dataset.split(split)
+    count = dataset.info.counts[split]
+    rows = [*range(count), *[-1] * (-count % batch_size)]
+    read = functools.partial(_read, source, dataset.info)
+    batches = grain.MapDataset.source(rows).batch(part).map(read)
+    options = _read_options(threads, _num_bytes(dataset.info, part))
+    return iter(batches[process_index::process_count].to_iter_dataset(options))
 
 
 def batch_ids(dataset: PreparedDataset, seed: int, step: int, batch_size: int) -> list[str]:
@@ -102,7 +127,7 @@ def _order(count: int, seed: int) -> grain.MapDataset:
     """Row numbers, shuffled anew for every pass, without end."""
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed {seed}: expected 0 to {2**32 - 1}.")
-    return grain.MapDataset.source(range(count)).shuffle(seed=seed).repeat()
+    return grain.MapDataset.source(range(count)).shuffle(seed=seed).repeat(_PASSES)
 
 
 def _part(batch_size: int, process_count: int) -> int:
@@ -114,36 +139,76 @@ def _part(batch_size: int, process_count: int) -> int:
     return batch_size // process_count
 
 
-def _sample(split: PreparedSplit, row: int) -> Batch:
-    image, label = split[row]
+def _num_bytes(info: DatasetInfo, count: int) -> int:
+    return count * info.size * info.size * info.channels
+
+
+def _read(source: PreparedSplit | InMemorySplit, info: DatasetInfo, rows: np.ndarray) -> Batch:
+    """The batch of these rows; -1 is padding."""
+    images = np.empty((len(rows), info.size, info.size, info.channels), np.uint8)
+    if info.task is Task.MULTILABEL:
+        labels = np.empty((len(rows), len(info.classes)), np.float32)
+    else:
+        labels = np.empty(len(rows), np.int32)
+    for i, row in enumerate(rows.tolist()):
+        images[i], labels[i] = source[row] if row >= 0 else (0, 0)
     return Batch(
-        images=image, labels=label, mask=np.ones((), np.float32), index=np.asarray(row, np.int32)
+        images=images,
+        labels=labels,
+        mask=(rows >= 0).astype(np.float32),
+        index=rows.astype(np.int32),
     )
 
 
-def _sample_or_padding(split: PreparedSplit, count: int, row: int) -> Batch:
-    if row < count:
-        return _sample(split, row)
-    image, label = split[0]
-    return Batch(
-        images=np.zeros_like(image),
-        labels=np.zeros_like(label),
-        mask=np.zeros((), np.float32),
-        index=np.asarray(-1, np.int32),
-    )
-
-
-def _read_options(threads: int) -> grain.ReadOptions:
-    # The unit is a batch. grain's default of 500 would fill the memory.
+def _read_options(threads: int, batch_bytes: int) -> grain.ReadOptions:
+    """One batch is read by one thread, and each has one batch in work or waiting."""
     threads = threads or os.cpu_count() or 1
-    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2))
+    ahead = max(2, min(threads, READ_AHEAD_BYTES // batch_bytes))
+    return grain.ReadOptions(num_threads=min(threads, ahead), prefetch_buffer_size=ahead)
 
 
-def _die_with_parent(parent: int, worker: int, workers: int) -> None:
+def _until_error(
+    reader: grain.DatasetIterator[Batch], step: int, ids_of: Callable[[int], Sequence[str]]
+) -> Iterator[Batch]:
+    """The batches of `reader` from `step` on. After an error there are none: grain would go on
+    with those of the other workers."""
+    try:
+        for batch in reader:
+            yield batch
+            step += 1
+    except RuntimeError as error:
+        if "terminated unexpectedly" not in str(error):
+            raise
+        ids = ids_of(step)
+        more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+        raise UserError(
+            f"a reading process was killed before the batch of step {step + 1} was read"
+            f" ({', '.join(ids[:_NAMED])}{more}): {str(error).split('. ')[0]}."
+            " Expected it to live: -9 mostly means that memory ran out, -7 that /dev/shm is full"
+            " (docker run --shm-size=8g). Start again with fewer data.workers; 0 reads with"
+            " threads alone."
+        ) from error
+    finally:
+        reader.close()
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep the buffers of one image for the next, instead of giving them back.
+
+    Each would be new pages from the system: at 1024 pixels that is half of the time to read.
+    """
+    if hasattr(_LIBC, "mallopt"):
+        trim_threshold, mmap_threshold = -1, -3
+        _LIBC.mallopt(mmap_threshold, 2**25)  # the most that glibc would come to by itself
+        _LIBC.mallopt(trim_threshold, 2**30)
+
+
+def _start_worker(parent: int, worker: int, workers: int) -> None:
     """Have Linux end this worker when the trainer is gone, even if that was killed outright."""
     del worker, workers
+    _keep_freed_memory()
     pr_set_pdeathsig = 1
-    if hasattr(ctypes.CDLL(None), "prctl"):
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if hasattr(_LIBC, "prctl"):
+        _LIBC.prctl(pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() != parent:  # it went before the call
         os._exit(1)

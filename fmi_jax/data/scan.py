@@ -1,34 +1,12 @@
-"""Looking at every row and every image of a raw data set, without writing anything."""
+"""From the rows of a raw data set to its image files, none of them outside the image root."""
 
 import collections
-import hashlib
-import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import UInt8
-
-from fmi_jax.data.images import SUFFIXES, decode_image, resize_image
+from fmi_jax.data.images import SUFFIXES
 from fmi_jax.data.problems import Problems
 from fmi_jax.data.spec import RawDataset
 from fmi_jax.errors import UserError
-
-
-class Scanned(NamedTuple):
-    """One image as it will be stored.
-
-    Attributes:
-      pixels: uint8 `[size, size, channels]`.
-      file_sha256: of the bytes of its file.
-      pixels_sha256: of `pixels`; equal for two files that show the same.
-    """
-
-    pixels: UInt8[np.ndarray, "h w c"]
-    file_sha256: str
-    pixels_sha256: str
 
 
 def locate_images(raw: RawDataset) -> list[Path]:
@@ -56,55 +34,10 @@ def locate_images(raw: RawDataset) -> list[Path]:
         if not fault and not path.resolve().is_relative_to(root):
             fault = f"path leads out of {raw.image_root} through a symbolic link"
         if fault:
-            problems.add(fault, example.where)
+            problems.add(fault, f"{example.where}: {example.path!r}")
         paths.append(path)
     problems.raise_if_any()
     return paths
-
-
-def scan_images(
-    paths: Iterable[Path], *, channels: int, size: int, threads: int = 0
-) -> Iterator[Scanned | UserError]:
-    """Read, check and resize images in order, a few at a time on a pool of threads.
-
-    Args:
-      paths: image files.
-      channels: 3 for colour, 1 for grey.
-      size: side in pixels.
-      threads: size of the pool; 0: one per CPU core.
-
-    Yields:
-      The image, or the error that says why there is none.
-    """
-    threads = threads or os.cpu_count() or 1
-    pending: collections.deque[Future[Scanned | UserError]] = collections.deque()
-    # Threads suffice: Pillow, numpy and hashlib release the interpreter lock while they work.
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for path in paths:
-                pending.append(pool.submit(_scan_image, path, channels, size))
-                if len(pending) > 2 * threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _scan_image(path: Path, channels: int, size: int) -> Scanned | UserError:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return UserError("image file is missing")
-    except OSError as error:
-        return UserError(f"image file cannot be read ({error.strerror})")
-    try:
-        pixels = resize_image(decode_image(data, channels=channels), size=size)
-    except UserError as error:
-        return error
-    return Scanned(
-        pixels, hashlib.sha256(data).hexdigest(), hashlib.sha256(pixels.tobytes()).hexdigest()
-    )
 
 
 def _is_plain(text: str) -> bool:

@@ -18,16 +18,20 @@ Assignment = dict[str, list[int]]
 """Rows of each split as indices into the examples, in order."""
 
 
-def upstream(examples: Sequence[RawExample]) -> Assignment:
-    """The study's own shuffle, to the row (REFERENCE 1.1.2): 70/15/15, neither class nor patient.
+def upstream(examples: Sequence[RawExample], *, held_out: float = 0.3) -> Assignment:
+    """The study's own shuffle, to the row (REFERENCE 1.1.2); it minds neither class nor patient.
 
-    The first 30% of the shuffled rows are validation and test, half and half.
+    The first rows of the shuffle are validation and test, half and half.
+
+    Args:
+      examples: the rows, in the order of the study's table.
+      held_out: share of validation and test together, 0.3 for APTOS2019 and 0.2 for ISIC2019.
     """
     order = list(range(len(examples)))
     random.Random(SEED).shuffle(order)
-    held_out = int(len(order) * 0.3)
-    half = held_out // 2
-    return {"train": order[held_out:], "val": order[:half], "test": order[half:held_out]}
+    held = int(len(order) * held_out)
+    half = held // 2
+    return {"train": order[held:], "val": order[:half], "test": order[half:held]}
 
 
 def stratified(examples: Sequence[RawExample]) -> Assignment:

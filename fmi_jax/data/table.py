@@ -34,6 +34,8 @@ def read_table(path: Path, required: Sequence[str]) -> tuple[list[str], list[Row
         raise UserError(f"{path} is not a file; expected a CSV table.{_tables_beside(path)}")
     try:
         text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 text (byte {error.start} is 0x{error.object[error.start]:02x});"

@@ -1,21 +1,17 @@
 """Which images of the test split a reader should see, and how they are shown."""
 
-import base64
 import dataclasses
-import io
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from fmi_jax.report.predictions import Predictions
+from fmi_jax.report.template import jpeg_uri, thumbnail
 from fmi_jax.types import Task
 
 ImageOf = Callable[[int], UInt8[np.ndarray, "h w c"]]
 """Gives the image in a row of the test split, one channel or three."""
-
-_THUMBNAIL = 176  # pixels; shown at half of it, so sharp on dense screens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +72,7 @@ def example(predictions: Predictions, row: int, image_of: ImageOf) -> Example:
         predicted=name(predictions.predicted[row]),
         certainty=float(certainty[row]),
         correct=bool(correct[row]),
-        image=_data_uri(image_of(row)),
+        image=jpeg_uri(thumbnail(image_of(row))),
     )
 
 
@@ -95,11 +91,3 @@ def _certainty(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
         counted = np.where(right[:, None], True, predicted != labels)
         return np.where(counted, sure, 0).max(axis=1), right
     return p.max(axis=1), predicted == labels
-
-
-def _data_uri(image: np.ndarray) -> str:
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    picture.save(file, format="JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

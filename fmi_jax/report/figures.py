@@ -1,70 +1,23 @@
-"""Figures of a run, each as the bytes of a PNG.
-
-Drawn for print: one typeface, colours that differ for the colour-blind (Okabe and Ito 2008),
-no state shared with `pyplot`, and the same bytes for the same numbers.
-"""
+"""Figures of a run, each as the bytes of a PNG."""
 
 import functools
-import io
 import textwrap
-from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec
+from collections.abc import Mapping
+from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fmi_jax.metrics import METRICS, Evaluation
+from fmi_jax.metrics import Evaluation, describe
 from fmi_jax.report.history import Series
+from fmi_jax.report.style import BLUE, COLOURS, GREY, LINES, VERMILION, png, short
 from fmi_jax.types import Task
 
-_BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#6B6B6B"
-_COLOURS = (_BLUE, _VERMILION, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_LINES = ("-", "--", ":")
-_STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # ships with matplotlib: the same figure on every machine
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 8,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.labelcolor": "#222222",
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
-    "legend.frameon": False,
-    "text.parse_math": False,  # a class may be called "$5"
-}
-_P = ParamSpec("_P")
 
-
-def _png(draw: Callable[_P, Figure]) -> Callable[_P, bytes]:
-    """The figure that `draw` returns, in the style above, as the bytes of a PNG."""
-
-    @functools.wraps(draw)
-    def drawn(*args: _P.args, **kwargs: _P.kwargs) -> bytes:
-        with matplotlib.rc_context(_STYLE):
-            file = io.BytesIO()
-            draw(*args, **kwargs).savefig(
-                file,
-                format="png",
-                dpi=200,
-                bbox_inches="tight",
-                pad_inches=0.08,
-                metadata={"Software": None},
-            )
-        return file.getvalue()
-
-    return drawn
-
-
-@_png
+@png
 def confusion(evaluation: Evaluation) -> Figure:
     """Confusion matrix of a binary or multi-class task.
 
@@ -93,8 +46,8 @@ def confusion(evaluation: Evaluation) -> Figure:
         elif numbered and support[i]:
             ax.text(j, i, "0", ha="center", va="center", color="#9A9A9A")
         elif not support[i] and j == 0:
-            ax.text((k - 1) / 2, i, "no images", ha="center", va="center", color=_GREY)
-    names = [_short(name) for name in evaluation.classes]
+            ax.text((k - 1) / 2, i, "no images", ha="center", va="center", color=GREY)
+    names = [short(name) for name in evaluation.classes]
     crowded = k > 6 or max(map(len, names)) > 10
     ax.set_xticks(
         range(k), names, rotation=40 if crowded else 0, ha="right" if crowded else "center",
@@ -116,7 +69,7 @@ def confusion(evaluation: Evaluation) -> Figure:
     return figure
 
 
-@_png
+@png
 def roc(
     evaluation: Evaluation, labels: np.ndarray, probabilities: Float[np.ndarray, "n k"]
 ) -> Figure:
@@ -143,8 +96,8 @@ def roc(
         truth = labels[:, c] if evaluation.task is Task.MULTILABEL else labels == c
         false_alarms, found, _ = roc_curve(truth, probabilities[:, c])
         ax.plot(
-            false_alarms, found, label=f"{area:.3f}  {_short(name)}", linewidth=1.4,
-            color=_COLOURS[c % len(_COLOURS)], linestyle=_LINES[c // len(_COLOURS) % len(_LINES)],
+            false_alarms, found, label=f"{area:.3f}  {short(name)}", linewidth=1.4,
+            color=COLOURS[c % len(COLOURS)], linestyle=LINES[c // len(COLOURS) % len(LINES)],
         )  # fmt: skip
     ax.set(
         xlabel="1 \N{MINUS SIGN} specificity", xlim=(-0.02, 1.02), xticks=[0, 0.25, 0.5, 0.75, 1],
@@ -158,7 +111,7 @@ def roc(
     return figure
 
 
-@_png
+@png
 def curves(history: Mapping[str, Series], metric: str, task: Task, best_step: int) -> Figure:
     """Loss, validation metric and learning rate against optimizer steps.
 
@@ -204,13 +157,13 @@ def _draw_loss(ax: Axes, history: Mapping[str, Series]) -> None:
         padded = np.pad(loss, width // 2, mode="edge")
         smooth = np.convolve(padded, np.full(width, 1 / width), mode="valid")
         if width > 1:
-            ax.plot(steps, loss, color=_BLUE, linewidth=0.6, alpha=0.3)
-        ax.plot(steps, smooth, color=_BLUE, linewidth=1.4)
-        ends["training", _BLUE] = smooth[-1]
+            ax.plot(steps, loss, color=BLUE, linewidth=0.6, alpha=0.3)
+        ax.plot(steps, smooth, color=BLUE, linewidth=1.4)
+        ends["training", BLUE] = smooth[-1]
     if "val/loss" in history:
         steps, loss = history["val/loss"]
-        ax.plot(steps, loss, color=_VERMILION, linewidth=1.4, marker="o", markersize=3)
-        ends["validation", _VERMILION] = loss[-1]
+        ax.plot(steps, loss, color=VERMILION, linewidth=1.4, marker="o", markersize=3)
+        ends["validation", VERMILION] = loss[-1]
     low, high = ax.get_ylim()
     free = low
     for (text, colour), value in sorted(ends.items(), key=lambda end: end[1]):
@@ -224,7 +177,7 @@ def _draw_metric(
     ax: Axes, history: Mapping[str, Series], metric: str, task: Task, best_step: int
 ) -> None:
     steps, values = history[f"val/{metric}"]
-    ax.plot(steps, values, color=_VERMILION, linewidth=1.4, marker="o", markersize=3)
+    ax.plot(steps, values, color=VERMILION, linewidth=1.4, marker="o", markersize=3)
     at = np.flatnonzero(steps == best_step)
     if len(at):
         step, value = steps[at[0]], values[at[0]]
@@ -235,18 +188,14 @@ def _draw_metric(
             textcoords="offset points", ha="right" if late else "left", va="center",
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )  # fmt: skip
-    ax.set_ylabel(textwrap.fill(f"{METRICS[metric].labels[task]} (validation)", 22))
+    ax.set_ylabel(textwrap.fill(f"{describe(metric).labels[task]} (validation)", 22))
     ax.margins(y=0.2)
 
 
 def _draw_learning_rate(ax: Axes, history: Mapping[str, Series]) -> None:
     steps, rate = history["train/learning_rate"]
-    ax.plot(steps, rate, color=_GREY, linewidth=1.4)
+    ax.plot(steps, rate, color=GREY, linewidth=1.4)
     ax.set_ylabel("Learning\nrate")
     ax.set_ylim(0, 1.15 * rate.max() or 1)
     ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     ax.yaxis.set_major_locator(MaxNLocator(3))
-
-
-def _short(name: str) -> str:
-    return textwrap.shorten(name, 24, placeholder="…") if " " in name else name[:24]

@@ -1,0 +1,17 @@
+"""Augmentation and normalisation of uint8 batches, on the device, inside the jitted step.
+
+The order is the study's (REFERENCE 1.1.3): centre crop, random resized crop, vertical and
+horizontal flip, rotation, colour jitter, grayscale, Gaussian blur, affine map, perspective,
+solarization, normalisation, random erasing. Each operation is the torchvision operation of that
+name on float images in 0..1, a function of explicit parameters, one per image of the batch. The
+study ran torchvision on 8-bit PIL images, which loses fractions of 1/255 after every operation;
+here nothing is rounded.
+
+All functions are pure, with static shapes and no loop over the batch; the numbers of an image
+depend on its own key alone, not on the batch around it.
+"""
+
+from fmi_jax.augment.multi_crop import View, dino_views, views
+from fmi_jax.augment.pipeline import augment, prepare_eval
+
+__all__ = ["View", "augment", "dino_views", "prepare_eval", "views"]

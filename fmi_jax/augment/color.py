@@ -1,0 +1,181 @@
+"""Colour: jitter of brightness, contrast, saturation and hue; grayscale; solarization."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from fmi_jax.augment.uniform import between
+from fmi_jax.config import AugmentConfig
+from fmi_jax.errors import UsageError
+
+JITTER_NUMBERS = 9
+_GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # torchvision's; they add up to 0.9999
+_SOLARIZE_FROM = 128 / 255
+
+
+def jitter_from_uniform(
+    numbers: Float[Array, "b 9"], config: AugmentConfig, channels: int
+) -> tuple[Float[Array, "b n"], Int[Array, "b n"]]:
+    """Factors and order of torchvision's `ColorJitter`, for the operations of `jitter_ops`.
+
+    Factors are uniform in [max(0, 1 - strength), 1 + strength], for hue in
+    [-strength, strength]; every order is equally likely. With probability
+    1 - `jitter_probability` all factors are the ones that change nothing.
+
+    Args:
+      numbers: uniform in [0, 1): whether at all, then for all four operations (of which the
+        active ones are used) factors and places in the order.
+      config: the strengths.
+      channels: of the images.
+    """
+    ops = jitter_ops(config, channels)
+    active = jnp.array([list(_ADJUST).index(name) for name in ops], int)
+    neutral = jnp.array([0.0 if name == "hue" else 1.0 for name in ops])
+    strength = jnp.array([getattr(config, name) for name in ops])
+    low = jnp.array([-config.hue if n == "hue" else max(0, 1 - getattr(config, n)) for n in ops])
+
+    applied, factors, places = jnp.split(numbers, (1, 5), axis=1)
+    factors = between(factors[:, active], low, neutral + strength)
+    factors = jnp.where(applied < config.jitter_probability, factors, neutral)
+    return factors, jnp.argsort(places[:, active], axis=1)
+
+
+def jitter_ops(config: AugmentConfig, channels: int) -> tuple[str, ...]:
+    """Names of the colour operations that `config` asks for on images of so many channels.
+
+    On grey images saturation and hue do nothing, as in torchvision. Other channel counts than
+    1 and 3 have no colours to jitter: `UsageError`.
+    """
+    if config.jitter_probability == 0:
+        return ()
+    ops = tuple(name for name in _ADJUST if getattr(config, name))
+    if ops:
+        _check_channels("colour jitter", "jitter_probability", channels)
+    return ops if channels == 3 else tuple(n for n in ops if n in ("brightness", "contrast"))
+
+
+def adjust_brightness(
+    images: Float[Array, "b h w c"], factors: Float[Array, " b"]
+) -> Float[Array, "b h w c"]:
+    """Pixels times factor, clipped to 0..1."""
+    return _blend(images, factors, jnp.zeros(images.shape[:3]))
+
+
+def adjust_contrast(
+    images: Float[Array, "b h w c"], factors: Float[Array, " b"]
+) -> Float[Array, "b h w c"]:
+    """Away from (factor above 1) or towards the mean grey of the image, clipped to 0..1."""
+    return _blend(images, factors, jnp.mean(_grey(images), axis=(1, 2), keepdims=True))
+
+
+def adjust_saturation(
+    images: Float[Array, "b h w 3"], factors: Float[Array, " b"]
+) -> Float[Array, "b h w 3"]:
+    """Away from (factor above 1) or towards the grey of each pixel, clipped to 0..1."""
+    return _blend(images, factors, _grey(images))
+
+
+def adjust_hue(
+    images: Float[Array, "b h w 3"], shifts: Float[Array, " b"]
+) -> Float[Array, "b h w 3"]:
+    """Hue turned by `shifts` (1: the full circle); saturation and value of HSV stay."""
+    red, green, blue = _planes(images)
+    high = jnp.maximum(jnp.maximum(red, green), blue)
+    chroma = high - jnp.minimum(jnp.minimum(red, green), blue)
+    divisor = jnp.where(chroma == 0, 1.0, chroma)
+    sixths = jnp.where(
+        high == red,
+        (green - blue) / divisor,
+        jnp.where(high == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
+    )
+    sixths = sixths + 6 * shifts[:, None, None]
+
+    # From HSV: each channel runs along the same trapezoid, a third of the circle apart.
+    def channel(offset: int) -> Float[Array, "b h w"]:
+        turn = sixths + offset
+        turn = turn - 6 * jnp.floor(turn / 6)
+        return high - chroma * jnp.clip(jnp.minimum(turn, 4 - turn), 0, 1)
+
+    return jnp.stack([channel(5), channel(3), channel(1)], axis=-1)
+
+
+_ADJUST = {  # in torchvision's order
+    "brightness": adjust_brightness,
+    "contrast": adjust_contrast,
+    "saturation": adjust_saturation,
+    "hue": adjust_hue,
+}
+
+
+def color_jitter(
+    images: Float[Array, "b h w c"],
+    factors: Float[Array, "b n"],
+    order: Int[Array, "b n"],
+    ops: tuple[str, ...] = tuple(_ADJUST),
+) -> Float[Array, "b h w c"]:
+    """Colour operations on `images` in 0..1, for each image in its own order.
+
+    Args:
+      images: 3 channels, or 1 if `ops` has neither saturation nor hue.
+      factors: for each of `ops`, in this order.
+      order: a permutation; `order[:, 0]` is the index in `ops` of what is done first.
+      ops: names of the operations ("brightness", "contrast", "saturation", "hue").
+    """
+
+    # At each step every image needs another operation: all are computed, one is selected. A
+    # loop, as unrolled XLA on CPU computes each step again for every use (seconds a batch).
+    def step(i: int, images: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        op = order[:, i]
+        factor = jnp.take_along_axis(factors, op[:, None], axis=1)[:, 0]
+        result = images
+        for index, name in enumerate(ops):
+            chosen = (op == index)[:, None, None, None]
+            result = jnp.where(chosen, _ADJUST[name](images, factor), result)
+        return result
+
+    return jax.lax.fori_loop(0, len(ops), step, images)
+
+
+def grayscale(
+    images: Float[Array, "b h w c"], chosen: Bool[Array, " b"]
+) -> Float[Array, "b h w c"]:
+    """The luma in every channel of the `chosen` images; images of one channel stay."""
+    _check_channels("grayscale", "grayscale_probability", images.shape[-1])
+    return jnp.where(chosen[:, None, None, None], _grey(images)[..., None], images)
+
+
+def solarize(images: Float[Array, "b h w c"], chosen: Bool[Array, " b"]) -> Float[Array, "b h w c"]:
+    """Values from 128 of 255 on inverted, in the `chosen` images."""
+    inverted = chosen[:, None, None, None] & (images >= _SOLARIZE_FROM)
+    return jnp.where(inverted, 1 - images, images)
+
+
+def _check_channels(operation: str, switch: str, channels: int) -> None:
+    if channels not in (1, 3):
+        raise UsageError(
+            f"{operation} needs images of 1 or 3 channels, these have {channels}:"
+            f" set augment.{switch}=0."
+        )
+
+
+def _planes(images: Float[Array, "b h w c"]) -> list[Float[Array, "b h w"]]:
+    """The channels one by one: XLA on CPU vectorises them much better than the last axis."""
+    return [images[..., i] for i in range(images.shape[-1])]
+
+
+def _grey(images: Float[Array, "b h w c"]) -> Float[Array, "b h w"]:
+    """Luma of colour images; grey images as they are."""
+    planes = _planes(images)
+    if len(planes) == 1:
+        return planes[0]
+    red, green, blue = (w * p for w, p in zip(_GREY_WEIGHTS, planes, strict=True))
+    return red + green + blue
+
+
+def _blend(
+    images: Float[Array, "b h w c"], factors: Float[Array, " b"], other: Float[Array, "b #h #w"]
+) -> Float[Array, "b h w c"]:
+    """`factor * image + (1 - factor) * other`, clipped to 0..1."""
+    factors = factors[:, None, None]
+    other = (1 - factors) * other
+    return jnp.stack([jnp.clip(factors * p + other, 0, 1) for p in _planes(images)], axis=-1)

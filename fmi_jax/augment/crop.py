@@ -1,0 +1,135 @@
+"""Crops, resizing and flips: linear in rows and in columns."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from fmi_jax.augment.uniform import between
+
+TRIES = 10  # torchvision's, for random boxes
+CROP_NUMBERS = 2 * TRIES + 2
+
+
+def center_crop(images: Array, fraction: float) -> Array:
+    """The central `fraction` of both sides of `images` `[b, h, w, c]` (224 of 256 for 0.875)."""
+    height, width = images.shape[1:3]
+    h, w = max(1, round(fraction * height)), max(1, round(fraction * width))
+    top, left = round((height - h) / 2), round((width - w) / 2)
+    return images[:, top : top + h, left : left + w]
+
+
+def crop_boxes_from_uniform(
+    numbers: Float[Array, "b 22"],
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Int[Array, "b 4"]:
+    """Boxes (top, left, height, width) of torchvision's `RandomResizedCrop`.
+
+    Area (relative to the image) and log aspect ratio are uniform; of ten tries the first that
+    fits in the image is taken, else the largest central box whose ratio is allowed. A scale
+    above 1 is meant as it is: such a draw fits seldom, so that the whole image comes often.
+
+    Args:
+      numbers: uniform in [0, 1): areas, aspects and the place of the box.
+      height, width: of the image, in pixels.
+      scale, ratio: ranges of area and aspect.
+    """
+    area, log_aspect, place = jnp.split(numbers, (TRIES, 2 * TRIES), axis=1)
+    area = height * width * between(area, *scale)
+    aspect = jnp.exp(between(log_aspect, math.log(ratio[0]), math.log(ratio[1])))
+    tries = jnp.stack([jnp.sqrt(area / aspect), jnp.sqrt(area * aspect)], axis=-1)
+    tries = jnp.round(tries).astype(jnp.int32)  # [b, tries, 2]: height, width
+    whole = jnp.array([height, width])
+    fits = jnp.all((tries > 0) & (tries <= whole), axis=-1)
+
+    if width / height < ratio[0]:
+        central = jnp.array([max(1, round(width / ratio[0])), width])
+    elif width / height > ratio[1]:
+        central = jnp.array([height, max(1, round(height * ratio[1]))])
+    else:
+        central = whole
+    return jnp.where(
+        fits.any(axis=1, keepdims=True),
+        first_box(tries, fits, place, whole),
+        jnp.concatenate([(whole - central) // 2, central]),
+    )
+
+
+def first_box(
+    tries: Int[Array, "b t 2"],
+    fits: Bool[Array, "b t"],
+    place: Float[Array, "b 2"],
+    whole: Int[Array, " 2"],
+) -> Int[Array, "b 4"]:
+    """Box (top, left, height, width) of the first size that fits in the `whole`, at `place`.
+
+    Where none fits, the box means nothing.
+    """
+    first = jnp.argmax(fits, axis=1)
+    size = jnp.take_along_axis(tries, first[:, None, None], axis=1)[:, 0]
+    corner = jnp.floor(place * (whole - size + 1)).astype(jnp.int32)
+    return jnp.concatenate([corner, size], axis=1)
+
+
+def resize(images: Float[Array, "b h w c"], size: int) -> Float[Array, "b s s c"]:
+    """Whole images at `size` x `size`: bilinear with antialias; themselves if they are already."""
+    batch, height, width, _ = images.shape
+    if (height, width) == (size, size):
+        return images
+    boxes = jnp.tile(jnp.array([0, 0, height, width]), (batch, 1))
+    return resized_crop(images, boxes, jnp.zeros((batch, 2), bool), size)
+
+
+def resized_crop(
+    images: Float[Array, "b h w c"],
+    boxes: Int[Array, "b 4"],
+    flips: Bool[Array, "b 2"],
+    size: int,
+) -> Float[Array, "b s s c"]:
+    """The box of each image at `size` x `size`, bilinear with antialias, then flipped.
+
+    Args:
+      images: float.
+      boxes: top, left, height, width in pixels, within the image.
+      flips: vertical, horizontal.
+      size: side of the result in pixels.
+    """
+    rows = _resampling(boxes[:, 0], boxes[:, 2], flips[:, 0], images.shape[1], size)
+    columns = _resampling(boxes[:, 1], boxes[:, 3], flips[:, 1], images.shape[2], size)
+    return map_rows_and_columns(images, rows, columns)
+
+
+def map_rows_and_columns(
+    images: Float[Array, "b h w c"], rows: Float[Array, "b i h"], columns: Float[Array, "b j w"]
+) -> Float[Array, "b i j c"]:
+    """Two matrices per image, one for its rows and one for its columns, applied without a gather.
+
+    What is linear and separable (crop, resize, flip, blur) is two batched matrix products.
+    """
+    # Highest: by default GPU and TPU would round weights and pixels to 10 or to 7 bits.
+    return jnp.einsum(
+        "bih,bhwc,bjw->bijc", rows, images, columns, precision=jax.lax.Precision.HIGHEST
+    )
+
+
+def _resampling(
+    start: Int[Array, " b"],
+    length: Int[Array, " b"],
+    flip: Bool[Array, " b"],
+    old_size: int,
+    new_size: int,
+) -> Float[Array, "b new old"]:
+    """Weights of the triangle filter from pixels `start` to `start + length` to `new_size`."""
+    start, length, flip = (x[:, None, None] for x in (start, length, flip))
+    target = jnp.arange(new_size)[:, None]
+    target = jnp.where(flip, new_size - 1 - target, target)
+    source = jnp.arange(old_size) - start
+    # Distance of pixel centres, times 2 * new_size: whole numbers, so that it is exact.
+    distance = jnp.abs((2 * source + 1) * new_size - (2 * target + 1) * length)
+    weights = jnp.maximum(0.0, 1.0 - distance / (2 * jnp.maximum(length, new_size)))
+    weights = jnp.where((source >= 0) & (source < length), weights, 0.0)
+    return weights / weights.sum(axis=-1, keepdims=True)

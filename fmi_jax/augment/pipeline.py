@@ -1,0 +1,241 @@
+"""The operations one after the other, for training and for evaluation."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+
+from fmi_jax.augment.blur import BLUR_NUMBERS, gaussian_blur, sigmas_from_uniform
+from fmi_jax.augment.color import (
+    JITTER_NUMBERS,
+    color_jitter,
+    grayscale,
+    jitter_from_uniform,
+    jitter_ops,
+    solarize,
+)
+from fmi_jax.augment.crop import (
+    CROP_NUMBERS,
+    center_crop,
+    crop_boxes_from_uniform,
+    resize,
+    resized_crop,
+)
+from fmi_jax.augment.erase import ERASE_NUMBERS, erase, erase_boxes_from_uniform
+from fmi_jax.augment.warp import (
+    AFFINE_NUMBERS,
+    PERSPECTIVE_NUMBERS,
+    ROTATION_NUMBERS,
+    affine,
+    affine_from_uniform,
+    angles_from_uniform,
+    corners_from_uniform,
+    perspective,
+    rotate,
+)
+from fmi_jax.config import AugmentConfig
+from fmi_jax.errors import UsageError
+
+# Random numbers of an image. New ones go to the end: those before keep their values.
+_NUMBERS = {
+    "crop": CROP_NUMBERS,
+    "flip": 2,
+    "jitter": JITTER_NUMBERS,
+    "rotation": ROTATION_NUMBERS,
+    "grayscale": 1,
+    "blur": BLUR_NUMBERS,
+    "affine": AFFINE_NUMBERS,
+    "perspective": PERSPECTIVE_NUMBERS,
+    "solarize": 1,
+    "erase": ERASE_NUMBERS,
+}
+
+
+class Augmentation(NamedTuple):
+    """What happens to each image of a batch.
+
+    Attributes:
+      boxes: top, left, height and width of the random crop, in pixels of the centre crop.
+      flips: whether the image is flipped vertically, horizontally.
+      angles: of the rotation, in degrees counter-clockwise.
+      factors: strength of each operation of `jitter_ops`; 1 (hue: 0) changes nothing.
+      order: which of these operations comes first, second, ...
+      grey: whether the image loses its colours.
+      sigmas: standard deviation of the blur in pixels; 0: none.
+      affine: see `affine_from_uniform`.
+      corners: where the perspective moves the corners; see `perspective`.
+      solarized: whether bright values are inverted.
+      erased: top, left, height and width of what is erased.
+    """
+
+    boxes: Int[Array, "b 4"]
+    flips: Bool[Array, "b 2"]
+    angles: Float[Array, " b"]
+    factors: Float[Array, "b n"]
+    order: Int[Array, "b n"]
+    grey: Bool[Array, " b"]
+    sigmas: Float[Array, " b"]
+    affine: Float[Array, "b 5"]
+    corners: Float[Array, "b 4 2"]
+    solarized: Bool[Array, " b"]
+    erased: Int[Array, "b 4"]
+
+
+def augment(
+    keys: Key[Array, " b"],
+    images: UInt8[Array, "b h w c"],
+    config: AugmentConfig,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: DTypeLike,
+) -> Float[Array, "b s s c"]:
+    """Training images: augmented and normalised.
+
+    Args:
+      keys: one per image.
+      images: as prepared, 0..255.
+      config: how strongly; what has no strength is left out of the compiled program.
+      image_size: side in pixels of the result.
+      mean, std: of the data set, per channel, for pixels in 0..1.
+      dtype: of the result; everything before is float32.
+
+    Raises:
+      UsageError: `mean` or `std` do not fit the channels, or colour operations are asked for
+        on images that have neither 1 nor 3 channels.
+    """
+    cropped = center_crop(images, config.center_crop)
+    _, height, width, channels = cropped.shape
+    augmentation = draw_augmentation(keys, config, height, width, channels, image_size)
+    cropped = _unit(cropped)
+    return apply_augmentation(cropped, augmentation, config, image_size, mean, std).astype(dtype)
+
+
+def prepare_eval(
+    images: UInt8[Array, "b h w c"],
+    config: AugmentConfig,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: DTypeLike,
+) -> Float[Array, "b s s c"]:
+    """Evaluation images: the centre crop, resized where it is not `image_size`, normalised.
+
+    Arguments and errors are those of `augment`.
+    """
+    cropped = _unit(center_crop(images, config.center_crop))
+    return normalize(resize(cropped, image_size), mean, std).astype(dtype)
+
+
+def draw_augmentation(
+    keys: Key[Array, " b"],
+    config: AugmentConfig,
+    height: int,
+    width: int,
+    channels: int,
+    image_size: int,
+) -> Augmentation:
+    """A random `Augmentation` for each key.
+
+    Switching one operation off leaves the numbers of the others as they were.
+
+    Args:
+      keys: one per image.
+      config: probabilities and ranges.
+      height, width, channels: of the images before the random crop.
+      image_size: their side in pixels after it.
+    """
+    # One call of the generator: each takes half a second to compile on CPU.
+    *ends, total = accumulate(_NUMBERS.values())
+    numbers = jax.vmap(lambda key: jax.random.uniform(key, (total,)))(keys)
+    of = dict(zip(_NUMBERS, jnp.split(numbers, ends, axis=1), strict=True))
+    factors, order = jitter_from_uniform(of["jitter"], config, channels)
+    return Augmentation(
+        boxes=crop_boxes_from_uniform(
+            of["crop"], height, width, config.crop_scale, config.crop_ratio
+        ),
+        flips=of["flip"] < jnp.array([config.flip_vertical, config.flip_horizontal]),
+        angles=angles_from_uniform(
+            of["rotation"], config.rotation_probability, config.rotation_degrees
+        ),
+        factors=factors,
+        order=order,
+        grey=of["grayscale"][:, 0] < config.grayscale_probability,
+        sigmas=sigmas_from_uniform(of["blur"], config.blur_probability, config.blur_sigma),
+        affine=affine_from_uniform(
+            of["affine"],
+            config.affine_probability,
+            config.affine_degrees,
+            config.affine_translate,
+            config.affine_scale,
+            config.affine_shear,
+            image_size,
+            image_size,
+        ),
+        corners=corners_from_uniform(
+            of["perspective"],
+            config.perspective_probability,
+            config.perspective_distortion,
+            image_size,
+            image_size,
+        ),
+        solarized=of["solarize"][:, 0] < config.solarize_probability,
+        erased=erase_boxes_from_uniform(
+            of["erase"], config.erase_probability, config.erase_area, image_size, image_size
+        ),
+    )
+
+
+def apply_augmentation(
+    images: Float[Array, "b h w c"],
+    augmentation: Augmentation,
+    config: AugmentConfig,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Float[Array, "b s s c"]:
+    """`images` in 0..1 after the operations that `config` asks for, normalised."""
+    height, width, channels = images.shape[1:]
+    ranges = {height / width, *config.crop_scale, *config.crop_ratio}
+    if ranges != {1} or config.flip_vertical or config.flip_horizontal:
+        images = resized_crop(images, augmentation.boxes, augmentation.flips, image_size)
+    else:
+        images = resize(images, image_size)
+    if config.rotation_probability:
+        images = rotate(images, augmentation.angles)
+    if ops := jitter_ops(config, channels):
+        images = color_jitter(images, augmentation.factors, augmentation.order, ops)
+    if config.grayscale_probability:
+        images = grayscale(images, augmentation.grey)
+    if config.blur_probability:
+        images = gaussian_blur(images, augmentation.sigmas)
+    if config.affine_probability:
+        images = affine(images, augmentation.affine)
+    if config.perspective_probability:
+        images = perspective(images, augmentation.corners)
+    if config.solarize_probability:
+        images = solarize(images, augmentation.solarized)
+    images = normalize(images, mean, std)
+    return erase(images, augmentation.erased) if config.erase_probability else images
+
+
+def normalize(
+    images: Float[Array, "b h w c"], mean: Sequence[float], std: Sequence[float]
+) -> Float[Array, "b h w c"]:
+    """`(images - mean) / std` per channel; `UsageError` unless both fit the channels."""
+    channels = images.shape[-1]
+    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+        raise UsageError(
+            f"mean {tuple(mean)} and std {tuple(std)} do not fit the images: expected one value"
+            f" for each of {channels} channels, and std above 0."
+        )
+    return (images - jnp.array(mean)) / jnp.array(std)
+
+
+def _unit(images: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """Pixels 0..255 as 0..1."""
+    return images.astype(jnp.float32) / 255

@@ -1,0 +1,188 @@
+"""Rotation, affine map and perspective: each pixel of the result looks up where it comes from.
+
+Positions are x to the right and y down, in pixels from the image's upper left corner, so that
+the centre of the first pixel is at 0.5. What lies outside the image is black.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fmi_jax.augment.uniform import between
+
+ROTATION_NUMBERS = 2
+AFFINE_NUMBERS = 6
+PERSPECTIVE_NUMBERS = 9
+
+
+def angles_from_uniform(
+    numbers: Float[Array, "b 2"], probability: float, degrees: float
+) -> Float[Array, " b"]:
+    """Angles uniform in -degrees..degrees; 0 where there is no rotation.
+
+    Args:
+      numbers: uniform in [0, 1): whether at all, how much.
+      probability: of a rotation.
+      degrees: of the largest.
+    """
+    return jnp.where(numbers[:, 0] < probability, between(numbers[:, 1], -degrees, degrees), 0.0)
+
+
+def rotate(images: Float[Array, "b h w c"], degrees: Float[Array, " b"]) -> Float[Array, "b h w c"]:
+    """Images turned counter-clockwise about their centre by `degrees`: torchvision's `rotate`.
+
+    The nearest pixel is taken, as in torchvision by default.
+    """
+    still = jnp.zeros_like(degrees)
+    return affine(images, jnp.stack([-degrees, still, still, still + 1, still], axis=1))
+
+
+def affine_from_uniform(
+    numbers: Float[Array, "b 6"],
+    probability: float,
+    degrees: float,
+    translate: tuple[float, float],
+    scale: tuple[float, float],
+    shear: float,
+    height: int,
+    width: int,
+) -> Float[Array, "b 5"]:
+    """Parameters of `affine`, as torchvision's `RandomAffine` draws them.
+
+    Args:
+      numbers: uniform in [0, 1): whether at all, then one for each parameter.
+      probability: of a map that changes something.
+      degrees: largest angle either way.
+      translate: largest move either way, in widths to the right, in heights down; whole pixels.
+      scale: range of the factor.
+      shear: largest angle of the shear along x, in degrees.
+      height, width: of the image, in pixels.
+    """
+    high = jnp.array([degrees, translate[0] * width, translate[1] * height, scale[1], shear])
+    low = jnp.where(jnp.arange(5) == 3, scale[0], -high)
+    drawn = between(numbers[:, 1:], low, high)
+    drawn = drawn.at[:, 1:3].set(jnp.round(drawn[:, 1:3]))
+    return jnp.where(numbers[:, :1] < probability, drawn, jnp.array([0.0, 0.0, 0.0, 1.0, 0.0]))
+
+
+def affine(
+    images: Float[Array, "b h w c"], parameters: Float[Array, "b 5"]
+) -> Float[Array, "b h w c"]:
+    """Images sheared along x, scaled, turned and moved, about their centre: torchvision's `affine`.
+
+    The nearest pixel is taken, as in torchvision by default.
+
+    Args:
+      images: float.
+      parameters: clockwise angle in degrees; move to the right and down in pixels; scale; shear
+        in degrees. (0, 0, 0, 1, 0) changes nothing.
+    """
+    _, height, width, _ = images.shape
+    angle, right, down, scale, shear = parameters.T[:, :, None, None]
+    cos, sin = jnp.cos(jnp.radians(angle)), jnp.sin(jnp.radians(angle))
+    tan = jnp.tan(jnp.radians(shear))
+    x, y = _pixel_centers(height, width)
+    x, y = x - width / 2 - right, y - height / 2 - down
+    # The inverse of rotation times scale times shear [[1, -tan], [0, 1]].
+    turned_x, turned_y = (cos * x + sin * y) / scale, (cos * y - sin * x) / scale
+    return _nearest(images, turned_x + tan * turned_y + width / 2, turned_y + height / 2)
+
+
+def corners_from_uniform(
+    numbers: Float[Array, "b 9"], probability: float, distortion: float, height: int, width: int
+) -> Float[Array, "b 4 2"]:
+    """Where `perspective` moves the corners, as torchvision's `RandomPerspective` draws it.
+
+    Each corner moves inwards by whole pixels.
+
+    Args:
+      numbers: uniform in [0, 1): whether at all, then x and y of each corner.
+      probability: of a perspective.
+      distortion: largest move, relative to half a side.
+      height, width: of the image, in pixels.
+    """
+    largest = jnp.array([int(distortion * (width // 2)), int(distortion * (height // 2))])
+    inwards = jnp.floor(numbers[:, 1:].reshape(-1, 4, 2) * (largest + 1))
+    inwards = jnp.where(numbers[:, :1, None] < probability, inwards, 0.0)
+    corners = _corners(height, width)
+    return jnp.where(corners == 0, inwards, corners - inwards)
+
+
+def perspective(
+    images: Float[Array, "b h w c"], corners: Float[Array, "b 4 2"]
+) -> Float[Array, "b h w c"]:
+    """Images seen at an angle, bilinear: torchvision's `perspective` without fill.
+
+    (`RandomPerspective` fills with 0, which weighs the outermost pixels down twice.)
+
+    Args:
+      images: float.
+      corners: where x and y of the upper left, upper right, lower right and lower left pixel
+        go, counted from the upper left one.
+    """
+    _, height, width, _ = images.shape
+    last_x, last_y = width - 1, height - 1
+    # The projective map of the unit square to the corners (Heckbert, Fundamentals of Texture
+    # Mapping and Image Warping, 1989, section 2.2.3), with the upper left corner as origin.
+    origin_x, origin_y = corners[:, 0].T[:, :, None, None]
+    moved = (corners[:, 1:] - corners[:, :1]).reshape(-1, 6)
+    x1, y1, x2, y2, x3, y3 = moved.T[:, :, None, None]
+    x12, y12, x32, y32 = x1 - x2, y1 - y2, x3 - x2, y3 - y2
+    sum_x, sum_y = x2 - x1 - x3, y2 - y1 - y3
+    area = x12 * y32 - x32 * y12
+    g = (sum_x * y32 - x32 * sum_y) / area
+    h = (x12 * sum_y - sum_x * y12) / area
+    a, b, d, e = x1 + g * x1, x3 + h * x3, y1 + g * y1, y3 + h * y3
+    # Its inverse, in pixels: exactly the identity where no corner moves.
+    x, y = _pixel_centers(height, width)
+    x, y = x - origin_x, y - origin_y
+    depth = (d * h - e * g) * x + (b * g - a * h) * y + (a * e - b * d)
+    depth = depth / (last_x * last_y)
+    x, y = (e / last_y * x - b / last_y * y) / depth, (a / last_x * y - d / last_x * x) / depth
+    return _bilinear(images, x, y)
+
+
+def _pixel_centers(height: int, width: int) -> tuple[Float[Array, " w"], Float[Array, "h 1"]]:
+    """x and y of all pixels."""
+    return jnp.arange(width) + 0.5, jnp.arange(height)[:, None] + 0.5
+
+
+def _corners(height: int, width: int) -> Float[Array, "4 2"]:
+    """The corners in the order of `perspective`."""
+    x, y = width - 1.0, height - 1.0
+    return jnp.array([[0.0, 0.0], [x, 0.0], [x, y], [0.0, y]])
+
+
+def _nearest(
+    images: Float[Array, "b h w c"], x: Float[Array, "b i j"], y: Float[Array, "b i j"]
+) -> Float[Array, "b i j c"]:
+    """The pixels nearest to positions (x, y)."""
+    return _pixels(images, jnp.round(x - 0.5), jnp.round(y - 0.5))
+
+
+def _bilinear(
+    images: Float[Array, "b h w c"], x: Float[Array, "b i j"], y: Float[Array, "b i j"]
+) -> Float[Array, "b i j c"]:
+    """The four pixels around positions (x, y), weighted by how near they are."""
+    height, width = images.shape[1:3]
+    # A position far outside, or at infinity, is as black as one just outside.
+    x = jnp.where(jnp.abs(x - width / 2) < width, x - 0.5, -2.0)
+    y = jnp.where(jnp.abs(y - height / 2) < height, y - 0.5, -2.0)
+    left, top = jnp.floor(x), jnp.floor(y)
+    right, down = (x - left)[..., None], (y - top)[..., None]
+    above = (1 - right) * _pixels(images, left, top) + right * _pixels(images, left + 1, top)
+    below = (1 - right) * _pixels(images, left, top + 1) + right * _pixels(
+        images, left + 1, top + 1
+    )
+    return (1 - down) * above + down * below
+
+
+def _pixels(
+    images: Float[Array, "b h w c"], column: Float[Array, "b i j"], row: Float[Array, "b i j"]
+) -> Float[Array, "b i j c"]:
+    """Pixels at whole numbers `column` and `row`; black outside the image."""
+    batch, height, width, channels = images.shape
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    index = jnp.where(inside, row * width + column, 0).astype(jnp.int32)
+    flat = images.reshape(batch, height * width, channels)
+    taken = jnp.take_along_axis(flat, index.reshape(batch, -1, 1), axis=1)
+    return jnp.where(inside[..., None], taken.reshape(*index.shape, channels), 0.0)

@@ -1,0 +1,28 @@
+"""A split that is read and decompressed once, in the first pass over it."""
+
+import numpy as np
+from jaxtyping import UInt8
+
+from fmi_jax.data.prepared import PreparedSplit
+
+
+class InMemorySplit:
+    """The images of a split by row, each kept in memory from its first use on.
+
+    Reading is mostly decompression (0.3 ms for 256 x 256 x 3), which the system's file cache does
+    not spare; from memory an image costs its copy into the batch. For use from any thread.
+    """
+
+    def __init__(self, split: PreparedSplit):
+        self._split = split
+        self._kept: list[tuple[np.ndarray, np.ndarray] | None] = [None] * len(split)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, row: int) -> tuple[UInt8[np.ndarray, "h w c"], np.ndarray]:
+        """As `PreparedSplit`."""
+        kept = self._kept[row]
+        if kept is None:
+            kept = self._kept[row] = self._split[row]
+        return kept

@@ -1,0 +1,142 @@
+"""The card of a prepared data set: what is in it, and what to beware of, on one page."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fmi_jax import atomic
+from fmi_jax.data.prepared import PreparedDataset
+from fmi_jax.report import card_figures
+from fmi_jax.report.findings import find_duplicates, find_groups, remarks
+from fmi_jax.report.template import jpeg_uri, png_uri, render, thumbnail
+from fmi_jax.types import Task
+
+PAGE, PICTURE = "card.html", "card.png"
+
+_SEED = 0
+_SAMPLED_CLASSES = 16
+_SHOWN = 50  # entries of a list that someone may want to look through
+
+
+def write_card(dataset: PreparedDataset) -> Path:
+    """Write `card.html`, which needs nothing but itself, and `card.png` into the prepared folder.
+
+    The same data give the same bytes.
+
+    Returns:
+      Path of the page.
+
+    Raises:
+      UserError: the data set is damaged.
+    """
+    info = dataset.info
+    duplicates, groups = find_duplicates(dataset), find_groups(dataset)
+    notes = remarks(dataset, duplicates, groups)
+    pixels = np.concatenate([dataset.sizes(split) for split in info.counts])
+    samples = _samples(dataset)
+    banners = _banners(dataset)
+    overview = card_figures.overview(
+        info,
+        headline=_headline(dataset),
+        banners=banners,
+        pixels=pixels,
+        remarks=notes,
+        samples={name: [picture for _, picture in chosen] for name, chosen in samples.items()},
+    )
+    page = render(
+        "card.html",
+        info=info,
+        manifest=dataset.manifest,
+        headline=_headline(dataset),
+        banners=banners,
+        remarks=notes,
+        multilabel=info.task is Task.MULTILABEL,
+        total=sum(info.counts.values()),
+        sizes=_sizes(pixels, info.size),
+        samples={
+            name: [(id_, jpeg_uri(picture)) for id_, picture in chosen]
+            for name, chosen in samples.items()
+        },
+        duplicates=duplicates,
+        groups=groups,
+        shown=_SHOWN,
+        figures={
+            "classes": png_uri(card_figures.classes(info)),
+            "sizes": png_uri(card_figures.sizes(pixels, info.size)),
+        },
+    )
+    atomic.write_bytes(dataset.folder / PICTURE, overview)
+    atomic.write_bytes(dataset.folder / PAGE, page)
+    return dataset.folder / PAGE
+
+
+def _headline(dataset: PreparedDataset) -> str:
+    info = dataset.info
+    task = {Task.BINARY: "binary", Task.MULTICLASS: "multi-class", Task.MULTILABEL: "multi-label"}
+    colour = "grey" if info.channels == 1 else "colour"
+    total, counts = sum(info.counts.values()), info.counts.items()
+    return (
+        f"{total:,} {colour} images of {_by(info.size, info.size)} pixels, {task[info.task]}"
+        f" ({len(info.classes)} classes), split {info.split!r}: "
+        + ", ".join(f"{count:,} {split}" for split, count in counts)
+    )
+
+
+def _banners(dataset: PreparedDataset) -> list[str]:
+    banners = []
+    if dataset.info.synthetic:
+        banners.append("Synthetic data: drawn by a program. They say nothing about patients.")
+    if limit := dataset.info.limit:
+        banners.append(f"Not the whole data set: at most {limit:,} images of every split.")
+    return banners
+
+
+def _samples(dataset: PreparedDataset) -> dict[str, list[tuple[str, Image.Image]]]:
+    """Id and picture of training images of each class, drawn at random.
+
+    One that has several classes is shown twice only where there is no other.
+    """
+    info, ids, labels = dataset.info, dataset.ids("train"), dataset.labels("train")
+    count = 7 if len(info.classes) <= 6 else 4
+    split, rng = dataset.split("train"), np.random.default_rng(_SEED)
+    frequent = np.argsort(-np.asarray(info.class_counts["train"]), kind="stable")
+    drawn: dict[int, list[int]] = {}
+    taken = np.zeros(len(ids), bool)
+    for c in frequent[:_SAMPLED_CLASSES][::-1]:  # the rarest choose first
+        here = labels[:, c] > 0.5 if info.task is Task.MULTILABEL else labels == c
+        rows = rng.permutation(np.flatnonzero(here))
+        rows = rows[np.argsort(taken[rows], kind="stable")][:count]
+        taken[rows] = True
+        drawn[int(c)] = sorted(rows.tolist())
+    return {
+        info.classes[c]: [(ids[row], thumbnail(split[row][0])) for row in drawn[c]]
+        for c in sorted(drawn)
+    }
+
+
+def _sizes(pixels: np.ndarray, size: int) -> dict[str, Any]:
+    """What is to be said of the sizes of the raw images, `[n, 2]` width and height."""
+    different, counts = np.unique(pixels, axis=0, return_counts=True)
+    order = np.argsort(different.prod(axis=1), kind="stable")
+    middle = order[np.searchsorted(np.cumsum(counts[order]), counts.sum() / 2)]
+    common = different[counts.argmax()]
+    aspect = pixels.max(axis=1) / pixels.min(axis=1)
+    written = {
+        "smallest": different[order[0]],
+        "median": different[middle],
+        "largest": different[order[-1]],
+        "most frequent": common,
+    }
+    return {
+        "facts": {name: _by(w, h) for name, (w, h) in written.items()},
+        "different": len(different),
+        "frequent_share": counts.max() / len(pixels),
+        "enlarged": float((pixels.min(axis=1) < size).mean()),
+        "stretched": float((aspect > 1.1).mean()),
+    }
+
+
+def _by(width: int, height: int) -> str:
+    return f"{width:,} \N{MULTIPLICATION SIGN} {height:,}"

@@ -1,0 +1,174 @@
+"""What someone should know of a prepared data set before they train on it."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+
+from fmi_jax.data.prepared import PreparedDataset
+from fmi_jax.report.template import percent
+from fmi_jax.types import Task
+
+FEW = 10
+"""Images of a class below which what a split says of the class is mostly chance."""
+
+_UNEQUAL = 10  # times as frequent as the rarest class: accuracy then mostly counts one class
+_SIGMAS = 5  # by which the share of a class must differ between splits to be called different
+
+
+@dataclasses.dataclass(frozen=True)
+class Duplicates:
+    """Images that are the same to the pixel once prepared, as the "split: id" of each.
+
+    Attributes:
+      across: those in more than one split.
+      within: those more than once in one split, and in no other.
+      disagreeing: how many of them all have labels that are not the same.
+    """
+
+    across: list[list[str]]
+    within: list[list[str]]
+    disagreeing: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """Patients, lesions or studies, where the data name them.
+
+    Attributes:
+      counts: how many are in each split.
+      shared: how many are in both of two splits.
+      leaked: images of the second split whose group is in the first, too.
+      names: of the groups that are in more than one split.
+    """
+
+    counts: dict[str, int]
+    shared: dict[tuple[str, str], int]
+    leaked: dict[tuple[str, str], int]
+    names: list[str]
+
+
+def find_duplicates(dataset: PreparedDataset) -> Duplicates:
+    """Images that occur more than once, as found at preparation."""
+    manifest = dataset.manifest
+    across, within = manifest["duplicates_across_splits"], manifest["duplicates_within_splits"]
+    labels = {
+        (split, id_): label
+        for split in dataset.info.counts
+        for id_, label in zip(dataset.ids(split), dataset.labels(split).tolist(), strict=True)
+    }
+
+    def disagree(images: list[dict[str, str]]) -> bool:
+        first, *others = [labels[image["split"], image["id"]] for image in images]
+        return any(label != first for label in others)
+
+    def named(found: list[list[dict[str, str]]]) -> list[list[str]]:
+        return [[f"{image['split']}: {image['id']}" for image in images] for images in found]
+
+    return Duplicates(
+        across=named(across),
+        within=named(within),
+        disagreeing=sum(map(disagree, [*across, *within])),
+    )
+
+
+def find_groups(dataset: PreparedDataset) -> Groups | None:
+    """How patients, lesions or studies are spread over the splits; None: the data name none."""
+    groups = {split: dataset.groups(split) or [] for split in dataset.info.counts}
+    if not any(groups.values()):
+        return None
+    members = {split: set(names) for split, names in groups.items()}
+    pairs = list(itertools.combinations(groups, 2))
+    shared = {(a, b): members[a] & members[b] for a, b in pairs}
+    return Groups(
+        counts={split: len(names) for split, names in members.items()},
+        shared={pair: len(names) for pair, names in shared.items()},
+        leaked={(a, b): sum(name in members[a] for name in groups[b]) for a, b in pairs},
+        names=sorted(set().union(*shared.values())),
+    )
+
+
+def remarks(dataset: PreparedDataset, duplicates: Duplicates, groups: Groups | None) -> list[str]:
+    """One sentence for each thing that makes results less sure than they look, worst first."""
+    info, found = dataset.info, []
+    if groups:
+        for (first, second), images in groups.leaked.items():
+            if images:
+                found.append(
+                    f"{_of(images, info.counts[second], second)} of a patient, lesion or"
+                    f" study that is also in {first}: results on {second} will look too good."
+                )
+    if duplicates.across:
+        found.append(
+            f"{_things(len(duplicates.across), 'image')} in more than one split, the same to the"
+            " pixel."
+        )
+    if duplicates.disagreeing:
+        found.append(
+            f"{_things(duplicates.disagreeing, 'duplicate')} labelled in more than one way."
+        )
+    if left_out := dataset.manifest["quarantined"]:
+        total = sum(info.counts.values()) + len(left_out)
+        share = percent(len(left_out) / total)
+        found.append(f"{_things(len(left_out), 'image')} left out as unusable ({share}).")
+    return found + _on_classes(dataset)
+
+
+def _on_classes(dataset: PreparedDataset) -> list[str]:
+    info, found = dataset.info, []
+    multilabel = info.task is Task.MULTILABEL
+    present = {split: np.asarray(counts) for split, counts in info.class_counts.items()}
+    for split, counts in present.items():
+        total = info.counts[split]
+        full, absent = (_named(info.classes, counts == n) for n in (total, 0))
+        if full:
+            found.append(f"Every image in {split} is of: {full}.")
+        if absent and (multilabel or not full):
+            found.append(f"No image in {split} of: {absent}.")
+        few = np.minimum(counts, total - counts) if multilabel else counts
+        if split != "train" and (names := _named(info.classes, (few > 0) & (few < FEW), few)):
+            found.append(
+                f"Fewer than {FEW} images with it, or without it, in {split}: {names}."
+                if multilabel
+                else f"Fewer than {FEW} images in {split}: {names}."
+            )
+    train, total = present["train"], info.counts["train"]
+    most, least = int(train.argmax()), int(np.where(train > 0, train, np.inf).argmin())
+    if train[most] > _UNEQUAL * train[least] > 0:
+        found.append(
+            f"In train, {info.classes[most]} is {train[most] / train[least]:.0f} times as frequent"
+            f" as {info.classes[least]}."
+        )
+    for split in present:
+        n = info.counts[split]
+        share = (present[split] + train) / (n + total)
+        error = np.sqrt(share * (1 - share) * (1 / n + 1 / total))
+        apart = np.abs(present[split] / n - train / total) > _SIGMAS * error
+        if names := _named(info.classes, apart & (error > 0)):
+            found.append(f"More or less frequent in {split} than in train, beyond chance: {names}.")
+    if multilabel:
+        none = sum(int((dataset.labels(split) <= 0).all(axis=1).sum()) for split in present)
+        if none:
+            found.append(f"{_of(none, sum(info.counts.values()))} without any of the classes.")
+    return found
+
+
+def _of(part: int, total: int, split: str = "") -> str:
+    name = f"{split} images" if split else "images"
+    return f"{part:,} of {total:,} {name} ({percent(part / total)}) {'is' if part == 1 else 'are'}"
+
+
+def _things(count: int, name: str) -> str:
+    return f"{count:,} {name} is" if count == 1 else f"{count:,} {name}s are"
+
+
+def _named(classes: tuple[str, ...], chosen: np.ndarray, counts: np.ndarray | None = None) -> str:
+    """The chosen classes in words, the first few of many."""
+    shown = 8
+    names = [
+        classes[c] + (f" ({math.floor(counts[c]):,})" if counts is not None else "")
+        for c in np.flatnonzero(chosen)
+    ]
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

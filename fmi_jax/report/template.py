@@ -1,0 +1,119 @@
+"""HTML pages that need nothing but themselves: no file beside them, no network, no script."""
+
+import base64
+import datetime
+import functools
+import io
+import json
+import math
+from typing import Any
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from fmi_jax.metrics import Evaluation
+
+_THUMBNAIL = 176  # pixels; shown at 118 or less, so sharp on dense screens
+
+
+def render(template: str, **values: Any) -> bytes:
+    """The page that a template of this package makes of `values`, all of them escaped."""
+    return _environment().get_template(template).render(**values).encode()
+
+
+def png_uri(png: bytes) -> str:
+    """The bytes of a PNG, to be put into a page."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def thumbnail(image: np.ndarray) -> Image.Image:
+    """A small copy of an image, uint8 `[h, w, 1]` or `[h, w, 3]`."""
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+    return picture
+
+
+def jpeg_uri(picture: Image.Image) -> str:
+    """A picture as a JPEG, to be put into a page."""
+    file = io.BytesIO()
+    picture.save(file, format="JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("fmi_jax", "report"),
+        autoescape=True,  # names of classes, images and data sets come from outside
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": _number,
+        "interval": _interval,
+        "duration": _duration,
+        "large": _large,
+        "flat": _flat,
+        "when": _when,
+        "percent": percent,
+    }
+    return environment
+
+
+def percent(share: float) -> str:
+    """A share of 0..1 as a reader wants it: never 0% of something, nor 100% of not quite all."""
+    for bound, text in ((0.001, "<0.1%"), (0.1, f"{share:.1%}"), (0.995, f"{share:.0%}")):
+        if 0 < share < bound:
+            return text
+    return ">99%" if 0 < share < 1 else f"{share:.0%}"
+
+
+def _number(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _interval(evaluation: Evaluation, name: str) -> str:
+    low, high = evaluation.intervals.get(name, (math.nan, math.nan))
+    return "" if math.isnan(low) else f"{_number(low)} to {_number(high)}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _large(count: int) -> str:
+    """A parameter count as a paper writes it."""
+    for size, unit in ((10**9, "billion"), (10**6, "million")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:,}"
+
+
+def _when(iso: str) -> str:
+    return datetime.datetime.fromisoformat(iso).strftime("%-d %B %Y, %H:%M")
+
+
+def _flat(values: dict[str, Any], where: str = "") -> dict[str, str]:
+    """Nested JSON values as text by dotted name."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{where}{name}.")
+        elif isinstance(value, list):
+            flat[where + name] = ", ".join(map(_text, value))
+        else:
+            flat[where + name] = _text(value)
+    return flat
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if type(value) is int:
+        return f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value)

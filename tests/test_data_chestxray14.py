@@ -1,0 +1,162 @@
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fmi_jax.data.chestxray14 import BENCHMARK_LISTS, CHESTXRAY14, CLASSES
+from fmi_jax.data.images import load_image
+from fmi_jax.data.scan import locate_images
+from fmi_jax.data.spec import SPLITS
+from fmi_jax.data.splits import assign
+from fmi_jax.errors import UsageError, UserError
+from fmi_jax.types import Task
+
+TABLE = "Data_Entry_2017.csv"
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("raw") / "chestxray14"
+    CHESTXRAY14.draw(folder)
+    return folder
+
+
+@pytest.fixture
+def raw(drawn, tmp_path):
+    return shutil.copytree(drawn, tmp_path / "chestxray14")
+
+
+def names(folder, table):
+    return (folder / table).read_text().split()
+
+
+def replace(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def write_benchmark_lists(raw):
+    """As the benchmark has them: name and fourteen labels, here in an order of their own."""
+    train_val = names(raw, "train_val_list.txt")[::-1]
+    lists = {"train": train_val[7:], "val": train_val[:7], "test": names(raw, "test_list.txt")}
+    for split, images in lists.items():
+        lines = (f"{image} {' '.join('0' * 14)}" for image in images)
+        (raw / BENCHMARK_LISTS[split]).write_text("\n".join(lines) + "\n")
+    return {split: sorted(images) for split, images in lists.items()}
+
+
+def test_findings_are_labels_in_the_order_of_the_study(raw):
+    lines = (raw / TABLE).read_text().splitlines()
+    fields = [line.split(",") for line in lines]
+    fields[1][1] = "Hernia|Atelectasis"
+    fields[2][1] = "No Finding"
+    fields[3][1] = "Pleural_Thickening"
+    (raw / TABLE).write_text("\n".join(map(",".join, fields)) + "\n")
+    read = CHESTXRAY14.read(raw)
+    assert (read.task, read.classes) == (Task.MULTILABEL, CLASSES)
+    labels = np.array([example.label for example in read.examples])
+    assert labels.shape == (56, 14)
+    assert [np.flatnonzero(row).tolist() for row in labels[:3]] == [[0, 13], [], [12]]
+    assert (CLASSES[0], CLASSES[2], CLASSES[13]) == ("Atelectasis", "Effusion", "Hernia")
+
+
+def test_images_and_table_are_found_as_either_release_lays_them_out(raw):
+    first = {path.name: path for path in locate_images(CHESTXRAY14.read(raw))}
+    assert {path.parent.parent.name for path in first.values()} == {"images_001", "images_002"}
+    (raw / "images").mkdir()
+    for path in first.values():
+        path.rename(raw / "images" / path.name)
+    (raw / TABLE).rename(raw / "Data_Entry_2017_v2020.csv")
+    read = CHESTXRAY14.read(raw)
+    assert read.table.name == "Data_Entry_2017_v2020.csv"
+    assert all(path.is_file() for path in locate_images(read))
+
+
+def test_images_are_colour_as_in_the_benchmark_also_those_with_an_alpha_channel(drawn):
+    paths = locate_images(CHESTXRAY14.read(drawn))
+    modes = {Image.open(path).mode: path for path in paths}
+    assert modes.keys() == {"L", "RGBA"}
+    image = load_image(modes["RGBA"], channels=3, size=61)
+    grey = Image.open(modes["RGBA"]).getchannel(0).resize((61, 61), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(image, np.repeat(np.asarray(grey)[..., None], 3, axis=2))
+
+
+def test_official_split_is_the_nih_s_test_list_and_an_eighth_of_the_other_patients(drawn):
+    examples = CHESTXRAY14.read(drawn).examples
+    name, rows = assign(CHESTXRAY14, "", examples)
+    assert name == "official"
+    assert [examples[i].id for i in rows["test"]] == names(drawn, "test_list.txt")
+    patients = {name: {examples[i].group for i in rows[name]} for name in SPLITS}
+    assert not patients["train"] & patients["val"]
+    others = len(patients["train"] | patients["val"])
+    assert len(patients["val"]) == others // 8
+    assert sorted(rows["train"] + rows["val"] + rows["test"]) == list(range(56))
+
+
+def test_official_split_stays_the_same_beside_the_benchmark_s_lists(raw):
+    before = assign(CHESTXRAY14, "official", CHESTXRAY14.read(raw).examples)
+    write_benchmark_lists(raw)
+    assert assign(CHESTXRAY14, "official", CHESTXRAY14.read(raw).examples) == before
+
+
+def test_upstream_split_is_the_benchmark_s_lists(raw):
+    with pytest.raises(UsageError, match=r"'upstream' needs Xray14_train_official\.txt"):
+        assign(CHESTXRAY14, "upstream", CHESTXRAY14.read(raw).examples)
+    lists = write_benchmark_lists(raw)
+    examples = CHESTXRAY14.read(raw).examples
+    _, rows = assign(CHESTXRAY14, "upstream", examples)
+    assert {name: [examples[i].id for i in rows[name]] for name in SPLITS} == lists
+    for name in ("train_val_list.txt", "test_list.txt"):
+        (raw / name).unlink()
+    assert CHESTXRAY14.read(raw).examples == examples
+
+
+def test_without_lists_patients_are_grouped(raw):
+    for name in ("train_val_list.txt", "test_list.txt"):
+        (raw / name).unlink()
+    examples = CHESTXRAY14.read(raw).examples
+    assert assign(CHESTXRAY14, "", examples)[0] == "grouped"
+    with pytest.raises(UsageError, match=r"every row in one of train_val_list\.txt, test_list"):
+        assign(CHESTXRAY14, "official", examples)
+
+
+def test_lists_that_disagree_are_refused(raw):
+    lists = write_benchmark_lists(raw)
+    text = (raw / BENCHMARK_LISTS["test"]).read_text().splitlines(keepends=True)
+    (raw / BENCHMARK_LISTS["test"]).write_text("".join(text[1:]))
+    match = rf"test_list\.txt and Xray14_test_official\.txt disagree \(1\): .*{lists['test'][0]}"
+    with pytest.raises(UserError, match=match):
+        CHESTXRAY14.read(raw)
+
+
+def test_a_row_in_no_list_is_named(raw):
+    image = names(raw, "test_list.txt")[2]
+    replace(raw / "test_list.txt", image + "\n", "")
+    with pytest.raises(UsageError, match=rf"1 are in none: row \d+ \('{image}'\)"):
+        assign(CHESTXRAY14, "", CHESTXRAY14.read(raw).examples)
+
+
+@pytest.mark.parametrize(
+    ("findings", "message"),
+    [
+        ("Mass|Tumour", r"outside the classes.*: row 2 \('.*_000\.png'\): 'Tumour'"),
+        ("No Finding|Mass", r"outside the classes.*: 'No Finding'"),
+        ("", r"Finding Labels is empty, expected 'No Finding'.* \(1\): row 2"),
+    ],
+)
+def test_findings_that_cannot_be_are_named(raw, findings, message):
+    lines = (raw / TABLE).read_text().splitlines()
+    fields = lines[1].split(",")
+    lines[1] = ",".join([fields[0], findings, *fields[2:]])
+    (raw / TABLE).write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=message):
+        CHESTXRAY14.read(raw)
+
+
+def test_an_image_that_is_in_no_folder_is_missing_under_its_name(raw):
+    read = CHESTXRAY14.read(raw)
+    (raw / read.examples[9].path).unlink()
+    paths = locate_images(CHESTXRAY14.read(raw))
+    assert [path.name for path in paths if not path.is_file()] == [read.examples[9].id]
