@@ -6,7 +6,7 @@ from PIL import Image
 
 from fmi_jax.data.chestxray14 import BENCHMARK_LISTS, CHESTXRAY14, CLASSES
 from fmi_jax.data.images import load_image
-from fmi_jax.data.scan import locate_images
+from fmi_jax.data.locate import locate_images
 from fmi_jax.data.spec import SPLITS
 from fmi_jax.data.splits import assign
 from fmi_jax.errors import UsageError, UserError

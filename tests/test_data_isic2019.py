@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from fmi_jax.data.isic2019 import CLASSES, CODES, ISIC2019
-from fmi_jax.data.scan import locate_images
+from fmi_jax.data.locate import locate_images
 from fmi_jax.data.spec import SPLITS, RawExample
 from fmi_jax.data.splits import assign
 from fmi_jax.errors import UsageError, UserError

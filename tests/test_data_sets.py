@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from fmi_jax.data.check import check
+from fmi_jax.data.locate import locate_images
 from fmi_jax.data.prepare import prepare
 from fmi_jax.data.registry import DATASETS
-from fmi_jax.data.scan import locate_images
 from fmi_jax.data.spec import SPLITS
 from fmi_jax.data.splits import assign
 from fmi_jax.errors import UsageError, UserError

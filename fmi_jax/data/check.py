@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from fmi_jax.data.locate import locate_images
 from fmi_jax.data.problems import Problems
 from fmi_jax.data.reading import scan_images
-from fmi_jax.data.scan import locate_images
 from fmi_jax.data.spec import DatasetSpec, RawDataset
 from fmi_jax.data.units import UnitRow
 from fmi_jax.errors import UserError

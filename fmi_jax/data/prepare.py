@@ -23,6 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from fmi_jax.data.build import MEND_OR_QUARANTINE, build_folders, partial_folder
+from fmi_jax.data.locate import locate_images
 from fmi_jax.data.prepared import (
     FORMAT,
     PreparedDataset,
@@ -33,7 +34,6 @@ from fmi_jax.data.prepared import (
 )
 from fmi_jax.data.problems import Problems
 from fmi_jax.data.registry import DATASETS
-from fmi_jax.data.scan import locate_images
 from fmi_jax.data.selection import Row, rows_sha256, select_rows
 from fmi_jax.data.spec import DatasetSpec, RawDataset
 from fmi_jax.data.splits import assign

@@ -1,6 +1,7 @@
 """From the rows of a raw data set to its image files, none of them outside the image root."""
 
 import collections
+import functools
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from fmi_jax.data.images import SUFFIXES
@@ -21,6 +22,15 @@ def locate_images(raw: RawDataset) -> list[Path]:
     root = raw.image_root.resolve()
     if not root.is_dir():
         raise UserError(f"{raw.image_root} is not a folder; expected the images of {raw.table}.")
+
+    @functools.cache  # files that hold many images are named in many rows
+    def locate(path: str) -> tuple[Path, str | None]:
+        if fault := _fault(path):
+            return root, fault
+        if not (root / path).resolve().is_relative_to(root):
+            return root, f"path leads out of {raw.image_root} through a symbolic link"
+        return root / path, None
+
     paths = []
     for example in raw.examples:
         if not example.id:
@@ -29,10 +39,7 @@ def locate_images(raw: RawDataset) -> list[Path]:
             problems.add("id has a character that is not text", example.where)
         elif ids[example.id] > 1:
             problems.add("id is used more than once", example.where)
-        fault = _fault(example.path)
-        path = root / example.path if not fault else root
-        if not fault and not path.resolve().is_relative_to(root):
-            fault = f"path leads out of {raw.image_root} through a symbolic link"
+        path, fault = locate(example.path)
         if fault:
             problems.add(fault, f"{example.where}: {example.path!r}")
         paths.append(path)
