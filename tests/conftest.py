@@ -10,6 +10,11 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 # Simulated, for the tests of sharding; programs that tests start get one (`runs.environment`).
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
+from hypothesis import settings  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
+
+# The same examples everywhere, however busy the machine.
+settings.register_profile("fmi_jax", deadline=None, derandomize=True)
+settings.load_profile("fmi_jax")
 
 install_import_hook(["fmi_jax.nn", "fmi_jax.models"], "beartype.beartype")

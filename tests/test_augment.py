@@ -184,7 +184,7 @@ def test_erased_boxes():
     assert np.array_equal(erased, images)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(-40, 40), min_size=16, max_size=16), st.floats(0.1, 1e3))
 def test_impossible_perspectives_give_pixels(numbers, scale):
     corners = scale * np.array(numbers, np.float32).reshape(2, 4, 2)  # on one line, at one point
@@ -264,7 +264,7 @@ def test_crop_boxes_have_torchvisions_distribution(drawn, expected):
         assert p > 1e-3, name
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(1, 1024),
     st.integers(1, 1024),
@@ -362,7 +362,7 @@ def test_other_choices_have_torchvisions_distribution(drawn, expected):
     assert_same_distribution(drawn.erased[erased], theirs[found], boxes)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(1, 1024),
     st.integers(1, 1024),

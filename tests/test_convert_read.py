@@ -5,6 +5,7 @@ import contextlib
 import os
 import pickle
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -26,11 +27,33 @@ ARRAYS = {
 TENSORS = {name: torch.from_numpy(array) for name, array in ARRAYS.items()}
 
 
+class Holder(torch.nn.Module):
+    def forward(self):
+        return 0
+
+
+def scripted(tensors: dict[str, torch.Tensor]) -> torch.jit.ScriptModule:
+    """A TorchScript module whose state dict is `tensors`."""
+    root = Holder()
+    for name, tensor in tensors.items():
+        *path, last = name.split(".")
+        module = root
+        for part in path:
+            if part not in module._modules:
+                module.add_module(part, Holder())
+            module = module._modules[part]
+        module.register_buffer(last, tensor)
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        return torch.jit.script(root)
+
+
 def write(folder: Path, name: str) -> Path:
     """The tensors as a file of that kind."""
     path = folder / name
     if name == "legacy.pth":
         torch.save(TENSORS, path, _use_new_zipfile_serialization=False)
+    elif name == "script.pt":
+        scripted(TENSORS).save(str(path))
     elif name.endswith((".pth", ".bin")):
         torch.save(TENSORS, path)
     elif name.endswith(".npz"):
@@ -40,7 +63,14 @@ def write(folder: Path, name: str) -> Path:
     return path
 
 
-KINDS = ("new.pth", "legacy.pth", "pytorch_model.bin", "model.safetensors", "arrays.npz")
+KINDS = (
+    "new.pth",
+    "script.pt",
+    "legacy.pth",
+    "pytorch_model.bin",
+    "model.safetensors",
+    "arrays.npz",
+)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -85,6 +115,21 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, zipped):
     with pytest.raises(UserError, match=r"refused: .*mkdir"):
         read_checkpoint(path)
     assert not Payload.target.exists()
+
+
+@pytest.mark.parametrize("name", [b"os mkdir", b"torch.jit mkdir", b"builtins eval"])
+def test_a_script_that_names_anything_but_tensors_is_refused(tmp_path, name):
+    path, evil = write(tmp_path, "script.pt"), tmp_path / "evil.pt"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(evil, "w") as target:
+        for entry in source.namelist():
+            content = source.read(entry)
+            if entry.endswith("/data.pkl"):
+                old = b"ctorch._utils\n_rebuild_tensor_v2\n"
+                assert old in content
+                content = content.replace(old, b"c" + name.replace(b" ", b"\n") + b"\n")
+            target.writestr(entry, content)
+    with pytest.raises(UserError, match=rf"refused: GLOBAL {name.decode().replace(' ', '.')}"):
+        read_checkpoint(evil)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

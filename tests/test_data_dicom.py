@@ -249,7 +249,7 @@ def _grey_files(draw):
     return np.array([[low, high, *some]], kind), tags
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(_grey_files())
 def test_any_bit_depth_sign_and_window_gives_the_standard_s_level(file):
     pixels, tags = file
@@ -377,7 +377,7 @@ def test_a_file_that_is_cut_short_is_refused(name):
 
 
 @pytest.mark.parametrize("name", SYNTAXES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(draw=st.data())
 def test_damaged_files_are_an_image_or_refused_and_nothing_else_happens(name, draw):
     data = bytearray(real(name))

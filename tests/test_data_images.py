@@ -123,7 +123,7 @@ _STORED = {
 }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(draw=st.data())
 def test_any_image_becomes_what_the_study_s_transform_makes_of_it(torchvision_resize, draw):
     mode = draw.draw(st.sampled_from(sorted(_STORED)))
@@ -192,14 +192,12 @@ def test_what_cannot_be_used_is_refused(data, message):
 _GOOD = [_PNG, _JPEG, *(encoded(Image.fromarray(RGB), kind) for kind in ("TIFF", "BMP", "WEBP"))]
 
 
-@settings(deadline=None)
 @given(st.sampled_from([b"", bytes(128) + b"DICM", *(good[:16] for good in _GOOD)]), st.binary())
 def test_no_bytes_whatever_give_anything_but_an_image_or_a_message(start, rest):
     with contextlib.suppress(UserError):
         assert decode_image(start + rest, channels=3).mode == "RGB"
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_damaged_files_are_refused_and_nothing_else_happens(draw):
     original = draw.draw(st.sampled_from(_GOOD))

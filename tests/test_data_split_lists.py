@@ -50,7 +50,7 @@ def test_a_list_that_is_not_text_is_refused(tmp_path):
         read_split_lists(tmp_path, LISTS, IMAGES)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.text("x1234./, \t\n\0\u2028\\é", max_size=30), min_size=3, max_size=3))
 def test_any_text_gives_a_split_of_known_images_or_one_error(texts):
     with tempfile.TemporaryDirectory() as folder:

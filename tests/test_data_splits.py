@@ -2,7 +2,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fmi_jax.data.csv_table import csv_spec
@@ -44,7 +44,6 @@ def test_upstream_split_cuts_before_it_halves():
     assert rows == {"val": order[:1], "test": order[1:3], "train": order[3:]}
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=80))
 def test_every_row_is_in_one_split_and_every_group_too(pairs):
     labels, groups = zip(*pairs, strict=True)

@@ -92,7 +92,7 @@ def scratch(tmp_path_factory):
 _FIELD = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(_FIELD, _FIELD), min_size=1, max_size=6),
     st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC]),
@@ -107,7 +107,7 @@ def test_any_text_survives(scratch, rows, quoting, encoding, end):
     assert [tuple(row.fields.values()) for row in read] == [(a.strip(), b.strip()) for a, b in rows]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.one_of(
         st.binary(max_size=40),
@@ -127,7 +127,7 @@ def test_any_bytes_are_whole_rows_or_a_message(scratch, content):
     assert lines == sorted(set(lines))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.one_of(st.binary(max_size=60), st.text(',\n\r" |ab01.-é\0\ufeff').map(str.encode)))
 def test_no_bytes_whatever_give_anything_but_rows_or_a_message(scratch, content):
     scratch.write_bytes(b"path,label\n" + content)

@@ -18,7 +18,7 @@ def torch_matrix(old: int, **options) -> np.ndarray:
     return F.interpolate(image, align_corners=False, **options)[0, 0].numpy()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(old=LENGTHS, new=LENGTHS)
 def test_kernels_are_those_of_torch(old, new):
     step = old / new
@@ -34,7 +34,7 @@ def test_kernels_are_those_of_torch(old, new):
         )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(old=st.integers(1, 300), new=st.integers(1, 300))
 def test_nearest_picks_the_samples_that_torch_picks(old, new):
     rows = torch.arange(old, dtype=torch.float32).reshape(1, 1, old)
@@ -42,7 +42,7 @@ def test_nearest_picks_the_samples_that_torch_picks(old, new):
     np.testing.assert_array_equal(resize.nearest(old, new) @ np.arange(old), expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(old=st.integers(2, 40), new=st.integers(1, 40), antialias=st.booleans())
 def test_bicubic_takes_the_step_of_a_scale_factor(old, new, antialias):
     """DINOv2 gives PyTorch the factor (new + 0.1) / old, which is not new / old."""

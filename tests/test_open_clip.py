@@ -9,6 +9,7 @@ import pytest
 import torch
 from flax import nnx
 from reference_packages import torchvision  # noqa: F401 - before timm
+from test_convert_read import scripted
 from tiny_backbones import TINY
 from tolerances import PARITY_FORWARD
 
@@ -18,7 +19,9 @@ from fmi_jax.models.open_clip import OpenCLIP, OpenCLIPArch
 from fmi_jax.models.registry import BACKBONES
 from weights_convert.engine import convert, plan
 from weights_convert.layouts.registry import LAYOUTS, layouts_of
+from weights_convert.read import read_checkpoint
 
+import open_clip  # isort: skip
 import timm.layers  # isort: skip
 import transformers  # isort: skip
 from timm.models.vision_transformer import VisionTransformer  # isort: skip
@@ -152,6 +155,33 @@ def test_the_text_tower_is_left_out_and_blocks_too_many_are_not_taken_for_it():
     deeper = {k.replace("resblocks.1", "resblocks.2"): v for k, v in tensors.items()}
     with pytest.raises(UserError, match=r"12 not expected: visual\.transformer\.resblocks\.2\."):
         convert({"": whole | deeper}, native(ARCH), layouts_of(OpenCLIP))
+
+
+def test_the_half_precision_script_of_openai_is_read(tmp_path):
+    # ViT-L-14.pt as published: a TorchScript archive with settings beside the weights.
+    model = open_clip.model.CLIP(
+        11,
+        open_clip.model.CLIPVisionCfg(
+            layers=2, width=26, head_width=13, patch_size=5, image_size=15
+        ),
+        open_clip.model.CLIPTextCfg(context_length=7, vocab_size=19, width=26, heads=2, layers=1),
+        quick_gelu=True,
+    )
+    tensors = {name: value.half() for name, value in model.state_dict().items()}
+    settings = {"input_resolution": 15, "context_length": 7, "vocab_size": 19}
+    tensors |= {name: torch.tensor(value) for name, value in settings.items()}
+    scripted(tensors).save(str(tmp_path / "ViT.pt"))
+    arch = dataclasses.replace(QUICK, mlp_width=104)
+    groups = read_checkpoint(tmp_path / "ViT.pt").groups
+    converted = convert(groups, native(arch), layouts_of(OpenCLIP))
+    assert {value.dtype for value in converted.params.values()} == {np.dtype(np.float32)}
+    module = filled(arch, converted.params)
+    images = np.random.default_rng(31).normal(size=(2, 15, 15, 3)).astype(np.float32)
+    model.load_state_dict({k: v.float() for k, v in tensors.items() if k not in settings})
+    with torch.no_grad():
+        expected = model.encode_image(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    ours = jax.jit(lambda x: module.features(x).pooled)(images)
+    assert np.abs(ours - expected).max() <= PARITY_FORWARD * np.abs(expected).max()
 
 
 def test_tokens_are_before_the_final_norm_unless_asked_for():

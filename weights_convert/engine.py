@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 
 from fmi_jax.errors import UserError
@@ -265,7 +266,7 @@ class Converted:
 def convert(
     groups: Mapping[str, Mapping[str, np.ndarray]], native: Shapes, layouts: Iterable[Layout]
 ) -> Converted:
-    """Convert the tensors of a file to the native parameters.
+    """Convert the tensors of a file to the native parameters, those in half precision exactly.
 
     Args:
       groups, native, layouts: as for `match`, with arrays in `groups`.
@@ -275,12 +276,14 @@ def convert(
         off with it: keys missing, not expected, of another shape or type, not finite.
     """
     best = match(groups, native, layouts)[0]
-    tensors = groups.get(best.wrapper, {})
-    used = [key for key in best.expected if key in tensors]
-    not_finite = [key for key in used if not _finite(tensors[key])]
-    if off := best.problems(not_finite, [key for key in used if _too_large(tensors[key])]):
-        held = ", ".join(repr(name) for name in groups if name) or "no entry with tensors"
-        inside = "" if best.wrapper in groups else f" The file holds {held}."
+    held = groups.get(best.wrapper, {})
+    tensors = {
+        key: held[key].astype(_type(held[key]), copy=False) for key in best.expected if key in held
+    }
+    not_finite = [key for key, value in tensors.items() if not _finite(value)]
+    if off := best.problems(not_finite, [k for k, v in tensors.items() if _too_large(v)]):
+        names = ", ".join(repr(name) for name in groups if name) or "no entry with tensors"
+        inside = "" if best.wrapper in groups else f" The file holds {names}."
         raise UserError(
             "the file fits no known layout of this backbone."
             f" Nearest: {best.where}: {'; '.join(off)}.{inside}"
@@ -328,9 +331,17 @@ def _match_one(layout: Layout, wrapper: str, prefix: str, tensors: Shapes, nativ
         mistyped=[
             f"{key} is {tensors[key].dtype} (expected {expected[key].dtype})"
             for key in both
-            if np.dtype(tensors[key].dtype) != expected[key].dtype
+            if _type(tensors[key]) != expected[key].dtype
         ],
     )
+
+
+_HALF = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+
+
+def _type(x: Any) -> np.dtype:
+    """The type that a tensor is converted as: half precision, which loses nothing, as float32."""
+    return np.dtype(np.float32) if np.dtype(x.dtype) in _HALF else np.dtype(x.dtype)
 
 
 def _struct(x: Any) -> jax.ShapeDtypeStruct:

@@ -1,7 +1,7 @@
 """Checkpoint files as named arrays, without running anything that is in them.
 
 What a file is follows from its first bytes, not from its name: a zip written by `torch.save`
-(.pth, .pt, .bin), the older plain pickle of the same, `.safetensors`, `.npz`. Pickles go
+(.pth, .pt, .bin) or `torch.jit.save`, the older plain pickle, `.safetensors`, `.npz`. Pickles go
 through PyTorch's `weights_only` unpickler with a short list of harmless extras. Archives that
 are compressed or claim to be larger than they are get refused before they are opened: nothing
 that `torch.save` or `numpy.savez` write is compressed, and a few kilobytes can unfold to
@@ -23,6 +23,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from fmi_jax.errors import UserError
+from weights_convert.torchscript import is_code, is_torchscript, read_torchscript
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,8 +108,11 @@ def _zip_kind(path: Path) -> tuple[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            script = is_torchscript(archive)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise UserError(f"{path}: cut or damaged archive: {error}. Fetch it again.") from error
+    if script:  # its code is never opened
+        entries = [entry for entry in entries if not is_code(entry.filename)]
     packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if packed:
         raise UserError(
@@ -121,6 +125,8 @@ def _zip_kind(path: Path) -> tuple[str, Any]:
         raise UserError(
             f"{path}: oversized archive: its entries claim {claimed} bytes in a file of {size}."
         )
+    if script:
+        return "TorchScript file", _read_torchscript
     if any(entry.filename.endswith("/data.pkl") for entry in entries):
         return "PyTorch file", _read_torch
     if entries and all(entry.filename.endswith(".npy") for entry in entries):
@@ -144,6 +150,13 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 def _read_npz(path: Path) -> dict[str, Any]:
     with np.load(path, allow_pickle=False) as file:
         return dict(file)
+
+
+def _read_torchscript(path: Path) -> Any:
+    try:
+        return read_torchscript(path)
+    except pickle.UnpicklingError as error:
+        raise _refused(path, error) from error
 
 
 def _read_torch(path: Path) -> Any:
@@ -174,12 +187,16 @@ def _unpickle(path: Path, *, mmap: bool) -> Any:
         with torch.serialization.safe_globals(allowed):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: refused: {_offence(error)}. A checkpoint must hold tensors and plain"
-            " values only, as unpickling anything else can run code. Load it where you trust it"
-            " and save its state dict alone."
-        ) from error
+        raise _refused(path, error) from error
     return _to_numpy(content, torch)
+
+
+def _refused(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path}: refused: {_offence(error)}. A checkpoint must hold tensors and plain"
+        " values only, as unpickling anything else can run code. Load it where you trust it"
+        " and save its state dict alone."
+    )
 
 
 def _offence(error: Exception) -> str:

@@ -9,6 +9,7 @@ from weights_convert.ops import LINEAR
 
 _BLOCK = "transformer.resblocks.{i}"
 _TEXT = "the text tower: this is a backbone for images"
+_SETTING = "a setting of the whole model"
 
 LAYOUT = Layout(
     name="open_clip",
@@ -37,6 +38,10 @@ LAYOUT = Layout(
         Ignored("transformer.", _TEXT),
         Ignored("ln_final.", _TEXT),
         Ignored("logit_scale", "the temperature of the contrastive loss"),
+        # In the TorchScript files of OpenAI alone.
+        Ignored("input_resolution", _SETTING),
+        Ignored("context_length", _SETTING),
+        Ignored("vocab_size", _SETTING),
     ),
     prefixes=("visual.", ""),
 )
