@@ -1,18 +1,14 @@
-"""What the host costs: dispatching a step of a 12-block ViT, and reading prepared images.
+"""What the host costs: dispatching a step of a 12-block ViT.
 
-    python benchmarks/host.py PREPARED_DATA_DIR NAME SIZE
+    python benchmarks/host.py
 
 The step is that of DeiT's structure (152 parameters arrays) at a width of 12, whose arithmetic
-takes next to nothing, so its time is dispatch. Prints one line each: median of 200 steps, and
-images per second of the loader over 200 batches of 64.
+takes next to nothing, so its time is dispatch. Prints the median of 200 steps.
 """
 
 import dataclasses
-import functools
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +17,6 @@ from flax import nnx
 
 from fmi_jax import parallel
 from fmi_jax.config import OptimConfig
-from fmi_jax.data import loader
-from fmi_jax.data.prepared import open_dataset
 from fmi_jax.models.base import Execution, create
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.registry import PROTOCOLS
@@ -68,19 +62,5 @@ def step_overhead() -> float:
     return statistics.median(times[20:])
 
 
-def loader_rate(data_dir: Path, name: str, size: int) -> float:
-    """Images per second over 200 batches of 64."""
-    dataset = open_dataset(data_dir, name, size)
-    batches = loader.train_batches(dataset, batch_size=64, seed=0)
-    functools.reduce(lambda _, __: next(batches), range(10), None)
-    start = time.perf_counter()
-    for _ in range(200):
-        next(batches)
-    return 200 * 64 / (time.perf_counter() - start)
-
-
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
-        sys.exit("usage: python benchmarks/host.py PREPARED_DATA_DIR NAME SIZE")
     print(f"step overhead: {1e3 * step_overhead():.1f} ms")
-    print(f"loader: {loader_rate(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])):.0f} images/s")
