@@ -16,10 +16,11 @@ import numpy as np
 from flax import nnx
 
 from fmi_jax import parallel
-from fmi_jax.config import OptimConfig
+from fmi_jax.config import ExperimentConfig, OptimConfig
 from fmi_jax.models.base import Execution, create
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.protocols.spec import Parts
 from fmi_jax.training import optim
 from fmi_jax.training.partition import partition
 from fmi_jax.training.step import initial_state, make_train_step
@@ -33,9 +34,17 @@ def step_overhead() -> float:
 
     def build() -> nnx.Module:
         backbone = create(spec.family, arch, Execution(), seed=0)
-        return protocol.classifier(backbone, 5, nnx.Rngs(0))
+        return protocol.classifier(
+            Parts(
+                backbone=backbone,
+                transformer=None,
+                num_classes=5,
+                config=ExperimentConfig(),
+                rngs=nnx.Rngs(0),
+            )
+        )
 
-    parts = partition(nnx.eval_shape(build), protocol.trainable)
+    parts = partition(nnx.eval_shape(build), protocol.trainable(ExperimentConfig(), arch))
     mesh = parallel.make_mesh()
     config = OptimConfig()
     schedule = optim.learning_rate(config, 0, 1000)

@@ -6,7 +6,7 @@ is left is initialised, and only then is it divided and handed to an optimizer.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,17 @@ from fmi_jax import augment, parallel
 from fmi_jax.checkpoints import load_backbone
 from fmi_jax.config import BackboneConfig, ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo
-from fmi_jax.errors import UsageError, UserError
-from fmi_jax.models.base import ArchConfig, BackboneSpec, Execution
+from fmi_jax.errors import UsageError, UserError, unknown_name
+from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution
+from fmi_jax.models.deit import DeiT, DeiTArch, TokenDeiT
 from fmi_jax.models.registry import BACKBONES
+from fmi_jax.protocols import linear_probe
 from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.protocols.spec import ProtocolSpec
+from fmi_jax.protocols.spec import Parts, ProtocolSpec, check_read
 from fmi_jax.training.partition import Partition, named_values, partition
-from fmi_jax.training.step import Arrays, Augment, Placement, make_eval_step
+from fmi_jax.training.step import Arrays, Augment, Placement, Preprocess, make_eval_step
 
-_PREFIX = "backbone."
+_BACKBONE, _TRANSFORMER = "backbone.", "transformer."
 OPTIONS = ("readout", "rel_pos_resize")  # of BackboneConfig: fields of the arch by the same name
 
 
@@ -39,11 +41,13 @@ class Assembly:
     Attributes:
       spec: the backbone.
       arch: its arch in this experiment (image size, input channels, truncated).
-      protocol: how it is judged.
+      protocol: which classifier it gets, and what of it learns.
       execution: how it is run.
       partition: the classifier's structure, and which arrays learn.
       create: makes the classifier with random arrays.
       weights: converted checkpoint to load, or None.
+      transformer: what is put on the tokens of the backbone, or None.
+      transformer_weights: converted checkpoint to load into it, or None.
     """
 
     spec: BackboneSpec
@@ -53,16 +57,22 @@ class Assembly:
     partition: Partition
     create: Callable[[], nnx.Module]
     weights: Path | None
+    transformer: BackboneSpec | None
+    transformer_weights: Path | None
 
 
 def assemble(config: ExperimentConfig, channels: int, num_classes: int) -> Assembly:
     """The classifier that `config` describes, for images of `channels` and `num_classes`.
 
+    A protocol that trains no classifier judges features: they are those of a linear probe.
+
     Raises:
-      UsageError: an unknown name, weights that are not there, a block that does not exist, or
-        an image size that the backbone cannot take.
+      UsageError: an unknown name, weights that are not there, a block that does not exist, an
+        image size that the backbone cannot take, or a setting that the protocol does not read.
     """
-    protocol = PROTOCOLS[config.protocol]
+    chosen = PROTOCOLS[config.protocol]
+    check_read(chosen, config)
+    protocol = chosen if isinstance(chosen, ProtocolSpec) else linear_probe.SPEC
     spec = BACKBONES[config.backbone.name]
     arch = dataclasses.replace(spec.arch, in_channels=channels)
     arch = arch.sized(config.image_size, config.image_size)
@@ -77,10 +87,26 @@ def assemble(config: ExperimentConfig, channels: int, num_classes: int) -> Assem
         drop_path=config.backbone.drop_path,
     )
 
+    transformer, transformer_weights = None, None
+    if protocol.needs_transformer:
+        transformer = _transformer_spec(config.transformer.name)
+        transformer_weights = find_weights(
+            config.transformer.weights,
+            config.backbone.weights_dir,
+            transformer,
+            "transformer.weights",
+        )
+
     def create() -> nnx.Module:
         rngs = nnx.Rngs(config.train.seed)
-        backbone = spec.family(arch, execution, rngs=rngs)  # type: ignore[call-arg]
-        return protocol.classifier(backbone, num_classes, rngs)
+        parts = Parts(
+            backbone=spec.family(arch, execution, rngs=rngs),  # type: ignore[call-arg]
+            transformer=_token_deit(transformer, execution, rngs) if transformer else None,
+            num_classes=num_classes,
+            config=config,
+            rngs=rngs,
+        )
+        return protocol.classifier(parts)
 
     abstract: Any = nnx.eval_shape(create)
     abstract.backbone.grid(config.image_size, config.image_size)  # refuses a size it cannot take
@@ -89,10 +115,28 @@ def assemble(config: ExperimentConfig, channels: int, num_classes: int) -> Assem
         arch=arch,
         protocol=protocol,
         execution=execution,
-        partition=partition(abstract, protocol.trainable),
+        partition=partition(abstract, protocol.trainable(config, arch)),
         create=create,
-        weights=find_weights(config.backbone, spec),
+        weights=find_weights(
+            config.backbone.weights, config.backbone.weights_dir, spec, "backbone.weights"
+        ),
+        transformer=transformer,
+        transformer_weights=transformer_weights,
     )
+
+
+def _transformer_spec(name: str) -> BackboneSpec:
+    fits = {n: spec for n, spec in BACKBONES.items() if spec.family is DeiT}
+    if name not in fits:
+        raise unknown_name("transformer for transformer.name", name, fits)
+    return fits[name]
+
+
+def _token_deit(spec: BackboneSpec, execution: Execution, rngs: nnx.Rngs) -> Backbone:
+    """Without stochastic depth, as in the study; that of `execution` is the backbone's."""
+    assert isinstance(spec.arch, DeiTArch)
+    execution = dataclasses.replace(execution, drop_path=0.0)
+    return TokenDeiT(spec.arch.on_tokens(), execution, rngs=rngs)
 
 
 def placement_of(assembly: Assembly, config: ExperimentConfig, mesh: Mesh) -> Placement:
@@ -113,6 +157,20 @@ def augmentation(assembly: Assembly, config: ExperimentConfig, info: DatasetInfo
     )
 
 
+def evaluation_preprocess(
+    assembly: Assembly, config: ExperimentConfig, info: DatasetInfo
+) -> Preprocess:
+    """What happens to the images of an evaluation on the device."""
+    return functools.partial(
+        augment.prepare_eval,
+        config=config.augment,
+        image_size=config.image_size,
+        mean=info.mean,
+        std=info.std,
+        dtype=assembly.execution.dtype,
+    )
+
+
 def evaluation_step(
     assembly: Assembly,
     config: ExperimentConfig,
@@ -121,14 +179,7 @@ def evaluation_step(
     placement: Placement,
 ) -> Callable[[Arrays, Arrays], Arrays]:
     """The jitted step from prepared uint8 images to logits; see `make_eval_step`."""
-    preprocess = functools.partial(
-        augment.prepare_eval,
-        config=config.augment,
-        image_size=config.image_size,
-        mean=info.mean,
-        std=info.std,
-        dtype=assembly.execution.dtype,
-    )
+    preprocess = evaluation_preprocess(assembly, config, info)
     return make_eval_step(assembly.partition, preprocess, mesh=mesh, placement=placement)
 
 
@@ -150,24 +201,36 @@ def _dtype(name: str) -> Any:
     return jnp.dtype(name)
 
 
-def find_weights(config: BackboneConfig, spec: BackboneSpec) -> Path | None:
-    """The converted checkpoint that `config` names; `UsageError` if it is not on disk."""
-    if not config.weights:
+def find_weights(
+    weights: str, weights_dir: str | Path, spec: BackboneSpec, field: str = "weights"
+) -> Path | None:
+    """A converted checkpoint of `spec`; None where none is asked for.
+
+    Args:
+      weights: its tag, a path to a `.safetensors` file, or empty.
+      weights_dir: folder of converted checkpoints.
+      spec: what it must be of.
+      field: of the config, for messages.
+
+    Raises:
+      UsageError: it is not on disk.
+    """
+    if not weights:
         return None
-    if config.weights.endswith(".safetensors"):
-        path = Path(config.weights)
+    if weights.endswith(".safetensors"):
+        path = Path(weights)
         if not path.is_file():
-            raise UsageError(f"backbone.weights: there is no file {path}.")
+            raise UsageError(f"{field}: there is no file {path}.")
         return path
-    folder = Path(config.weights_dir)
-    path = folder / f"{spec.name}.{config.weights}.safetensors"
+    folder = Path(weights_dir)
+    path = folder / f"{spec.name}.{weights}.safetensors"
     if path.is_file():
         return path
     known = [source.tag for source in spec.sources]
     there = sorted(p.name for p in folder.glob(f"{spec.name}.*.safetensors"))
     command = f"python -m weights_convert {spec.name} --download --out {folder}"
     raise UsageError(
-        f"backbone.weights={config.weights!r}: there is no {path}."
+        f"{field}={weights!r}: there is no {path}."
         f" Converted for {spec.name}: {', '.join(there) or 'nothing'};"
         f" published tags: {', '.join(known) or 'none'}."
         + (f" To fetch and convert: {command}" if known else "")
@@ -175,32 +238,43 @@ def find_weights(config: BackboneConfig, spec: BackboneSpec) -> Path | None:
 
 
 def initial_arrays(
-    assembly: Assembly, config: ExperimentConfig, placement: Placement
+    assembly: Assembly,
+    config: ExperimentConfig,
+    placement: Placement,
+    names: Iterable[str] | None = None,
 ) -> dict[str, jax.Array]:
-    """Every array of the classifier by name, where `placement` says.
+    """Arrays of the classifier by name, where `placement` says; of `names`, or all.
 
-    The backbone's come from the weights file, if there is one; the rest is drawn from the seed,
-    and only the rest takes time or memory.
+    Those of the backbone and the transformer come from their weights files, if there are any;
+    the rest is drawn from the seed, and only the rest takes time or memory.
     """
+    wanted = tuple(assembly.partition.variables if names is None else names)
     loaded: dict[str, np.ndarray] = {}
-    if assembly.weights is not None:
+    if assembly.weights is not None and any(n.startswith(_BACKBONE) for n in wanted):
         native = load_backbone(
             assembly.weights, assembly.spec, assembly.arch, stem=config.backbone.stem
         )
-        loaded = {_PREFIX + name: value for name, value in native.items()}
-        for name, value in loaded.items():
-            expected = assembly.partition.shapes((name,))[name]
-            if value.shape != expected.shape:
-                raise UserError(
-                    f"{assembly.weights}: {name} has shape {value.shape}, expected"
-                    f" {expected.shape}."
-                )
-    missing = [name for name in assembly.partition.variables if name not in loaded]
+        loaded |= {_BACKBONE + name: value for name, value in native.items()}
+    if assembly.transformer_weights is not None and any(n.startswith(_TRANSFORMER) for n in wanted):
+        assert assembly.transformer is not None
+        spec = assembly.transformer
+        native = load_backbone(assembly.transformer_weights, spec, spec.arch)
+        # Tokens take the place of patches.
+        kept = {n: v for n, v in native.items() if not n.startswith("patch_embed.")}
+        loaded |= {_TRANSFORMER + name: value for name, value in kept.items()}
+    for name, value in loaded.items():
+        expected = assembly.partition.shapes((name,))[name]
+        if value.shape != expected.shape:
+            where = assembly.weights if name.startswith(_BACKBONE) else assembly.transformer_weights
+            raise UserError(f"{where}: {name} has shape {value.shape}, expected {expected.shape}.")
+    missing = [name for name in wanted if name not in loaded]
 
     def draw() -> dict[str, Any]:
         values = named_values(assembly.create())
         return {name: values[name] for name in missing}
 
     drawn = jax.jit(draw, out_shardings={name: placement[name] for name in missing})()
-    placed = {name: parallel.place(value, placement[name]) for name, value in loaded.items()}
+    placed = {
+        name: parallel.place(loaded[name], placement[name]) for name in wanted if name in loaded
+    }
     return drawn | placed

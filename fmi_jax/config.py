@@ -1,4 +1,4 @@
-"""What an experiment is made of. Every field is one decision; `validate` says what cannot be.
+"""What an experiment is made of. Every field is one decision; `config_rules` says what cannot be.
 
 Configs are files with `get_config(arg)` that return an `ExperimentConfig`; any field is
 overridden on the command line: `--config.optim.learning_rate=3e-4`.
@@ -8,7 +8,17 @@ import dataclasses
 import json
 from typing import Any
 
-from fmi_jax.errors import UsageError, unknown_name
+from fmi_jax.errors import unknown_name
+from fmi_jax.protocol_config import (
+    AttentiveConfig,
+    CkaConfig,
+    KnnConfig,
+    LogisticConfig,
+    LoraConfig,
+    ProbeGridConfig,
+    TimingConfig,
+    TransformerConfig,
+)
 
 
 @dataclasses.dataclass(slots=True)
@@ -22,6 +32,9 @@ class DataConfig:
       split: name of the split rule ("upstream", "stratified", ...); empty: the data set's first.
       threads: decoding threads; 0: one per CPU core.
       workers: decoding processes beside the trainer; 0 (usually fastest): none.
+      fraction: of the training images that are used, the same of every class.
+      shots: training images of each class that are used; 0: all. One of the two at most is set.
+      subset_seed: which ones.
     """
 
     name: str = "synthetic"
@@ -30,6 +43,9 @@ class DataConfig:
     split: str = ""
     threads: int = 0
     workers: int = 0
+    fraction: float = 1.0
+    shots: int = 0
+    subset_seed: int = 0
 
 
 @dataclasses.dataclass(slots=True)
@@ -104,6 +120,8 @@ class BackboneConfig:
       rel_pos_resize: how relative positions (SAM) are made to fit `image_size`: "linear" (the
         backbone's own choice, when empty) or "nearest" (the study).
       last_block: keep blocks 0..last_block only; -1 keeps all.
+      frozen_blocks: blocks 0..frozen_blocks-1 do not learn (protocols `partial` and
+        `stacked_partial`).
       dtype: "auto" (bfloat16 on GPU and TPU, float32 on CPU), "float32" or "bfloat16".
       remat: recompute blocks in the backward pass to save memory.
       drop_path: stochastic depth rate of the last block.
@@ -116,6 +134,7 @@ class BackboneConfig:
     readout: str = ""
     rel_pos_resize: str = ""
     last_block: int = -1
+    frozen_blocks: int = 0
     dtype: str = "auto"
     remat: bool = False
     drop_path: float = 0.0
@@ -136,6 +155,7 @@ class OptimConfig:
       plateau_factor, plateau_patience: of the plateau schedule.
       clip_norm: global gradient norm limit; 0: none.
       accumulate: micro-batches per step; the batch is cut into this many.
+      layer_decay: factor on the learning rate from each block to the one before it; 1: none.
     """
 
     learning_rate: float = 1e-4
@@ -147,6 +167,7 @@ class OptimConfig:
     plateau_patience: int = 2
     clip_norm: float = 1.0
     accumulate: int = 1
+    layer_decay: float = 1.0
 
 
 @dataclasses.dataclass(slots=True)
@@ -184,6 +205,8 @@ class TrainConfig:
 class ExperimentConfig:
     """One experiment.
 
+    The sections after `train` are each for a single protocol, or two.
+
     Attributes:
       protocol: how the backbone is judged ("linear_probe", "finetune", ...).
       image_size: side in pixels of what the network sees.
@@ -198,6 +221,14 @@ class ExperimentConfig:
     backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    transformer: TransformerConfig = dataclasses.field(default_factory=TransformerConfig)
+    probe_grid: ProbeGridConfig = dataclasses.field(default_factory=ProbeGridConfig)
+    knn: KnnConfig = dataclasses.field(default_factory=KnnConfig)
+    logistic: LogisticConfig = dataclasses.field(default_factory=LogisticConfig)
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
+    attentive: AttentiveConfig = dataclasses.field(default_factory=AttentiveConfig)
+    cka: CkaConfig = dataclasses.field(default_factory=CkaConfig)
+    timing: TimingConfig = dataclasses.field(default_factory=TimingConfig)
 
 
 def as_dict(config: ExperimentConfig) -> dict[str, Any]:
@@ -237,115 +268,3 @@ def differences(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple
 
     a, b = flatten(as_dict(old)), flatten(as_dict(new))
     return {name: (a[name], b[name]) for name in a if a[name] != b[name]}
-
-
-_CHOICES = {
-    "backbone.stem": ("sum", "mean", "first"),
-    "backbone.dtype": ("auto", "float32", "bfloat16"),
-    "optim.schedule": ("constant", "cosine", "plateau"),
-    "train.sharding": ("replicated", "fsdp"),
-}
-_POSITIVE = (
-    "image_size",
-    "data.prepared_size",
-    "optim.learning_rate",
-    "optim.accumulate",
-    "train.epochs",
-    "train.batch_size",
-    "train.eval_every_epochs",
-    "train.log_every_steps",
-    "train.model_parallel",
-)
-_NOT_NEGATIVE = (
-    "augment.brightness",
-    "augment.contrast",
-    "augment.saturation",
-    "augment.hue",
-    "augment.rotation_degrees",
-    "augment.affine_degrees",
-    "data.threads",
-    "data.workers",
-    "optim.weight_decay",
-    "optim.warmup_steps",
-    "optim.warmup_epochs",
-    "optim.plateau_patience",
-    "optim.clip_norm",
-    "train.max_steps",
-    "train.eval_batch_size",
-    "train.checkpoint_every_steps",
-    "train.bootstrap_samples",
-)
-_FRACTIONS = (
-    "augment.flip_horizontal",
-    "augment.flip_vertical",
-    "augment.rotation_probability",
-    "augment.jitter_probability",
-    "augment.grayscale_probability",
-    "augment.blur_probability",
-    "augment.affine_probability",
-    "augment.perspective_probability",
-    "augment.perspective_distortion",
-    "augment.solarize_probability",
-    "augment.erase_probability",
-    "backbone.drop_path",
-)
-_RANGES = (  # from more than 0
-    "augment.crop_scale",
-    "augment.crop_ratio",
-    "augment.blur_sigma",
-    "augment.affine_scale",
-    "augment.erase_area",
-)
-
-
-def validate(config: ExperimentConfig) -> None:
-    """Raise one `UsageError` that lists every value of `config` that cannot be."""
-
-    def value(name: str) -> Any:
-        target = config
-        for part in name.split("."):
-            target = getattr(target, part)
-        return target
-
-    wrong = []
-    for name, choices in _CHOICES.items():
-        if value(name) not in choices:
-            wrong.append(f"{name}={value(name)!r}: expected one of {', '.join(choices)}")
-    wrong += [f"{n}={value(n)!r}: expected more than 0" for n in _POSITIVE if not value(n) > 0]
-    wrong += [f"{n}={value(n)!r}: expected 0 or more" for n in _NOT_NEGATIVE if not value(n) >= 0]
-    wrong += [
-        f"{n}={value(n)!r}: expected between 0 and 1" for n in _FRACTIONS if not 0 <= value(n) <= 1
-    ]
-    if not 0 < config.augment.center_crop <= 1:
-        wrong.append(
-            f"augment.center_crop={config.augment.center_crop!r}: expected more than 0, at most 1"
-        )
-    if config.augment.hue > 0.5:  # half the colour circle either way is all of it
-        wrong.append(f"augment.hue={config.augment.hue!r}: expected at most 0.5")
-    if not 0 <= config.augment.affine_shear < 90:
-        wrong.append(
-            f"augment.affine_shear={config.augment.affine_shear!r}: expected degrees from 0 to"
-            " below 90"
-        )
-    if not all(0 <= move <= 1 for move in config.augment.affine_translate):
-        wrong.append(
-            f"augment.affine_translate={config.augment.affine_translate!r}: expected two numbers"
-            " between 0 and 1"
-        )
-    for name in _RANGES:
-        low, high = value(name)
-        if not 0 < low <= high:
-            wrong.append(f"{name}={value(name)!r}: expected 0 < low <= high")
-    if config.augment.erase_area[1] > 1:
-        wrong.append(f"augment.erase_area={config.augment.erase_area!r}: expected at most 1")
-    if config.optim.warmup_steps and config.optim.warmup_epochs:
-        wrong.append(
-            "optim.warmup_steps and optim.warmup_epochs are both set: expected at most one"
-        )
-    if config.train.batch_size % config.optim.accumulate:
-        wrong.append(
-            f"train.batch_size={config.train.batch_size} is not a multiple of"
-            f" optim.accumulate={config.optim.accumulate}"
-        )
-    if wrong:
-        raise UsageError("config: " + "; ".join(wrong) + ".")

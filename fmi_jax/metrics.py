@@ -217,6 +217,16 @@ def probabilities(task: Task, logits: Float[np.ndarray, "n k"]) -> Float[np.ndar
     return np.exp(log_probabilities(task, logits))
 
 
+def logits_of(task: Task, probabilities: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """Logits whose `probabilities` these are, in float64: infinite for 0 and 1.
+
+    So what gives probabilities (kNN) is measured without a second activation on top of them.
+    """
+    p = np.asarray(probabilities, np.float64)
+    with np.errstate(divide="ignore"):
+        return np.log(p) - np.log1p(-p) if task is Task.MULTILABEL else np.log(p)
+
+
 def hard_labels(task: Task, labels: np.ndarray) -> np.ndarray:
     """Labels as they are evaluated, int64: soft ones are positive from one half on."""
     if task is Task.MULTILABEL:
@@ -235,9 +245,8 @@ def evaluate(
 
     Args:
       task: what the labels mean.
-      logits: scores of each image. Probabilities `p` (kNN) are passed as `log(p)`, or for a
-        multi-label task as `log(p / (1 - p))`; no second activation distorts them then
-        (REFERENCE 2.1, B11 and B12).
+      logits: scores of each image. Probabilities (kNN) are passed through `logits_of`, and no
+        second activation distorts them then (REFERENCE 2.1, B11 and B12).
       labels: class index `[n]`, or 0 to 1 `[n, k]` for a multi-label task (`hard_labels`).
       classes: names of the `k` classes.
       class_groups: classes by name of the group, for `roc_auc_<group>`: the mean AUROC of these

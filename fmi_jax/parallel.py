@@ -182,6 +182,28 @@ def place(value: np.ndarray | np.generic, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
+def whole_shares(mesh: Mesh, rows: int) -> int:
+    """`rows` rounded up to what divides evenly along "data"."""
+    share = mesh.shape["data"]
+    return -(-rows // share) * share
+
+
+def place_rows(values: np.ndarray, rows: int, sharding: NamedSharding) -> jax.Array:
+    """A host array, the same on every process, in float32, filled up to `rows` with zeros.
+
+    Nothing but the part of one device at a time is copied on the host.
+    """
+
+    def part(index: Any) -> np.ndarray:
+        first, last, _ = index[0].indices(rows)
+        filled = np.zeros((last - first, *values.shape[1:]), np.float32)
+        there = values[first:last]
+        filled[: len(there)] = there
+        return filled
+
+    return jax.make_array_from_callback((rows, *values.shape[1:]), sharding, part)
+
+
 def bytes_per_device(tree: Any) -> dict[str, int]:
     """Bytes that the arrays of `tree` take on each local device, by device name."""
     total = {str(device): 0 for device in jax.local_devices()}

@@ -12,15 +12,18 @@ from fmi_jax import parallel, runtime
 from fmi_jax.assembly import OPTIONS, Assembly, assemble, initial_arrays, placement_of
 from fmi_jax.checkpoints import load_backbone
 from fmi_jax.checkpoints.run import RunCheckpoints
+from fmi_jax.classifiers.lora import merge_adapters
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UserError
-from fmi_jax.models.base import ArchConfig
+from fmi_jax.models.base import ArchConfig, parameters
+from fmi_jax.protocol_config import ProbeGridConfig
+from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.protocols.spec import GridProtocolSpec, Head, ProtocolSpec
 from fmi_jax.report.result import Result
+from fmi_jax.training.side_by_side import at_their_best
 from fmi_jax.training.step import Placement
 from fmi_jax.workdir import RunRecord
-
-_PREFIX = "backbone."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,8 +52,13 @@ def read_trained(workdir: Path) -> Trained:
       UserError: the run is not finished or damaged, or its pretrained weights have changed.
     """
     runtime.configure()
-    result = Result.read(workdir)
     record = RunRecord.read(workdir)
+    if record is not None and not isinstance(PROTOCOLS[record.config.protocol], ProtocolSpec):
+        raise UserError(
+            f"{workdir} holds a run of protocol {record.config.protocol!r}, which trains no"
+            " network: expected the folder of one that does, such as 'linear_probe' or 'finetune'."
+        )
+    result = Result.read(workdir)
     if record is None:
         raise UserError(f"{workdir} holds no run.json: expected the folder of a finished run.")
     config, info = record.config, DatasetInfo.from_json(record.dataset)
@@ -64,8 +72,9 @@ def read_trained(workdir: Path) -> Trained:
         name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=placement[name])
         for name, shape in assembly.partition.shapes(tuple(assembly.partition.variables)).items()
     }
+    is_grid = isinstance(assembly.protocol, GridProtocolSpec)
     learned = RunCheckpoints(workdir / "checkpoints").restore_model(
-        result.best.step,
+        result.steps if is_grid else result.best.step,  # the last one holds every head's best
         {
             "params": {name: shapes[name] for name in assembly.partition.params},
             "stats": {name: shapes[name] for name in assembly.partition.stats},
@@ -73,15 +82,32 @@ def read_trained(workdir: Path) -> Trained:
     )
     arrays = learned["params"] | learned["stats"]
     if assembly.partition.frozen:
-        drawn = initial_arrays(assembly, config, placement)
-        arrays |= {name: drawn[name] for name in assembly.partition.frozen}
-    return Trained(
+        arrays |= initial_arrays(assembly, config, placement, assembly.partition.frozen)
+    run = Trained(
         config=config,
         info=info,
         assembly=assembly,
         mesh=mesh,
         placement=placement,
         arrays=arrays,
+    )
+    return _chosen_head(run, result) if is_grid else run
+
+
+def _chosen_head(run: Trained, result: Result) -> Trained:
+    """The linear probe that a grid of heads reports, as if it had been trained alone."""
+    protocol = run.assembly.protocol
+    assert isinstance(protocol, GridProtocolSpec)
+    head = protocol.heads(run.config).index(Head(**result.details["chosen"]))
+    config = dataclasses.replace(run.config, protocol="linear_probe", probe_grid=ProbeGridConfig())
+    assembly = assemble(config, run.info.channels, len(run.info.classes))
+    placement = placement_of(assembly, config, run.mesh)
+    arrays = {name: run.arrays[name] for name in assembly.partition.frozen}
+    best = at_their_best(run.arrays)
+    for name in assembly.partition.params:
+        arrays[name] = jax.device_put(best[name][head], placement[name])
+    return dataclasses.replace(
+        run, config=config, assembly=assembly, placement=placement, arrays=arrays
     )
 
 
@@ -90,15 +116,14 @@ def whole_backbone(run: Trained) -> tuple[ArchConfig, dict[str, np.ndarray]]:
 
     A run leaves out what stands after the last block and no feature depends on (the neck of
     SAM); here it is, as it was in the weights that the run started from. A run that truncated
-    the network, or started from random weights, has no such thing.
+    the network, or started from random weights, has no such thing. Adapters (protocol `lora`) are
+    merged into the layers they adapt.
     """
     assembly, config = run.assembly, run.config
     arch, spec = assembly.arch, assembly.spec
-    params = {
-        name.removeprefix(_PREFIX): np.asarray(value)
-        for name, value in run.arrays.items()
-        if name.startswith(_PREFIX)
-    }
+    backbone = assembly.partition.merge(run.arrays).backbone
+    merge_adapters(backbone)
+    params = {name: np.asarray(value) for name, value in parameters(backbone).items()}
     whole = dataclasses.replace(spec.arch, in_channels=arch.in_channels)
     whole = whole.sized(config.image_size, config.image_size)
     chosen = {name: getattr(arch, name) for name in OPTIONS if hasattr(arch, name)}

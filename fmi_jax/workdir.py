@@ -37,12 +37,14 @@ class RunRecord:
       config: the resolved config.
       dataset: description of the prepared data set, as `DatasetInfo.to_json` gives it.
       weights_sha256: checksum of the pretrained weights file, or None.
+      transformer_sha256: the same of the transformer on top of it.
       started: ISO 8601 time of the first start.
     """
 
     config: ExperimentConfig
     dataset: dict[str, Any]
     weights_sha256: str | None
+    transformer_sha256: str | None
     started: str
 
     def write(self, workdir: Path) -> None:
@@ -51,6 +53,7 @@ class RunRecord:
             "config": config_module.as_dict(self.config),
             "dataset": self.dataset,
             "weights_sha256": self.weights_sha256,
+            "transformer_sha256": self.transformer_sha256,
             "started": self.started,
         }
         atomic.write_bytes(workdir / FILE_NAME, (json.dumps(values, indent=2) + "\n").encode())
@@ -67,6 +70,7 @@ class RunRecord:
                 config=config_module.from_dict(values["config"]),
                 dataset=values["dataset"],
                 weights_sha256=values["weights_sha256"],
+                transformer_sha256=values["transformer_sha256"],
                 started=values["started"],
             )
         except (json.JSONDecodeError, KeyError, TypeError) as error:
@@ -85,8 +89,9 @@ class RunRecord:
         for name in ("name", "split_sha256"):
             if self.dataset.get(name) != other.dataset.get(name):
                 changed[f"dataset {name}"] = (self.dataset.get(name), other.dataset.get(name))
-        if self.weights_sha256 != other.weights_sha256:
-            changed["weights sha256"] = (self.weights_sha256, other.weights_sha256)
+        for name in ("weights_sha256", "transformer_sha256"):
+            if getattr(self, name) != getattr(other, name):
+                changed[name.replace("_", " ")] = (getattr(self, name), getattr(other, name))
         if changed:
             shown = "; ".join(f"{name}: {a!r} there, {b!r} now" for name, (a, b) in changed.items())
             raise UsageError(

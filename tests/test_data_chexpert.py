@@ -15,7 +15,7 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from fmi_jax import experiment
+from fmi_jax.conclusion import evaluate
 from fmi_jax.data.chexpert import (
     CHEXPERT,
     CHEXPERT_SMOOTH,
@@ -220,7 +220,7 @@ def test_an_evaluation_adds_the_auroc_of_the_competition(prepared):
     labels = prepared.labels("train")
     assert ((labels > 0) & (labels < 1)).any()
     logits = labels + np.random.default_rng(0).normal(0, 0.7, labels.shape)
-    ours = experiment._evaluate(prepared.info, Outputs(logits, labels), samples=50)
+    ours = evaluate(prepared.info, Outputs(logits, labels), samples=50)
     auc = [ours.per_class[name]["roc_auc"] for name in COMPETITION]
     assert ours.values["roc_auc_competition"] == pytest.approx(np.mean(auc))
     assert ours.values["roc_auc_competition"] != ours.values["roc_auc"]

@@ -19,6 +19,7 @@ from tiny_backbones import TINY
 from tolerances import PARITY_FORWARD, SAME_FLOAT32
 
 from fmi_jax import parallel
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.models import base
 from fmi_jax.models.base import Execution
@@ -27,6 +28,7 @@ from fmi_jax.models.resnet import ResNet
 from fmi_jax.nn.batch_norm import BatchNorm
 from fmi_jax.nn.pool import max_pool
 from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.protocols.spec import Parts
 from fmi_jax.training.partition import partition
 from weights_convert.engine import convert, match, plan
 from weights_convert.layouts.registry import LAYOUTS, layouts_of
@@ -140,12 +142,22 @@ def test_one_small_training_image_is_refused():
 
 @pytest.mark.parametrize(("protocol", "steps"), [("finetune", 1), ("linear_probe", 0)])
 def test_a_frozen_backbone_keeps_its_statistics(protocol, steps):
+    config = ExperimentConfig(protocol=protocol)
+
     def create():
         rngs = nnx.Rngs(0)
         backbone = ResNet(ARCH, Execution(), rngs=rngs)
-        return PROTOCOLS[protocol].classifier(backbone, 2, rngs)
+        parts = Parts(
+            backbone=backbone,
+            transformer=None,
+            num_classes=2,
+            config=config,
+            rngs=rngs,
+        )
+        return PROTOCOLS[protocol].classifier(parts)
 
-    parts = partition(nnx.eval_shape(create), PROTOCOLS[protocol].trainable)
+    trainable = PROTOCOLS[protocol].trainable(config, ARCH)
+    parts = partition(nnx.eval_shape(create), trainable)
     assert ("backbone.bn1.count" in parts.stats) == bool(steps)
     assert ("backbone.bn1.count" in parts.frozen) != bool(steps)
     model = create()

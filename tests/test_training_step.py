@@ -12,11 +12,12 @@ from flax import nnx
 from tiny_backbones import TINY
 
 from fmi_jax import parallel
-from fmi_jax.config import OptimConfig
+from fmi_jax.config import ExperimentConfig, OptimConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Execution
 from fmi_jax.models.deit import DeiT, DeiTArch
 from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.protocols.spec import Parts
 from fmi_jax.training import optim
 from fmi_jax.training.partition import partition
 from fmi_jax.training.step import initial_state, make_train_step, per_example_loss
@@ -44,7 +45,14 @@ def create(protocol: str, family: str = "deit") -> nnx.Module:
         backbone = DeiT(ARCH, Execution(drop_path=0.2), rngs=rngs)
     else:
         backbone = TINY[family].family(TINY[family].arch, Execution(remat=True), rngs=rngs)
-    return PROTOCOLS[protocol].classifier(backbone, CLASSES, rngs)
+    parts = Parts(
+        backbone=backbone,
+        transformer=None,
+        num_classes=CLASSES,
+        config=ExperimentConfig(protocol=protocol),
+        rngs=rngs,
+    )
+    return PROTOCOLS[protocol].classifier(parts)
 
 
 def noisy(keys: jax.Array, images: jax.Array) -> jax.Array:
@@ -79,7 +87,10 @@ class Training:
         self.mesh = parallel.make_mesh(model_parallel, jax.devices()[:devices])
         model = create(protocol, family)
         abstract = nnx.eval_shape(functools.partial(create, protocol, family))
-        self.partition = partition(abstract, PROTOCOLS[protocol].trainable)
+        trainable = PROTOCOLS[protocol].trainable(
+            ExperimentConfig(protocol=protocol), model.backbone.arch
+        )
+        self.partition = partition(abstract, trainable)
         schedule = optim.learning_rate(OPTIM, OPTIM.warmup_steps, total_steps=100)
         optimizer = optim.make_optimizer(OPTIM, schedule)
         names = tuple(self.partition.variables)

@@ -87,13 +87,17 @@ def read_source(spec: BackboneSpec, path: Path) -> Source:
     if run.assembly.spec.name != spec.name:
         raise UserError(f"{path} is a run of {run.assembly.spec.name}, not of {spec.name}.")
     arch, params = whole_backbone(run)
+    # A publisher's head reads the pooled feature; what else stands on a backbone has no place.
+    head = [name for name in run.arrays if not name.startswith("backbone.")]
     return Source(
         spec=spec,
         tag=path.resolve().name,
         arch=arch,
         image_size=run.config.image_size,
         params=params,
-        head=(np.asarray(run.arrays["head.kernel"]), np.asarray(run.arrays["head.bias"])),
+        head=(np.asarray(run.arrays["head.kernel"]), np.asarray(run.arrays["head.bias"]))
+        if sorted(head) == ["head.bias", "head.kernel"]
+        else None,
     )
 
 

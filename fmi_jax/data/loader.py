@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 import grain
 import numpy as np
 from absl import flags
+from jaxtyping import Int
 
 from fmi_jax.data.in_memory import InMemorySplit
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, PreparedSplit
@@ -104,23 +105,52 @@ def eval_batches(
       UsageError: no such split, or `batch_size` cannot be divided among the processes.
       UserError: (from the iterator) a record is damaged.
     """
-    part = _part(batch_size, process_count)
+    _part(batch_size, process_count)
+    count = len(dataset.split(split))
+    rows = np.r_[np.arange(count), np.full(-count % batch_size, -1)]
+    return batches_of_rows(
+        dataset,
+        split,
+        rows.reshape(-1, batch_size),
+        threads=threads,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def batches_of_rows(
+    dataset: PreparedDataset,
+    split: str,
+    rows: Int[np.ndarray, "n b"],
+    *,
+    threads: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """This process's part of `n` batches of the given rows of a split; -1 is padding.
+
+    Raises:
+      UsageError: no such split, or `b` cannot be divided among the processes.
+      UserError: (from the iterator) a record is damaged.
+    """
+    part = _part(rows.shape[1], process_count)
     _keep_freed_memory()
-    source = dataset.split(split)
-    count = dataset.info.counts[split]
-    rows = [*range(count), *[-1] * (-count % batch_size)]
-    read = functools.partial(_read, source, dataset.info)
-    batches = grain.MapDataset.source(rows).batch(part).map(read)
+    read = functools.partial(_read, dataset.split(split), dataset.info)
+    batches = grain.MapDataset.source(rows.ravel().tolist()).batch(part).map(read)
     options = _read_options(threads, _num_bytes(dataset.info, part))
     return iter(batches[process_index::process_count].to_iter_dataset(options))
 
 
 def batch_ids(dataset: PreparedDataset, seed: int, step: int, batch_size: int) -> list[str]:
     """Ids of the images of the whole training batch of `step`, without reading an image."""
-    order = _order(dataset.info.counts["train"], seed)
     ids = dataset.ids("train")
-    rows = (int(order[step * batch_size + i]) for i in range(batch_size))  # type: ignore[arg-type]
-    return [ids[row] for row in rows]
+    return [ids[row] for row in batch_rows(len(ids), seed, step, batch_size)]
+
+
+def batch_rows(count: int, seed: int, step: int, batch_size: int) -> list[int]:
+    """Rows of the whole training batch of `step`, of a split of `count` images."""
+    order = _order(count, seed)
+    return [int(order[step * batch_size + i]) for i in range(batch_size)]  # type: ignore[arg-type]
 
 
 def _order(count: int, seed: int) -> grain.MapDataset:

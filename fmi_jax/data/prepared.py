@@ -101,10 +101,12 @@ class PreparedSplit:
     Attributes:
       folder: of the prepared data set.
       name: "train", "val" or "test".
+      rows: the records that belong to it, in order; None: all of the prepared split.
     """
 
     folder: Path
     name: str
+    rows: tuple[int, ...] | None = None
 
     @functools.cached_property
     def _builder(self) -> tfds.core.DatasetBuilder:
@@ -123,7 +125,7 @@ class PreparedSplit:
         return self._builder.info.features["image"].shape  # type: ignore[index]
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._source) if self.rows is None else len(self.rows)
 
     def __getitem__(self, row: int) -> tuple[UInt8[np.ndarray, "h w c"], np.ndarray]:
         """Image, uint8 `[size, size, channels]`, read-only, and label, int32 `[]` or float32 `[k]`.
@@ -132,10 +134,11 @@ class PreparedSplit:
           UserError: the record is damaged.
         """
         source, shape = self._source, self._image_shape
+        record = row if self.rows is None else self.rows[row]
         try:
-            return _parse(source[row], shape)
+            return _parse(source[record], shape)
         except Exception as error:  # array_record raises several types for damaged files.
-            raise self._unreadable(row, error) from error
+            raise self._unreadable(record, error) from error
 
     def _unreadable(self, row: int, error: Exception) -> UserError:
         split = self._builder.info.splits[self.name]
@@ -172,17 +175,20 @@ class PreparedDataset:
       folder: where it lies.
       info: what it is.
       manifest: all of `manifest.json`.
+      train_rows: the training images that take part, as rows of the prepared split in order;
+        None: all (`subset.training_subset`). What is said of "train" here is said of them.
     """
 
     folder: Path
     info: DatasetInfo
     manifest: Mapping[str, Any]
+    train_rows: tuple[int, ...] | None = None
 
     def split(self, name: str) -> PreparedSplit:
         """The images of one split; `UsageError` if there is none of that name."""
         if name not in self.info.counts:
             raise unknown_name("split", name, self.info.counts)
-        return PreparedSplit(self.folder, name)
+        return PreparedSplit(self.folder, name, self.train_rows if name == "train" else None)
 
     def image(self, split: str, row: int) -> UInt8[np.ndarray, "h w c"]:
         """One image, uint8 `[size, size, channels]`."""
@@ -190,11 +196,11 @@ class PreparedDataset:
 
     def ids(self, split: str) -> list[str]:
         """The id of every image of a split, in the order of its rows."""
-        return [line["id"] for line in self._index[self.split(split).name]]
+        return [line["id"] for line in self._lines(split)]
 
     def labels(self, split: str) -> np.ndarray:
         """The labels of a split in the order of its rows: int32 `[n]` or float32 `[n, k]`."""
-        labels = [json.loads(line["label"]) for line in self._index[self.split(split).name]]
+        labels = [json.loads(line["label"]) for line in self._lines(split)]
         return np.asarray(labels, np.float32 if self.info.task is Task.MULTILABEL else np.int32)
 
     def groups(self, split: str) -> list[str] | None:
@@ -204,16 +210,21 @@ class PreparedDataset:
         """
         if not any(line["group"] for lines in self._index.values() for line in lines):
             return None
-        return [line["group"] or line["id"] for line in self._index[self.split(split).name]]
+        return [line["group"] or line["id"] for line in self._lines(split)]
 
     def file_sha256(self, split: str) -> list[str]:
         """The SHA-256 of the raw image of every row of a split."""
-        return [line["file_sha256"] for line in self._index[self.split(split).name]]
+        return [line["file_sha256"] for line in self._lines(split)]
 
     def sizes(self, split: str) -> np.ndarray:
         """Width and height in pixels of every raw image of a split, upright: int32 `[n, 2]`."""
-        lines = self._index[self.split(split).name]
+        lines = self._lines(split)
         return np.array([(x["width"], x["height"]) for x in lines], np.int32).reshape(-1, 2)
+
+    def _lines(self, split: str) -> list[dict[str, str]]:
+        """Of `index.csv`, in the order of the rows of a split."""
+        rows, lines = self.split(split).rows, self._index[split]
+        return lines if rows is None else [lines[row] for row in rows]
 
     @functools.cached_property
     def _index(self) -> dict[str, list[dict[str, str]]]:

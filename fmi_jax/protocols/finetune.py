@@ -6,8 +6,9 @@ from fmi_jax.protocols.spec import ProtocolSpec
 SPEC = ProtocolSpec(
     name="finetune",
     summary="fine-tuned backbone, linear head",
-    classifier=lambda backbone, num_classes, rngs: LinearClassifier(
-        backbone, num_classes, frozen=False, rngs=rngs
+    classifier=lambda parts: LinearClassifier(
+        parts.backbone, parts.num_classes, frozen=False, rngs=parts.rngs
     ),
-    trainable=lambda name: True,
+    trainable=lambda config, arch: lambda name: True,
+    reads=("optim.layer_decay",),
 )

@@ -6,8 +6,8 @@ from fmi_jax.protocols.spec import ProtocolSpec
 SPEC = ProtocolSpec(
     name="linear_probe",
     summary="frozen backbone, linear head",
-    classifier=lambda backbone, num_classes, rngs: LinearClassifier(
-        backbone, num_classes, frozen=True, rngs=rngs
+    classifier=lambda parts: LinearClassifier(
+        parts.backbone, parts.num_classes, frozen=True, rngs=parts.rngs
     ),
-    trainable=lambda name: name.startswith("head."),
+    trainable=lambda config, arch: lambda name: not name.startswith("backbone."),
 )

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,16 @@ def read_history(path: Path) -> dict[str, Series]:
         return {}
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     return series([json.loads(line) for line in lines if line])
+
+
+def part(history: Mapping[str, Series], name: str) -> dict[str, Series]:
+    """The scalars under "<name>/", without that: of one of many heads that trained together."""
+    prefix = name + "/"
+    return {
+        scalar.removeprefix(prefix): values
+        for scalar, values in history.items()
+        if scalar.startswith(prefix)
+    }
 
 
 def series(rows: Sequence[dict[str, float | None]]) -> dict[str, Series]:

@@ -38,6 +38,7 @@ def write_report(workdir: Path, image_of: ImageOf | None = None) -> Path:
         workdir / _predictions.FILE_NAME, test.task, test.classes
     )
     history = _history.read_history(workdir / _history.FILE_NAME)
+    history |= _history.part(history, result.details.get("curves", ""))
     assert predictions.labels is not None
     drawn = {"roc": figures.roc(test, predictions.labels, predictions.probabilities)}
     if test.task is not Task.MULTILABEL:

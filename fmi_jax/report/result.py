@@ -43,7 +43,8 @@ class Result:
       config: the resolved config, all defaults filled in.
       protocol: how the backbone was judged, in words.
       backbone: "name"; "params" (its own); "trained_params" (with the head); "weights" (tag,
-        file or "random initialisation"); "weights_sha256".
+        file or "random initialisation"); "weights_sha256"; where there is a transformer on top,
+        "transformer", "transformer_weights" and "transformer_weights_sha256".
       dataset: "name"; "split" (the rule) and "split_sha256"; "counts" (images by split);
         "synthetic" (true for drawn images).
       seed: from which all randomness of the run follows.
@@ -54,6 +55,7 @@ class Result:
       seconds: wall-clock time by phase.
       device: what it ran on.
       versions: of Python and of the libraries that matter.
+      details: what the protocol adds: every learning rate of a grid, every k of a kNN.
       notes: deviations and warnings a reader must know, one sentence each.
       started, finished: ISO 8601 times.
     """
@@ -74,6 +76,7 @@ class Result:
     notes: tuple[str, ...]
     started: str
     finished: str
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The result as strict JSON values: NaN becomes None."""

@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 
 from fmi_jax import metrics, parallel
 from fmi_jax.checkpoints.run import RunCheckpoints
-from fmi_jax.config import ExperimentConfig
+from fmi_jax.config import ExperimentConfig, OptimConfig
 from fmi_jax.errors import UserError
 from fmi_jax.training.interrupt import Stopped, StopRequest
+from fmi_jax.training.optim import warmup_steps
 from fmi_jax.training.step import Arrays, TrainState
 from fmi_jax.types import Batch
 from fmi_jax.writers import MetricWriter, ProgressReport
@@ -56,6 +57,11 @@ class Plan:
         )
 
 
+_STEPS_AHEAD = 2
+"""Steps that are handed to the devices before they are done: enough to keep them busy. More
+would only hold batches in their memory (201 MB each for 64 images of 1024 x 1024)."""
+
+
 @dataclasses.dataclass(kw_only=True)
 class Progress:
     """What the loop remembers beside the arrays; saved with every checkpoint.
@@ -75,6 +81,32 @@ class Progress:
     bad_evaluations: int = 0
     lr_scale: float = 1.0
     seconds: float = 0.0
+
+    def improve(self, metric: str, value: float, step: int, seconds: float) -> bool:
+        """Take note of a validation; returns whether it is the best so far.
+
+        Equal ones are not better, and one that is undefined is never the best but the first.
+        """
+        best = self.best_value
+        if best is not None and metrics.selection_score(metric, value) <= (
+            metrics.selection_score(metric, best)
+        ):
+            return False
+        self.best_step, self.best_value, self.best_seconds = step, value, seconds
+        self.bad_evaluations = 0
+        return True
+
+    def wait(self, config: OptimConfig) -> bool:
+        """Count a validation without improvement; returns whether the learning rate drops now.
+
+        As torch's ReduceLROnPlateau with threshold 0.
+        """
+        self.bad_evaluations += 1
+        if self.bad_evaluations <= config.plateau_patience:
+            return False
+        self.bad_evaluations = 0
+        self.lr_scale *= config.plateau_factor
+        return True
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -125,6 +157,8 @@ class Loop:
                     batch = parallel.to_devices(self.mesh, next(self.batches))
                     state, scalars = self.train_step(state, self.frozen, batch)
                     pending.append(scalars)
+                    if len(pending) > _STEPS_AHEAD:
+                        jax.block_until_ready(pending[-1 - _STEPS_AHEAD])
                     done = step + 1
                     evaluating = done in self.plan.evaluate_at
                     stopping = stop.requested(done)
@@ -137,7 +171,7 @@ class Loop:
                         self.progress.seconds += time.monotonic() - clock
                         clock = time.monotonic()
                     if evaluating:
-                        state = self._evaluate(state, done)
+                        state = self.evaluate(state, done)
                     if saving:
                         self._save(state, done)
                         self.report.restart_clock(done)
@@ -157,14 +191,17 @@ class Loop:
         for i, scalars in enumerate(values):
             if bad >= 0 and first + i > bad + 1:
                 break
-            row = {f"train/{name}": float(value) for name, value in scalars.items()}
-            self.writer.write_scalars(first + i, row)
+            self.writer.write_scalars(first + i, self.training_row(scalars))
         if bad >= 0:
             raise self._diverged(bad)
         loss = float(np.mean([scalars["loss"] for scalars in values]))
         self.writer.write_speed(
             done, {f"speed/{k}": v for k, v in self.report.update(done, loss).items()}
         )
+
+    def training_row(self, scalars: Mapping[str, Any]) -> dict[str, float]:
+        """What is written of a training step."""
+        return {f"train/{name}": float(value) for name, value in scalars.items()}
 
     def _diverged(self, step: int) -> UserError:
         ids = list(self.batch_ids(step))
@@ -177,44 +214,30 @@ class Loop:
             " optim.learning_rate, lengthen the warm-up, or look at these images."
         )
 
-    def _evaluate(self, state: TrainState, done: int) -> TrainState:
+    def evaluate(self, state: TrainState, done: int) -> TrainState:
+        """Measure the validation split, and act on it."""
         progress = self.progress
         values = self.validate(state.params | state.stats | self.frozen)
         self.writer.write_scalars(done, {f"val/{name}": v for name, v in values.items()})
-        score = metrics.selection_score(self.metric, values[self.metric])
-        best = progress.best_value
-        improved = best is None or score > metrics.selection_score(self.metric, best)
-        if improved:
-            progress.best_step = done
-            progress.best_value = values[self.metric]
-            progress.best_seconds = progress.seconds
-            progress.bad_evaluations = 0
-        else:
-            state = self._plateau(state, done)
+        improved = progress.improve(self.metric, values[self.metric], done, progress.seconds)
+        if not improved and self.plateaus(done) and progress.wait(self.config.optim):
+            state = self.with_rates(state, progress.lr_scale)
         self.report.say(
             f"epoch {done / self.plan.steps_per_epoch:.1f}  step {done}"
             f"  val {self.metric} {values[self.metric]:.4f}{'  best so far' if improved else ''}"
         )
         return state
 
-    def _plateau(self, state: TrainState, done: int) -> TrainState:
-        """Count an evaluation without improvement; drop the learning rate after too many.
-
-        As torch's ReduceLROnPlateau with threshold 0, but never during warm-up.
-        """
+    def plateaus(self, done: int) -> bool:
+        """Whether the schedule counts validations without improvement: never during warm-up."""
         optim = self.config.optim
-        warmup = optim.warmup_steps or round(optim.warmup_epochs * self.plan.steps_per_epoch)
-        if optim.schedule != "plateau" or done <= warmup:
-            return state
-        self.progress.bad_evaluations += 1
-        if self.progress.bad_evaluations <= optim.plateau_patience:
-            return state
-        self.progress.bad_evaluations = 0
-        self.progress.lr_scale *= optim.plateau_factor
-        scale = np.float32(self.progress.lr_scale)
-        return dataclasses.replace(
-            state, lr_scale=parallel.place(scale, parallel.replicated(self.mesh))
-        )
+        warmup = warmup_steps(optim, self.plan.steps_per_epoch)
+        return optim.schedule == "plateau" and done > warmup
+
+    def with_rates(self, state: TrainState, lr_scale: Any) -> TrainState:
+        """`state` with other factors on the learning rate."""
+        scale = parallel.place(np.asarray(lr_scale, np.float32), parallel.replicated(self.mesh))
+        return dataclasses.replace(state, lr_scale=scale)
 
     def _save(self, state: TrainState, done: int) -> None:
         self.writer.flush()

@@ -1,6 +1,6 @@
 """AdamW, warm-up and schedules, as the studies train (REFERENCE 1.1.6)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -43,7 +43,8 @@ def make_optimizer(config: OptimConfig, schedule: Schedule) -> optax.GradientTra
     """Clipping by global norm, then AdamW with decay on tensors of rank > 1.
 
     Rank > 1 is the study's rule: position and class tokens are decayed, biases, norms and layer
-    scales are not. Betas and epsilon are those of torch.optim.AdamW.
+    scales are not. Betas and epsilon are those of torch.optim.AdamW. With `config.layer_decay`
+    every parameter has a learning rate, and with it a decay, of its own: `layer_factors`.
     """
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
@@ -51,5 +52,69 @@ def make_optimizer(config: OptimConfig, schedule: Schedule) -> optax.GradientTra
         optax.add_decayed_weights(
             config.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
         ),
+        *([_scale_by_layer(config.layer_decay)] if config.layer_decay != 1 else []),
         optax.scale_by_learning_rate(schedule),
     )
+
+
+_BLOCKS = "backbone.blocks."
+_AFTER_THE_BLOCKS = ("norm", "norms", "proj")  # of a backbone; with the head in BEiT as well
+
+
+def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
+    """What multiplies the learning rate of each parameter: `decay` once per layer below the head.
+
+    The rule of BEiT (arXiv 2106.08254, `optim_factory.py`), which ELECTRA began: 1 for the head
+    and whatever else comes after the last block, `decay ** (n - i)` for block i of n (a stage,
+    where a backbone's blocks are stages), `decay ** (n + 1)` for what comes before them.
+
+    Args:
+      names: native names of the parameters that learn; those of the last block are among them.
+      decay: more than 0, at most 1.
+    """
+    names = tuple(names)
+    n = 1 + max((_block(name) for name in names if name.startswith(_BLOCKS)), default=-1)
+
+    def layers_above(name: str) -> int:
+        if name.startswith(_BLOCKS):
+            return n - _block(name)
+        part, _, rest = name.partition(".")
+        return 0 if part != "backbone" or rest.split(".")[0] in _AFTER_THE_BLOCKS else n + 1
+
+    return {name: decay ** layers_above(name) for name in names}
+
+
+def _block(name: str) -> int:
+    return int(name.removeprefix(_BLOCKS).split(".")[0])
+
+
+def _scale_by_layer(decay: float) -> optax.GradientTransformation:
+    def scale(updates: Any, params: Any) -> Any:
+        del params
+        factors = layer_factors(updates, decay)
+        return {name: factors[name] * update for name, update in updates.items()}
+
+    return optax.stateless(scale)
+
+
+def side_by_side(
+    optimizer: Callable[[Any], optax.GradientTransformation], learning_rates: Any
+) -> optax.GradientTransformation:
+    """Optimizers of models that stand side by side in the first axis of every parameter.
+
+    Each clips by its own norm and has its own state.
+
+    Args:
+      optimizer: that of one model, from its learning rate.
+      learning_rates: `[g]`.
+    """
+
+    def init(params: Any) -> Any:
+        return jax.vmap(lambda rate, p: optimizer(rate).init(p))(learning_rates, params)
+
+    def update(grads: Any, state: Any, params: Any) -> Any:
+        return jax.vmap(lambda rate, *rest: optimizer(rate).update(*rest))(
+            learning_rates, grads, state, params
+        )
+
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]

@@ -48,8 +48,10 @@ class TrainState:
     bad_step: Any
 
 
-def per_example_loss(task: Task, logits: Array, labels: Array) -> Float[Array, " b"]:
+def per_example_loss(task: Task, logits: Array, labels: Array) -> Float[Array, "b *g"]:
     """Cross entropy of each image: softmax, or the mean over classes of sigmoids."""
+    if logits.ndim == 3:  # [b, g, k]: of each image and head, `[b, g]`
+        return jax.vmap(per_example_loss, in_axes=(None, 1, None), out_axes=1)(task, logits, labels)
     if task is Task.MULTILABEL:
         return optax.sigmoid_binary_cross_entropy(logits, labels).mean(axis=-1)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -111,20 +113,26 @@ def make_train_step(
     Randomness is a function of `(seed, state.step)` and of an image's place in the batch, never
     of how the batch is cut into devices or micro-batches. Scalars: `loss` (mean over the
     batch), `grad_norm` (before clipping), `learning_rate`.
+
+    A model whose logits are `[b, g, k]` is `g` models that share what is frozen: every parameter
+    has them as its first axis, the scalars and `state.lr_scale` are `[g]`, and none sees the
+    loss of another (`classifiers.head_grid`, with `side_by_side` of an optimizer).
     """
 
     def loss_and_grads(
         params: Arrays, stats: Arrays, frozen: Arrays, batch: Arrays, keys: Any, dropout: Any
-    ) -> tuple[tuple[Any, Arrays], Arrays]:
+    ) -> tuple[Any, Arrays, Arrays]:
         images = augment(keys, batch["images"])
 
-        def summed_loss(params: Arrays) -> tuple[Any, Arrays]:
+        def summed_loss(params: Arrays) -> tuple[Any, tuple[Any, Arrays]]:
             model = partition.merge(params, stats, frozen)
             logits = model(images, rngs=nnx.Rngs(dropout=dropout))
-            loss = per_example_loss(task, logits, batch["labels"])
-            return (loss * batch["mask"]).sum(), partition.read(model, partition.stats)
+            losses = per_example_loss(task, logits, batch["labels"])
+            loss = jnp.einsum("b...,b->...", losses, batch["mask"])
+            return loss.sum(), (loss, partition.read(model, partition.stats))
 
-        return jax.value_and_grad(summed_loss, has_aux=True)(params)
+        grads, (loss, stats) = jax.grad(summed_loss, has_aux=True)(params)
+        return loss, stats, grads
 
     def micro_batches(x: Array) -> Array:
         # Row i*k+j goes to micro-batch j: every device cuts its own rows, nothing moves.
@@ -138,7 +146,7 @@ def make_train_step(
         )
         keys = jax.random.split(augment_key, batch["mask"].shape[0])
         if accumulate == 1:
-            (loss, stats), grads = loss_and_grads(
+            loss, stats, grads = loss_and_grads(
                 state.params, state.stats, frozen, batch, keys, dropout_key
             )
         else:
@@ -147,7 +155,7 @@ def make_train_step(
             def one(carry: Any, part: Any) -> tuple[Any, None]:
                 loss, stats, grads = carry
                 micro, micro_keys, micro_dropout = part
-                (more, stats), new = loss_and_grads(
+                more, stats, new = loss_and_grads(
                     state.params, stats, frozen, micro, micro_keys, micro_dropout
                 )
                 return (loss + more, stats, jax.tree.map(jnp.add, grads, new)), None
@@ -158,17 +166,17 @@ def make_train_step(
                 dropout_keys,
             )
             zeros = jax.tree.map(jnp.zeros_like, state.params)
-            (loss, stats, grads), _ = jax.lax.scan(one, (jnp.float32(0), state.stats, zeros), parts)
+            none = jnp.zeros_like(state.lr_scale)
+            (loss, stats, grads), _ = jax.lax.scan(one, (none, state.stats, zeros), parts)
         count = jnp.maximum(batch["mask"].sum(), 1)
         loss = loss / count
         grads = jax.tree.map(lambda g: g / count, grads)
-        norm = optax.tree.norm(grads)
+        each = jax.vmap if loss.ndim else lambda function: function
+        norm = each(optax.tree.norm)(grads)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(
-            state.params, jax.tree.map(lambda u: u * state.lr_scale, updates)
-        )
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        params = optax.apply_updates(state.params, each(optax.tree.scale)(state.lr_scale, updates))
+        finite = jnp.isfinite(loss).all() & jnp.isfinite(norm).all()
         good = finite & (state.bad_step < 0)
 
         def keep(new: Any, old: Any) -> Any:

@@ -1,0 +1,29 @@
+"""APTOS2019, DINOv2 ViT-B/14, frozen, a learned query that pools its tokens (not in the paper).
+
+python -m weights_convert dinov2_vitb14 --download --out weights
+fmi-jax prepare aptos2019 --source RAW
+python run.py --config=configs/attentive_probe.py --workdir=runs/attentive
+
+No number is published for it. Between a linear probe (0.881 +- 0.002, configs/aptos2019.py with
+--config.protocol=linear_probe) and a frozen backbone under a DeiT-B (0.901 +- 0.005): 1.2 million
+parameters learn, a seventieth of those of the latter. What it reads is all tokens, not the [cls]
+token alone, so it says whether a linear probe misses something local.
+
+For widths that 12 does not divide: --config.attentive.num_heads=16 (ViT-L, ResNet).
+"""
+
+from fmi_jax.config import ExperimentConfig
+
+
+def get_config(arg: str = "") -> ExperimentConfig:
+    """The experiment; takes no argument."""
+    del arg
+    config = ExperimentConfig(protocol="attentive_probe", image_size=224)
+    config.data.name = "aptos2019"
+    config.data.split = "upstream"
+    config.backbone.name = "dinov2_vitb14"
+    config.backbone.weights = "lvd142m"
+    config.optim.learning_rate = 1e-4
+    config.optim.warmup_epochs = 5
+    config.optim.schedule = "plateau"
+    return config

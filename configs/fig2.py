@@ -1,0 +1,28 @@
+"""Figure 2: nearest neighbours of frozen features.
+
+python -m weights_convert dinov2_vitb14 --download --out weights
+fmi-jax prepare aptos2019 --source RAW
+python run.py --config=configs/fig2.py:aptos2019,dinov2 --workdir=runs/fig2
+
+MODEL is one of sam, seem, openclip, dinov2, blip, imnet-1k-sup, dinov1, resnet152.
+
+Published: a figure without numbers, for k 200 and temperature 0.1; DINOv1 is the best in it,
+supervised ImageNet and ResNet the worst. Not reproduced by us: the data sets and the checkpoints
+are not ours to ship.
+
+Other pairs cost nothing, and the best by validation is reported:
+--config.knn.k="(10,20,100,200)" --config.knn.temperature="(0.07,0.1)"
+Features are kept in data/features: a second run on the same ones takes seconds.
+"""
+
+from fmi_jax import study
+from fmi_jax.config import ExperimentConfig
+
+
+def get_config(arg: str = "aptos2019,dinov2") -> ExperimentConfig:
+    """The experiment; `arg` is SET,MODEL."""
+    dataset, model = study.arguments(arg, set=study.DATASETS, model=study.MODELS)
+    config = study.judged("knn", dataset, model)
+    config.knn.k = (200,)
+    config.knn.temperature = (0.1,)
+    return config

@@ -1,0 +1,21 @@
+"""Figure A.1: which layers of a stacked classifier training changes, the DeiT-B's among them.
+
+python run.py --config=configs/table1.py:aptos2019,dinov2,deit_base --workdir=runs/table1_deit
+python run.py --config=configs/figa1.py:aptos2019,runs/table1_deit --workdir=runs/figa1_frozen
+python run.py --config=configs/table2.py:aptos2019,dinov2,deit_base --workdir=runs/table2_deit
+python run.py --config=configs/figa1.py:aptos2019,runs/table2_deit --workdir=runs/figa1_unfrozen
+
+RUN is the folder of a finished run on SET, of Table 1 (frozen) or Table 2 (unfrozen) under a
+DeiT-B. Published without numbers. Estimator and features as in configs/fig7.py.
+"""
+
+from fmi_jax import study
+from fmi_jax.config import ExperimentConfig
+
+
+def get_config(arg: str = "aptos2019,runs/table1_deit") -> ExperimentConfig:
+    """The analysis; `arg` is SET,RUN."""
+    dataset, run = study.arguments(arg, set=study.DATASETS, run=())
+    config = study.judged("cka", dataset)
+    config.cka.run = run
+    return config

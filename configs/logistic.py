@@ -1,0 +1,24 @@
+"""APTOS2019, DINOv2 ViT-B/14, logistic regression on frozen features.
+
+python -m weights_convert dinov2_vitb14 --download --out weights
+fmi-jax prepare aptos2019 --source RAW
+python run.py --config=configs/logistic.py --workdir=runs/logistic
+
+Not in the paper. To compare with its linear probe, quadratic weighted kappa 0.881 +- 0.002
+(Table 1), which sees augmented images: this sees every image once, as it is, and has no learning
+rate to search. Few labels: --config.data.shots=10, or --config.data.fraction=0.1.
+"""
+
+from fmi_jax.config import ExperimentConfig
+
+
+def get_config(arg: str = "") -> ExperimentConfig:
+    """The experiment; takes no argument."""
+    del arg
+    config = ExperimentConfig(protocol="logistic", image_size=224)
+    config.data.name = "aptos2019"
+    config.data.split = "upstream"
+    config.backbone.name = "dinov2_vitb14"
+    config.backbone.weights = "lvd142m"
+    config.logistic.c = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    return config

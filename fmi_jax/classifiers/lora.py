@@ -1,0 +1,78 @@
+"""A backbone whose linear layers have low-rank adapters, there and back."""
+
+from collections.abc import Iterator
+
+from flax import nnx
+
+from fmi_jax.errors import UsageError
+from fmi_jax.models.base import Backbone
+from fmi_jax.nn.lora import LoRALinear
+
+_MLP = ("fc1", "fc2", "w12", "w3")
+
+
+def add_adapters(
+    backbone: Backbone, targets: tuple[str, ...], *, rank: int, alpha: float, rngs: nnx.Rngs
+) -> None:
+    """Put a `LoRALinear` in the place of every linear layer of the blocks that is a target.
+
+    Args:
+      backbone: changed in place; its own parameters keep their names.
+      targets: "q" and "v": queries and values in the fused projection of an attention (the
+        paper's own choice); in a focal modulation, which has neither, what takes their place, the
+        query and the context. "proj": the projection out of either. "mlp": every linear layer of
+        the MLPs.
+      rank: of each product.
+      alpha: its factor is `alpha / rank`.
+      rngs: stream `params`.
+
+    Raises:
+      UsageError: no layer is a target (ResNet), or `rank` is not below the width of one.
+    """
+    found = [
+        (parent, name, layer, *_adapted(name, layer, targets))
+        for parent, name, layer in _linear_layers(backbone)
+        if _adapted(name, layer, targets)[0]
+    ]
+    if not found:
+        raise UsageError(
+            f"protocol 'lora': {type(backbone).__name__} has no linear layer"
+            f" {', '.join(targets)} in its blocks: expected a transformer or a focal network; a"
+            " convolutional one can be fine-tuned (protocol 'finetune' or 'partial')."
+        )
+    widest = min(min(layer.in_features, width) for _, _, layer, _, width in found)
+    if rank >= widest:
+        raise UsageError(
+            f"lora.rank={rank}: expected less than {widest}, the width of the narrowest layer that"
+            f" is adapted; nearest valid: {widest - 1}."
+        )
+    for parent, name, layer, starts, width in found:
+        adapted = LoRALinear(layer, starts, width, rank=rank, scale=alpha / rank, rngs=rngs)
+        setattr(parent, name, adapted)
+
+
+def merge_adapters(backbone: Backbone) -> None:
+    """The inverse of `add_adapters` for a trained backbone: plain layers that compute the same."""
+    for parent, name, layer in list(_linear_layers(backbone)):
+        if isinstance(layer, LoRALinear):
+            setattr(parent, name, layer.merged())
+
+
+def _linear_layers(backbone: Backbone) -> Iterator[tuple[nnx.Module, str, nnx.Linear]]:
+    """Every linear layer of the blocks that is an attribute: its parent, its name, itself."""
+    for _, module in nnx.iter_modules(backbone.blocks):
+        for name, child in vars(module).items():
+            if isinstance(child, nnx.Linear):
+                yield module, name, child
+
+
+def _adapted(name: str, layer: nnx.Linear, targets: tuple[str, ...]) -> tuple[tuple[int, ...], int]:
+    """First output of each part of a layer that is adapted, and the width of a part."""
+    if name == "qkv":
+        width = layer.out_features // 3
+        return tuple({"q": 0, "v": 2 * width}[t] for t in ("q", "v") if t in targets), width
+    if name == "f":  # of a focal modulation: query, context, gates
+        width = layer.in_features
+        return tuple({"q": 0, "v": width}[t] for t in ("q", "v") if t in targets), width
+    whole = "proj" if name == "proj" else "mlp" if name in _MLP else ""
+    return (0,) if whole in targets else (), layer.out_features

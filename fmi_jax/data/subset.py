@@ -1,0 +1,143 @@
+"""A part of the training images: a fraction of them, or a few of each class.
+
+Which images is a pure function of their ids, their labels and a seed. Every image has a place in
+an order that does not depend on how many are asked for, so a smaller part lies within a larger
+one of the same seed, and what is added to a data set later moves none of the others.
+"""
+
+import dataclasses
+import hashlib
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+
+import numpy as np
+
+from fmi_jax.data.prepared import PreparedDataset
+from fmi_jax.data.spec import SPLITS
+from fmi_jax.errors import UsageError
+from fmi_jax.types import Task
+
+
+def training_subset(
+    dataset: PreparedDataset, *, fraction: float = 1.0, shots: int = 0, seed: int = 0
+) -> PreparedDataset:
+    """`dataset` with a part of its training images; validation and test are as they were.
+
+    Counts and `split_sha256` of its description are those of the part; `mean` and `std` stay those
+    of all training images, so that the same image is the same network input in every part.
+
+    Args:
+      dataset: from `open_dataset`.
+      fraction: share of the training images, more than 0 and at most 1: `fraction_rows`.
+      shots: images of each class, instead of a fraction: `few_shot_rows`. 0: all.
+      seed: of the draw.
+
+    Raises:
+      UsageError: both are asked for, a class has too few images, or `shots` of a multi-label set.
+    """
+    info = dataset.info
+    if fraction == 1 and not shots:
+        return dataset
+    if fraction != 1 and shots:
+        raise UsageError(
+            f"data.fraction={fraction} and data.shots={shots} are both set: expected at most one."
+        )
+    ids, labels = dataset.ids("train"), dataset.labels("train")
+    if shots and info.task is Task.MULTILABEL:
+        raise UsageError(
+            f"data.shots={shots}: an image of {info.name} can be of several classes, so there is"
+            " no number of images of each; use data.fraction."
+        )
+    if shots:
+        rows = few_shot_rows(ids, labels, info.classes, shots, seed)
+    else:
+        rows = fraction_rows(ids, labels, fraction, seed)
+    sums = labels[rows] if labels.ndim > 1 else np.eye(len(info.classes))[labels[rows]]
+    kept = {split: dataset.ids(split) for split in SPLITS} | {"train": [ids[i] for i in rows]}
+    info = dataclasses.replace(
+        info,
+        counts={**info.counts, "train": len(rows)},
+        class_counts={**info.class_counts, "train": tuple(sums.sum(axis=0).tolist())},
+        split_sha256=_split_sha256((split, id) for split in SPLITS for id in kept[split]),
+    )
+    return dataclasses.replace(dataset, info=info, train_rows=tuple(rows))
+
+
+def fraction_rows(ids: Sequence[str], labels: np.ndarray, fraction: float, seed: int) -> list[int]:
+    """The rows of a stratified fraction, in order.
+
+    Every class (of a multi-label set: every combination of classes) keeps its share, but for
+    rounding; the number of all rows is `fraction` of them, rounded exactly. A class never loses
+    its last image; a combination of classes may.
+
+    Raises:
+      UsageError: fewer rows than classes would be left.
+    """
+    count = round(fraction * len(ids))
+    strata = _strata(ids, labels, seed)
+    combined = labels.ndim > 1
+    least = 1 if combined else len(strata)
+    if count < least:
+        raise UsageError(
+            f"data.fraction={fraction} keeps {count} of {len(ids)} training images: expected at"
+            f" least {least}, one of each class; nearest valid: {_at_least(least, len(ids))}."
+        )
+    # One order of all images, of which the first `count` are taken. Image j of the n of a class
+    # comes in at the fraction (j + 1/2) / n, so that classes grow alike, but the first at once.
+    # Most combinations of classes are too rare for that: each has a start of its own for the 1/2.
+    order = []
+    for label, rows in strata.items():
+        start = _uniform(seed, f"combination {label}") if combined else 0.5
+        places = [(j + start) / len(rows) for j in range(len(rows))]
+        if not combined:
+            places[0] = 0.0
+        order += [(place, *key) for place, key in zip(places, rows, strict=True)]
+    return sorted(row for *_, row in sorted(order)[:count])
+
+
+def few_shot_rows(
+    ids: Sequence[str], labels: np.ndarray, classes: Sequence[str], shots: int, seed: int
+) -> list[int]:
+    """The rows of `shots` images of each class, in order; labels are class indices.
+
+    Raises:
+      UsageError: a class has fewer images.
+    """
+    strata = _strata(ids, labels, seed)
+    held = {name: len(strata.get(i, ())) for i, name in enumerate(classes)}
+    few = {name: count for name, count in held.items() if count < shots}
+    if few:
+        shown = ", ".join(f"{name!r} has {count}" for name, count in few.items())
+        raise UsageError(
+            f"data.shots={shots}: not every class has that many training images ({shown});"
+            f" expected at most {min(held.values())}."
+        )
+    return sorted(row for rows in strata.values() for _, row in rows[:shots])
+
+
+def _strata(
+    ids: Sequence[str], labels: np.ndarray, seed: int
+) -> dict[Hashable, list[tuple[float, int]]]:
+    """Place and row of the images of each label, in the order in which they are taken."""
+    strata = defaultdict(list)
+    for row, (id, label) in enumerate(zip(ids, labels.tolist(), strict=True)):
+        key = tuple(label) if isinstance(label, list) else label
+        strata[key].append((_uniform(seed, id), row))
+    return {label: sorted(rows) for label, rows in strata.items()}
+
+
+def _uniform(seed: int, name: str) -> float:
+    """A number in 0..1 that is drawn by its name: the same in every version of every library."""
+    digest = hashlib.sha256(f"{seed},{name}".encode()).digest()
+    return int.from_bytes(digest[:6]) / 2**48
+
+
+def _at_least(count: int, total: int) -> float:
+    """The smallest fraction of four digits that keeps `count` of `total`."""
+    return next(f / 10_000 for f in range(1, 10_001) if round(f / 10_000 * total) >= count)
+
+
+def _split_sha256(members: Iterable[tuple[str, str]]) -> str:
+    """As `DatasetInfo.split_sha256` of a whole set."""
+    lines = "".join(f"{split},{id}\n" for split, id in members)
+    return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,0 +1,302 @@
+"""The run of a grid of heads: every learning rate and seed in one pass, then the best rate's test.
+
+Loop, step and checkpoints are those of every run that trains. The heads stand on the frozen
+backbone, or on its features where they are kept (`probe_grid.cached`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from fmi_jax import metrics, networks, parallel
+from fmi_jax.assembly import augmentation, evaluation_preprocess, initial_arrays, placement_of
+from fmi_jax.checkpoints.run import RunCheckpoints
+from fmi_jax.classifiers.head_grid import FeatureHeads
+from fmi_jax.conclusion import conclude, evaluate
+from fmi_jax.data import feature_batches, loader
+from fmi_jax.data.prepared import DatasetInfo
+from fmi_jax.features import extract
+from fmi_jax.metrics import Evaluation
+from fmi_jax.protocols.spec import GridProtocolSpec, Head
+from fmi_jax.report.result import Best, Result
+from fmi_jax.session import Session
+from fmi_jax.training import optim
+from fmi_jax.training.evaluation import Outputs, predict_split
+from fmi_jax.training.loop import Plan, Progress
+from fmi_jax.training.partition import Partition, partition
+from fmi_jax.training.side_by_side import GridLoop, GridProgress, at_their_best
+from fmi_jax.training.step import (
+    Arrays,
+    Augment,
+    Placement,
+    Preprocess,
+    initial_state,
+    make_eval_step,
+    make_train_step,
+)
+from fmi_jax.training_run import beginning, eval_batches, restore, train_batches
+from fmi_jax.types import Batch
+from fmi_jax.writers import MetricWriter, ProgressReport
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stand:
+    """What the heads stand on: images, or features that are kept.
+
+    Attributes:
+      partition: the structure of what is called.
+      placement: where its arrays live.
+      arrays: all of them, as they begin.
+      augment, preprocess: from a batch to what is called, in training and evaluation.
+      batches: this process's part of the training batches, from a step on.
+      eval_batches: the same of one pass over a split.
+    """
+
+    partition: Partition
+    placement: Placement
+    arrays: Arrays
+    augment: Augment
+    preprocess: Preprocess
+    batches: Callable[[int], Iterator[Batch]]
+    eval_batches: Callable[[str], Iterator[Batch]]
+
+
+def train_grid(session: Session) -> Result:
+    """Train all heads from where the workdir stands to the end, and report the chosen one.
+
+    Raises:
+      UserError: a loss is no longer finite, or the checkpoints are damaged.
+      Stopped: on SIGTERM, after saving.
+    """
+    config, info, mesh, dataset = session.config, session.info, session.mesh, session.dataset
+    assert isinstance(session.protocol, GridProtocolSpec)
+    heads = session.protocol.heads(config)
+    plan = Plan.of(config, len(dataset.ids("train")))
+    warmup = optim.warmup_steps(config.optim, plan.steps_per_epoch)
+    rates = np.array([head.learning_rate for head in heads], np.float32)
+
+    def schedule(rate: Any) -> optim.Schedule:
+        of_head = dataclasses.replace(config.optim, learning_rate=rate)
+        return optim.learning_rate(of_head, warmup, plan.total_steps)
+
+    optimizer = optim.side_by_side(
+        lambda rate: optim.make_optimizer(config.optim, schedule(rate)), rates
+    )
+    checkpoints = RunCheckpoints(session.workdir / "checkpoints")
+    start_step = checkpoints.newest_sound() or 0
+    stand = on_features(session) if config.probe_grid.cached else on_images(session)
+    arrays, placement = dict(stand.arrays), stand.placement
+    frozen = {name: arrays.pop(name) for name in stand.partition.frozen}
+    state = initial_state(stand.partition, arrays, optimizer, mesh, placement)
+    ones = parallel.place(np.ones(len(heads), np.float32), parallel.replicated(mesh))
+    state = dataclasses.replace(state, lr_scale=ones)
+    progress = GridProgress(heads=[Progress() for _ in heads])
+    if start_step:
+        state, meta = restore(checkpoints, start_step, state)
+        progress = GridProgress.from_json(meta)
+    session.clock.lap("model")
+
+    eval_step = make_eval_step(stand.partition, stand.preprocess, mesh=mesh, placement=placement)
+
+    def predict(split: str, arrays: Arrays) -> Outputs:
+        count = len(dataset.ids(split))
+        return predict_split(eval_step, arrays, stand.eval_batches(split), count, mesh)
+
+    report = ProgressReport(
+        plan.total_steps, start_step, config.train.batch_size, active=session.active
+    )
+    report.say(f"{session.heading()}: {len(heads)} heads, {beginning(plan, start_step)}")
+    writer = MetricWriter(session.workdir, start_step, active=session.active)
+    loop = GridLoop(
+        config=config,
+        plan=plan,
+        mesh=mesh,
+        train_step=make_train_step(
+            stand.partition,
+            optimizer,
+            schedule(rates),
+            stand.augment,
+            task=info.task,
+            seed=config.train.seed,
+            accumulate=config.optim.accumulate,
+            mesh=mesh,
+            placement=placement,
+        ),
+        frozen=frozen,
+        batches=stand.batches(start_step),
+        validate=lambda arrays: [e.values for e in of_each(info, predict("val", arrays))],
+        metric=session.metric,
+        batch_ids=lambda step: loader.batch_ids(
+            dataset, config.train.seed, step, config.train.batch_size
+        ),
+        checkpoints=checkpoints,
+        writer=writer,
+        report=report,
+        progress=progress,
+        names=[head.name for head in heads],
+    )
+    if start_step < plan.total_steps:
+        state = loop.run(state, start_step)
+    writer.close()
+    checkpoints.close()
+    session.clock.lap("training")
+
+    arrays = at_their_best(state.params | state.stats | frozen)
+    val, test = predict("val", arrays), predict("test", arrays)
+    of_val, of_test = of_each(info, val), of_each(info, test)
+    chosen = choose(heads, session.metric, [head.values[session.metric] for head in of_val])
+    best = progress.heads[chosen]
+    assert best.best_step is not None
+    assert best.best_value is not None
+    return conclude(
+        session,
+        best=Best(
+            metric=session.metric,
+            value=best.best_value,
+            step=best.best_step,
+            epoch=best.best_step / plan.steps_per_epoch,
+            seconds=best.best_seconds,
+        ),
+        steps=plan.total_steps,
+        val=Outputs(val.logits[:, chosen], val.labels),
+        test=Outputs(test.logits[:, chosen], test.labels),
+        seconds={"training": progress.seconds},
+        details=details(heads, chosen, progress, of_val, of_test),
+        notes=notes(session),
+    )
+
+
+def on_images(session: Session) -> Stand:
+    """Every image goes through the augmentation and the backbone anew."""
+    config, assembly, info = session.config, session.assembly, session.info
+    placement = placement_of(assembly, config, session.mesh)
+    return Stand(
+        partition=assembly.partition,
+        placement=placement,
+        arrays=initial_arrays(assembly, config, placement),
+        augment=augmentation(assembly, config, info),
+        preprocess=evaluation_preprocess(assembly, config, info),
+        batches=lambda start_step: train_batches(session, start_step),
+        eval_batches=lambda split: eval_batches(session, split),
+    )
+
+
+def on_features(session: Session) -> Stand:
+    """The backbone sees every image once, unaugmented; the heads need nothing else of it."""
+    config, assembly = session.config, session.assembly
+    splits = extract(
+        networks.begun(assembly, config, session.info, session.mesh),
+        session.dataset,
+        Path(config.data.data_dir) / "features",
+        mesh=session.mesh,
+        weights_sha256=session.record.weights_sha256,
+        say=print if session.active else lambda line: None,
+    )
+    session.clock.lap("features")
+    heads = nnx.eval_shape(lambda: FeatureHeads(assembly.create().head))  # type: ignore[attr-defined]
+    structure = partition(heads, assembly.protocol.trainable(config, assembly.arch))
+    placement = placement_of(assembly, config, session.mesh)
+    process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    return Stand(
+        partition=structure,
+        placement={name: placement[name] for name in structure.variables},
+        arrays=initial_arrays(assembly, config, placement, structure.variables),
+        augment=lambda keys, features: features,
+        preprocess=lambda features: features,
+        batches=lambda start_step: feature_batches.train_batches(
+            splits["train"].features,
+            splits["train"].labels,
+            batch_size=config.train.batch_size,
+            seed=config.train.seed,
+            start_step=start_step,
+            **process,
+        ),
+        eval_batches=lambda split: feature_batches.eval_batches(
+            splits[split].features,
+            splits[split].labels,
+            batch_size=session.eval_batch_size,
+            **process,
+        ),
+    )
+
+
+def of_each(info: DatasetInfo, outputs: Outputs) -> list[Evaluation]:
+    """Every head on a split, from logits `[n, g, k]`."""
+    return [
+        evaluate(info, Outputs(logits, outputs.labels))
+        for logits in np.moveaxis(outputs.logits, 1, 0)
+    ]
+
+
+def choose(heads: Sequence[Head], metric: str, best: Sequence[float]) -> int:
+    """The first head of the rate that is best by validation, in the mean over its seeds.
+
+    Not the head that is best: of several seeds it would be the luckiest, and no longer comparable
+    with the one seed of a linear probe. The first of equal rates.
+
+    Args:
+      heads: those of one rate stand together.
+      metric: the one that selects.
+      best: its value of each head at its best step.
+    """
+    scores = np.array([metrics.selection_score(metric, value) for value in best])
+    rates = list(dict.fromkeys(head.learning_rate for head in heads))
+    means = scores.reshape(len(rates), -1).mean(axis=1)
+    return int(np.argmax(means)) * (len(heads) // len(rates))
+
+
+def details(
+    heads: Sequence[Head],
+    chosen: int,
+    progress: GridProgress,
+    val: Sequence[Evaluation],
+    test: Sequence[Evaluation],
+) -> dict[str, Any]:
+    """Every head, and the chosen rate over its seeds, as JSON values for `Result.details`.
+
+    Each head stands with the metrics of its best step; `seeds` has the mean and the standard
+    deviation (of a sample) of the test metrics over the seeds of the chosen rate.
+    """
+    same = [i for i, h in enumerate(heads) if h.learning_rate == heads[chosen].learning_rate]
+    over_seeds = {name: [test[i].values[name] for i in same] for name in test[chosen].values}
+    return {
+        "chosen": {"learning_rate": heads[chosen].learning_rate, "seed": heads[chosen].seed},
+        "curves": heads[chosen].name,
+        "seeds": {
+            "count": len(same),
+            "test_mean": {name: float(np.mean(values)) for name, values in over_seeds.items()},
+            "test_std": {
+                name: float(np.std(values, ddof=1))
+                for name, values in over_seeds.items()
+                if len(same) > 1
+            },
+        },
+        "heads": [
+            {
+                "learning_rate": head.learning_rate,
+                "seed": head.seed,
+                "best_step": progress.heads[i].best_step,
+                "val": val[i].values,
+                "test": test[i].values,
+            }
+            for i, head in enumerate(heads)
+        ],
+    }
+
+
+def notes(session: Session) -> list[str]:
+    """What sets a grid apart from separate linear probes."""
+    settings, found = session.config.probe_grid, []
+    if settings.seeds > 1:
+        found.append(
+            f"The {settings.seeds} seeds of a learning rate share the order and augmentation of"
+            " the images; they differ in the initialisation of the head alone."
+        )
+    if settings.cached:
+        found.append("The heads were trained on features of images without augmentation.")
+    return found

@@ -1,0 +1,132 @@
+"""The sections of a config that single protocols read; see `fmi_jax.config` for the others.
+
+A section that the chosen protocol does not read must stay as it is: nothing that a user sets is
+ignored in silence (`fmi_jax.protocols.spec.check_read`).
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(slots=True)
+class TransformerConfig:
+    """The transformer on top of a foundation model (protocols `stacked_*`).
+
+    Attributes:
+      name: a plain DeiT among the backbones; its patch embedding is left out.
+      weights: as `backbone.weights`, of this network; the study's is "in1k". Empty: random
+        initialisation.
+    """
+
+    name: str = "deit_base"
+    weights: str = ""
+
+
+@dataclasses.dataclass(slots=True)
+class ProbeGridConfig:
+    """Many linear heads trained in one pass (protocol `probe_grid`).
+
+    Attributes:
+      learning_rates: one head each, per seed. The study searched four between 1e-5 and 1e-3
+        and does not print them.
+      seeds: initialisations of every head; they share the stream of images.
+      cached: train on the features of unaugmented images, computed once.
+    """
+
+    learning_rates: tuple[float, ...] = (1e-5, 4.6e-5, 2.2e-4, 1e-3)
+    seeds: int = 1
+    cached: bool = False
+
+
+@dataclasses.dataclass(slots=True)
+class KnnConfig:
+    """Nearest neighbours among the training images (protocol `knn`).
+
+    Attributes:
+      k: numbers of neighbours; the best by validation is reported.
+      temperature: of the weights `exp(cosine / temperature)`; every pair with `k` is judged.
+    """
+
+    k: tuple[int, ...] = (200,)
+    temperature: tuple[float, ...] = (0.1,)
+
+
+@dataclasses.dataclass(slots=True)
+class LogisticConfig:
+    """Logistic regression on frozen features (protocol `logistic`).
+
+    Attributes:
+      c: inverse strengths of the L2 penalty, as in scikit-learn; the best by validation is
+        reported.
+      max_iterations: of L-BFGS.
+    """
+
+    c: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+    max_iterations: int = 1000
+
+
+@dataclasses.dataclass(slots=True)
+class LoraConfig:
+    """Low-rank adapters in a frozen backbone (protocol `lora`).
+
+    Attributes:
+      rank: inner width of an adapter.
+      alpha: an adapter's output is multiplied by `alpha / rank`.
+      targets: the linear layers that get one: "q", "v", "proj", "mlp".
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("q", "v")
+
+
+@dataclasses.dataclass(slots=True)
+class AttentiveConfig:
+    """A learned query that pools the tokens of a frozen backbone (protocol `attentive_probe`).
+
+    Attributes:
+      num_heads: of its attention; divides the width of the tokens.
+    """
+
+    num_heads: int = 12
+
+
+@dataclasses.dataclass(slots=True)
+class CkaConfig:
+    """Similarity of networks, layer by layer (protocol `cka`).
+
+    Attributes:
+      run: folder of a finished run whose network is the first; empty: the backbone that the
+        config describes.
+      other: the networks it is compared with, each "pretrained" (what the first started from),
+        the folder of a finished run, or "NAME" or "NAME:WEIGHTS" of a backbone.
+      features: what is compared: "all" ([cls] and patch tokens), "cls", "patches" or "pooled".
+      estimator: "summed" (HSIC terms summed over batches, divided once), "averaged" (the mean
+        of the CKA of each batch: the study) or "exact" (all pairs of images at once; the
+        features of all of them have to fit into memory).
+      batch_size: images per batch, over which the unbiased HSIC is computed; 8 or more.
+      split: whose images are compared.
+    """
+
+    run: str = ""
+    other: tuple[str, ...] = ("pretrained",)
+    features: str = "all"
+    estimator: str = "summed"
+    batch_size: int = 64
+    split: str = "test"
+
+
+@dataclasses.dataclass(slots=True)
+class TimingConfig:
+    """How fast backbones are (protocol `timing`).
+
+    Attributes:
+      backbones: names to measure beside `backbone.name`.
+      reference: the backbone that all are divided by, measured in turn with them.
+      batch_size: images per step where throughput is measured; latency is that of one image.
+      repeats: rounds over all backbones; medians and spread are over these.
+    """
+
+    backbones: tuple[str, ...] = ()
+    reference: str = "deit_base"
+    batch_size: int = 32
+    repeats: int = 10

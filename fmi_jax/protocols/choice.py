@@ -1,0 +1,55 @@
+"""The best of several settings by validation, with all of them on record."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from fmi_jax import metrics
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.data.prepared import DatasetInfo
+from fmi_jax.protocols.spec import Judgement, SplitFeatures
+
+
+def choose_by_validation(
+    settings: Sequence[Mapping[str, Any]],
+    probabilities: Callable[[SplitFeatures], Float[np.ndarray, "s n k"]],
+    splits: Mapping[str, SplitFeatures],
+    config: ExperimentConfig,
+    info: DatasetInfo,
+) -> Judgement:
+    """Judge every setting on validation and test, and report the one that validates best.
+
+    Args:
+      settings: what was tried, as JSON values.
+      probabilities: class probabilities of a split under each of the settings, in their order.
+      splits: the features.
+      config, info: name the metric that selects; the first setting wins a tie.
+    """
+    metric = config.metric or info.metric
+    found = {split: probabilities(splits[split]) for split in ("val", "test")}
+    tried = []
+    for i, setting in enumerate(settings):
+        values = {
+            split: metrics.evaluate(
+                info.task,
+                metrics.logits_of(info.task, scores[i]),
+                splits[split].labels,
+                info.classes,
+                class_groups=info.class_groups,
+            )
+            for split, scores in found.items()
+        }
+        tried.append({**setting, **{s: v.to_json()["values"] for s, v in values.items()}})
+    scores = [metrics.selection_score(metric, _number(row["val"][metric])) for row in tried]
+    best = int(np.argmax(scores))
+    return Judgement(
+        val=found["val"][best],
+        test=found["test"][best],
+        details={"metric": metric, "chosen": dict(settings[best]), "tried": tried},
+    )
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value

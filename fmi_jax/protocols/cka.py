@@ -1,0 +1,349 @@
+"""CKA: how alike the layers of networks are, before and after training or between foundations.
+
+Paper, Figures 7, 8 and A.1; REFERENCE 1.1.7. A network is compared with itself before training
+(`cka.run`, and "pretrained" as the other), with other runs or with other foundations; of a
+stacked classifier the layers of foundation and transformer are all taken. Every image goes
+through every network once, and one batch of it is held at a time.
+"""
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from fmi_jax import atomic, cka, parallel
+from fmi_jax.config import BackboneConfig
+from fmi_jax.data import loader
+from fmi_jax.errors import UsageError
+from fmi_jax.models.base import Backbone
+from fmi_jax.protocols.spec import AnalysisContext, AnalysisResult, AnalysisSpec, Network
+from fmi_jax.report import cka_figures
+from fmi_jax.training.step import Arrays
+from fmi_jax.types import Batch, Features
+
+TABLE = "cka.csv"
+EXACT_BYTES = 2**32
+"""The most that the features of a split may take for the estimator "exact"."""
+
+_MIN_BATCH = 2 * cka.MIN_IMAGES  # evenly divided, no batch is then smaller than MIN_IMAGES
+
+
+def run(context: AnalysisContext) -> AnalysisResult:
+    """Compare every layer of every network with every other; see `CkaConfig`.
+
+    Writes `cka.csv` (every layer by every layer) and the figures of `cka_figures`.
+
+    Raises:
+      UsageError: no such network, too few images, [cls] of a network without one, or features
+        that do not fit into memory.
+    """
+    settings = context.config.cka
+    rows = cka.even_batches(_count(context), settings.batch_size, context.config.train.seed)
+    networks = _networks(context)
+    names = [list(_shapes(network, context)) for network in networks]
+    if settings.estimator == "exact":
+        matrix = cka.exact(_features(context, networks, rows))
+    else:
+        estimate = {"summed": cka.summed, "averaged": cka.averaged}[settings.estimator]
+        matrix = estimate(_grams(context, networks, rows))
+
+    titles = _distinct([network.name for network in networks])
+    ends = np.cumsum([len(some) for some in names]).tolist()
+    parts = [slice(end - len(some), end) for some, end in zip(names, ends, strict=True)]
+    of_first, last = matrix[parts[0]], matrix[np.ix_([e - 1 for e in ends], [e - 1 for e in ends])]
+    # The first beside each of the others; beside itself where there is no other.
+    pairs = [
+        {
+            "networks": [titles[0], titles[i]],
+            "layers": [names[0], names[i]],
+            "cka": _rounded(of_first[:, parts[i]]),
+        }
+        for i in (range(1, len(networks)) if len(networks) > 1 else [0])
+    ]
+    figures = {}
+    if jax.process_index() == 0:
+        _write_table(context.workdir / TABLE, titles, names, matrix)
+        for i, pair in enumerate(pairs):
+            name = f"cka_layers{f'_{i + 1}' * (len(pairs) > 1)}.png"
+            drawn = cka_figures.layers(
+                np.array(pair["cka"], float), *pair["layers"], *pair["networks"]
+            )
+            atomic.write_bytes(context.workdir / name, drawn)
+            figures[name] = "CKA of every layer of {} and every layer of {}".format(
+                *pair["networks"]
+            )
+        if len(networks) > 2:
+            atomic.write_bytes(context.workdir / "cka_last.png", cka_figures.last(last, titles))
+            figures["cka_last.png"] = "CKA of the last layers of all networks"
+    return AnalysisResult(
+        title=f"Similarity of networks on {context.dataset.info.name}",
+        values={
+            "networks": titles,
+            "features": settings.features,
+            "estimator": settings.estimator,
+            "split": settings.split,
+            "images": sum(map(len, rows)),
+            "batches": len(rows),
+            "last_layers": _rounded(last),
+            "pairs": pairs,
+        },
+        text=_text(pairs),
+        figures=figures,
+        notes=_notes(settings.estimator, rows),
+    )
+
+
+def _count(context: AnalysisContext) -> int:
+    settings = context.config.cka
+    count = len(context.dataset.ids(settings.split))
+    if count < cka.MIN_IMAGES:
+        raise UsageError(
+            f"cka.split={settings.split!r} has {count} image(s): CKA needs {cka.MIN_IMAGES}."
+        )
+    if settings.batch_size < _MIN_BATCH:
+        raise UsageError(
+            f"cka.batch_size={settings.batch_size}: expected {_MIN_BATCH} or more, for the unbiased"
+            f" estimate needs {cka.MIN_IMAGES} images in every batch."
+        )
+    return count
+
+
+def _networks(context: AnalysisContext) -> list[Network]:
+    """The first network and the others, as `CkaConfig` names them."""
+    settings = context.config.cka
+    first = context.trained(Path(settings.run)) if settings.run else context.build(context.config)
+    networks = [first]
+    for name in settings.other:
+        if name != "pretrained":
+            networks.append(_named(context, name))
+        elif settings.run:  # else the first is that very network
+            networks.append(context.build(first.config))
+    return networks
+
+
+def _named(context: AnalysisContext, name: str) -> Network:
+    backbone, _, weights = name.partition(":")
+    if "/" in backbone or Path(backbone).exists():
+        return context.trained(Path(name))
+    config = context.config.backbone
+    config = BackboneConfig(
+        name=backbone,
+        weights=weights,
+        weights_dir=config.weights_dir,
+        stem=config.stem,
+        dtype=config.dtype,
+    )
+    return context.build(dataclasses.replace(context.config, backbone=config))
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, numbered where two networks have the same."""
+    return [
+        f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name
+        for i, name in enumerate(names)
+    ]
+
+
+def layers(module: Any, images: Float[Array, "b h w c"], kind: str) -> dict[str, Array]:
+    """Features of every layer of a classifier by name, each `[b, ...]`, from one forward pass.
+
+    A layer is what enters the first block ("embedding") or leaves a block ("block 0", ...),
+    before any norm that a head would put after it; those of a stacked transformer follow under
+    "transformer ...".
+
+    Args:
+      module: has a `backbone`, and a `projector` and a `transformer` if it is a stacked one.
+      images: as the module takes them.
+      kind: "all": everything that a layer puts out; "patches": without [cls] and other tokens
+        that are no part of the image; "cls"; or "pooled": what a head would read there. The last
+        two have no embedding: [cls] is the same for every image there.
+
+    Raises:
+      UsageError: [cls] of a network that has none.
+    """
+    found, features = _walk(module.backbone, images, kind)
+    if hasattr(module, "transformer"):
+        tokens = module.projector(features.tokens)
+        upper, _ = _walk(module.transformer, tokens, kind)
+        found |= {f"transformer {name}": value for name, value in upper.items()}
+    return found
+
+
+def _walk(backbone: Backbone, images: Array, kind: str) -> tuple[dict[str, Array], Features]:
+    """The layers of one backbone, and the features after the last of them."""
+    grid = backbone.grid(images.shape[1], images.shape[2])
+    x = backbone.embed(images)
+    found = {} if kind in ("cls", "pooled") else {"embedding": _tokens(x, grid, kind)}
+    features = None
+    for i, block in enumerate(backbone.blocks):
+        x = backbone.run_block(block, x, None)
+        features = backbone.readout(x, i, grid)
+        if kind == "cls" and features.cls is None:
+            raise UsageError(
+                "cka.features='cls': a network without a [cls] token is among those compared;"
+                " expected 'all', 'patches' or 'pooled'."
+            )
+        found[f"block {i}"] = features.pooled if kind == "pooled" else _tokens(x, grid, kind)
+    assert features is not None
+    return found, features
+
+
+def _tokens(x: Array, grid: tuple[int, int], kind: str) -> Array:
+    """Part of the output of a layer: a map `[b, h, w, d]`, or tokens `[b, n, d]`, [cls] first
+    and the patches last."""
+    if kind == "cls":
+        return x[:, 0]
+    return x[:, -grid[0] * grid[1] :] if kind == "patches" and x.ndim == 3 else x
+
+
+def _shapes(network: Network, context: AnalysisContext) -> dict[str, tuple[int, ...]]:
+    """Shape of the features of an image at every layer, by the layer's name."""
+    info, names = context.dataset.info, []
+
+    def trace(arrays: Arrays, images: Array) -> list[Array]:
+        found = layers(
+            network.partition.merge(arrays), network.preprocess(images), context.config.cka.features
+        )
+        names.extend(found)  # a tree of results would be sorted
+        return list(found.values())
+
+    images = jax.ShapeDtypeStruct((1, info.size, info.size, info.channels), np.uint8)
+    shapes = jax.eval_shape(trace, network.arrays, images)
+    return {name: shape.shape[1:] for name, shape in zip(names, shapes, strict=True)}
+
+
+def _batches(context: AnalysisContext, rows: Sequence[np.ndarray]) -> Iterator[Batch]:
+    """The batches of these rows, filled up so that the devices can share them."""
+    share = context.mesh.shape["data"]
+    size = -(-max(map(len, rows)) // share) * share
+    padded = [np.pad(some, (0, size - len(some)), constant_values=-1) for some in rows]
+    return loader.batches_of_rows(
+        context.dataset,
+        context.config.cka.split,
+        np.stack(padded),
+        threads=context.config.data.threads,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def _step(
+    network: Network, context: AnalysisContext, of_layer: Callable[[Array, Array], Array]
+) -> Callable[[Batch], list[np.ndarray]]:
+    """`of_layer(features, mask)` for every layer of a batch."""
+    mesh, kind = context.mesh, context.config.cka.features
+
+    def step(arrays: Arrays, batch: Arrays) -> list[Array]:
+        module = network.partition.merge(arrays)
+        found = layers(module, network.preprocess(batch["images"]), kind)
+        return [of_layer(features, batch["mask"]) for features in found.values()]
+
+    jitted = jax.jit(
+        step,
+        in_shardings=(dict(network.placement), parallel.batch_sharding(mesh)),
+        out_shardings=parallel.replicated(mesh),
+    )
+    return lambda batch: jax.device_get(jitted(network.arrays, parallel.to_devices(mesh, batch)))
+
+
+def _grams(
+    context: AnalysisContext, networks: Sequence[Network], rows: Sequence[np.ndarray]
+) -> Iterator[Float[np.ndarray, "l n n"]]:
+    """The kernel matrices of all layers of all networks, batch by batch."""
+    steps = [_step(network, context, cka.gram) for network in networks]
+    for batch, some in zip(_batches(context, rows), rows, strict=True):
+        grams = np.stack([gram for step in steps for gram in step(batch)])
+        yield grams[:, : len(some), : len(some)]
+
+
+def _features(
+    context: AnalysisContext, networks: Sequence[Network], rows: Sequence[np.ndarray]
+) -> list[Float[np.ndarray, "n f"]]:
+    """The features of all images at all layers of all networks; `UsageError` if too many."""
+    count = sum(map(len, rows))
+    widths = [
+        math.prod(shape) for network in networks for shape in _shapes(network, context).values()
+    ]
+    needed = 4 * count * sum(widths)
+    if needed > EXACT_BYTES:
+        raise UsageError(
+            f"cka.estimator='exact' keeps {needed / 2**30:.1f} GiB of features here, and"
+            f" {EXACT_BYTES / 2**30:.0f} GiB is the most: expected cka.estimator='summed', or"
+            " narrower features (cka.features='pooled' or 'cls')."
+        )
+    steps = [_step(network, context, _flat) for network in networks]
+    found = [np.empty((count, width), np.float32) for width in widths]
+    start = 0
+    for batch, some in zip(_batches(context, rows), rows, strict=True):
+        parts = [part for step in steps for part in step(batch)]
+        for kept, part in zip(found, parts, strict=True):
+            kept[start : start + len(some)] = part[: len(some)]
+        start += len(some)
+    return found
+
+
+def _flat(features: Array, mask: Array) -> Array:
+    del mask
+    return features.reshape(features.shape[0], -1).astype(np.float32)
+
+
+def _write_table(
+    path: Path, titles: Sequence[str], names: Sequence[Sequence[str]], matrix: np.ndarray
+) -> None:
+    """Every layer of every network in a row and in a column."""
+    layers = [
+        f"{title}: {name}" for title, some in zip(titles, names, strict=True) for name in some
+    ]
+    file = io.StringIO()
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(["layer", *layers])
+    table.writerows(
+        [name, *map(repr, row)] for name, row in zip(layers, matrix.tolist(), strict=True)
+    )
+    atomic.write_bytes(path, file.getvalue().encode())
+
+
+def _rounded(matrix: np.ndarray) -> list[list[float | None]]:
+    """As JSON: undefined values are None."""
+    return [[None if math.isnan(x) else round(x, 6) for x in row] for row in matrix.tolist()]
+
+
+def _text(pairs: Sequence[Mapping[str, Any]]) -> str:
+    """The CKA of every pair of networks, layer by layer where they have the same ones."""
+    lines = []
+    for pair in pairs:
+        (rows, columns), values = pair["layers"], pair["cka"]
+        lines.append(f"CKA of {' and '.join(pair['networks'])}")
+        if rows == columns:
+            found = [(name, values[i][i]) for i, name in enumerate(rows)]
+        else:
+            found = [(f"{rows[-1]} and {columns[-1]}", values[-1][-1])]
+        lines += [
+            f"  {name:<24} {'undefined' if value is None else format(value, '.3f')}"
+            for name, value in found
+        ]
+    return "\n".join(lines)
+
+
+def _notes(estimator: str, rows: Sequence[np.ndarray]) -> tuple[str, ...]:
+    if estimator != "averaged" or len(rows) == 1:
+        return ()
+    return (
+        "The CKA of each batch was averaged, as in the study: a mean of ratios, which depends on"
+        " the batch size. The estimator 'summed' does so less.",
+    )
+
+
+SPEC = AnalysisSpec(
+    name="cka",
+    summary="similarity of the layers of networks (CKA)",
+    run=run,
+    reads=("cka",),
+)

@@ -1,0 +1,171 @@
+"""k nearest neighbours among the training images (paper, protocol 5; REFERENCE 1.1.7).
+
+Features are L2-normalised. The `k` training images of largest cosine `s` vote with weights
+`exp(s / temperature)` that add up to 1; the share of a class is its probability, which no second
+activation distorts (REFERENCE 2.1, B11, B12). The bank is the whole training split under the
+evaluation transform (B9); `k` and `temperature` are lists (B14), and all pairs of them are judged
+from one search.
+"""
+
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float
+
+from fmi_jax import parallel
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.data.prepared import DatasetInfo
+from fmi_jax.errors import UsageError
+from fmi_jax.protocols.choice import choose_by_validation
+from fmi_jax.protocols.spec import FeatureProtocolSpec, Judgement, SplitFeatures
+from fmi_jax.types import Task
+
+CHUNK_BYTES = 2**29
+"""Of scratch memory on each device: decides how many queries are searched for at once."""
+
+_MAX_CHUNK = 1024
+_HIGHEST = jax.lax.Precision.HIGHEST  # TF32 would swap neighbours
+
+
+def vote(
+    bank: Float[np.ndarray, "n f"],
+    targets: Float[np.ndarray, "n c"],
+    queries: Float[np.ndarray, "q f"],
+    *,
+    k: Sequence[int],
+    temperature: Sequence[float],
+    mesh: Mesh,
+) -> Float[np.ndarray, "s q c"]:
+    """Class probabilities of every query, for each pair of `k` and `temperature` in turn.
+
+    The bank is divided over the `d` devices along "data". Each finds the nearest of its own rows,
+    and the nearest of these are the nearest of all, so the result does not depend on `d`. A device
+    holds `4 ceil(n/d) (f + c)` bytes of bank and at most `CHUNK_BYTES` (or one query's share, if
+    that is more) of scratch: for each query at a time `20 ceil(n/d)` for cosines and their
+    sorting, and `4 K (d (c + 2) + s)` for the `K = max(k)` candidates of each device. The host
+    holds one device's part of the bank beside what it was given.
+
+    Args:
+      bank: features of the training images; not normalised.
+      targets: what each of them votes for: one-hot, or 0 to 1 for every class.
+      queries: features of the images to classify; not normalised.
+      k: numbers of neighbours, at most `n`.
+      temperature: positive.
+      mesh: the devices.
+    """
+    (count, classes), settings = targets.shape, len(k) * len(temperature)
+    if max(k) > count:
+        raise UsageError(
+            f"knn.k={max(k)}: there are {count} training images to choose from; expected at most"
+            f" {count}."
+        )
+    devices = mesh.shape["data"]
+    rows = parallel.whole_shares(mesh, count) // devices
+    scratch = 20 * rows + 4 * max(k) * (devices * (classes + 2) + settings)
+    chunk = max(1, min(CHUNK_BYTES // scratch, _MAX_CHUNK, len(queries)))
+    divided, everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
+    normalised = jax.jit(_normalised, donate_argnums=0)
+    held = normalised(parallel.place_rows(bank, rows * devices, divided))
+    votes = parallel.place_rows(targets, rows * devices, divided)
+    search = jax.jit(
+        functools.partial(
+            _search, count=count, k=tuple(k), temperature=tuple(temperature), mesh=mesh
+        ),
+        in_shardings=(divided, divided, everywhere),
+        out_shardings=everywhere,
+    )
+    found = np.empty((settings, len(queries), classes), np.float32)
+    for start in range(0, len(queries), chunk):
+        part = parallel.place_rows(queries[start : start + chunk], chunk, everywhere)
+        here = min(chunk, len(queries) - start)
+        found[:, start : start + here] = jax.device_get(search(held, votes, part))[:, :here]
+    return found
+
+
+def _search(
+    bank: Array,
+    targets: Array,
+    queries: Array,
+    *,
+    count: int,
+    k: tuple[int, ...],
+    temperature: tuple[float, ...],
+    mesh: Mesh,
+) -> Float[Array, "s q c"]:
+    rows = bank.shape[0] // mesh.shape["data"]
+    queries = _normalised(queries)
+
+    def nearest(bank: Array, targets: Array, queries: Array) -> tuple[Array, Array]:
+        cosine = jnp.matmul(queries, bank.T, precision=_HIGHEST)
+        row = jax.lax.axis_index("data") * rows + jnp.arange(rows)
+        cosine, at = jax.lax.top_k(jnp.where(row < count, cosine, -jnp.inf), min(max(k), rows))
+        return cosine, targets[at]
+
+    divided, candidates = PartitionSpec("data"), PartitionSpec(None, "data")
+    cosine, votes = jax.shard_map(
+        nearest,
+        mesh=mesh,
+        in_specs=(divided, divided, PartitionSpec()),
+        out_specs=(candidates, candidates),
+    )(bank, targets, queries)
+    cosine, at = jax.lax.top_k(cosine, max(k))
+    votes = jnp.take_along_axis(votes, at[..., None], axis=1)
+
+    # Relative to the nearest: the weights are the same, and none is too large for float32.
+    weights = jnp.exp((cosine - cosine[:, :1]) / jnp.array(temperature)[:, None, None])
+    weights = weights * (jnp.arange(max(k)) < jnp.array(k)[:, None])[:, None, None]
+    weights = weights / weights.sum(axis=-1, keepdims=True)
+    shares = jnp.einsum("atqk,qkc->atqc", weights, votes, precision=_HIGHEST)
+    return jnp.clip(shares.reshape(-1, *shares.shape[2:]), 0, 1)
+
+
+def _normalised(features: Float[Array, "n f"]) -> Float[Array, "n f"]:
+    length = jnp.linalg.norm(features, axis=1, keepdims=True)
+    return features / jnp.maximum(length, 1e-12)
+
+
+def _check(config: ExperimentConfig, info: DatasetInfo) -> None:
+    count, wrong = info.counts["train"], max(config.knn.k)
+    if wrong > count:
+        raise UsageError(
+            f"knn.k={config.knn.k}: an image has no {wrong} neighbours in a bank of {count}"
+            f" training images; expected at most {count}."
+        )
+
+
+def _judge(
+    splits: Mapping[str, SplitFeatures], config: ExperimentConfig, info: DatasetInfo
+) -> Judgement:
+    bank = splits["train"]
+    labels = bank.labels
+    if info.task is not Task.MULTILABEL:
+        labels = np.eye(len(info.classes), dtype=np.float32)[labels]
+    pairs = [*itertools.product(config.knn.k, config.knn.temperature)]
+    return choose_by_validation(
+        [{"k": k, "temperature": temperature} for k, temperature in pairs],
+        lambda split: vote(
+            bank.features,
+            labels,
+            split.features,
+            k=config.knn.k,
+            temperature=config.knn.temperature,
+            mesh=parallel.make_mesh(config.train.model_parallel),
+        ),
+        splits,
+        config,
+        info,
+    )
+
+
+SPEC = FeatureProtocolSpec(
+    name="knn",
+    summary="k nearest neighbours of frozen features",
+    judge=_judge,
+    reads=("knn",),
+    check=_check,
+)

@@ -1,0 +1,270 @@
+"""Speed of backbones with a linear head: latency of one image, throughput, time to compile.
+
+Paper protocol 8, inference: mean time of a single instance, relative to DeiT-B (REFERENCE 1.1.7).
+Each backbone is measured in turn with the reference in the same process, so that whatever else
+the machine does hits both; a round gives one ratio. Only the forward pass is timed: images are on
+the device already, as the network takes them. Time and iterations to the best validation score
+are in the result of every training run ("best").
+"""
+
+import contextlib
+import dataclasses
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+from jaxtyping import Array
+
+from fmi_jax import atomic
+from fmi_jax.config import BackboneConfig
+from fmi_jax.protocols.spec import AnalysisContext, AnalysisResult, AnalysisSpec, Network
+from fmi_jax.report import timing_figures
+from fmi_jax.training.step import Arrays
+
+FIGURE = "timing.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """A compiled forward pass.
+
+    Attributes:
+      call: computes the logits and waits for them.
+      first_seconds: the first call: trace, compile, run.
+      flops: floating-point operations that XLA counts; a product and its sum are two.
+      bytes: that XLA plans to hold at most: parameters, images, activations.
+    """
+
+    call: Callable[[], None]
+    first_seconds: float
+    flops: float
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A backbone to be timed: with one image, and with `timing.batch_size`."""
+
+    name: str
+    params: int
+    single: Forward
+    batch: Forward
+
+
+def run(context: AnalysisContext) -> AnalysisResult:
+    """Time `backbone.name` and `timing.backbones`; see `TimingConfig`.
+
+    Weights are random: they change no time. Writes `timing.png`.
+
+    Raises:
+      UsageError: no such backbone, or one that does not take images of `image_size`.
+    """
+    config = context.config
+    settings = config.timing
+    own = dataclasses.replace(config.backbone, weights="")
+    others = [
+        BackboneConfig(name=name, dtype=own.dtype)
+        for name in (settings.reference, *settings.backbones)
+    ]
+    wanted = {_title(backbone): backbone for backbone in (*others, own)}
+
+    def prepare(backbone: BackboneConfig) -> Subject:
+        network = context.build(dataclasses.replace(config, backbone=backbone))
+        return _prepare(_title(backbone), network, context, settings.batch_size)
+
+    reference = prepare(others[0])
+    rows = []
+    for title, backbone in wanted.items():
+        # One at a time beside the reference: memory holds two networks, however many are asked.
+        subject = reference if title == reference.name else prepare(backbone)
+        rows.append(_measure(subject, reference, settings.repeats, settings.batch_size))
+    if jax.process_index() == 0:
+        drawn = timing_figures.relative(rows, reference.name, settings.batch_size)
+        atomic.write_bytes(context.workdir / FIGURE, drawn)
+    return AnalysisResult(
+        title=f"Speed of backbones at {config.image_size} pixels",
+        values={
+            "reference": reference.name,
+            "image_size": config.image_size,
+            "dtype": config.backbone.dtype,
+            "batch_size": settings.batch_size,
+            "repeats": settings.repeats,
+            "machine": _machine(),
+            "rows": rows,
+        },
+        text=_text(rows, reference.name, settings.batch_size),
+        figures={
+            FIGURE: f"Latency and throughput relative to {reference.name}: median and range of"
+            f" {settings.repeats} rounds"
+        },
+        notes=_notes(),
+    )
+
+
+def _title(backbone: BackboneConfig) -> str:
+    kept = f", blocks 0 to {backbone.last_block}" if backbone.last_block >= 0 else ""
+    return backbone.name + kept
+
+
+def _prepare(title: str, network: Network, context: AnalysisContext, batch_size: int) -> Subject:
+    device = jax.local_devices()[0]
+    arrays = jax.device_put(network.arrays, device)
+    info = context.dataset.info
+    passes = []
+    for size in (1, batch_size):
+        pixels = jax.ShapeDtypeStruct((size, info.size, info.size, info.channels), np.uint8)
+        taken = jax.eval_shape(network.preprocess, pixels)
+        drawn = np.random.default_rng(0).standard_normal(taken.shape, np.float32)
+        passes.append(_compile(network, arrays, jax.device_put(drawn.astype(taken.dtype), device)))
+    single, batch = passes
+    params = sum(x.size for name, x in arrays.items() if name.startswith("backbone."))
+    return Subject(title, params, single, batch)
+
+
+def _compile(network: Network, arrays: Arrays, images: Array) -> Forward:
+    def forward(arrays: Arrays, images: Array) -> Array:
+        return network.partition.merge(arrays)(images, rngs=None)
+
+    with _without_cache():
+        start = time.perf_counter()
+        lowered = jax.jit(forward).lower(arrays, images)
+        compiled = lowered.compile()
+        jax.block_until_ready(compiled(arrays, images))
+        first = time.perf_counter() - start
+    # Counted before XLA replaces operations by calls of libraries, which it cannot look into.
+    counted = lowered.cost_analysis() or {}
+    planned = compiled.memory_analysis()
+    parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+    return Forward(
+        call=lambda: jax.block_until_ready(compiled(arrays, images)),
+        first_seconds=first,
+        flops=float(counted.get("flops", 0)),
+        bytes=sum(getattr(planned, part, 0) for part in parts),
+    )
+
+
+@contextlib.contextmanager
+def _without_cache() -> Iterator[None]:
+    """Compile, even what another process has compiled before."""
+    name = "jax_enable_compilation_cache"
+    before = getattr(jax.config, name)
+    try:
+        jax.config.update(name, False)
+        compilation_cache.reset_cache()  # whether to use one is decided once
+        yield
+    finally:
+        jax.config.update(name, before)
+        compilation_cache.reset_cache()
+
+
+def _measure(subject: Subject, reference: Subject, repeats: int, batch_size: int) -> dict[str, Any]:
+    """One row: medians with lowest and highest over the rounds, as JSON values."""
+    latency, relative_latency = _in_turn(subject.single, reference.single, repeats)
+    seconds, relative_seconds = _in_turn(subject.batch, reference.batch, repeats)
+    return {
+        "backbone": subject.name,
+        "params": subject.params,
+        "latency_ms": _spread([1e3 * x for x in latency]),
+        "relative_latency": _spread(relative_latency),
+        "images_per_second": _spread([batch_size / x for x in seconds]),
+        "relative_throughput": _spread([1 / x for x in relative_seconds]),
+        "first_call_seconds": subject.single.first_seconds,
+        "first_call_seconds_batch": subject.batch.first_seconds,
+        "gflops_per_image": subject.single.flops / 1e9,
+        "memory_mib": subject.single.bytes / 2**20,
+        "memory_mib_batch": subject.batch.bytes / 2**20,
+    }
+
+
+def _in_turn(subject: Forward, reference: Forward, repeats: int) -> tuple[list[float], list[float]]:
+    """Seconds of the subject in each round, and their ratios to the reference's."""
+
+    def seconds(forward: Forward) -> float:
+        start = time.perf_counter()
+        forward.call()
+        return time.perf_counter() - start
+
+    own, ratios = [], []
+    for i in range(repeats):
+        if subject is reference:
+            own.append(seconds(subject))
+            ratios.append(1.0)
+            continue
+        # Who comes first changes: what a pass leaves in the caches is fair to both.
+        pair = (subject, reference) if i % 2 else (reference, subject)
+        taken = {id(forward): seconds(forward) for forward in pair}
+        own.append(taken[id(subject)])
+        ratios.append(taken[id(subject)] / taken[id(reference)])
+    return own, ratios
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {
+        "median": statistics.median(values),
+        "mean": statistics.mean(values),
+        "low": min(values),
+        "high": max(values),
+    }
+
+
+def _machine() -> dict[str, Any]:
+    """What was measured on, and how busy it was with other things."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "device": jax.local_devices()[0].device_kind,
+        "cpu": names[0] if names else platform.processor(),
+        "cpu_cores": cores,
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def _text(rows: Sequence[dict[str, Any]], reference: str, batch_size: int) -> str:
+    lines = [
+        f"{'':<28}{'latency':>12}{'relative':>10}{'throughput':>14}{'relative':>10}"
+        f"{'first call':>12}{'GFLOP':>9}{'memory':>11}"
+    ]
+    for row in rows:
+        lines.append(
+            f"{row['backbone']:<28}{row['latency_ms']['median']:>9.1f} ms"
+            f"{row['relative_latency']['median']:>9.2f}x"
+            f"{row['images_per_second']['median']:>8.1f} img/s"
+            f"{row['relative_throughput']['median']:>9.2f}x"
+            f"{row['first_call_seconds']:>10.1f} s{row['gflops_per_image']:>9.1f}"
+            f"{row['memory_mib']:>7.0f} MiB"
+        )
+    lines.append(
+        f"latency: one image, compiled; throughput: {batch_size} images at once; relative to"
+        f" {reference};\nfirst call: with tracing and compiling; GFLOP and memory: of one image"
+    )
+    return "\n".join(lines)
+
+
+def _notes() -> tuple[str, ...]:
+    notes = []
+    devices = jax.device_count()
+    if devices > 1:
+        notes.append(f"Measured on one of {devices} devices.")
+    if jax.default_backend() == "gpu":
+        notes.append(
+            "The count of operations leaves out what cuDNN's fused attention computes"
+            " (in bfloat16)."
+        )
+    return tuple(notes)
+
+
+SPEC = AnalysisSpec(
+    name="timing",
+    summary="latency and throughput",
+    run=run,
+    reads=("timing",),
+)

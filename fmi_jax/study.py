@@ -1,0 +1,109 @@
+"""What the experiments of the study have in common: its data sets, its models and its recipe.
+
+Source: "Are Natural Domain Foundation Models Useful for Medical Image Classification?" (WACV
+2024). The files `configs/table1.py` to `configs/figa1.py` hold its tables and figures, made of
+`judged` and `trained`. Where its code is wrong or unclear the project's choice is kept, above all
+`backbone.stem="sum"` on grey images; `docs/protocols.md` lists these choices with the values that
+follow the study.
+"""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.errors import UsageError, unknown_name
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyDataset:
+    """How the study used a data set. The metric that selects is the data set's own.
+
+    Attributes:
+      split: name of the study's split; "official": the published lists.
+      warmup_epochs, warmup_steps: as in `OptimConfig`.
+    """
+
+    split: str
+    warmup_epochs: float = 0.0
+    warmup_steps: int = 0
+
+
+DATASETS: Mapping[str, StudyDataset] = {
+    "aptos2019": StudyDataset(split="upstream", warmup_epochs=5),
+    "ddsm": StudyDataset(split="official", warmup_epochs=5),
+    "isic2019": StudyDataset(split="upstream", warmup_steps=1000),
+    "chexpert": StudyDataset(split="upstream", warmup_steps=1000),
+}
+"""In the order of the tables' columns."""
+
+MODELS: Mapping[str, tuple[str, str]] = {
+    "sam": ("sam_vit_b", "sa1b"),
+    "seem": ("seem_focal_tiny", "seem_v0"),
+    "openclip": ("clip_vitb16", "laion2b_s34b_b88k"),
+    "dinov2": ("dinov2_vitb14", "lvd142m"),
+    "blip": ("blip_base", "129m"),
+    "imnet-1k-sup": ("deit_base", "in1k"),
+    "dinov1": ("dino_vitb16", "dino_in1k"),
+    "resnet152": ("resnet152", "in1k"),
+}
+"""Backbone and weights by the paper's name of the model, in lower case."""
+
+FOUNDATIONS = ("sam", "seem", "openclip", "dinov2", "blip")
+"""The foundation models among them."""
+
+BLOCKS = tuple(map(str, range(12)))
+"""Indices of the blocks of a ViT-B; a network of stages has the first four of them."""
+
+
+def arguments(arg: str, **choices: Collection[str]) -> list[str]:
+    """The parts of a config's argument, separated by commas.
+
+    Args:
+      arg: after the colon of `--config=configs/table1.py:aptos2019,dinov2,linear`.
+      choices: what each part can be, by its name; nothing: anything.
+
+    Raises:
+      UsageError: a part too many or too few, or one that is not among its choices.
+    """
+    parts = arg.split(",")
+    if len(parts) != len(choices) or not all(parts):
+        raise UsageError(f"config argument {arg!r}: expected {','.join(choices).upper()}.")
+    for part, (name, valid) in zip(parts, choices.items(), strict=True):
+        if valid and part not in valid:
+            raise unknown_name(f"{name} in the config argument {arg!r}:", part, valid)
+    return parts
+
+
+def judged(protocol: str, dataset: str, model: str | None = None) -> ExperimentConfig:
+    """The experiment of a protocol that trains no network, at 224 pixels.
+
+    Args:
+      protocol: its name.
+      dataset: one of `DATASETS`.
+      model: one of `MODELS`; None: the protocol finds its networks elsewhere.
+    """
+    config = ExperimentConfig(protocol=protocol, image_size=224)
+    config.data.name = dataset
+    config.data.split = DATASETS[dataset].split
+    if model is not None:
+        config.backbone.name, config.backbone.weights = MODELS[model]
+    return config
+
+
+def trained(protocol: str, dataset: str, model: str) -> ExperimentConfig:
+    """The experiment of a protocol that trains, by the paper's recipe, at 224 pixels.
+
+    AdamW after a linear warm-up, a tenth of the learning rate whenever validation stands still,
+    batches of 64, and the step that is best on validation. The paper searched four learning
+    rates between 1e-5 and 1e-3 and prints neither them nor which was taken: here it is the 1e-4 of
+    the published code, but for `probe_grid`, which tries four.
+    """
+    config = judged(protocol, dataset, model)
+    config.optim.warmup_epochs = DATASETS[dataset].warmup_epochs
+    config.optim.warmup_steps = DATASETS[dataset].warmup_steps
+    config.optim.schedule = "plateau"
+    if protocol.startswith("stacked"):
+        config.transformer.name, config.transformer.weights = MODELS["imnet-1k-sup"]
+    if model == "seem" and protocol in ("finetune", "stacked_finetune"):
+        config.backbone.drop_path = 0.3  # of the published network, when all of it learns
+    return config

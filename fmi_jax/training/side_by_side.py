@@ -1,0 +1,113 @@
+"""The loop over many heads that share one stream of images: each has its own best step."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmi_jax import metrics
+from fmi_jax.training.loop import Loop, Progress
+from fmi_jax.training.step import Arrays, TrainState
+
+BEST = "best_"
+"""`head.kernel` at the head's best validation is kept beside it as `head.best_kernel`."""
+
+
+def best_name(name: str) -> str:
+    """Where the best values of a parameter are kept."""
+    module, _, leaf = name.rpartition(".")
+    return f"{module}.{BEST}{leaf}"
+
+
+def at_their_best(arrays: Arrays) -> Arrays:
+    """The same arrays with every head as it was at its best validation."""
+    return {name: arrays.get(best_name(name), value) for name, value in arrays.items()}
+
+
+@dataclasses.dataclass(kw_only=True)
+class GridProgress:
+    """What the loop remembers of heads that train side by side.
+
+    Attributes:
+      heads: of each.
+      seconds: training time of all of them together so far, over all restarts.
+      best_step: None: no checkpoint but the newest is needed, which holds every head's best.
+    """
+
+    heads: list[Progress]
+    seconds: float = 0.0
+    best_step: int | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "GridProgress":
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**{**values, "heads": [Progress(**head) for head in values["heads"]]})
+
+
+@dataclasses.dataclass(kw_only=True)
+class GridLoop(Loop):
+    """The loop, for a state whose arrays have the head as their first axis.
+
+    Attributes:
+      names: what scalars of each head are written under: "<name>/val/accuracy".
+      validate: metrics of each head on the validation split.
+    """
+
+    names: Sequence[str]
+    validate: Callable[[Arrays], Sequence[Mapping[str, float]]]  # type: ignore[assignment]
+    progress: GridProgress  # type: ignore[assignment]
+
+    def training_row(self, scalars: Mapping[str, Any]) -> dict[str, float]:
+        """Scalars of every head."""
+        return {
+            f"{head}/train/{name}": float(value[i])
+            for name, value in scalars.items()
+            for i, head in enumerate(self.names)
+        }
+
+    def evaluate(self, state: TrainState, done: int) -> TrainState:
+        """Keep the heads that are at their best; drop the rates of those that have waited."""
+        heads = self.progress.heads
+        measured = self.validate(state.params | state.stats | self.frozen)
+        row = {
+            f"{head}/val/{name}": value
+            for head, values in zip(self.names, measured, strict=True)
+            for name, value in values.items()
+        }
+        self.writer.write_scalars(done, row)
+        values = [values[self.metric] for values in measured]
+        improved = np.array(
+            [
+                head.improve(self.metric, value, done, self.progress.seconds)
+                for head, value in zip(heads, values, strict=True)
+            ]
+        )
+        if improved.any():
+            state = dataclasses.replace(state, stats=keep(state.params, state.stats, improved))
+        if self.plateaus(done):
+            dropped = [
+                not better and head.wait(self.config.optim)
+                for head, better in zip(heads, improved, strict=True)
+            ]
+            if any(dropped):
+                state = self.with_rates(state, [head.lr_scale for head in heads])
+        top = max(range(len(heads)), key=lambda i: metrics.selection_score(self.metric, values[i]))
+        self.report.say(
+            f"epoch {done / self.plan.steps_per_epoch:.1f}  step {done}"
+            f"  val {self.metric} {values[top]:.4f} ({self.names[top]})"
+            f"  {improved.sum()} of {len(heads)} heads at their best so far"
+        )
+        return state
+
+
+def keep(params: Arrays, stats: Arrays, improved: np.ndarray) -> Arrays:
+    """`stats` with the parameters of the heads that have `improved` (bool `[g]`) as their best."""
+    kept = dict(stats)
+    for name, value in params.items():
+        old = stats[best_name(name)]
+        which = improved.reshape(-1, *(1,) * (value.ndim - 1))
+        kept[best_name(name)] = jax.device_put(jnp.where(which, value, old), old.sharding)
+    return kept

@@ -1,0 +1,60 @@
+"""Runs of a few steps inside the test's own process, over the squares of `runs`."""
+
+import importlib.util
+import json
+from pathlib import Path
+from unittest import mock
+
+import jax
+import pytest
+import runs
+
+from fmi_jax import conclusion, experiment, parallel
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.data.class_folders import folder_spec
+from fmi_jax.data.prepare import prepare
+from fmi_jax.report.result import Result
+from fmi_jax.training.interrupt import Stopped, StopRequest
+
+
+def prepare_squares(folder: Path) -> ExperimentConfig:
+    """A config of six steps over prepared squares, with two validations."""
+    runs.draw_squares(folder / "raw")
+    prepare(folder_spec("squares"), folder / "raw", folder / "data", size=16)
+    path = runs.write_config(folder, folder / "data")
+    spec = importlib.util.spec_from_file_location("squares", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.train.max_steps = 6
+    config.train.eval_every_epochs = 0.6
+    config.backbone.drop_path = 0.0
+    config.augment.jitter_probability = 0.0  # takes long to compile
+    return config
+
+
+def run(config: ExperimentConfig, workdir: Path, devices: int = 1) -> Result:
+    """The whole run on that many simulated devices, without its report."""
+    mesh = parallel.make_mesh(devices=jax.devices()[:devices])
+    on_mesh = mock.patch.object(parallel, "make_mesh", return_value=mesh)
+    with on_mesh, mock.patch.object(conclusion, "write_report"):
+        result = experiment.run(config, workdir)
+    assert isinstance(result, Result)
+    return result
+
+
+def run_stopped(config: ExperimentConfig, workdir: Path, after: int) -> Result:
+    """The same run, stopped after some steps and started once more."""
+    stop = mock.patch.object(StopRequest, "requested", lambda self, step: step == after)
+    with stop, pytest.raises(Stopped):
+        run(config, workdir)
+    assert not (workdir / "result.json").exists()
+    return run(config, workdir)
+
+
+def losses(workdir: Path) -> list[float]:
+    """The training loss of every step."""
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [row["train/loss"] for row in rows if "train/loss" in row]
