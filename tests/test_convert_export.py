@@ -6,11 +6,13 @@ import types
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from safetensors.numpy import load_file
 from test_convert import VARIANTS, native_of, random_tensors
 from tiny_backbones import TINY
 
 from fmi_jax.checkpoints.weights import Provenance, save_backbone
+from fmi_jax.classifiers.linear import LinearClassifier
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import BackboneSpec, Execution, create, parameters
@@ -18,6 +20,7 @@ from fmi_jax.models.registry import BACKBONES
 from fmi_jax.models.sam import SAM
 from fmi_jax.models.swin import Swin
 from fmi_jax.trained import whole_backbone
+from fmi_jax.training.partition import named_values, partition
 from weights_convert.__main__ import main
 from weights_convert.engine import convert
 from weights_convert.export import Source, export
@@ -154,21 +157,29 @@ def test_what_a_run_left_out_comes_from_the_weights_it_started_from(tmp_path):
     )
     save_backbone(path, held, arch, provenance)
     of_run = dataclasses.replace(arch.sized(25, 25), rel_pos_resize="nearest").truncated(2)
-    learned = parameters(create(SAM, of_run, Execution(), seed=2))
-    run = types.SimpleNamespace(
-        config=ExperimentConfig(image_size=25),
-        assembly=types.SimpleNamespace(spec=spec_of(SAM, arch), arch=of_run, weights=path),
-        arrays={f"backbone.{name}": value for name, value in learned.items()},
-    )
-    whole, params = whole_backbone(run)
+
+    def run_of(backbone):
+        model = LinearClassifier(backbone, 2, frozen=False, rngs=nnx.Rngs(3))
+        return types.SimpleNamespace(
+            config=ExperimentConfig(image_size=25),
+            assembly=types.SimpleNamespace(
+                spec=spec_of(SAM, arch),
+                arch=backbone.arch,
+                weights=path,
+                partition=partition(model, lambda name: True),
+            ),
+            arrays=named_values(model),
+        )
+
+    backbone = create(SAM, of_run, Execution(), seed=2)
+    learned = parameters(backbone)
+    whole, params = whole_backbone(run_of(backbone))
     assert (whole.grid, whole.neck_width, whole.rel_pos_resize) == ((5, 5), 13, "nearest")
     assert params.keys() == held.keys()
     for name, value in params.items():
         np.testing.assert_array_equal(value, learned.get(name, held[name]))
-    run.assembly.arch = of_run.truncated(1)
-    run.arrays = {k: v for k, v in run.arrays.items() if not k.startswith("backbone.blocks.2.")}
-    whole, params = whole_backbone(run)
-    assert whole == run.assembly.arch
+    whole, params = whole_backbone(run_of(create(SAM, of_run.truncated(1), Execution(), seed=2)))
+    assert whole == of_run.truncated(1)
     assert not [name for name in params if name.startswith("neck.")]
 
 
