@@ -23,11 +23,10 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(PIP) --editable .
 	@touch $@
 
-# PyTorch comes first and pinned: it is only the reference of the tests, and a range would fetch
-# the newest build with its CUDA libraries.
+# PyTorch is pinned, and torchvision (of timm) with it: they are only the reference of the tests,
+# and a range would fetch the newest build with its CUDA libraries.
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/.installed
-	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[test,convert]'
+	$(PIP) --editable '.[test,convert]' torch==2.13.0 torchvision==0.28.0
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed-test
