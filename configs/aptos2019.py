@@ -10,18 +10,11 @@ the checkpoint are not ours to ship. The paper searched four learning rates betw
 and does not print them.
 """
 
+from fmi_jax import study
 from fmi_jax.config import ExperimentConfig
 
 
 def get_config(arg: str = "") -> ExperimentConfig:
     """The experiment; takes no argument."""
     del arg
-    config = ExperimentConfig(protocol="finetune", image_size=224)
-    config.data.name = "aptos2019"
-    config.data.split = "upstream"
-    config.backbone.name = "dinov2_vitb14"
-    config.backbone.weights = "lvd142m"
-    config.optim.learning_rate = 1e-4
-    config.optim.warmup_epochs = 5
-    config.optim.schedule = "plateau"
-    return config
+    return study.trained("finetune", "aptos2019", "dinov2")

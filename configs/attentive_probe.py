@@ -12,18 +12,11 @@ token alone, so it says whether a linear probe misses something local.
 For widths that 12 does not divide: --config.attentive.num_heads=16 (ViT-L, ResNet).
 """
 
+from fmi_jax import study
 from fmi_jax.config import ExperimentConfig
 
 
 def get_config(arg: str = "") -> ExperimentConfig:
     """The experiment; takes no argument."""
     del arg
-    config = ExperimentConfig(protocol="attentive_probe", image_size=224)
-    config.data.name = "aptos2019"
-    config.data.split = "upstream"
-    config.backbone.name = "dinov2_vitb14"
-    config.backbone.weights = "lvd142m"
-    config.optim.learning_rate = 1e-4
-    config.optim.warmup_epochs = 5
-    config.optim.schedule = "plateau"
-    return config
+    return study.trained("attentive_probe", "aptos2019", "dinov2")

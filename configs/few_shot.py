@@ -14,6 +14,7 @@ Earlier blocks learn more slowly (optim.layer_decay, the rule of BEiT): few imag
 what they hold.
 """
 
+from fmi_jax import study
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 
@@ -22,13 +23,8 @@ def get_config(arg: str = "10") -> ExperimentConfig:
     """The experiment; `arg` is the number of training images of each class."""
     if not arg.isdecimal() or not int(arg):
         raise UsageError(f"configs/few_shot.py:{arg}: expected a number of images, such as 10.")
-    config = ExperimentConfig(protocol="finetune", image_size=224)
-    config.data.name = "aptos2019"
-    config.data.split = "upstream"
+    config = study.judged("finetune", "aptos2019", "dinov2")
     config.data.shots = int(arg)
-    config.backbone.name = "dinov2_vitb14"
-    config.backbone.weights = "lvd142m"
-    config.optim.learning_rate = 1e-4
     config.optim.layer_decay = 0.75
     config.optim.warmup_steps = 50
     config.optim.schedule = "cosine"

@@ -14,21 +14,16 @@ More capacity: --config.lora.rank=32 --config.lora.alpha=64
 --config.lora.targets="('q', 'v', 'proj', 'mlp')".
 """
 
+from fmi_jax import study
 from fmi_jax.config import ExperimentConfig
 
 
 def get_config(arg: str = "") -> ExperimentConfig:
     """The experiment; takes no argument."""
     del arg
-    config = ExperimentConfig(protocol="lora", image_size=224)
-    config.data.name = "aptos2019"
-    config.data.split = "upstream"
-    config.backbone.name = "dinov2_vitb14"
-    config.backbone.weights = "lvd142m"
+    config = study.trained("lora", "aptos2019", "dinov2")
     config.lora.rank = 8
     config.lora.alpha = 16.0
     config.lora.targets = ("q", "v")
     config.optim.learning_rate = 1e-3  # adapters start from nothing: ten times that of fine-tuning
-    config.optim.warmup_epochs = 5
-    config.optim.schedule = "plateau"
     return config

@@ -147,28 +147,25 @@ def placement_of(assembly: Assembly, config: ExperimentConfig, mesh: Mesh) -> Pl
 
 def augmentation(assembly: Assembly, config: ExperimentConfig, info: DatasetInfo) -> Augment:
     """What happens to training images on the device."""
-    return functools.partial(
-        augment.augment,
-        config=config.augment,
-        image_size=config.image_size,
-        mean=info.mean,
-        std=info.std,
-        dtype=assembly.execution.dtype,
-    )
+    return functools.partial(augment.augment, **_pixels(assembly, config, info))
 
 
 def evaluation_preprocess(
     assembly: Assembly, config: ExperimentConfig, info: DatasetInfo
 ) -> Preprocess:
     """What happens to the images of an evaluation on the device."""
-    return functools.partial(
-        augment.prepare_eval,
-        config=config.augment,
-        image_size=config.image_size,
-        mean=info.mean,
-        std=info.std,
-        dtype=assembly.execution.dtype,
-    )
+    return functools.partial(augment.prepare_eval, **_pixels(assembly, config, info))
+
+
+def _pixels(assembly: Assembly, config: ExperimentConfig, info: DatasetInfo) -> dict[str, Any]:
+    """What training and evaluation have in common."""
+    return {
+        "config": config.augment,
+        "image_size": config.image_size,
+        "mean": info.mean,
+        "std": info.std,
+        "dtype": assembly.execution.dtype,
+    }
 
 
 def evaluation_step(

@@ -5,7 +5,8 @@ backbone, or on its features where they are kept (`probe_grid.cached`).
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,57 +14,23 @@ import jax
 import numpy as np
 from flax import nnx
 
-from fmi_jax import metrics, networks, parallel
-from fmi_jax.assembly import augmentation, evaluation_preprocess, initial_arrays, placement_of
-from fmi_jax.checkpoints.run import RunCheckpoints
+from fmi_jax import metrics, networks
+from fmi_jax.assembly import initial_arrays, placement_of
 from fmi_jax.classifiers.head_grid import FeatureHeads
 from fmi_jax.conclusion import conclude, evaluate
-from fmi_jax.data import feature_batches, loader
+from fmi_jax.data import feature_batches
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.features import extract
 from fmi_jax.metrics import Evaluation
 from fmi_jax.protocols.spec import GridProtocolSpec, Head
-from fmi_jax.report.result import Best, Result
+from fmi_jax.report.result import Result
 from fmi_jax.session import Session
 from fmi_jax.training import optim
-from fmi_jax.training.evaluation import Outputs, predict_split
-from fmi_jax.training.loop import Plan, Progress
-from fmi_jax.training.partition import Partition, partition
+from fmi_jax.training.evaluation import Outputs
+from fmi_jax.training.loop import Plan
+from fmi_jax.training.partition import partition
 from fmi_jax.training.side_by_side import GridLoop, GridProgress, at_their_best
-from fmi_jax.training.step import (
-    Arrays,
-    Augment,
-    Placement,
-    Preprocess,
-    initial_state,
-    make_eval_step,
-    make_train_step,
-)
-from fmi_jax.training_run import beginning, eval_batches, restore, train_batches
-from fmi_jax.types import Batch
-from fmi_jax.writers import MetricWriter, ProgressReport
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Stand:
-    """What the heads stand on: images, or features that are kept.
-
-    Attributes:
-      partition: the structure of what is called.
-      placement: where its arrays live.
-      arrays: all of them, as they begin.
-      augment, preprocess: from a batch to what is called, in training and evaluation.
-      batches: this process's part of the training batches, from a step on.
-      eval_batches: the same of one pass over a split.
-    """
-
-    partition: Partition
-    placement: Placement
-    arrays: Arrays
-    augment: Augment
-    preprocess: Preprocess
-    batches: Callable[[int], Iterator[Batch]]
-    eval_batches: Callable[[str], Iterator[Batch]]
+from fmi_jax.training_run import Subject, best_of, on_images, predictor, run_loop
 
 
 def train_grid(session: Session) -> Result:
@@ -73,10 +40,10 @@ def train_grid(session: Session) -> Result:
       UserError: a loss is no longer finite, or the checkpoints are damaged.
       Stopped: on SIGTERM, after saving.
     """
-    config, info, mesh, dataset = session.config, session.info, session.mesh, session.dataset
+    config, info = session.config, session.info
     assert isinstance(session.protocol, GridProtocolSpec)
     heads = session.protocol.heads(config)
-    plan = Plan.of(config, len(dataset.ids("train")))
+    plan = Plan.of(config, len(session.dataset.ids("train")))
     warmup = optim.warmup_steps(config.optim, plan.steps_per_epoch)
     rates = np.array([head.learning_rate for head in heads], np.float32)
 
@@ -84,84 +51,27 @@ def train_grid(session: Session) -> Result:
         of_head = dataclasses.replace(config.optim, learning_rate=rate)
         return optim.learning_rate(of_head, warmup, plan.total_steps)
 
-    optimizer = optim.side_by_side(
-        lambda rate: optim.make_optimizer(config.optim, schedule(rate)), rates
-    )
-    checkpoints = RunCheckpoints(session.workdir / "checkpoints")
-    start_step = checkpoints.newest_sound() or 0
-    stand = on_features(session) if config.probe_grid.cached else on_images(session)
-    arrays, placement = dict(stand.arrays), stand.placement
-    frozen = {name: arrays.pop(name) for name in stand.partition.frozen}
-    state = initial_state(stand.partition, arrays, optimizer, mesh, placement)
-    ones = parallel.place(np.ones(len(heads), np.float32), parallel.replicated(mesh))
-    state = dataclasses.replace(state, lr_scale=ones)
-    progress = GridProgress(heads=[Progress() for _ in heads])
-    if start_step:
-        state, meta = restore(checkpoints, start_step, state)
-        progress = GridProgress.from_json(meta)
-    session.clock.lap("model")
-
-    eval_step = make_eval_step(stand.partition, stand.preprocess, mesh=mesh, placement=placement)
-
-    def predict(split: str, arrays: Arrays) -> Outputs:
-        count = len(dataset.ids(split))
-        return predict_split(eval_step, arrays, stand.eval_batches(split), count, mesh)
-
-    report = ProgressReport(
-        plan.total_steps, start_step, config.train.batch_size, active=session.active
-    )
-    report.say(f"{session.heading()}: {len(heads)} heads, {beginning(plan, start_step)}")
-    writer = MetricWriter(session.workdir, start_step, active=session.active)
-    loop = GridLoop(
-        config=config,
-        plan=plan,
-        mesh=mesh,
-        train_step=make_train_step(
-            stand.partition,
-            optimizer,
-            schedule(rates),
-            stand.augment,
-            task=info.task,
-            seed=config.train.seed,
-            accumulate=config.optim.accumulate,
-            mesh=mesh,
-            placement=placement,
-        ),
-        frozen=frozen,
-        batches=stand.batches(start_step),
+    subject = on_features(session) if config.probe_grid.cached else on_images(session)
+    predict = predictor(session, subject)
+    state, frozen, progress, checkpoints = run_loop(
+        session,
+        plan,
+        subject,
+        optim.side_by_side(lambda rate: optim.make_optimizer(config.optim, schedule(rate)), rates),
+        schedule(rates),
+        loop=functools.partial(GridLoop, names=[head.name for head in heads]),
+        progress=lambda meta: GridProgress.from_json(meta, len(heads)),
         validate=lambda arrays: [e.values for e in of_each(info, predict("val", arrays))],
-        metric=session.metric,
-        batch_ids=lambda step: loader.batch_ids(
-            dataset, config.train.seed, step, config.train.batch_size
-        ),
-        checkpoints=checkpoints,
-        writer=writer,
-        report=report,
-        progress=progress,
-        names=[head.name for head in heads],
+        heads=len(heads),
     )
-    if start_step < plan.total_steps:
-        state = loop.run(state, start_step)
-    writer.close()
     checkpoints.close()
-    session.clock.lap("training")
-
     arrays = at_their_best(state.params | state.stats | frozen)
     val, test = predict("val", arrays), predict("test", arrays)
     of_val, of_test = of_each(info, val), of_each(info, test)
     chosen = choose(heads, session.metric, [head.values[session.metric] for head in of_val])
-    best = progress.heads[chosen]
-    assert best.best_step is not None
-    assert best.best_value is not None
     return conclude(
         session,
-        best=Best(
-            metric=session.metric,
-            value=best.best_value,
-            step=best.best_step,
-            epoch=best.best_step / plan.steps_per_epoch,
-            seconds=best.best_seconds,
-        ),
+        best=best_of(session, plan, progress.heads[chosen]),
         steps=plan.total_steps,
         val=Outputs(val.logits[:, chosen], val.labels),
         test=Outputs(test.logits[:, chosen], test.labels),
@@ -171,22 +81,7 @@ def train_grid(session: Session) -> Result:
     )
 
 
-def on_images(session: Session) -> Stand:
-    """Every image goes through the augmentation and the backbone anew."""
-    config, assembly, info = session.config, session.assembly, session.info
-    placement = placement_of(assembly, config, session.mesh)
-    return Stand(
-        partition=assembly.partition,
-        placement=placement,
-        arrays=initial_arrays(assembly, config, placement),
-        augment=augmentation(assembly, config, info),
-        preprocess=evaluation_preprocess(assembly, config, info),
-        batches=lambda start_step: train_batches(session, start_step),
-        eval_batches=lambda split: eval_batches(session, split),
-    )
-
-
-def on_features(session: Session) -> Stand:
+def on_features(session: Session) -> Subject:
     """The backbone sees every image once, unaugmented; the heads need nothing else of it."""
     config, assembly = session.config, session.assembly
     splits = extract(
@@ -202,7 +97,7 @@ def on_features(session: Session) -> Stand:
     structure = partition(heads, assembly.protocol.trainable(config, assembly.arch))
     placement = placement_of(assembly, config, session.mesh)
     process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    return Stand(
+    return Subject(
         partition=structure,
         placement={name: placement[name] for name in structure.variables},
         arrays=initial_arrays(assembly, config, placement, structure.variables),

@@ -8,12 +8,15 @@ Where the arrays of the model come from, the first that applies:
 3. otherwise: random initialisation.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+import optax
 
-from fmi_jax.assembly import augmentation, evaluation_step, initial_arrays, placement_of
+from fmi_jax.assembly import augmentation, evaluation_preprocess, initial_arrays, placement_of
 from fmi_jax.checkpoints.run import RunCheckpoints
 from fmi_jax.conclusion import conclude, evaluate
 from fmi_jax.data import loader
@@ -22,9 +25,57 @@ from fmi_jax.session import Session
 from fmi_jax.training import optim
 from fmi_jax.training.evaluation import Outputs, predict_split
 from fmi_jax.training.loop import Loop, Plan, Progress, counters
-from fmi_jax.training.step import Arrays, TrainState, initial_state, make_train_step
+from fmi_jax.training.partition import Partition
+from fmi_jax.training.step import (
+    Arrays,
+    Augment,
+    Placement,
+    Preprocess,
+    TrainState,
+    initial_state,
+    make_eval_step,
+    make_train_step,
+)
 from fmi_jax.types import Batch
 from fmi_jax.writers import MetricWriter, ProgressReport
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is trained, and what it reads.
+
+    Attributes:
+      partition: the structure of what is called.
+      placement: where its arrays live.
+      arrays: all of them, as they begin.
+      augment, preprocess: from a batch to what is called, in training and evaluation.
+      batches: this process's part of the training batches, from a step on.
+      eval_batches: the same of one pass over a split.
+    """
+
+    partition: Partition
+    placement: Placement
+    arrays: Arrays
+    augment: Augment
+    preprocess: Preprocess
+    batches: Callable[[int], Iterator[Batch]]
+    eval_batches: Callable[[str], Iterator[Batch]]
+
+
+class Ended(NamedTuple):
+    """How a loop has ended.
+
+    Attributes:
+      state: after the last step.
+      frozen: the arrays beside it that do not learn.
+      progress: what the loop remembered.
+      checkpoints: of the run, still open.
+    """
+
+    state: TrainState
+    frozen: Arrays
+    progress: Any
+    checkpoints: RunCheckpoints
 
 
 def train(session: Session) -> Result:
@@ -34,79 +85,30 @@ def train(session: Session) -> Result:
       UserError: the loss is no longer finite, or the checkpoints are damaged.
       Stopped: on SIGTERM, after saving.
     """
-    config, info, mesh = session.config, session.info, session.mesh
-    dataset, assembly = session.dataset, session.assembly
-    plan = Plan.of(config, len(dataset.ids("train")))
+    config, info = session.config, session.info
+    plan = Plan.of(config, len(session.dataset.ids("train")))
     schedule = optim.learning_rate(
         config.optim, optim.warmup_steps(config.optim, plan.steps_per_epoch), plan.total_steps
     )
-    optimizer = optim.make_optimizer(config.optim, schedule)
-    placement = placement_of(assembly, config, mesh)
-    checkpoints = RunCheckpoints(session.workdir / "checkpoints")
-    resume_step = checkpoints.newest_sound()
-    arrays = initial_arrays(assembly, config, placement)
-    frozen = {name: arrays.pop(name) for name in assembly.partition.frozen}
-    state = initial_state(assembly.partition, arrays, optimizer, mesh, placement)
-    progress = Progress()
-    if resume_step is not None:
-        state, meta = restore(checkpoints, resume_step, state)
-        progress = Progress(**meta)
-    start_step = resume_step or 0
-    session.clock.lap("model")
-
-    predict = predictor(session, evaluation_step(assembly, config, info, mesh, placement))
-    report = ProgressReport(
-        plan.total_steps, start_step, config.train.batch_size, active=session.active
-    )
-    report.say(f"{session.heading()}: {beginning(plan, start_step)}")
-    writer = MetricWriter(session.workdir, start_step, active=session.active)
-    loop = Loop(
-        config=config,
-        plan=plan,
-        mesh=mesh,
-        train_step=make_train_step(
-            assembly.partition,
-            optimizer,
-            schedule,
-            augmentation(assembly, config, info),
-            task=info.task,
-            seed=config.train.seed,
-            accumulate=config.optim.accumulate,
-            mesh=mesh,
-            placement=placement,
-        ),
-        frozen=frozen,
-        batches=train_batches(session, start_step),
+    subject = on_images(session)
+    predict = predictor(session, subject)
+    state, frozen, progress, checkpoints = run_loop(
+        session,
+        plan,
+        subject,
+        optim.make_optimizer(config.optim, schedule),
+        schedule,
+        loop=Loop,
+        progress=lambda meta: Progress(**meta),
         validate=lambda arrays: evaluate(info, predict("val", arrays)).values,
-        metric=session.metric,
-        batch_ids=lambda step: loader.batch_ids(
-            dataset, config.train.seed, step, config.train.batch_size
-        ),
-        checkpoints=checkpoints,
-        writer=writer,
-        report=report,
-        progress=progress,
     )
-    if start_step < plan.total_steps:
-        state = loop.run(state, start_step)
-    writer.close()
-    session.clock.lap("training")
-
-    assert progress.best_step is not None
-    assert progress.best_value is not None
     model = {"params": state.params, "stats": state.stats}
     best = checkpoints.restore_model(progress.best_step, abstract(model))
     checkpoints.close()
     arrays = best["params"] | best["stats"] | frozen
     return conclude(
         session,
-        best=Best(
-            metric=session.metric,
-            value=progress.best_value,
-            step=progress.best_step,
-            epoch=progress.best_step / plan.steps_per_epoch,
-            seconds=progress.best_seconds,
-        ),
+        best=best_of(session, plan, progress),
         steps=plan.total_steps,
         val=predict("val", arrays),
         test=predict("test", arrays),
@@ -114,49 +116,147 @@ def train(session: Session) -> Result:
     )
 
 
-def predictor(
-    session: Session, eval_step: Callable[[Arrays, Arrays], Arrays]
-) -> Callable[[str, Arrays], Outputs]:
+def on_images(session: Session) -> Subject:
+    """The classifier of the session, on images that are augmented anew in every step."""
+    config, assembly, info = session.config, session.assembly, session.info
+    placement = placement_of(assembly, config, session.mesh)
+    process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    return Subject(
+        partition=assembly.partition,
+        placement=placement,
+        arrays=initial_arrays(assembly, config, placement),
+        augment=augmentation(assembly, config, info),
+        preprocess=evaluation_preprocess(assembly, config, info),
+        batches=lambda start_step: loader.train_batches(
+            session.dataset,
+            batch_size=config.train.batch_size,
+            seed=config.train.seed,
+            start_step=start_step,
+            threads=config.data.threads,
+            workers=config.data.workers,
+            **process,
+        ),
+        eval_batches=lambda split: loader.eval_batches(
+            session.dataset,
+            split,
+            batch_size=session.eval_batch_size,
+            threads=config.data.threads,
+            **process,
+        ),
+    )
+
+
+def predictor(session: Session, subject: Subject) -> Callable[[str, Arrays], Outputs]:
     """`(split, arrays of the model) -> outputs of every image of the split`."""
+    step = make_eval_step(
+        subject.partition, subject.preprocess, mesh=session.mesh, placement=subject.placement
+    )
 
     def predict(split: str, arrays: Arrays) -> Outputs:
         count = len(session.dataset.ids(split))
-        batches = eval_batches(session, split)
-        return predict_split(eval_step, arrays, batches, count, session.mesh)
+        return predict_split(step, arrays, subject.eval_batches(split), count, session.mesh)
 
     return predict
 
 
-def eval_batches(session: Session, split: str) -> Iterator[Batch]:
-    """This process's part of the batches of one pass over a split."""
-    return loader.eval_batches(
-        session.dataset,
-        split,
-        batch_size=session.eval_batch_size,
-        threads=session.config.data.threads,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+def run_loop(
+    session: Session,
+    plan: Plan,
+    subject: Subject,
+    optimizer: optax.GradientTransformation,
+    schedule: optim.Schedule,
+    *,
+    loop: Callable[..., Loop],
+    progress: Callable[[Mapping[str, Any]], Any],
+    validate: Callable[[Arrays], Any],
+    heads: int = 0,
+) -> Ended:
+    """Train from the newest sound checkpoint, or from the beginning, to the end of the plan.
+
+    Args:
+      session, plan, subject, optimizer, schedule: the run.
+      loop: makes the loop from the attributes of `Loop`.
+      progress: what the loop remembers, from what a checkpoint holds of it (nothing: {}).
+      validate: as of the loop.
+      heads: how many train side by side (first axis of every array that learns); 0: one, alone.
+
+    Raises:
+      UserError: the loss is no longer finite, or the checkpoints are damaged.
+      Stopped: on SIGTERM, after saving.
+    """
+    config, mesh = session.config, session.mesh
+    checkpoints = RunCheckpoints(session.workdir / "checkpoints")
+    resume_step = checkpoints.newest_sound()
+    start_step = resume_step or 0
+    arrays = dict(subject.arrays)
+    frozen = {name: arrays.pop(name) for name in subject.partition.frozen}
+    scale = np.ones((heads,) if heads else (), np.float32)
+    state = initial_state(
+        subject.partition, arrays, optimizer, mesh, subject.placement, lr_scale=scale
+    )
+    remembered: Mapping[str, Any] = {}
+    if resume_step is not None:
+        state, remembered = _restore(checkpoints, resume_step, state)
+    begun = progress(remembered)
+    session.clock.lap("model")
+
+    report = ProgressReport(
+        plan.total_steps, start_step, config.train.batch_size, active=session.active
+    )
+    begin = f"resuming at step {start_step} of" if start_step else "training for"
+    what = f"{heads} heads, {begin}" if heads else begin
+    report.say(f"{session.heading()}: {what} {plan.total_steps} steps")
+    writer = MetricWriter(session.workdir, start_step, active=session.active)
+    if start_step < plan.total_steps:
+        running = loop(
+            config=config,
+            plan=plan,
+            mesh=mesh,
+            train_step=make_train_step(
+                subject.partition,
+                optimizer,
+                schedule,
+                subject.augment,
+                task=session.info.task,
+                seed=config.train.seed,
+                accumulate=config.optim.accumulate,
+                mesh=mesh,
+                placement=subject.placement,
+            ),
+            frozen=frozen,
+            batches=subject.batches(start_step),
+            validate=validate,
+            metric=session.metric,
+            batch_ids=lambda step: loader.batch_ids(
+                session.dataset, config.train.seed, step, config.train.batch_size
+            ),
+            checkpoints=checkpoints,
+            writer=writer,
+            report=report,
+            progress=begun,
+        )
+        state = running.run(state, start_step)
+    writer.close()
+    session.clock.lap("training")
+    return Ended(state, frozen, begun, checkpoints)
+
+
+def best_of(session: Session, plan: Plan, progress: Progress) -> Best:
+    """The best step of a finished loop, or of one of its heads, for the result."""
+    assert progress.best_step is not None
+    assert progress.best_value is not None
+    return Best(
+        metric=session.metric,
+        value=progress.best_value,
+        step=progress.best_step,
+        epoch=progress.best_step / plan.steps_per_epoch,
+        seconds=progress.best_seconds,
     )
 
 
-def train_batches(session: Session, start_step: int) -> Iterator[Batch]:
-    """This process's part of every batch, from the next step on."""
-    config = session.config
-    return loader.train_batches(
-        session.dataset,
-        batch_size=config.train.batch_size,
-        seed=config.train.seed,
-        start_step=start_step,
-        threads=config.data.threads,
-        workers=config.data.workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-
-
-def restore(
+def _restore(
     checkpoints: RunCheckpoints, step: int, state: TrainState
-) -> tuple[TrainState, dict[str, Any]]:
+) -> tuple[TrainState, Mapping[str, Any]]:
     """A state like `state` from the checkpoint of a step, and what the loop remembered there."""
     model = {"params": state.params, "stats": state.stats}
     restored = checkpoints.restore(step, abstract(model), abstract(counters(state)))
@@ -169,9 +269,3 @@ def restore(
 def abstract(tree: Any) -> Any:
     """Shapes, types and places of the arrays of `tree`."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
-
-
-def beginning(plan: Plan, start_step: int) -> str:
-    """From where to where a run trains, for the console."""
-    begin = f"resuming at step {start_step} of" if start_step else "training for"
-    return f"{begin} {plan.total_steps} steps"

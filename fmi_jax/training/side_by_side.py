@@ -42,9 +42,10 @@ class GridProgress:
     best_step: int | None = None
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "GridProgress":
-        """The inverse of `dataclasses.asdict`."""
-        return cls(**{**values, "heads": [Progress(**head) for head in values["heads"]]})
+    def from_json(cls, values: Mapping[str, Any], heads: int) -> "GridProgress":
+        """The inverse of `dataclasses.asdict`; of nothing, `heads` before the first step."""
+        held = values.get("heads", [{}] * heads)
+        return cls(**{**values, "heads": [Progress(**head) for head in held]})
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -76,12 +76,17 @@ def state_shardings(
     )
 
 
+_ONE = np.ones((), np.float32)
+
+
 def initial_state(
     partition: Partition,
     arrays: Arrays,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     placement: Placement,
+    *,
+    lr_scale: np.ndarray = _ONE,
 ) -> TrainState:
     """The state before the first step, from the arrays of the model that learn."""
     where = state_shardings(mesh, partition, optimizer, placement)
@@ -91,7 +96,7 @@ def initial_state(
         params=params,
         stats={name: arrays[name] for name in partition.stats},
         opt_state=jax.jit(optimizer.init, out_shardings=where.opt_state)(params),
-        lr_scale=parallel.place(np.float32(1), where.lr_scale),
+        lr_scale=parallel.place(lr_scale, where.lr_scale),
         bad_step=parallel.place(np.int32(-1), where.bad_step),
     )
 
