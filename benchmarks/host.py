@@ -47,14 +47,16 @@ def step_overhead() -> float:
     parts = partition(nnx.eval_shape(build), protocol.trainable(ExperimentConfig(), arch))
     mesh = parallel.make_mesh()
     config = OptimConfig()
-    schedule = optim.learning_rate(config, 0, 1000)
+    schedule = optim.relative_rate(config, 0, 1000)
     optimizer = optim.make_optimizer(config, schedule)
     placement = dict.fromkeys(parts.variables, parallel.replicated(mesh))
     arrays = parts.read(build(), tuple(parts.variables))
-    state = initial_state(parts, arrays, optimizer, mesh, placement)
+    state = initial_state(
+        parts, arrays, optimizer, mesh, placement, learning_rate=config.learning_rate, seed=0
+    )
     step = make_train_step(
         parts, optimizer, schedule, lambda keys, images: images.astype(jnp.float32),
-        task=Task.MULTICLASS, seed=0, accumulate=1, mesh=mesh, placement=placement,
+        task=Task.MULTICLASS, accumulate=1, mesh=mesh, placement=placement,
     )  # fmt: skip
     batch = {
         "images": np.zeros((1, 16, 16, 3), np.uint8),

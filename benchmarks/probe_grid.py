@@ -27,7 +27,7 @@ import numpy as np
 from flax import nnx
 
 from fmi_jax import augment, parallel
-from fmi_jax.config import AugmentConfig, ExperimentConfig, OptimConfig
+from fmi_jax.config import AugmentConfig, ExperimentConfig
 from fmi_jax.models.base import Execution
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocol_config import ProbeGridConfig
@@ -93,23 +93,16 @@ def trainer(row: Row, heads: int) -> Callable[[], None]:
     arrays = jax.jit(lambda: named_values(create()), out_shardings=placement)()
     frozen = {name: arrays.pop(name) for name in structure.frozen}
 
-    def schedule(rate: Any) -> optim.Schedule:
-        return optim.learning_rate(OptimConfig(learning_rate=rate), 10, 1000)
-
-    def optimizer_of(rate: Any) -> Any:
-        return optim.make_optimizer(config.optim, schedule(rate))
-
-    rate, optimizer = RATES[0], optimizer_of(RATES[0])
+    schedule = optim.relative_rate(config.optim, 10, 1000)
+    rate, optimizer = RATES[0], optim.make_optimizer(config.optim, schedule)
     if isinstance(protocol, GridProtocolSpec):
-        rate = np.array([head.learning_rate for head in protocol.heads(config)], np.float32)
-        optimizer = optim.side_by_side(optimizer_of, rate)
-    state = initial_state(structure, arrays, optimizer, mesh, placement)
-    scale = parallel.place(np.ones(np.shape(rate), np.float32), parallel.replicated(mesh))
-    state = dataclasses.replace(state, lr_scale=scale)
+        rate = [head.learning_rate for head in protocol.heads(config)]
+        optimizer = optim.side_by_side(optimizer)
+    state = initial_state(structure, arrays, optimizer, mesh, placement, learning_rate=rate, seed=0)
     step = make_train_step(
         structure,
         optimizer,
-        schedule(rate),
+        schedule,
         functools.partial(
             augment.augment,
             config=AugmentConfig(),
@@ -119,7 +112,6 @@ def trainer(row: Row, heads: int) -> Callable[[], None]:
             dtype=np.float32,
         ),
         task=Task.MULTICLASS,
-        seed=0,
         accumulate=1,
         mesh=mesh,
         placement=placement,

@@ -59,7 +59,7 @@ def take_a_step(model: str, remat: bool) -> dict[str, Any]:
     mesh = parallel.make_mesh(devices=jax.devices()[:1])
     assembly = assemble(config, channels=3, num_classes=CLASSES)
     placement = placement_of(assembly, config, mesh)
-    schedule = optim.learning_rate(config.optim, warmup=0, total_steps=1)
+    schedule = optim.relative_rate(config.optim, warmup=0, total_steps=1)
     optimizer = optim.make_optimizer(config.optim, schedule)
     step = make_train_step(
         assembly.partition,
@@ -67,13 +67,20 @@ def take_a_step(model: str, remat: bool) -> dict[str, Any]:
         schedule,
         augmentation(assembly, config, DATASETS["aptos2019"]),
         task=Task.MULTICLASS,
-        seed=0,
         accumulate=1,
         mesh=mesh,
         placement=placement,
     )
     arrays = initial_arrays(assembly, config, placement)
-    state = initial_state(assembly.partition, arrays, optimizer, mesh, placement)
+    state = initial_state(
+        assembly.partition,
+        arrays,
+        optimizer,
+        mesh,
+        placement,
+        learning_rate=config.optim.learning_rate,
+        seed=0,
+    )
     del arrays
     size = config.data.prepared_size
     images = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)

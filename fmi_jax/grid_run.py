@@ -4,7 +4,6 @@ Loop, step and checkpoints are those of every run that trains. The heads stand o
 backbone, or on its features where they are kept (`probe_grid.cached`).
 """
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,6 @@ from fmi_jax.metrics import Evaluation
 from fmi_jax.protocols.spec import GridProtocolSpec, Head
 from fmi_jax.report.result import Result
 from fmi_jax.session import Session
-from fmi_jax.training import optim
 from fmi_jax.training.evaluation import Outputs
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.partition import partition
@@ -44,25 +42,16 @@ def train_grid(session: Session) -> Result:
     assert isinstance(session.protocol, GridProtocolSpec)
     heads = session.protocol.heads(config)
     plan = Plan.of(config, len(session.dataset.ids("train")))
-    warmup = optim.warmup_steps(config.optim, plan.steps_per_epoch)
-    rates = np.array([head.learning_rate for head in heads], np.float32)
-
-    def schedule(rate: Any) -> optim.Schedule:
-        of_head = dataclasses.replace(config.optim, learning_rate=rate)
-        return optim.learning_rate(of_head, warmup, plan.total_steps)
-
     subject = on_features(session) if config.probe_grid.cached else on_images(session)
     predict = predictor(session, subject)
     state, frozen, progress, checkpoints = run_loop(
         session,
         plan,
         subject,
-        optim.side_by_side(lambda rate: optim.make_optimizer(config.optim, schedule(rate)), rates),
-        schedule(rates),
         loop=functools.partial(GridLoop, names=[head.name for head in heads]),
         progress=lambda meta: GridProgress.from_json(meta, len(heads)),
         validate=lambda arrays: [e.values for e in of_each(info, predict("val", arrays))],
-        heads=len(heads),
+        learning_rates=np.array([head.learning_rate for head in heads], np.float32),
     )
     checkpoints.close()
     arrays = at_their_best(state.params | state.stats | frozen)

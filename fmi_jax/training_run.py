@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 from fmi_jax.assembly import augmentation, evaluation_preprocess, initial_arrays, placement_of
 from fmi_jax.checkpoints.run import RunCheckpoints
@@ -87,17 +86,12 @@ def train(session: Session) -> Result:
     """
     config, info = session.config, session.info
     plan = Plan.of(config, len(session.dataset.ids("train")))
-    schedule = optim.learning_rate(
-        config.optim, optim.warmup_steps(config.optim, plan.steps_per_epoch), plan.total_steps
-    )
     subject = on_images(session)
     predict = predictor(session, subject)
     state, frozen, progress, checkpoints = run_loop(
         session,
         plan,
         subject,
-        optim.make_optimizer(config.optim, schedule),
-        schedule,
         loop=Loop,
         progress=lambda meta: Progress(**meta),
         validate=lambda arrays: evaluate(info, predict("val", arrays)).values,
@@ -163,22 +157,21 @@ def run_loop(
     session: Session,
     plan: Plan,
     subject: Subject,
-    optimizer: optax.GradientTransformation,
-    schedule: optim.Schedule,
     *,
     loop: Callable[..., Loop],
     progress: Callable[[Mapping[str, Any]], Any],
     validate: Callable[[Arrays], Any],
-    heads: int = 0,
+    learning_rates: np.ndarray | None = None,
 ) -> Ended:
     """Train from the newest sound checkpoint, or from the beginning, to the end of the plan.
 
     Args:
-      session, plan, subject, optimizer, schedule: the run.
+      session, plan, subject: the run.
       loop: makes the loop from the attributes of `Loop`.
       progress: what the loop remembers, from what a checkpoint holds of it (nothing: {}).
       validate: as of the loop.
-      heads: how many train side by side (first axis of every array that learns); 0: one, alone.
+      learning_rates: of the models that train side by side (first axis of every array that
+        learns); None: one, alone.
 
     Raises:
       UserError: the loss is no longer finite, or the checkpoints are damaged.
@@ -190,9 +183,20 @@ def run_loop(
     start_step = resume_step or 0
     arrays = dict(subject.arrays)
     frozen = {name: arrays.pop(name) for name in subject.partition.frozen}
-    scale = np.ones((heads,) if heads else (), np.float32)
+    warmup = optim.warmup_steps(config.optim, plan.steps_per_epoch)
+    schedule = optim.relative_rate(config.optim, warmup, plan.total_steps)
+    optimizer = optim.make_optimizer(config.optim, schedule)
+    if learning_rates is not None:
+        optimizer = optim.side_by_side(optimizer)
+    rate = config.optim.learning_rate if learning_rates is None else learning_rates
     state = initial_state(
-        subject.partition, arrays, optimizer, mesh, subject.placement, lr_scale=scale
+        subject.partition,
+        arrays,
+        optimizer,
+        mesh,
+        subject.placement,
+        learning_rate=rate,
+        seed=config.train.seed,
     )
     remembered: Mapping[str, Any] = {}
     if resume_step is not None:
@@ -204,7 +208,7 @@ def run_loop(
         plan.total_steps, start_step, config.train.batch_size, active=session.active
     )
     begin = f"resuming at step {start_step} of" if start_step else "training for"
-    what = f"{heads} heads, {begin}" if heads else begin
+    what = begin if learning_rates is None else f"{len(learning_rates)} heads, {begin}"
     report.say(f"{session.heading()}: {what} {plan.total_steps} steps")
     writer = MetricWriter(session.workdir, start_step, active=session.active)
     if start_step < plan.total_steps:
@@ -218,7 +222,6 @@ def run_loop(
                 schedule,
                 subject.augment,
                 task=session.info.task,
-                seed=config.train.seed,
                 accumulate=config.optim.accumulate,
                 mesh=mesh,
                 placement=subject.placement,
@@ -227,6 +230,7 @@ def run_loop(
             batches=subject.batches(start_step),
             validate=validate,
             metric=session.metric,
+            learning_rate=rate,
             batch_ids=lambda step: loader.batch_ids(
                 session.dataset, config.train.seed, step, config.train.batch_size
             ),

@@ -56,7 +56,7 @@ def test_it_is_torch_adamw_with_a_learning_rate_for_each_layer():
     params = {name: value.astype(np.float32) for name, value in params.items()}
     rates = dict(zip(params, (0.125, 0.25, 0.5, 1.0), strict=True))
     config = OptimConfig(learning_rate=3e-3, weight_decay=0.1, layer_decay=0.5, clip_norm=0.7)
-    ours = optim.make_optimizer(config, optim.learning_rate(config, 0, 10))
+    ours = optim.make_optimizer(config, optim.relative_rate(config, 0, 10))
     theirs = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in params.items()}
     groups = [
         {"params": [p], "lr": config.learning_rate * rates[name],
@@ -68,7 +68,8 @@ def test_it_is_torch_adamw_with_a_learning_rate_for_each_layer():
     for _ in range(5):
         grads = {n: rng.normal(size=v.shape).astype(np.float32) for n, v in params.items()}
         updates, state = ours.update(grads, state, params)
-        params = {name: params[name] + updates[name] for name in params}
+        rate = config.learning_rate
+        params = {name: params[name] + rate * updates[name] for name in params}
         for name, parameter in theirs.items():
             parameter.grad = torch.tensor(grads[name])
         torch.nn.utils.clip_grad_norm_(list(theirs.values()), config.clip_norm)

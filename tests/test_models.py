@@ -167,6 +167,24 @@ def test_features_at_a_block_are_those_of_the_truncated_network(name):
     assert_close(first, features_at(truncated, x)[0], SAME_FLOAT32)
 
 
+@pytest.mark.parametrize("name", [name for name in ONE_PER_FAMILY if TINY[name].family.cls_first])
+def test_who_reads_only_cls_does_not_pay_for_the_last_block_of_the_others(name):
+    """In either pass."""
+    model = tiny(name)
+    x = tiny_images(name, 3)
+    graphdef, state = nnx.split(model)
+
+    def flops(read) -> float:
+        def loss(state):
+            return (read(nnx.merge(graphdef, state).features(x)) ** 2).sum()
+
+        return jax.jit(jax.grad(loss)).lower(state).compile().cost_analysis()["flops"]
+
+    everything = flops(lambda features: jnp.concatenate([features.cls, features.tokens[:, 0, 0]]))
+    saved = 1 - flops(lambda features: features.cls) / everything
+    assert saved > 0.5 / model.arch.num_blocks
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_a_block_that_does_not_exist_is_refused(name):
     model = tiny(name)

@@ -36,6 +36,25 @@ def test_attention_on_cpu_equals_the_library_form_used_elsewhere(qkv, monkeypatc
     np.testing.assert_allclose(elsewhere, expected, rtol=0, atol=SAME_FLOAT32)
 
 
+def test_attention_in_groups_of_queries_is_that_of_all_at_once_and_holds_fewer_scores(
+    qkv, monkeypatch
+):
+    def weighted(q, k, v):
+        return (attention.dot_product_attention(q, k, v) * jnp.arange(5)).sum()
+
+    def compiled():
+        return jax.jit(jax.value_and_grad(weighted, argnums=(0, 1, 2))).lower(*qkv).compile()
+
+    at_once = compiled()
+    monkeypatch.setattr(attention, "MAX_SCORES", 2 * 2 * 3 * 7)  # two queries of seven
+    in_groups = compiled()
+    for ours, expected in zip(*map(jax.tree.leaves, (in_groups(*qkv), at_once(*qkv))), strict=True):
+        largest = np.abs(expected).max()
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=SAME_FLOAT32 * largest)
+    assert "[2,3,7,7]" in at_once.as_text()
+    assert "[2,3,7,7]" not in in_groups.as_text()
+
+
 @pytest.mark.parametrize(
     ("dtype", "head_width", "implementation"),
     [

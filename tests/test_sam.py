@@ -46,7 +46,7 @@ def dense(q, k, v, rel_h, rel_w):
 @pytest.mark.parametrize("cols", [17, 131])
 def test_attention_and_its_gradients_are_those_of_a_bias_per_pair(cols, monkeypatch):
     """Also where it is computed a row of queries at a time, for maps too long to be folded."""
-    monkeypatch.setattr(relative_position, "_SCORES", 1)
+    monkeypatch.setattr(relative_position, "MAX_SCORES", 1)
     rows, d = 3, 5
     q, k, v, weights = jnp.asarray(normal(4, 2, 2, rows * cols, d))
     tables = [by_pair(jnp.asarray(normal(2 * n - 1, d))) for n in (rows, cols)]

@@ -1,5 +1,6 @@
 """What the loop decides between steps: when to look, what is best, when the rate drops."""
 
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -51,8 +52,8 @@ def loop_over(
 
     def step(state: TrainState, frozen: dict, batch: dict) -> tuple[TrainState, dict]:
         bad = state.step if state.step == bad_at else state.bad_step
-        state = TrainState(state.step + 1, state.params, {}, {}, state.lr_scale, bad)
-        return state, {"loss": np.float32(1), "learning_rate": state.lr_scale}
+        state = dataclasses.replace(state, step=state.step + 1, bad_step=bad)
+        return state, {"loss": np.float32(1), "learning_rate": state.learning_rate}
 
     loop = Loop(
         config=config,
@@ -63,6 +64,7 @@ def loop_over(
         batches=itertools.repeat(BATCH),
         validate=lambda arrays: {"accuracy": next(coming)},
         metric="accuracy",
+        learning_rate=3.0,
         batch_ids=lambda step: [f"image{step}"],
         checkpoints=notes,
         writer=notes,
@@ -73,7 +75,8 @@ def loop_over(
 
 
 def run(loop: Loop) -> TrainState:
-    return loop.run(TrainState(np.int32(0), {}, {}, {}, np.float32(1), np.int32(-1)), 0)
+    rate = np.float32(loop.learning_rate)
+    return loop.run(TrainState(np.int32(0), {}, {}, {}, rate, np.uint32(0), np.int32(-1)), 0)
 
 
 def test_the_first_of_equal_bests_is_kept_and_nan_is_never_best() -> None:
@@ -95,7 +98,7 @@ def test_plateau_drops_the_rate_after_patience_but_not_in_warmup() -> None:
     run(loop)
     # Epoch 2 lies in the warm-up; 3 and 4 are bad: dropped; 5 is best; 6 and 7 are bad: dropped.
     rates = [scalars["train/learning_rate"] for _, scalars in notes.rows if "train/loss" in scalars]
-    np.testing.assert_allclose(rates, [1.0] * 8 + [0.1] * 6 + [0.01] * 2, rtol=1e-6)
+    np.testing.assert_allclose(rates, [3.0] * 8 + [0.3] * 6 + [0.03] * 2, rtol=1e-6)
     assert notes.saved[16]["lr_scale"] == pytest.approx(0.01)
 
 

@@ -91,7 +91,7 @@ class Training:
             ExperimentConfig(protocol=protocol), model.backbone.arch
         )
         self.partition = partition(abstract, trainable)
-        schedule = optim.learning_rate(OPTIM, OPTIM.warmup_steps, total_steps=100)
+        schedule = optim.relative_rate(OPTIM, OPTIM.warmup_steps, total_steps=100)
         optimizer = optim.make_optimizer(OPTIM, schedule)
         names = tuple(self.partition.variables)
         placement = parallel.parameter_shardings(self.mesh, self.partition.shapes(names), strategy)
@@ -100,14 +100,16 @@ class Training:
             for name, value in self.partition.read(model, names).items()
         }
         self.frozen = {name: arrays[name] for name in self.partition.frozen}
-        self.state = initial_state(self.partition, arrays, optimizer, self.mesh, placement)
+        self.state = initial_state(
+            self.partition, arrays, optimizer, self.mesh, placement,
+            learning_rate=OPTIM.learning_rate, seed=5,
+        )  # fmt: skip
         self.step = make_train_step(
             self.partition,
             optimizer,
             schedule,
             noisy,
             task=Task.MULTICLASS,
-            seed=5,
             accumulate=accumulate,
             mesh=self.mesh,
             placement=placement,
@@ -209,7 +211,7 @@ def test_optimizer_is_torch_adamw_with_the_decay_rule_of_the_study() -> None:
     }
     params = {name: value.astype(np.float32) for name, value in params.items()}
     config = dataclasses.replace(OPTIM, warmup_steps=0, clip_norm=0.7)
-    ours = optim.make_optimizer(config, optim.learning_rate(config, 0, 10))
+    ours = optim.make_optimizer(config, optim.relative_rate(config, 0, 10))
     theirs = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in params.items()}
     decayed = [p for p in theirs.values() if p.ndim > 1]
     rest = [p for p in theirs.values() if p.ndim <= 1]
@@ -222,7 +224,8 @@ def test_optimizer_is_torch_adamw_with_the_decay_rule_of_the_study() -> None:
     for _ in range(5):
         grads = {n: rng.normal(size=v.shape).astype(np.float32) for n, v in params.items()}
         updates, state = ours.update(grads, state, params)
-        params = {name: params[name] + updates[name] for name in params}
+        rate = config.learning_rate
+        params = {name: params[name] + rate * updates[name] for name in params}
         for name, parameter in theirs.items():
             parameter.grad = torch.tensor(grads[name])
         torch.nn.utils.clip_grad_norm_(list(theirs.values()), config.clip_norm)
@@ -232,13 +235,13 @@ def test_optimizer_is_torch_adamw_with_the_decay_rule_of_the_study() -> None:
 
 
 def test_warmup_is_exact_and_cosine_ends_at_zero() -> None:
-    config = dataclasses.replace(OPTIM, learning_rate=1.0, schedule="cosine")
-    schedule = optim.learning_rate(config, warmup=4, total_steps=12)
+    config = dataclasses.replace(OPTIM, schedule="cosine")
+    schedule = optim.relative_rate(config, warmup=4, total_steps=12)
     rates = np.array([schedule(step) for step in range(13)])
     np.testing.assert_allclose(rates[:5], [0.25, 0.5, 0.75, 1.0, 1.0], rtol=1e-6)
     assert np.all(np.diff(rates[4:]) < 0)
     np.testing.assert_allclose(rates[[8, 12]], [0.5, 0.0], atol=1e-7)
-    constant = optim.learning_rate(dataclasses.replace(config, schedule="constant"), 0, 12)
+    constant = optim.relative_rate(dataclasses.replace(config, schedule="constant"), 0, 12)
     assert {float(constant(step)) for step in (0, 1, 40)} == {1.0}
 
 
@@ -260,14 +263,16 @@ def test_running_statistics_follow_what_learns_and_stand_still_elsewhere() -> No
     assert parts.stats == ("head.mean", "head.var")
     assert {"lower.mean", "lower.var", "lower.scale", "lower.bias"} == set(parts.frozen)
     mesh = parallel.make_mesh(devices=jax.devices()[:1])
-    schedule = optim.learning_rate(OPTIM, 0, 10)
+    schedule = optim.relative_rate(OPTIM, 0, 10)
     optimizer = optim.make_optimizer(OPTIM, schedule)
     placement = dict.fromkeys(parts.variables, parallel.replicated(mesh))
     arrays = parts.read(WithBatchNorm(), tuple(parts.variables))
-    state = initial_state(parts, arrays, optimizer, mesh, placement)
+    state = initial_state(
+        parts, arrays, optimizer, mesh, placement, learning_rate=0.1, seed=0
+    )  # fmt: skip
     step = make_train_step(
         parts, optimizer, schedule, lambda keys, images: images / 255.0,
-        task=Task.MULTICLASS, seed=0, accumulate=1, mesh=mesh, placement=placement,
+        task=Task.MULTICLASS, accumulate=1, mesh=mesh, placement=placement,
     )  # fmt: skip
     frozen = {name: arrays[name] for name in parts.frozen}
     values = batch(0)

@@ -2,8 +2,8 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +92,10 @@ class Backbone(nnx.Module):
     network is in training mode.
     """
 
+    cls_first: ClassVar[bool] = False
+    """Whether the first token is [cls]. A block then takes `block(x, rngs, tokens)` as well, for
+    the output of a slice of the tokens alone, and `readout` takes a pair (`cls_and_rest`)."""
+
     arch: ArchConfig
     execution: Execution
     blocks: nnx.List
@@ -106,7 +110,7 @@ class Backbone(nnx.Module):
         return self.embed(images)
 
     @abc.abstractmethod
-    def readout(self, x: Array, block: int, grid: tuple[int, int]) -> Features:
+    def readout(self, x: Any, block: int, grid: tuple[int, int]) -> Features:
         """The features of a network that ends after `block`, whose output is `x`.
 
         Args:
@@ -138,11 +142,14 @@ class Backbone(nnx.Module):
                 f"images have {images.shape[-1]} channels (shape {images.shape}):"
                 f" this backbone was built for {self.arch.in_channels}, as [b, h, w, c]."
             )
-        wanted = {}
+        wanted, last = {}, max(blocks)
         grid = self.grid(images.shape[1], images.shape[2])
         x = self.enter(images, rngs)
-        for i, block in enumerate(self.blocks[: max(blocks) + 1]):
-            x = self.run_block(block, x, rngs)
+        for i, block in enumerate(self.blocks[: last + 1]):
+            if i == last and self.cls_first:
+                x = self._run(_cls_apart, block, x, rngs)
+            else:
+                x = self.run_block(block, x, rngs)
             if i in blocks:
                 wanted[i] = self.readout(x, i, grid)
         return tuple(wanted[i] for i in blocks)
@@ -159,21 +166,26 @@ class Backbone(nnx.Module):
         Each block draws from a stream of its own, so that a block computed twice drops the
         same paths, and rematerialisation changes no random number.
         """
+        return self._run(_whole, block, x, rngs)
 
-        def run(block: nnx.Module, x: Array, key: Array | None) -> Array:
-            return block(x, None if key is None else nnx.Rngs(dropout=key))
-
+    def _run(
+        self,
+        call: Callable[[nnx.Module, Array, Array | None], Any],
+        block: nnx.Module,
+        x: Array,
+        rngs: nnx.Rngs | None,
+    ) -> Any:
         key = None if rngs is None else rngs.dropout()
         if not self.execution.remat:
-            return run(block, x, key)
+            return call(block, x, key)
         # A block that has anything but parameters and running statistics is refused by the
         # split, where a rematerialised update of it would be lost in silence.
         graphdef, params, stats = nnx.split(block, nnx.Param, nnx.BatchStat)
 
         @jax.checkpoint
-        def recomputed(params: Any, stats: Any, x: Array, key: Array | None) -> tuple[Array, Any]:
+        def recomputed(params: Any, stats: Any, x: Array, key: Array | None) -> tuple[Any, Any]:
             block = nnx.merge(graphdef, params, stats)
-            return run(block, x, key), nnx.state(block, nnx.BatchStat)
+            return call(block, x, key), nnx.state(block, nnx.BatchStat)
 
         y, stats = recomputed(params, stats, x, key)
         if key is not None:
@@ -191,6 +203,31 @@ class Backbone(nnx.Module):
         """
         del source, target
         return dict(params)
+
+
+def cls_and_rest(
+    x: Float[Array, "b n d"] | tuple[Float[Array, "b 1 d"], Float[Array, "b m d"]],
+) -> tuple[Float[Array, "b d"], Float[Array, "b m d"]]:
+    """[cls] and the other tokens of a block's output, in one array or computed apart."""
+    cls, rest = (x[:, :1], x[:, 1:]) if isinstance(x, jax.Array) else x
+    return cls[:, 0], rest
+
+
+def _whole(block: Any, x: Array, key: Array | None) -> Array:
+    return block(x, _dropout(key))
+
+
+def _cls_apart(block: Any, x: Array, key: Array | None) -> tuple[Array, Array]:
+    """The same, [cls] and the other tokens each by themselves, and not put together again.
+
+    Where only [cls] is read, nothing is computed of the others but their keys and values, in both
+    passes: three quarters of the block are saved, 6 % of a ViT-B.
+    """
+    return block(x, _dropout(key), slice(0, 1)), block(x, _dropout(key), slice(1, None))
+
+
+def _dropout(key: Array | None) -> nnx.Rngs | None:
+    return None if key is None else nnx.Rngs(dropout=key)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ Reference: `VisionTransformer` and `interpolate_pos_embed` of `models/vit.py` in
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,7 @@ from fmi_jax.models.base import (
     BackboneSpec,
     Execution,
     WeightsSource,
+    cls_and_rest,
     whole_patches,
 )
 from fmi_jax.nn.drop_path import linear_rates
@@ -67,6 +69,8 @@ class BLIP(Backbone):
       rngs: stream `params`.
     """
 
+    cls_first = True
+
     def __init__(self, arch: BLIPArch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch: BLIPArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
         self.execution = execution
@@ -112,13 +116,12 @@ class BLIP(Backbone):
         tokens = jnp.concatenate([cls, patches.reshape(b, -1, width)], axis=1)
         return tokens + self.pos_embed[...].astype(dtype)
 
-    def readout(self, x: Float[Array, "b n d"], block: int, grid: tuple[int, int]) -> Features:
+    def readout(self, x: Any, block: int, grid: tuple[int, int]) -> Features:
         """Features of a network that ends here: the final norm follows whichever block is last."""
         del block
-        # Normed apart: who reads only [cls] then pays nothing for the patches.
-        cls, patches = self.norm(x[:, 0]), self.norm(x[:, 1:])
+        cls, patches = (self.norm(tokens) for tokens in cls_and_rest(x))
         pooled = cls if self.arch.readout == "cls" else patches[:, 0]
-        return Features(pooled, patches.reshape(x.shape[0], *grid, -1), cls)
+        return Features(pooled, patches.reshape(len(cls), *grid, -1), cls)
 
     @classmethod
     def adapt(

@@ -7,6 +7,7 @@ predicts (section 3 of the paper).
 """
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -19,6 +20,7 @@ from fmi_jax.models.base import (
     BackboneSpec,
     Execution,
     WeightsSource,
+    cls_and_rest,
     patch_grid,
 )
 from fmi_jax.nn.drop_path import linear_rates
@@ -65,6 +67,8 @@ class DeiT(Backbone):
       execution: how it is run.
       rngs: stream `params`.
     """
+
+    cls_first = True
 
     def __init__(self, arch: DeiTArch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch: DeiTArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -131,13 +135,12 @@ class DeiT(Backbone):
         patches = resize(table[0, prefix:].reshape(old, old, -1), matrix, matrix)
         return jnp.concatenate([table[:, :prefix], patches.reshape(1, side * side, -1)], axis=1)
 
-    def readout(self, x: Float[Array, "b n d"], block: int, grid: tuple[int, int]) -> Features:
+    def readout(self, x: Any, block: int, grid: tuple[int, int]) -> Features:
         """Features of a network that ends here: the final norm follows whichever block is last."""
         del block
-        # Normed apart: who reads only [cls] then pays nothing for the patches.
-        cls = self.norm(x[:, 0])
-        tokens = self.norm(x[:, self.arch.num_prefix_tokens :])
-        return Features(cls, tokens.reshape(x.shape[0], *grid, -1), cls)
+        cls, rest = cls_and_rest(x)
+        cls, tokens = self.norm(cls), self.norm(rest[:, self.arch.num_prefix_tokens - 1 :])
+        return Features(cls, tokens.reshape(len(cls), *grid, -1), cls)
 
 
 class TokenDeiT(DeiT):

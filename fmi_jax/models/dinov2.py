@@ -1,6 +1,7 @@
 """DINOv2 (arXiv 2304.07193), without and with register tokens (arXiv 2309.16588)."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -12,6 +13,7 @@ from fmi_jax.models.base import (
     BackboneSpec,
     Execution,
     WeightsSource,
+    cls_and_rest,
     patch_grid,
 )
 from fmi_jax.nn.drop_path import linear_rates
@@ -59,6 +61,8 @@ class DINOv2(Backbone):
       execution: how it is run.
       rngs: stream `params`.
     """
+
+    cls_first = True
 
     def __init__(self, arch: DINOv2Arch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch: DINOv2Arch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -124,12 +128,12 @@ class DINOv2(Backbone):
         patches = resize(table[0, 1:].reshape(old, old, -1), row_weights, col_weights)
         return jnp.concatenate([table[:, :1], patches.reshape(1, rows * cols, -1)], axis=1)
 
-    def readout(self, x: Float[Array, "b n d"], block: int, grid: tuple[int, int]) -> Features:
+    def readout(self, x: Any, block: int, grid: tuple[int, int]) -> Features:
         """Features of a network that ends here: the final norm follows whichever block is last."""
         del block
-        cls = self.norm(x[:, 0])
-        tokens = x[:, 1 + self.arch.num_registers :]
-        return Features(cls, tokens.reshape(x.shape[0], *grid, -1), cls)
+        cls, rest = cls_and_rest(x)
+        cls, tokens = self.norm(cls), rest[:, self.arch.num_registers :]
+        return Features(cls, tokens.reshape(len(cls), *grid, -1), cls)
 
 
 def _spec(size: str, width: int, depth: int, num_registers: int, num_params: int) -> BackboneSpec:

@@ -5,6 +5,7 @@ Reference: `VisionTransformer` and `resize_pos_embed` of open_clip 3.3.0.
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from fmi_jax.models.base import (
     BackboneSpec,
     Execution,
     WeightsSource,
+    cls_and_rest,
     whole_patches,
 )
 from fmi_jax.nn.drop_path import linear_rates
@@ -72,6 +74,8 @@ class OpenCLIP(Backbone):
       rngs: stream `params`.
     """
 
+    cls_first = True
+
     def __init__(self, arch: OpenCLIPArch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch: OpenCLIPArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
         self.execution = execution
@@ -121,16 +125,17 @@ class OpenCLIP(Backbone):
         tokens = jnp.concatenate([cls, patches.reshape(b, -1, width)], axis=1)
         return self.norm_pre(tokens + self.pos_embed[...].astype(dtype)).astype(dtype)
 
-    def readout(self, x: Float[Array, "b n d"], block: int, grid: tuple[int, int]) -> Features:
+    def readout(self, x: Any, block: int, grid: tuple[int, int]) -> Features:
         """Features of a network that ends here: norm and `proj` follow whichever block is last."""
         del block
         dtype = self.execution.dtype
-        cls = self.norm(x[:, 0])
+        cls, tokens = cls_and_rest(x)
+        cls = self.norm(cls)
         pooled = jnp.matmul(
             cls.astype(dtype), self.proj[...].astype(dtype), preferred_element_type=jnp.float32
         )
-        tokens = self.norm(x[:, 1:]) if self.arch.norm_tokens else x[:, 1:]
-        return Features(pooled, tokens.reshape(x.shape[0], *grid, -1), cls)
+        tokens = self.norm(tokens) if self.arch.norm_tokens else tokens
+        return Features(pooled, tokens.reshape(len(cls), *grid, -1), cls)
 
     @classmethod
     def adapt(

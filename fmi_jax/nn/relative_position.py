@@ -13,12 +13,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fmi_jax.nn.attention import dot_product_attention
+from fmi_jax.nn.attention import MAX_SCORES, dot_product_attention, softmax_product
 from fmi_jax.nn.linear import linear
 from fmi_jax.nn.window_attention import join_windows, split_windows
 
 _FLASH_WIDTH = 128  # widest head of cuDNN's flash attention
-_SCORES = 2**24  # scores that are held at a time, beyond those of one row of queries
 
 
 class RelativePositionAttention(nnx.Module):
@@ -136,7 +135,7 @@ def _row_by_row(q: Array, k: Array, v: Array, rel_h: Array, rel_w: Array) -> Arr
     pair of tokens and head, only those of a group are ever held."""
     b, heads, n, d = q.shape
     rows, cols = rel_h.shape[0], rel_w.shape[0]
-    fitting = max(_SCORES // (b * heads * cols * n), 1)
+    fitting = max(MAX_SCORES // (b * heads * cols * n), 1)
     group = max(size for size in range(1, min(fitting, rows) + 1) if rows % size == 0)
 
     @jax.checkpoint
@@ -147,13 +146,7 @@ def _row_by_row(q: Array, k: Array, v: Array, rel_h: Array, rel_w: Array) -> Arr
         by_row, by_col = _products(queries, rel_h, rel_w)
         scores = scores.reshape(b, heads, group, cols, rows, cols)
         scores = scores + by_row[..., :, None] + by_col[..., None, :]
-        scores = scores.reshape(b, heads, group * cols, n)
-        # Divided by their sum after the product with `v`: the gradient then takes one pass over
-        # the scores, where that of jax.nn.softmax takes two.
-        largest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
-        weights = jnp.exp(scores - largest)
-        y = jnp.einsum("bhnm,bhmd->bhnd", weights.astype(v.dtype), v)
-        return (y / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
+        return softmax_product(scores.reshape(b, heads, group * cols, n), v)
 
     groups = jnp.moveaxis(q.reshape(b, heads, rows // group, group, cols, d), 2, 0)
     y = jax.lax.map(attend, (groups, rel_h.reshape(rows // group, group, rows, d)))

@@ -56,9 +56,15 @@ class Block(nnx.Module):
         self.mlp = mlp
         self.ls2 = _identity if layer_scale is None else LayerScale(width, layer_scale)
 
-    def __call__(self, x: Float[Array, "b n d"], rngs: nnx.Rngs | None) -> Float[Array, "b n d"]:
-        """The block's output; `rngs` (stream `dropout`) turns drop-path on."""
-        x = x + drop_path(self.ls1(self.attn(self.norm1(x))), self.drop_path, rngs)
+    def __call__(
+        self, x: Float[Array, "b n d"], rngs: nnx.Rngs | None, tokens: slice = slice(None)
+    ) -> Float[Array, "b m d"]:
+        """The block's output; `rngs` (stream `dropout`) turns drop-path on.
+
+        Only that of `tokens`, if it is given: they attend to all tokens of `x`.
+        """
+        mixed = self.attn(self.norm1(x), tokens)
+        x = x[:, tokens] + drop_path(self.ls1(mixed), self.drop_path, rngs)
         return x + drop_path(self.ls2(self.mlp(self.norm2(x))), self.drop_path, rngs)
 
 

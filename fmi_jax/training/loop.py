@@ -13,6 +13,7 @@ from fmi_jax import metrics, parallel
 from fmi_jax.checkpoints.run import RunCheckpoints
 from fmi_jax.config import ExperimentConfig, OptimConfig
 from fmi_jax.errors import UserError
+from fmi_jax.training.evaluation import STEPS_AHEAD
 from fmi_jax.training.interrupt import Stopped, StopRequest
 from fmi_jax.training.optim import warmup_steps
 from fmi_jax.training.step import Arrays, TrainState
@@ -55,11 +56,6 @@ class Plan:
             log_every=train.log_every_steps,
             checkpoint_every=train.checkpoint_every_steps,
         )
-
-
-_STEPS_AHEAD = 2
-"""Steps that are handed to the devices before they are done: enough to keep them busy. More
-would only hold batches in their memory (201 MB each for 64 images of 1024 x 1024)."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -122,6 +118,7 @@ class Loop:
       batches: this process's part of every batch, from the next step on.
       validate: metrics of the validation split from all arrays of the model.
       metric: the one that selects the best checkpoint.
+      learning_rate: after warm-up, before any drop.
       batch_ids: ids of the images of a step's batch, for messages.
       checkpoints, writer, report: where results go.
       progress: where the loop stands.
@@ -135,6 +132,7 @@ class Loop:
     batches: Iterator[Batch]
     validate: Callable[[Arrays], Mapping[str, float]]
     metric: str
+    learning_rate: Any
     batch_ids: Callable[[int], Sequence[str]]
     checkpoints: RunCheckpoints
     writer: MetricWriter
@@ -157,8 +155,8 @@ class Loop:
                     batch = parallel.to_devices(self.mesh, next(self.batches))
                     state, scalars = self.train_step(state, self.frozen, batch)
                     pending.append(scalars)
-                    if len(pending) > _STEPS_AHEAD:
-                        jax.block_until_ready(pending[-1 - _STEPS_AHEAD])
+                    if len(pending) > STEPS_AHEAD:
+                        jax.block_until_ready(pending[-1 - STEPS_AHEAD])
                     done = step + 1
                     evaluating = done in self.plan.evaluate_at
                     stopping = stop.requested(done)
@@ -221,7 +219,7 @@ class Loop:
         self.writer.write_scalars(done, {f"val/{name}": v for name, v in values.items()})
         improved = progress.improve(self.metric, values[self.metric], done, progress.seconds)
         if not improved and self.plateaus(done) and progress.wait(self.config.optim):
-            state = self.with_rates(state, progress.lr_scale)
+            state = self.dropped(state, progress.lr_scale)
         self.report.say(
             f"epoch {done / self.plan.steps_per_epoch:.1f}  step {done}"
             f"  val {self.metric} {values[self.metric]:.4f}{'  best so far' if improved else ''}"
@@ -234,10 +232,11 @@ class Loop:
         warmup = warmup_steps(optim, self.plan.steps_per_epoch)
         return optim.schedule == "plateau" and done > warmup
 
-    def with_rates(self, state: TrainState, lr_scale: Any) -> TrainState:
-        """`state` with other factors on the learning rate."""
-        scale = parallel.place(np.asarray(lr_scale, np.float32), parallel.replicated(self.mesh))
-        return dataclasses.replace(state, lr_scale=scale)
+    def dropped(self, state: TrainState, lr_scale: Any) -> TrainState:
+        """`state` with the learning rate times `lr_scale`."""
+        rate = np.asarray(self.learning_rate, np.float32) * np.asarray(lr_scale, np.float32)
+        rate = parallel.place(rate, parallel.replicated(self.mesh))
+        return dataclasses.replace(state, learning_rate=rate)
 
     def _save(self, state: TrainState, done: int) -> None:
         self.writer.flush()
@@ -250,6 +249,7 @@ def counters(state: TrainState) -> dict[str, Any]:
     return {
         "step": state.step,
         "opt_state": state.opt_state,
-        "lr_scale": state.lr_scale,
+        "learning_rate": state.learning_rate,
+        "seed": state.seed,
         "bad_step": state.bad_step,
     }

@@ -17,30 +17,33 @@ def warmup_steps(config: OptimConfig, steps_per_epoch: float) -> int:
     return config.warmup_steps or round(config.warmup_epochs * steps_per_epoch)
 
 
-def learning_rate(config: OptimConfig, warmup: int, total_steps: int) -> Schedule:
-    """Learning rate of step 0, 1, ...
+def relative_rate(config: OptimConfig, warmup: int, total_steps: int) -> Schedule:
+    """Share of the full learning rate (`TrainState.learning_rate`) that step 0, 1, ... has.
 
     Step `i` of a warm-up over `w` steps has `(i + 1) / w` of the full rate, so that step
     `w - 1` is the first at the full rate and no step has rate 0 (the reference overshoots by
     1/w and, without warm-up, doubles the rate). After it, "cosine" falls to 0 at
-    `total_steps`; "constant" and "plateau" stay (the plateau factor is `TrainState.lr_scale`).
+    `total_steps`; "constant" and "plateau" stay (there the full rate itself drops).
     """
 
     def schedule(step: Any) -> Any:
         step = jnp.asarray(step, jnp.float32)
-        rate = jnp.float32(config.learning_rate)
+        rate = jnp.float32(1)
         if config.schedule == "cosine":
             progress = (step - warmup) / max(1, total_steps - warmup)
             rate = rate * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
         if warmup:
-            rate = jnp.where(step < warmup, config.learning_rate * (step + 1) / warmup, rate)
+            rate = jnp.where(step < warmup, (step + 1) / warmup, rate)
         return rate
 
     return schedule
 
 
 def make_optimizer(config: OptimConfig, schedule: Schedule) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW with decay on tensors of rank > 1.
+    """Clipping by global norm, then AdamW with decay on tensors of rank > 1, at a full rate of 1.
+
+    The step multiplies its updates by the learning rate, which the program that is compiled does
+    not hold: all rates and seeds of an experiment share one.
 
     Rank > 1 is the study's rule: position and class tokens are decayed, biases, norms and layer
     scales are not. Betas and epsilon are those of torch.optim.AdamW. With `config.layer_decay`
@@ -97,24 +100,9 @@ def _scale_by_layer(decay: float) -> optax.GradientTransformation:
     return optax.stateless(scale)
 
 
-def side_by_side(
-    optimizer: Callable[[Any], optax.GradientTransformation], learning_rates: Any
-) -> optax.GradientTransformation:
-    """Optimizers of models that stand side by side in the first axis of every parameter.
+def side_by_side(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimizer of models that stand side by side in the first axis of every parameter.
 
     Each clips by its own norm and has its own state.
-
-    Args:
-      optimizer: that of one model, from its learning rate.
-      learning_rates: `[g]`.
     """
-
-    def init(params: Any) -> Any:
-        return jax.vmap(lambda rate, p: optimizer(rate).init(p))(learning_rates, params)
-
-    def update(grads: Any, state: Any, params: Any) -> Any:
-        return jax.vmap(lambda rate, *rest: optimizer(rate).update(*rest))(
-            learning_rates, grads, state, params
-        )
-
-    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
+    return optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))  # type: ignore[arg-type]

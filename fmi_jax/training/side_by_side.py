@@ -94,7 +94,7 @@ class GridLoop(Loop):
                 for head, better in zip(heads, improved, strict=True)
             ]
             if any(dropped):
-                state = self.with_rates(state, [head.lr_scale for head in heads])
+                state = self.dropped(state, [head.lr_scale for head in heads])
         top = max(range(len(heads)), key=lambda i: metrics.selection_score(self.metric, values[i]))
         self.report.say(
             f"epoch {done / self.plan.steps_per_epoch:.1f}  step {done}"

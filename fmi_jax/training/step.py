@@ -35,7 +35,8 @@ class TrainState:
       params: what learns, by native name.
       stats: running statistics, by native name.
       opt_state: of the optimizer, for `params` only.
-      lr_scale: factor on the learning rate (plateau schedule).
+      learning_rate: after warm-up; the plateau schedule lowers it.
+      seed: from which, with `step`, all randomness of a step follows.
       bad_step: the first step whose loss or gradient was not finite, or -1. From then on the
         state stands still, so that the parameters before it are never lost.
     """
@@ -44,7 +45,8 @@ class TrainState:
     params: Arrays
     stats: Arrays
     opt_state: Any
-    lr_scale: Any
+    learning_rate: Any
+    seed: Any
     bad_step: Any
 
 
@@ -71,12 +73,10 @@ def state_shardings(
         params={name: placement[name] for name in partition.params},
         stats={name: placement[name] for name in partition.stats},
         opt_state=parallel.like_parameters(mesh, jax.eval_shape(optimizer.init, params), placement),
-        lr_scale=everywhere,
+        learning_rate=everywhere,
+        seed=everywhere,
         bad_step=everywhere,
     )
-
-
-_ONE = np.ones((), np.float32)
 
 
 def initial_state(
@@ -86,9 +86,16 @@ def initial_state(
     mesh: Mesh,
     placement: Placement,
     *,
-    lr_scale: np.ndarray = _ONE,
+    learning_rate: Any,
+    seed: int,
 ) -> TrainState:
-    """The state before the first step, from the arrays of the model that learn."""
+    """The state before the first step, from the arrays of the model that learn.
+
+    Args:
+      partition, arrays, optimizer, mesh, placement: as of `make_train_step`.
+      learning_rate: after warm-up; `[g]` for models that stand side by side.
+      seed: 0 to 2**32 - 1.
+    """
     where = state_shardings(mesh, partition, optimizer, placement)
     params = {name: arrays[name] for name in partition.params}
     return TrainState(
@@ -96,7 +103,8 @@ def initial_state(
         params=params,
         stats={name: arrays[name] for name in partition.stats},
         opt_state=jax.jit(optimizer.init, out_shardings=where.opt_state)(params),
-        lr_scale=parallel.place(lr_scale, where.lr_scale),
+        learning_rate=parallel.place(np.asarray(learning_rate, np.float32), where.learning_rate),
+        seed=parallel.place(np.uint32(seed), where.seed),
         bad_step=parallel.place(np.int32(-1), where.bad_step),
     )
 
@@ -108,20 +116,19 @@ def make_train_step(
     augment: Augment,
     *,
     task: Task,
-    seed: int,
     accumulate: int,
     mesh: Mesh,
     placement: Placement,
 ) -> Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, Any]]]:
     """The step `(state, frozen, batch) -> (state, scalars)`; `state` is donated.
 
-    Randomness is a function of `(seed, state.step)` and of an image's place in the batch, never
-    of how the batch is cut into devices or micro-batches. Scalars: `loss` (mean over the
+    Randomness is a function of `(state.seed, state.step)` and of an image's place in the batch,
+    never of how the batch is cut into devices or micro-batches. Scalars: `loss` (mean over the
     batch), `grad_norm` (before clipping), `learning_rate`.
 
     A model whose logits are `[b, g, k]` is `g` models that share what is frozen: every parameter
-    has them as its first axis, the scalars and `state.lr_scale` are `[g]`, and none sees the
-    loss of another (`classifiers.head_grid`, with `side_by_side` of an optimizer).
+    has them as its first axis, the scalars and `state.learning_rate` are `[g]`, and none sees
+    the loss of another (`classifiers.head_grid`, with `side_by_side` of an optimizer).
     """
 
     def loss_and_grads(
@@ -147,7 +154,7 @@ def make_train_step(
 
     def step(state: TrainState, frozen: Arrays, batch: Arrays) -> tuple[TrainState, dict[str, Any]]:
         augment_key, dropout_key = jax.random.split(
-            jax.random.fold_in(jax.random.key(seed), state.step)
+            jax.random.fold_in(jax.random.key(state.seed), state.step)
         )
         keys = jax.random.split(augment_key, batch["mask"].shape[0])
         if accumulate == 1:
@@ -171,7 +178,7 @@ def make_train_step(
                 dropout_keys,
             )
             zeros = jax.tree.map(jnp.zeros_like, state.params)
-            none = jnp.zeros_like(state.lr_scale)
+            none = jnp.zeros_like(state.learning_rate)
             (loss, stats, grads), _ = jax.lax.scan(one, (none, state.stats, zeros), parts)
         count = jnp.maximum(batch["mask"].sum(), 1)
         loss = loss / count
@@ -180,7 +187,8 @@ def make_train_step(
         norm = each(optax.tree.norm)(grads)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, each(optax.tree.scale)(state.lr_scale, updates))
+        updates = each(optax.tree.scale)(state.learning_rate, updates)
+        params = optax.apply_updates(state.params, updates)
         finite = jnp.isfinite(loss).all() & jnp.isfinite(norm).all()
         good = finite & (state.bad_step < 0)
 
@@ -192,10 +200,11 @@ def make_train_step(
             params=keep(params, state.params),
             stats=keep(stats, state.stats),
             opt_state=keep(opt_state, state.opt_state),
-            lr_scale=state.lr_scale,
+            learning_rate=state.learning_rate,
+            seed=state.seed,
             bad_step=jnp.where(finite | (state.bad_step >= 0), state.bad_step, state.step),
         )
-        rate = schedule(state.step) * state.lr_scale
+        rate = schedule(state.step) * state.learning_rate
         return new_state, {"loss": loss, "grad_norm": norm, "learning_rate": rate}
 
     state_placement = state_shardings(mesh, partition, optimizer, placement)
