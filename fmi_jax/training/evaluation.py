@@ -11,7 +11,6 @@ from fmi_jax import parallel
 from fmi_jax.training.step import Arrays
 from fmi_jax.types import Batch
 
-
 STEPS_AHEAD = 2
 """Steps that are handed to the devices before they are done: enough to keep them busy. More
 would only hold batches in their memory (201 MB each for 64 images of 1024 x 1024)."""
