@@ -10,11 +10,11 @@ the checkpoint are not ours to ship. The paper searched four learning rates betw
 and does not print them.
 """
 
-from fmi_jax import study
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.study import recipe
 
 
 def get_config(arg: str = "") -> ExperimentConfig:
     """The experiment; takes no argument."""
     del arg
-    return study.trained("finetune", "aptos2019", "dinov2")
+    return recipe.trained("finetune", "aptos2019", "dinov2")

@@ -9,14 +9,15 @@ No number is published for it. Between a linear probe (0.881 +- 0.002, configs/a
 parameters learn, a seventieth of those of the latter. What it reads is all tokens, not the [cls]
 token alone, so it says whether a linear probe misses something local.
 
-For widths that 12 does not divide: --config.attentive.num_heads=16 (ViT-L, ResNet).
+The query has a head for every 64 channels; another number of them:
+--config.attentive.num_heads=16
 """
 
-from fmi_jax import study
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.study import recipe
 
 
 def get_config(arg: str = "") -> ExperimentConfig:
     """The experiment; takes no argument."""
     del arg
-    return study.trained("attentive_probe", "aptos2019", "dinov2")
+    return recipe.trained("attentive_probe", "aptos2019", "dinov2")

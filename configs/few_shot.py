@@ -14,16 +14,16 @@ Earlier blocks learn more slowly (optim.layer_decay, the rule of BEiT): few imag
 what they hold.
 """
 
-from fmi_jax import study
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
+from fmi_jax.study import recipe
 
 
 def get_config(arg: str = "10") -> ExperimentConfig:
     """The experiment; `arg` is the number of training images of each class."""
     if not arg.isdecimal() or not int(arg):
         raise UsageError(f"configs/few_shot.py:{arg}: expected a number of images, such as 10.")
-    config = study.judged("finetune", "aptos2019", "dinov2")
+    config = recipe.judged("finetune", "aptos2019", "dinov2")
     config.data.shots = int(arg)
     config.optim.layer_decay = 0.75
     config.optim.warmup_steps = 50

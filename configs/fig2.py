@@ -15,14 +15,11 @@ Other pairs cost nothing, and the best by validation is reported:
 Features are kept in data/features: a second run on the same ones takes seconds.
 """
 
-from fmi_jax import study
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.study import recipe
+from fmi_jax.study.grids import fig2
 
 
 def get_config(arg: str = "aptos2019,dinov2") -> ExperimentConfig:
     """The experiment; `arg` is SET,MODEL."""
-    dataset, model = study.arguments(arg, set=study.DATASETS, model=study.MODELS)
-    config = study.judged("knn", dataset, model)
-    config.knn.k = (200,)
-    config.knn.temperature = (0.1,)
-    return config
+    return fig2.config(*recipe.arguments(arg, set=recipe.DATASETS, model=recipe.MODELS))

@@ -8,21 +8,11 @@ DeiT-B makes any of them much slower. The other half of the figure, iterations a
 validation score, is in the result.json of every training run ("best").
 """
 
-from fmi_jax import study
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.study.grids import fig3
 
 
 def get_config(arg: str = "") -> ExperimentConfig:
     """The timing; takes no argument."""
     del arg
-    config = ExperimentConfig(protocol="timing", image_size=224)
-    config.data.name = "synthetic"  # gives the number of classes and channels alone
-    config.data.split = "upstream"
-    config.backbone.name = study.MODELS["dinov2"][0]
-    config.timing.reference = study.MODELS["imnet-1k-sup"][0]
-    config.timing.backbones = tuple(
-        backbone
-        for model, (backbone, _) in study.MODELS.items()
-        if model not in ("dinov2", "imnet-1k-sup")
-    )
-    return config
+    return fig3.config()

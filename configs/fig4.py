@@ -15,15 +15,14 @@ the study; to train them, too, take Table 2. Under a DeiT-B instead of a linear 
 --config.protocol=stacked_partial --config.transformer.weights=in1k
 """
 
-from fmi_jax import study
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.study import recipe
+from fmi_jax.study.grids import fig4
 
 
 def get_config(arg: str = "aptos2019,dinov2,6") -> ExperimentConfig:
     """The experiment; `arg` is SET,MODEL,FROZEN."""
-    dataset, model, frozen = study.arguments(
-        arg, set=study.DATASETS, model=study.MODELS, frozen=study.BLOCKS
+    dataset, model, frozen = recipe.arguments(
+        arg, set=recipe.DATASETS, model=recipe.MODELS, frozen=recipe.BLOCKS
     )
-    config = study.trained("partial", dataset, model)
-    config.backbone.frozen_blocks = int(frozen)
-    return config
+    return fig4.config(dataset, model, int(frozen))

@@ -16,17 +16,18 @@ to ship.
 A linear head instead of the DeiT-B: configs/table2.py with --config.backbone.last_block=5.
 """
 
-from fmi_jax import study
 from fmi_jax.config import ExperimentConfig
-
-PROTOCOLS = {"frozen": "stacked_probe", "unfrozen": "stacked_finetune"}
+from fmi_jax.study import recipe
+from fmi_jax.study.grids import fig5
 
 
 def get_config(arg: str = "ddsm,dinov2,5,frozen") -> ExperimentConfig:
     """The experiment; `arg` is SET,MODEL,BLOCK,SETTING."""
-    dataset, model, block, setting = study.arguments(
-        arg, set=study.DATASETS, model=study.MODELS, block=study.BLOCKS, setting=PROTOCOLS
+    dataset, model, block, backbone = recipe.arguments(
+        arg,
+        set=recipe.DATASETS,
+        model=recipe.MODELS,
+        block=recipe.BLOCKS,
+        setting=fig5.PROTOCOLS,
     )
-    config = study.trained(PROTOCOLS[setting], dataset, model)
-    config.backbone.last_block = int(block)
-    return config
+    return fig5.config(dataset, model, int(block), backbone)

@@ -14,16 +14,11 @@ micro-batches, and its blocks are computed twice instead of kept; several device
 parameters with --config.train.sharding=fsdp.
 """
 
-from fmi_jax import study
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.study import recipe
+from fmi_jax.study.grids import fig6
 
 
 def get_config(arg: str = "aptos2019,b") -> ExperimentConfig:
     """The experiment; `arg` is SET,SIZE."""
-    dataset, size = study.arguments(arg, set=study.DATASETS, size=("s", "b", "l", "g"))
-    config = study.trained("finetune", dataset, "dinov2")
-    config.backbone.name = f"dinov2_vit{size}14"
-    if size == "g":
-        config.optim.accumulate = 4
-        config.backbone.remat = True
-    return config
+    return fig6.config(*recipe.arguments(arg, set=recipe.DATASETS, size=fig6.SIZES))

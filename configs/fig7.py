@@ -11,13 +11,11 @@ batches and divided once, which depends less on the batch size. Features are all
 (--config.cka.features=all).
 """
 
-from fmi_jax import study
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.study import recipe
+from fmi_jax.study.grids import fig7
 
 
 def get_config(arg: str = "aptos2019,runs/table2_linear") -> ExperimentConfig:
     """The analysis; `arg` is SET,RUN."""
-    dataset, run = study.arguments(arg, set=study.DATASETS, run=())
-    config = study.judged("cka", dataset)
-    config.cka.run = run
-    return config
+    return fig7.config(*recipe.arguments(arg, set=recipe.DATASETS, run=()))

@@ -10,17 +10,11 @@ Published, without numbers: BLIP is unlike all others, OpenCLIP included. Estima
 in configs/fig7.py.
 """
 
-from fmi_jax import study
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.study import recipe
+from fmi_jax.study.grids import fig8
 
 
 def get_config(arg: str = "aptos2019") -> ExperimentConfig:
     """The analysis; `arg` is SET."""
-    (dataset,) = study.arguments(arg, set=study.DATASETS)
-    config = study.judged("cka", dataset, "dinov2")
-    config.cka.other = tuple(
-        f"{backbone}:{weights}"
-        for model, (backbone, weights) in study.MODELS.items()
-        if model not in ("dinov2", "resnet152")
-    )
-    return config
+    return fig8.config(*recipe.arguments(arg, set=recipe.DATASETS))

@@ -9,13 +9,11 @@ RUN is the folder of a finished run on SET, of Table 1 (frozen) or Table 2 (unfr
 DeiT-B. Published without numbers. Estimator and features as in configs/fig7.py.
 """
 
-from fmi_jax import study
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.study import recipe
+from fmi_jax.study.grids import fig7
 
 
 def get_config(arg: str = "aptos2019,runs/table1_deit") -> ExperimentConfig:
     """The analysis; `arg` is SET,RUN."""
-    dataset, run = study.arguments(arg, set=study.DATASETS, run=())
-    config = study.judged("cka", dataset)
-    config.cka.run = run
-    return config
+    return fig7.config(*recipe.arguments(arg, set=recipe.DATASETS, run=()))

@@ -9,13 +9,13 @@ Not in the paper. To compare with its linear probe, quadratic weighted kappa 0.8
 rate to search. Few labels: --config.data.shots=10, or --config.data.fraction=0.1.
 """
 
-from fmi_jax import study
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.study import recipe
 
 
 def get_config(arg: str = "") -> ExperimentConfig:
     """The experiment; takes no argument."""
     del arg
-    config = study.judged("logistic", "aptos2019", "dinov2")
+    config = recipe.judged("logistic", "aptos2019", "dinov2")
     config.logistic.c = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
     return config

@@ -14,14 +14,14 @@ More capacity: --config.lora.rank=32 --config.lora.alpha=64
 --config.lora.targets="('q', 'v', 'proj', 'mlp')".
 """
 
-from fmi_jax import study
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.study import recipe
 
 
 def get_config(arg: str = "") -> ExperimentConfig:
     """The experiment; takes no argument."""
     del arg
-    config = study.trained("lora", "aptos2019", "dinov2")
+    config = recipe.trained("lora", "aptos2019", "dinov2")
     config.lora.rank = 8
     config.lora.alpha = 16.0
     config.lora.targets = ("q", "v")

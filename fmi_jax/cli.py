@@ -20,6 +20,7 @@ examples:
   fmi-jax doctor
   fmi-jax prepare aptos2019 --source RAW --data-dir data
   fmi-jax run --config=configs/quickstart.py --workdir=runs/quickstart
+  fmi-jax study run table1 --slice dataset=aptos2019
   fmi-jax predict --workdir runs/quickstart image1.png image2.png
 
 Converting a public PyTorch checkpoint: python -m weights_convert --help
@@ -42,6 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> None:
+    values = parse(arguments)
+    values.main(values)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """What a command line says; its `main` does it. Raises `UsageError`."""
     parser = _Parser(
         prog="fmi-jax",
         description="Which vision foundation model for medical images, and how?",
@@ -52,14 +59,13 @@ def _dispatch(arguments: list[str]) -> None:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=_Parser
     )
-    for add in (_run, _prepare, _check_data, _draw, _predict, _models, _doctor):
+    for add in (_run, _study, _prepare, _check_data, _draw, _predict, _models, _doctor):
         add(commands)
-    values = parser.parse_args(arguments)
-    values.main(values)
+    return parser.parse_args(arguments)
 
 
 def _command(
-    commands: argparse._SubParsersAction, name: str, summary: str, main: Callable[..., None]
+    commands: argparse._SubParsersAction, name: str, summary: str, main: Callable[..., None] | None
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:])
     parser.set_defaults(main=main)
@@ -68,6 +74,13 @@ def _command(
 
 def _run(commands: argparse._SubParsersAction) -> None:
     commands.add_parser("run", help="train and evaluate a config; the same as run.py")
+
+
+def _study(commands: argparse._SubParsersAction) -> None:
+    from fmi_jax.study.commands import add_study_arguments
+
+    parser = _command(commands, "study", "run a table or a figure of the paper, cell by cell", None)
+    add_study_arguments(parser, _Parser)
 
 
 def _prepare(commands: argparse._SubParsersAction) -> None:

@@ -67,17 +67,24 @@ def conclude(
         finished=now(),
     )
     if session.active:
-        Predictions(
-            task=info.task,
-            classes=info.classes,
-            ids=dataset.ids("test"),
-            probabilities=metrics.probabilities(info.task, test.logits),
-            labels=metrics.hard_labels(info.task, test.labels),
-        ).write(session.workdir / PREDICTIONS)
+        predictions_of(session, test).write(session.workdir / PREDICTIONS)
         result.write(session.workdir)
         write_report(session.workdir, image_of=lambda row: dataset.image("test", row))
         announce(session, result)
     return result
+
+
+def predictions_of(session: Session, test: Outputs) -> Predictions:
+    """What a classifier says of every test image, from its outputs."""
+    info = session.info
+    return Predictions(
+        task=info.task,
+        classes=info.classes,
+        ids=session.dataset.ids("test"),
+        probabilities=metrics.probabilities(info.task, test.logits),
+        labels=metrics.hard_labels(info.task, test.labels),
+        groups=session.dataset.groups("test"),
+    )
 
 
 def evaluate(

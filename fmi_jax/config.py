@@ -4,11 +4,12 @@ Configs are files with `get_config(arg)` that return an `ExperimentConfig`; any 
 overridden on the command line: `--config.optim.learning_rate=3e-4`.
 """
 
+import ast
 import dataclasses
 import json
 from typing import Any
 
-from fmi_jax.errors import unknown_name
+from fmi_jax.errors import UsageError, unknown_name
 from fmi_jax.protocol_config import (
     AttentiveConfig,
     CkaConfig,
@@ -252,6 +253,42 @@ def from_dict(values: dict[str, Any]) -> ExperimentConfig:
         return target
 
     return fill(ExperimentConfig(), values, "")
+
+
+def field_names() -> list[str]:
+    """Every field of a config by its dotted name."""
+
+    def names(node: Any, where: str) -> list[str]:
+        found = []
+        for field in dataclasses.fields(node):
+            value = getattr(node, field.name)
+            inner = dataclasses.is_dataclass(value)
+            found += names(value, f"{where}{field.name}.") if inner else [where + field.name]
+        return found
+
+    return names(ExperimentConfig(), "")
+
+
+def assign(config: ExperimentConfig, name: str, text: str) -> None:
+    """Set a field by its dotted name to a value as it is typed: "3e-4", "True", "(20, 200)".
+
+    Raises:
+      UsageError: there is no such field, or the text is no value of its type.
+    """
+    if name not in field_names():
+        raise unknown_name("config field", name, field_names())
+    section, _, field = name.rpartition(".")
+    target = getattr(config, section) if section else config
+    current = getattr(target, field)
+    try:
+        value = text if isinstance(current, str) else ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = None
+    if isinstance(current, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(current):
+        raise UsageError(f"{name}={text}: expected {type(current).__name__}, such as {current!r}.")
+    setattr(target, field, value)
 
 
 def differences(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:

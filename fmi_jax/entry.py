@@ -3,7 +3,6 @@
 Exit codes: 0 done, 1 failed, 2 wrong usage or config, 143 stopped on request after saving.
 """
 
-import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from fmi_jax.config import ExperimentConfig
+from fmi_jax.config import ExperimentConfig, field_names
 from fmi_jax.errors import UsageError, UserError, unknown_name
 
 
@@ -102,17 +101,8 @@ def run_main(argv: Sequence[str], default_config: Path | None) -> None:
 
 
 def _check_field(name: str) -> None:
-    def names(node: object, where: str) -> list[str]:
-        found = []
-        for field in dataclasses.fields(node):  # type: ignore[arg-type]
-            value = getattr(node, field.name)
-            inner = dataclasses.is_dataclass(value)
-            found += names(value, f"{where}{field.name}.") if inner else [where + field.name]
-        return found
-
-    valid = names(ExperimentConfig(), "")
-    if name not in valid:
-        raise unknown_name("config field", name, valid)
+    if name not in field_names():
+        raise unknown_name("config field", name, field_names())
 
 
 def _check_file(config: str) -> None:

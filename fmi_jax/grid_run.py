@@ -16,7 +16,7 @@ from flax import nnx
 from fmi_jax import metrics, networks
 from fmi_jax.assembly import initial_arrays, placement_of
 from fmi_jax.classifiers.head_grid import FeatureHeads
-from fmi_jax.conclusion import conclude, evaluate
+from fmi_jax.conclusion import conclude, evaluate, predictions_of
 from fmi_jax.data import feature_batches
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.features import extract
@@ -58,6 +58,11 @@ def train_grid(session: Session) -> Result:
     val, test = predict("val", arrays), predict("test", arrays)
     of_val, of_test = of_each(info, val), of_each(info, test)
     chosen = choose(heads, session.metric, [head.values[session.metric] for head in of_val])
+    if session.active:  # what the run reports is written last
+        for i in same_rate(heads, chosen):
+            outputs = Outputs(test.logits[:, i], test.labels)
+            name = predictions_name(heads[i].seed)
+            predictions_of(session, outputs).write(session.workdir / name)
     return conclude(
         session,
         best=best_of(session, plan, progress.heads[chosen]),
@@ -134,6 +139,16 @@ def choose(heads: Sequence[Head], metric: str, best: Sequence[float]) -> int:
     return int(np.argmax(means)) * (len(heads) // len(rates))
 
 
+def same_rate(heads: Sequence[Head], chosen: int) -> list[int]:
+    """The heads of the chosen one's learning rate, itself among them."""
+    return [i for i, h in enumerate(heads) if h.learning_rate == heads[chosen].learning_rate]
+
+
+def predictions_name(seed: int) -> str:
+    """The file of what the head of a seed says of the test images."""
+    return f"predictions_seed{seed}.csv"
+
+
 def details(
     heads: Sequence[Head],
     chosen: int,
@@ -146,13 +161,14 @@ def details(
     Each head stands with the metrics of its best step; `seeds` has the mean and the standard
     deviation (of a sample) of the test metrics over the seeds of the chosen rate.
     """
-    same = [i for i, h in enumerate(heads) if h.learning_rate == heads[chosen].learning_rate]
+    same = same_rate(heads, chosen)
     over_seeds = {name: [test[i].values[name] for i in same] for name in test[chosen].values}
     return {
         "chosen": {"learning_rate": heads[chosen].learning_rate, "seed": heads[chosen].seed},
         "curves": heads[chosen].name,
         "seeds": {
             "count": len(same),
+            "predictions": {heads[i].seed: predictions_name(heads[i].seed) for i in same},
             "test_mean": {name: float(np.mean(values)) for name, values in over_seeds.items()},
             "test_std": {
                 name: float(np.std(values, ddof=1))

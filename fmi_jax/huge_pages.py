@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 _SETTING = "GLIBC_TUNABLES"
@@ -18,7 +19,13 @@ def restart_with_huge_pages() -> None:
     nothing where it has been done, where the user set `GLIBC_TUNABLES`, or where the kernel gives
     huge pages unasked or not at all.
     """
-    if sys.platform != "linux" or _SETTING in os.environ or not _MODE.exists():
-        return
-    if "[madvise]" in _MODE.read_text():
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, _SETTING: _HUGE_PAGES})
+    env = with_huge_pages(os.environ)
+    if env != os.environ:
+        os.execve(sys.executable, sys.orig_argv, env)
+
+
+def with_huge_pages(env: Mapping[str, str]) -> dict[str, str]:
+    """`env` for a process with huge pages; unchanged where there is nothing to be set."""
+    if sys.platform != "linux" or _SETTING in env or not _MODE.exists():
+        return dict(env)
+    return dict(env) | ({_SETTING: _HUGE_PAGES} if "[madvise]" in _MODE.read_text() else {})

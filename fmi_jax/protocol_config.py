@@ -84,10 +84,11 @@ class AttentiveConfig:
     """A learned query that pools the tokens of a frozen backbone (protocol `attentive_probe`).
 
     Attributes:
-      num_heads: of its attention; divides the width of the tokens.
+      num_heads: of its attention; divides the width of the tokens. 0: of 64 channels or a
+        little more each, as in a ViT.
     """
 
-    num_heads: int = 12
+    num_heads: int = 0
 
 
 @dataclasses.dataclass(slots=True)

@@ -18,7 +18,7 @@ from fmi_jax.errors import UsageError, UserError
 
 FILE_NAME = "run.json"
 
-_FREE = {
+FREE = {
     "data.data_dir",
     "data.threads",
     "data.workers",
@@ -84,7 +84,7 @@ class RunRecord:
         changed = {
             name: pair
             for name, pair in config_module.differences(self.config, other.config).items()
-            if name not in _FREE
+            if name not in FREE
         }
         for name in ("name", "split_sha256"):
             if self.dataset.get(name) != other.dataset.get(name):

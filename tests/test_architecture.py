@@ -13,16 +13,16 @@ ROOT = Path(__file__).resolve().parent.parent
 ALLOWED: dict[str, set[str]] = {
     "fmi_jax.errors": set(),
     "fmi_jax.atomic": set(),
+    "fmi_jax.cores": set(),
     "fmi_jax.types": set(),
     "fmi_jax.registry": {"errors"},
     "fmi_jax.protocol_config": set(),
     "fmi_jax.config": {"errors", "protocol_config"},
     "fmi_jax.config_rules": {"errors", "config"},
-    "fmi_jax.study": {"errors", "config"},
     "fmi_jax.weighted_metrics": {"types"},
     "fmi_jax.metrics": {"types", "errors", "weighted_metrics"},
     "fmi_jax.nn": {"types", "jax"},
-    "fmi_jax.data": {"types", "errors", "registry", "metrics", "atomic"},
+    "fmi_jax.data": {"types", "errors", "registry", "metrics", "atomic", "cores"},
     "fmi_jax.models": {"types", "errors", "registry", "nn", "jax"},
     "fmi_jax.classifiers": {"types", "errors", "nn", "models.base", "jax"},
     "fmi_jax.augment": {"types", "errors", "config", "jax"},
@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.protocols": {
         *("types", "errors", "config", "registry", "models.base", "classifiers", "data.prepared"),
         *("training", "parallel", "metrics", "jax"),
-        *("atomic", "cka", "data.loader", "report"),
+        *("atomic", "cka", "cores", "data.loader", "report"),
     },
     "fmi_jax.features": {
         *("errors", "atomic", "parallel", "data", "protocols.spec", "training", "jax"),
@@ -53,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
 # These put the parts together and may import anything of fmi_jax.
 TOP = {
     *("assembly", "cli", "entry", "experiment", "predict", "trained", "workdir"),
-    *("session", "conclusion", "networks"),
+    *("session", "conclusion", "networks", "study"),
     *("training_run", "grid_run", "feature_run", "analysis_run"),
 }
 # What the converter may import of fmi_jax.

@@ -16,7 +16,7 @@ from unittest import mock
 import jax
 import pytest
 
-from fmi_jax import conclusion, entry, experiment, metrics, parallel, study
+from fmi_jax import conclusion, entry, experiment, metrics, parallel
 from fmi_jax import config as config_module
 from fmi_jax.assembly import assemble
 from fmi_jax.config import DataConfig, ExperimentConfig, TrainConfig
@@ -27,6 +27,8 @@ from fmi_jax.errors import UsageError
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import FeatureProtocolSpec, ProtocolSpec, check_read
+from fmi_jax.study import recipe
+from fmi_jax.study.registry import STUDIES
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
@@ -161,11 +163,11 @@ def test_what_a_config_tells_to_fetch_and_prepare_exists() -> None:
 
 def cells() -> Iterator[str]:
     """Every cell of every table and figure, as `NAME:ARGUMENT`."""
-    sets, models = tuple(study.DATASETS), tuple(study.MODELS)
+    sets, models = tuple(recipe.DATASETS), tuple(recipe.MODELS)
     for table in ("table1", "table2"):
-        rows = [(m, head) for head, found in module(table).PUBLISHED.items() for m in found]
+        rows = [(m, head) for head in recipe.PUBLISHED_HEADS for m in recipe.under(head)]
         yield from (f"{table}:{s},{m},{head}" for s in sets for m, head in rows)
-    yield from (f"table3:{s},{m}" for s in sets for m in study.FOUNDATIONS)
+    yield from (f"table3:{s},{m}" for s in sets for m in recipe.FOUNDATIONS)
     inits, settings = ("imagenet", "dinov2", "own.safetensors"), ("frozen", "unfrozen")
     yield from (f"tableb:{s},{i},{x}" for s in sets for i in inits for x in settings)
     yield from (f"fig2:{s},{m}" for s in sets for m in models)
@@ -190,44 +192,26 @@ def test_every_cell_of_the_study_is_a_config() -> None:
             assert (config.image_size > 1000) == (name == "table3")
 
 
-@pytest.mark.parametrize("model", study.MODELS)
+@pytest.mark.parametrize("model", recipe.MODELS)
 def test_block_arguments_are_those_of_the_model(model: str) -> None:
-    blocks = BACKBONES[study.MODELS[model][0]].arch.num_blocks
-    assert blocks == (4 if model in ("seem", "resnet152") else len(study.BLOCKS))
+    blocks = BACKBONES[recipe.MODELS[model][0]].arch.num_blocks
+    assert blocks == recipe.num_blocks(model) <= len(recipe.BLOCKS)
 
 
-def test_the_published_numbers_are_those_of_the_paper() -> None:
-    """Beside the checkout may lie a list of them; what they say of each other holds anyway."""
-    table1, table2, table3, tableb = (module(f"table{x}").PUBLISHED for x in "123b")
-    for setting, table in (("frozen", table1), ("unfrozen", table2)):
-        for init, model in (("imagenet", "resnet152"), ("dinov2", "dinov2")):
-            assert tableb[setting][init] == table["linear"][model]
-    at_224 = {m: [float(x.split()[0]) for x in row] for m, row in table2["linear"].items()}
-    for model, row in table3.items():
-        assert sum(map(float, row)) > sum(at_224[model])
-
-    path = ROOT.parent / "shared" / "paper_results.json"
-    listed = json.loads(path.read_text())["rows"] if path.is_file() else []
-    ours = {
-        "huix2024_table3": {("unfrozen", "linear", m): row for m, row in table3.items()},
-        "huix2024_tableB": {
-            (setting, "linear", {"imagenet": "resnet152"}.get(m, m)): row
-            for setting, rows in tableb.items()
-            for m, row in rows.items()
-        },
-    }
-    for number, setting, table in ((1, "frozen", table1), (2, "unfrozen", table2)):
-        ours[f"huix2024_table{number}"] = {
-            (setting, head, m): row for head, rows in table.items() for m, row in rows.items()
-        }
-    for row in listed:
-        if row["table"] in ours:
-            head = row["head"].removeprefix("stacked_")
-            model = row["model"].lower().replace("resnet152 in-domain dino", "dino")
-            cell = ours[row["table"]][row["setting"], head, model]
-            mean, _, std = cell[list(study.DATASETS).index(row["dataset"])].partition(" +- ")
-            assert float(mean) == row["mean"], row
-            assert (float(std) if std else None) == row["std"], row
+@pytest.mark.parametrize("name", ["table1", "table2", "table3", "tableb"])
+def test_the_published_numbers_of_a_config_are_those_of_the_study(name: str) -> None:
+    study, text = STUDIES[name], CONFIGS[name].read_text()
+    rows: dict[str, list[str]] = {}
+    for setting in study.settings():
+        number = setting.published
+        assert number is not None
+        shown = f"{number.mean:.3f}" + (f" +- {number.std:.3f}" if number.std is not None else "")
+        rows.setdefault(" ".join(setting.at[row] for row in study.rows), []).append(shown)
+    documented = re.findall(
+        r"^  ([a-z][\w-]*(?: +[a-z][\w-]*)?)  +(0\.[\d .+-]+)$", text, re.MULTILINE
+    )
+    found = {" ".join(row.split()): re.split(r"  +", numbers) for row, numbers in documented}
+    assert found == rows
 
 
 @pytest.mark.parametrize(
@@ -290,7 +274,7 @@ class SmallRuns:
         """One step of a tiny network on small images, otherwise as `config` says."""
         small = copy.deepcopy(config)
         small.image_size = small.data.prepared_size = _SIDE
-        if small.data.name not in study.DATASETS:  # too many images, or one's own
+        if small.data.name not in recipe.DATASETS:  # too many images, or one's own
             small.data.name, small.data.split = "aptos2019", "upstream"
         small.data.data_dir = self.data_dir(small.data.name)
         small.data.threads = 1
@@ -305,8 +289,6 @@ class SmallRuns:
         small.train.bootstrap_samples = 7
         if small.protocol.startswith("stacked"):
             small.transformer.name, small.transformer.weights = "deit_nano", ""
-        if small.protocol == "attentive_probe":
-            small.attentive.num_heads = 4
         if small.protocol == "knn":
             small.knn.k = tuple(range(3, 3 + len(small.knn.k)))
         if small.protocol == "cka":

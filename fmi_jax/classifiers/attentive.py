@@ -13,6 +13,7 @@ from fmi_jax.nn.linear import linear, trunc_normal
 from fmi_jax.nn.norm import LayerNorm
 
 _NORM_EPS = 1e-6
+_HEAD_WIDTH = 64
 
 
 class AttentionPool(nnx.Module):
@@ -52,7 +53,7 @@ class AttentiveClassifier(nnx.Module):
     Args:
       backbone: the feature extractor; frozen, and therefore always in evaluation mode.
       num_classes: width `k` of the logits.
-      num_heads: of the attention.
+      num_heads: of the attention; 0: as many as have 64 channels or more each.
       rngs: for pool and head; weights from a truncated normal of std 0.02, zero bias.
 
     Raises:
@@ -61,8 +62,10 @@ class AttentiveClassifier(nnx.Module):
 
     def __init__(self, backbone: Backbone, num_classes: int, *, num_heads: int, rngs: nnx.Rngs):
         width = backbone.arch.token_width
+        valid = [n for n in range(1, width + 1) if width % n == 0]
+        if not num_heads:
+            num_heads = max([n for n in valid if width // n >= _HEAD_WIDTH], default=1)
         if width % num_heads:
-            valid = [n for n in range(1, width + 1) if width % n == 0]
             near = sorted(sorted(valid, key=lambda n: abs(n - num_heads))[:2])
             raise UsageError(
                 f"attentive.num_heads={num_heads} does not divide the {width} channels of the"

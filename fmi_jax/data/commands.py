@@ -57,6 +57,9 @@ def add_draw_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `fmi-jax draw`."""
     parser.add_argument("dataset", metavar="NAME", help=f"one of {', '.join(_drawable())}")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="a new or an empty folder")
+    parser.add_argument(
+        "--images", type=int, metavar="N", help="how many, about (default: some fifty)"
+    )
 
 
 def run_prepare(args: argparse.Namespace) -> list[PreparedDataset]:
@@ -110,7 +113,9 @@ def run_draw(args: argparse.Namespace) -> None:
             f"{args.dataset} cannot be drawn: it stands for your own data;"
             f" expected one of {', '.join(_drawable())}."
         )
-    draw(args.folder)
+    if args.images is not None and args.images < 20:
+        raise UsageError(f"--images {args.images}: expected 20 or more, for three splits.")
+    draw(args.folder, **({} if args.images is None else {"count": args.images}))
     print(
         f"{args.folder}: a drawn {args.dataset}, which shows nothing real. To prepare it:\n"
         f"  fmi-jax prepare {args.dataset} --source {args.folder}"

@@ -20,6 +20,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int
 
+from fmi_jax.cores import available_cores
 from fmi_jax.data.in_memory import InMemorySplit
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, PreparedSplit
 from fmi_jax.errors import UsageError, UserError
@@ -192,7 +193,7 @@ def _read(source: PreparedSplit | InMemorySplit, info: DatasetInfo, rows: np.nda
 
 def _read_options(threads: int, batch_bytes: int) -> grain.ReadOptions:
     """One batch is read by one thread, and each has one batch in work or waiting."""
-    threads = threads or os.cpu_count() or 1
+    threads = threads or len(available_cores())
     ahead = max(2, min(threads, READ_AHEAD_BYTES // batch_bytes))
     return grain.ReadOptions(num_threads=min(threads, ahead), prefetch_buffer_size=ahead)
 

@@ -1,10 +1,10 @@
 """Reading every image of a raw data set once, on several processes."""
 
 import functools
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
+from fmi_jax.cores import available_cores
 from fmi_jax.data.pool import WorkerLostError, run_tasks
 from fmi_jax.data.progress import track_images
 from fmi_jax.data.units import UnitRow, read_row
@@ -74,7 +74,7 @@ def read_images(
       UserError: a process was killed; the message names what it was reading.
     """
     total = sum(map(len, rows))
-    processes = processes or max(1, min(os.cpu_count() or 1, total // _ROWS_PER_PROCESS))
+    processes = processes or max(1, min(len(available_cores()), total // _ROWS_PER_PROCESS))
     try:
         yield from track_images(run_tasks(function, tasks, processes), description, total)
     except WorkerLostError as lost:

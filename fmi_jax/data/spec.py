@@ -76,8 +76,8 @@ class DatasetSpec:
       splits: split functions by name; the first that the rows allow is the default.
       layout: what the raw folder must hold, shown in help and errors.
       citation, licence, url: where it comes from.
-      draw: writes a small raw data set of this layout, drawn by a program, into a folder; for
-        demos and tests (`drawn.folder.drawn_folder` marks it as not real).
+      draw: `(folder, count=...)` writes a small raw data set of this layout, drawn by a program;
+        for demos and tests (`drawn.folder.drawn_folder` marks it as not real).
       synthetic: never real: `prepare` draws it itself when no source is given.
       class_groups: classes over which the metrics are averaged once more, by name: CheXpert's
         {"competition": (five of its fourteen classes)} adds `roc_auc_competition`.
@@ -94,6 +94,6 @@ class DatasetSpec:
     citation: str
     licence: str
     url: str
-    draw: Callable[[Path], None] | None = None
+    draw: Callable[..., None] | None = None
     synthetic: bool = False
     class_groups: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)

@@ -316,4 +316,22 @@ SPECS = (
     _spec("resnet50", (3, 4, 6, 3), 23_508_032, (_supervised("resnet50", "0676ba61"), *_ZOO)),
     _spec("resnet101", (3, 4, 23, 3), 42_500_160, (_supervised("resnet101", "63fe2227"),)),
     _spec("resnet152", (3, 8, 36, 3), 58_143_808, (_supervised("resnet152", "394f9c45"),)),
+    BackboneSpec(
+        name="resnet_nano",
+        family=ResNet,
+        arch=ResNetArch(
+            in_channels=3,
+            stem_width=16,
+            depths=(1, 1, 1, 1),
+            widths=(8, 16, 32, 64),
+            expansion=2,
+            norm_eps=1e-5,
+            norm_momentum=0.1,
+        ),
+        num_params=79_888,
+        patch_size=32,
+        image_size=96,
+        sources=(),
+        note="small enough to train on a laptop's CPU; no published weights",
+    ),
 )

@@ -24,6 +24,7 @@ from jaxtyping import Array
 
 from fmi_jax import atomic
 from fmi_jax.config import BackboneConfig
+from fmi_jax.cores import available_cores
 from fmi_jax.protocols.spec import AnalysisContext, AnalysisResult, AnalysisSpec, Network
 from fmi_jax.report import timing_figures
 from fmi_jax.training.step import Arrays
@@ -219,7 +220,7 @@ def _machine() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(available_cores())
     return {
         "device": jax.local_devices()[0].device_kind,
         "cpu": names[0] if names else platform.processor(),

@@ -27,6 +27,7 @@ class Predictions:
       probabilities: `[n, k]`.
       labels: true class index `[n]`, or 0/1 `[n, k]` for a multi-label task; None for images
         whose class is not known.
+      groups: patient, lesion or study of each image, where the data name one.
     """
 
     task: Task
@@ -34,6 +35,7 @@ class Predictions:
     ids: Sequence[str]
     probabilities: Float[np.ndarray, "n k"]
     labels: np.ndarray | None = None
+    groups: Sequence[str] | None = None
 
     @property
     def predicted(self) -> np.ndarray:
@@ -43,15 +45,18 @@ class Predictions:
         return self.probabilities.argmax(axis=1)
 
     def write(self, path: Path) -> None:
-        """Write a CSV (RFC 4180): id, label, predicted, and `p_<class>` for each class.
+        """Write a CSV (RFC 4180): id, group, label, predicted, and `p_<class>` for each class.
 
         Class names stand for classes. A multi-label task has a 0/1 column `label_<class>` and
-        `predicted_<class>` for each. Without labels there are no label columns. Probabilities
-        have 9 significant digits, enough to restore any float32.
+        `predicted_<class>` for each. Without groups or labels there are no columns for them.
+        Probabilities have 9 significant digits, enough to restore any float32.
         """
         known = [] if self.labels is None else [("label", self.labels)]
         columns = ["id"]
-        cells: list[list[str]] = []
+        cells: list[Sequence[str]] = []
+        if self.groups is not None:
+            columns.append("group")
+            cells.append(self.groups)
         for name, values in [*known, ("predicted", self.predicted)]:
             if self.task is Task.MULTILABEL:
                 columns += [f"{name}_{c}" for c in self.classes]
@@ -89,6 +94,7 @@ def read_predictions(path: Path, task: Task, classes: Sequence[str]) -> Predicti
             ids=[row["id"] for row in rows],
             probabilities=np.array([[float(row[f"p_{c}"]) for c in classes] for row in rows]),
             labels=np.array(labels),
+            groups=[row["group"] for row in rows] if rows and "group" in rows[0] else None,
         )
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(

@@ -53,7 +53,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "number": _number,
         "interval": _interval,
-        "duration": _duration,
+        "duration": duration,
         "large": _large,
         "flat": _flat,
         "when": _when,
@@ -79,7 +79,8 @@ def _interval(evaluation: Evaluation, name: str) -> str:
     return "" if math.isnan(low) else f"{_number(low)} to {_number(high)}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time as a reader wants it: "12.3 s", "7 min", "3 h 5 min"."""
     if seconds < 120:
         return f"{seconds:.1f} s"
     hours, minutes = divmod(round(seconds / 60), 60)

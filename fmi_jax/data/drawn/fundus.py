@@ -9,13 +9,13 @@ import csv
 import dataclasses
 import itertools
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from fmi_jax.cores import available_cores
 from fmi_jax.data.drawn.folder import drawn_folder
 
 GRADE_SHARES = (0.35, 0.15, 0.25, 0.12, 0.13)
@@ -153,7 +153,7 @@ def _write(folder: Path, count: int, seed: int) -> None:
         return photo.id
 
     # Threads, not processes: numpy and Pillow let go of the interpreter while they work.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(len(available_cores())) as pool:
         ids = list(pool.map(write, range(count)))
     with open(folder / "train.csv", "w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")

@@ -1,8 +1,8 @@
 """What the experiments of the study have in common: its data sets, its models and its recipe.
 
 Source: "Are Natural Domain Foundation Models Useful for Medical Image Classification?" (WACV
-2024). The files `configs/table1.py` to `configs/figa1.py` hold its tables and figures, made of
-`judged` and `trained`. Where its code is wrong or unclear the project's choice is kept, above all
+2024). The files of `fmi_jax.study.grids` hold its tables and figures, made of `judged` and
+`trained`. Where its code is wrong or unclear the project's choice is kept, above all
 `backbone.stem="sum"` on grey images; `docs/protocols.md` lists these choices with the values that
 follow the study.
 """
@@ -50,6 +50,20 @@ MODELS: Mapping[str, tuple[str, str]] = {
 
 FOUNDATIONS = ("sam", "seem", "openclip", "dinov2", "blip")
 """The foundation models among them."""
+
+PUBLISHED_HEADS: Mapping[str, str] = {"linear": "linear", "deit_base": "stacked_deit_base"}
+"""Heads of Tables 1 and 2, with their names in `published.json`."""
+
+
+def under(head: str) -> tuple[str, ...]:
+    """The models of Tables 1 and 2 under a head: the foundation models alone under a DeiT-B."""
+    return tuple(MODELS) if head == "linear" else FOUNDATIONS
+
+
+def num_blocks(model: str) -> int:
+    """Blocks of a model: 12 of a ViT-B, 4 of a network of stages."""
+    return 4 if model in ("seem", "resnet152") else 12
+
 
 BLOCKS = tuple(map(str, range(12)))
 """Indices of the blocks of a ViT-B; a network of stages has the first four of them."""

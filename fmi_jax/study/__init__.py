@@ -1,0 +1,1 @@
+"""Studies: grids of experiments that are run, resumed and reported as one."""

@@ -1,0 +1,259 @@
+"""Running the cells of a plan, several at a time, until nothing is left to do here."""
+
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from fmi_jax.cores import available_cores
+from fmi_jax.errors import UsageError
+from fmi_jax.huge_pages import with_huge_pages
+from fmi_jax.study.cells import Cell, Score
+from fmi_jax.study.ledger import LOG, Claim, Ledger, State
+from fmi_jax.study.plan import Missing, Plan
+from fmi_jax.study.progress import Progress
+from fmi_jax.study.spec import Setting
+
+WORKER = ("-m", "fmi_jax.study.worker")
+"""What Python runs for a cell, followed by its folder and its cores."""
+
+_POLL_SECONDS = 0.2
+_LOOK_AGAIN_SECONDS = 5.0  # at what other drivers have done meanwhile
+_STOPPED = 143  # exit code of a run that has saved
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Where one cell at a time runs.
+
+    Attributes:
+      cores: of this machine.
+      gpu: as `CUDA_VISIBLE_DEVICES` names it; None: whatever JAX finds.
+    """
+
+    cores: tuple[int, ...]
+    gpu: str | None
+
+
+def make_slots(jobs: int, gpus: Sequence[str]) -> list[Slot]:
+    """Slots that share the cores of this machine: `jobs` of them, or one for each GPU.
+
+    Raises:
+      UsageError: fewer than one, or both are asked for.
+    """
+    if gpus and jobs != 1:
+        raise UsageError("--jobs and --gpus: expected one of them; a GPU runs one cell at a time.")
+    count = len(gpus) or jobs
+    if count < 1:
+        raise UsageError(f"--jobs {jobs}: expected 1 or more.")
+    cores = available_cores()
+    shares = [tuple(cores[i::count]) or tuple(cores) for i in range(count)]
+    return [Slot(share, gpu) for share, gpu in zip(shares, gpus or [None] * count, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Running:
+    cell: Cell
+    claim: Claim
+    process: subprocess.Popen[bytes]
+    since: float
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What became of the cells, when a driver ends.
+
+    Attributes:
+      counts: cells that are due, by state.
+      failures: reason by cell.
+      not_ready: what is missing by cell.
+      stopped: whether it was asked to stop.
+    """
+
+    counts: dict[State, int]
+    failures: dict[str, str]
+    not_ready: dict[str, list[str]]
+    stopped: bool
+
+
+class Driver:
+    """Runs the cells of some settings of a plan.
+
+    Args:
+      plan: the study.
+      settings: those of its settings that are to be run here.
+      ledger: what is done.
+      slots: how many cells run at a time, and where.
+      retry: run cells again that failed before.
+
+    Attributes:
+      plan, ledger: as given.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        settings: Sequence[Setting],
+        ledger: Ledger,
+        slots: Sequence[Slot],
+        *,
+        retry: bool,
+    ):
+        self.plan, self.ledger = plan, ledger
+        self._settings, self._slots = settings, list(slots)
+        self._cells = plan.all_cells(settings)
+        self._scores: dict[str, Score | None] = {}
+        self._running: dict[Slot, _Running] = {}
+        self._not_ready: dict[str, list[str]] = {}
+        self._retry = {c for c in self._cells if retry and ledger.state(c) is State.FAILED}
+        self._stopping = False
+        ended = sum(ledger.state(cell) is State.DONE for cell in self._cells)
+        self._progress = Progress(plan.count(settings), ended)
+
+    def run(self) -> Outcome:
+        """Work until every cell has ended, is not ready, or is another driver's."""
+        looked = -_LOOK_AGAIN_SECONDS
+        with self._signals(), self._progress:
+            while True:
+                changed = self._reap()
+                idle = len(self._running) < len(self._slots) and not self._stopping
+                if idle and (changed or time.monotonic() - looked > _LOOK_AGAIN_SECONDS):
+                    self._start_all()
+                    looked = time.monotonic()
+                if not self._running:
+                    break
+                self._progress.tick({r.cell.id: r.claim.folder / LOG for r in self._at_work()})
+                time.sleep(_POLL_SECONDS)
+        return self._outcome()
+
+    def stop(self) -> None:
+        """Have the running cells save and end; start no more."""
+        if not self._stopping:
+            self._stopping = True
+            for running in self._at_work():
+                running.process.terminate()
+
+    def wait(self) -> None:
+        """Wait until the running cells have ended."""
+        for running in self._at_work():
+            running.process.wait()
+
+    def _at_work(self) -> list[_Running]:
+        return list(self._running.values())
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def handle(signum: int, frame: FrameType | None) -> None:
+            del signum, frame
+            self.stop()
+
+        # A batch system that listens to a signal itself (submitit to SIGTERM) goes on doing so.
+        own = (signal.SIG_DFL, signal.default_int_handler)
+        heard = [s for s in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(s) in own]
+        before = {s: signal.signal(s, handle) for s in heard}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def _look(self) -> None:
+        """Read how the cells have ended that had not when last looked at."""
+        for cell in self._cells:
+            if cell in self._scores or cell in self._retry:
+                continue
+            state = self.ledger.state(cell)
+            if state is State.DONE:
+                self._scores[cell] = self.ledger.score(cell)
+            elif state is State.FAILED:
+                self._scores[cell] = None
+
+    def _start_all(self) -> None:
+        """Start what is due until no slot is free."""
+        self._look()
+        missing = Missing()
+        at_work = {running.cell.id for running in self._at_work()}
+        for cell in self.plan.due(self._settings, self._scores).values():
+            if cell.id in self._scores or cell.id in at_work:
+                continue
+            if len(self._running) == len(self._slots):
+                return
+            self._not_ready[cell.id] = missing.of(cell.config)
+            if not self._not_ready[cell.id]:
+                self._start(cell)
+
+    def _start(self, cell: Cell) -> None:
+        claim = self.ledger.claim(cell, retry=cell.id in self._retry)
+        if claim is None:
+            return
+        slot = next(slot for slot in self._slots if slot not in self._running)
+        with (claim.folder / LOG).open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, *WORKER, str(claim.folder), ",".join(map(str, slot.cores))],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=_environment(slot),
+                pass_fds=(claim.descriptor,),
+                # Not in the terminal's group: of Ctrl-C it hears through `stop`, and once.
+                start_new_session=True,
+            )
+        self._running[slot] = _Running(cell, claim, process, time.monotonic())
+        self._progress.started(cell)
+
+    def _reap(self) -> bool:
+        """Take note of the cells that have ended; returns whether there were any."""
+        ended = {s: r for s, r in self._running.items() if r.process.poll() is not None}
+        for slot, running in ended.items():
+            cell, code = running.cell, running.process.returncode
+            seconds = time.monotonic() - running.since
+            if self.ledger.state(cell.id) is State.DONE:
+                self._progress.done(cell, self.ledger.result(cell.id), seconds)
+            elif code != _STOPPED and not self._stopping:
+                reason = _reason(running.claim.folder / LOG, code)
+                running.claim.fail(reason, code)
+                self._progress.failed(cell, reason)
+            self._retry.discard(cell.id)
+            running.claim.release()
+            del self._running[slot]
+        return bool(ended)
+
+    def _outcome(self) -> Outcome:
+        self._look()
+        due = self.plan.due(self._settings, self._scores)
+        states = {cell: self.ledger.state(cell) for cell in due}
+        return Outcome(
+            counts={state: list(states.values()).count(state) for state in State},
+            failures={
+                cell: self.ledger.failure(cell).reason
+                for cell, state in states.items()
+                if state is State.FAILED
+            },
+            not_ready={c: needs for c, needs in self._not_ready.items() if needs and c in due},
+            stopped=self._stopping,
+        )
+
+
+def _environment(slot: Slot) -> dict[str, str]:
+    env = with_huge_pages(dict(os.environ))
+    if slot.gpu is not None:
+        env["CUDA_VISIBLE_DEVICES"] = slot.gpu
+    return env
+
+
+def _reason(log: Path, code: int) -> str:
+    """Why a process ended, in one line: what it said last, or the signal that ended it."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = " (mostly: memory ran out)" if name == "SIGKILL" else ""
+        return f"ended by {name}{hint}"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    said = [line for line in lines if re.match(r"error: |\w+(\.\w+)*(Error|Exception)\b", line)]
+    return said[-1].removeprefix("error: ") if said else f"exit code {code}; see {log}"

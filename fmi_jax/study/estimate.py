@@ -1,0 +1,183 @@
+"""What a study takes: floating-point operations of every cell, and from those its time.
+
+Operations are counted from the traced program, without compiling it: the products and
+convolutions of a training step on one image, in both passes, and of a forward pass. What they
+take is known from the cells that have been run, or from `--tflops`.
+"""
+
+import copy
+import functools
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+
+from fmi_jax.assembly import assemble
+from fmi_jax.config import ExperimentConfig, as_dict, from_dict
+from fmi_jax.data.prepared import DatasetInfo, open_dataset
+from fmi_jax.data.subset import training_subset
+from fmi_jax.errors import UserError
+from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.protocols.spec import FeatureProtocolSpec, ProtocolSpec
+from fmi_jax.report.template import duration
+from fmi_jax.study.cells import Cell
+from fmi_jax.study.ledger import Ledger, State
+from fmi_jax.study.plan import Missing, Plan
+from fmi_jax.study.spec import Setting
+from fmi_jax.training.loop import Plan as TrainingPlan
+
+
+def describe_plan(
+    plan: Plan, settings: Sequence[Setting], ledger: Ledger, tflops: float | None
+) -> str:
+    """The cells of a study, what is done of them, what they take, and what is missing."""
+    cells = plan.all_cells(settings)
+    states = {cell: ledger.state(cell) for cell in cells}
+    ended = {
+        cell: ledger.score(cell) if state is State.DONE else None
+        for cell, state in states.items()
+        if state in (State.DONE, State.FAILED)
+    }
+    due = plan.due(settings, ended)
+    total = plan.count(settings)
+    counts = {state: sum(states[cell] is state for cell in due) for state in State}
+    cannot = [setting for setting in settings if setting.config is None]
+    lines = [
+        plan.study.title,
+        f"{len(settings)} settings, {total} cells in the end: "
+        + ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        + (f"; {total - len(due)} more when learning rates are chosen" if total > len(due) else ""),
+    ]
+    lines += [f"cannot be run: {reason}" for reason in dict.fromkeys(s.why_not for s in cannot)]
+    lines += _cost(plan, settings, ledger, cells, states, tflops)
+    missing = Missing()
+    waiting = [cell.config for cell in due.values() if states[cell.id] is State.OPEN]
+    needs = [need for config in waiting for need in missing.of(config)]
+    lines += [f"not ready ({needs.count(need)} cells): {need}" for need in dict.fromkeys(needs)]
+    return "\n".join(lines)
+
+
+def _cost(
+    plan: Plan,
+    settings: Sequence[Setting],
+    ledger: Ledger,
+    cells: Mapping[str, Cell],
+    states: Mapping[str, State],
+    tflops: float | None,
+) -> list[str]:
+    left, unknown = 0.0, 0
+    for setting in settings:
+        mine = plan.candidates(setting)
+        open_cells = [cell for cell in mine if states[cell.id] is not State.DONE]
+        if not open_cells:
+            continue
+        work = operations(open_cells[0].config)
+        needed = plan.count([setting]) - sum(states[cell.id] is State.DONE for cell in mine)
+        if work is None:
+            unknown += needed
+        else:
+            left += work * max(needed, 0)
+    lines = [f"left to compute: {left / 1e15:,.3g} PFLOP"]
+    if unknown:
+        lines[0] += f", and {unknown} cells of data that are not prepared"
+    speeds = []
+    for cell, state in states.items():
+        work = operations(cells[cell].config) if state is State.DONE else None
+        if work:
+            speeds.append(work / sum(ledger.result(cell)["seconds"].values()))
+    if tflops is not None:
+        speed, source = tflops * 1e12, "--tflops"
+    elif speeds:
+        speed, source = statistics.median(speeds), f"the median of {len(speeds)} finished cells"
+    else:
+        return [*lines, "time: not known before a cell has been run here; --tflops T assumes one"]
+    time = duration(left / speed)
+    return [*lines, f"time: {time} one at a time, at {speed / 1e12:,.3g} TFLOP/s ({source})"]
+
+
+def operations(config: ExperimentConfig) -> float | None:
+    """Floating-point operations of an experiment; None where its data are not prepared.
+
+    Those of timings, whose number is not known before, count as 0.
+    """
+    try:
+        info = _info(config)
+    except UserError:
+        return None
+    protocol, counts = PROTOCOLS[config.protocol], info.counts
+    if config.protocol == "timing":
+        return 0.0
+    train, forward = per_image(config, info.channels, len(info.classes))
+    if isinstance(protocol, ProtocolSpec):
+        times = TrainingPlan.of(config, counts["train"])
+        seen = times.total_steps * config.train.batch_size
+        judged = (len(times.evaluate_at) + 1) * counts["val"] + counts["test"]
+        return train * seen + forward * judged
+    if isinstance(protocol, FeatureProtocolSpec):
+        return forward * sum(counts.values())
+    return forward * counts[config.cka.split] * (1 + len(config.cka.other))
+
+
+def _info(config: ExperimentConfig) -> DatasetInfo:
+    data = config.data
+    dataset = open_dataset(Path(data.data_dir), data.name, data.prepared_size, data.split)
+    return training_subset(
+        dataset, fraction=data.fraction, shots=data.shots, seed=data.subset_seed
+    ).info
+
+
+def per_image(config: ExperimentConfig, channels: int, num_classes: int) -> tuple[float, float]:
+    """Operations of a training step and of a forward pass, per image."""
+    bare = copy.deepcopy(config)
+    bare.backbone.weights = bare.transformer.weights = bare.cka.run = ""
+    bare.optim.learning_rate = ExperimentConfig().optim.learning_rate
+    bare.train.seed = 0
+    return _per_image(json.dumps(as_dict(bare)), channels, num_classes)
+
+
+@functools.cache
+def _per_image(values: str, channels: int, num_classes: int) -> tuple[float, float]:
+    config = from_dict(json.loads(values))
+    assembly = assemble(config, channels, num_classes)
+    parts, shapes = assembly.partition, assembly.partition.shapes
+    side = config.image_size
+    images = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+    learns, rest = shapes(parts.params), shapes((*parts.stats, *parts.frozen))
+
+    def forward(params: Any, rest: Any, images: Any) -> Any:
+        return parts.merge(params, rest)(images, rngs=None).sum()
+
+    once = jax.make_jaxpr(forward)(learns, rest, images)
+    both = jax.make_jaxpr(jax.grad(forward))(learns, rest, images)
+    return count(both), count(once)
+
+
+def count(jaxpr: ClosedJaxpr) -> float:
+    """Operations of the products and convolutions of a program; a product and a sum are two."""
+    return sum(_of_equation(equation) for equation in jaxpr.jaxpr.eqns)
+
+
+def _of_equation(equation: JaxprEqn) -> float:
+    name, params = equation.primitive.name, equation.params
+    shapes: list[Any] = [getattr(variable.aval, "shape", ()) for variable in equation.invars]
+    result = float(np.prod(getattr(equation.outvars[0].aval, "shape", ())))
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        return 2 * result * float(np.prod([shapes[0][axis] for axis in contracted]))
+    if name == "conv_general_dilated":
+        outputs = shapes[1][params["dimension_numbers"].rhs_spec[0]]
+        return 2 * result * float(np.prod(shapes[1])) / outputs
+    inner = sum(
+        count(value if isinstance(value, ClosedJaxpr) else ClosedJaxpr(value, ()))
+        for value in jax.tree.leaves(
+            list(params.values()), is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr)
+        )
+        if isinstance(value, ClosedJaxpr | Jaxpr)
+    )
+    return inner * params["length"] if name == "scan" else inner

@@ -1,0 +1,13 @@
+"""Figure 1: what each model gains over supervised ImageNet, in the mean over the data sets."""
+
+from fmi_jax.study.grids import table2
+from fmi_jax.study.spec import Figure, Study
+
+STUDY = Study(
+    name="fig1",
+    title="Figure 1: Table 2 relative to supervised ImageNet under a linear head",
+    settings=table2.settings,
+    rows=("head", "model"),
+    figure=Figure(kind="gain"),
+    note="The published side is computed from the numbers of Table 2.",
+)

@@ -1,0 +1,48 @@
+"""Figure 5: a DeiT-B on the tokens of an earlier block, later ones cut off."""
+
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.study import recipe
+from fmi_jax.study.spec import Figure, Setting, Study
+
+PROTOCOLS = {"frozen": "stacked_probe", "unfrozen": "stacked_finetune"}
+"""By what becomes of the backbone."""
+
+DATASETS = ("aptos2019", "ddsm")
+"""Those of the paper's figure."""
+
+
+def config(dataset: str, model: str, block: int, backbone: str) -> ExperimentConfig:
+    """The experiment of a point: `block` is the last that is kept."""
+    config = recipe.trained(PROTOCOLS[backbone], dataset, model)
+    config.backbone.last_block = block
+    return config
+
+
+def settings() -> tuple[Setting, ...]:
+    """Every point."""
+    return tuple(
+        Setting(
+            at={"dataset": dataset, "model": model, "block": str(block), "backbone": backbone},
+            config=config(dataset, model, block, backbone),
+        )
+        for dataset in DATASETS
+        for backbone in PROTOCOLS
+        for model in recipe.FOUNDATIONS
+        for block in range(recipe.num_blocks(model))
+    )
+
+
+STUDY = Study(
+    name="fig5",
+    title="Figure 5: a DeiT-B on the tokens of an earlier block",
+    settings=settings,
+    rows=("backbone", "model", "block"),
+    figure=Figure(kind="curves", x="block", x_label="Last block that is kept"),
+    rates=(1e-4,),
+    seeds=1,
+    note=(
+        "Published as a plot without numbers: fine-tuned, more blocks are better; frozen, early and"
+        " middle ones are best, around block 5 on DDSM. Here one learning rate and one seed,"
+        " unless more are asked for."
+    ),
+)

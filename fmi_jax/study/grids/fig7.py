@@ -1,0 +1,39 @@
+"""Figure 7: which layers fine-tuning changes, by the CKA of every layer before and after."""
+
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.study import recipe
+from fmi_jax.study.grids import table2
+from fmi_jax.study.spec import Figure, Setting, Study
+
+
+def config(dataset: str, run: str) -> ExperimentConfig:
+    """The analysis of the finished run in folder `run`."""
+    config = recipe.judged("cka", dataset)
+    config.cka.run = run
+    return config
+
+
+def settings() -> tuple[Setting, ...]:
+    """Every panel, each after the cell of Table 2 whose network it looks at."""
+    return tuple(
+        Setting(
+            at={"dataset": dataset, "model": model},
+            config=config(dataset, ""),
+            after=table2.setting(dataset, model, "linear"),
+        )
+        for dataset in recipe.DATASETS
+        for model in recipe.MODELS
+    )
+
+
+STUDY = Study(
+    name="fig7",
+    title="Figure 7: CKA of every layer before and after fine-tuning",
+    settings=settings,
+    rows=("model",),
+    figure=Figure(kind="layers"),
+    note=(
+        "Published as a plot without numbers: fine-tuning changes the upper layers, on ISIC2019 the"
+        " most."
+    ),
+)

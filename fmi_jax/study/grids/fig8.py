@@ -1,0 +1,33 @@
+"""Figure 8: how alike the models are, by the CKA of their last layers."""
+
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.study import recipe
+from fmi_jax.study.spec import Figure, Setting, Study
+
+
+def config(dataset: str) -> ExperimentConfig:
+    """The analysis on a data set, of all transformers and SEEM."""
+    config = recipe.judged("cka", dataset, "dinov2")
+    config.cka.other = tuple(
+        f"{backbone}:{weights}"
+        for model, (backbone, weights) in recipe.MODELS.items()
+        if model not in ("dinov2", "resnet152")
+    )
+    return config
+
+
+def settings() -> tuple[Setting, ...]:
+    """One panel for each data set."""
+    return tuple(
+        Setting(at={"dataset": dataset}, config=config(dataset)) for dataset in recipe.DATASETS
+    )
+
+
+STUDY = Study(
+    name="fig8",
+    title="Figure 8: CKA of the last layers of the models",
+    settings=settings,
+    rows=(),
+    figure=Figure(kind="models"),
+    note="Published as a plot without numbers: BLIP is unlike all others, OpenCLIP included.",
+)

@@ -1,0 +1,41 @@
+"""Table 2: fine-tuned foundation models, under a linear head and under a DeiT-B."""
+
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.study import recipe
+from fmi_jax.study.published import published
+from fmi_jax.study.spec import Setting, Study
+
+PROTOCOLS = {"linear": "finetune", "deit_base": "stacked_finetune"}
+"""By head."""
+
+
+def config(dataset: str, model: str, head: str) -> ExperimentConfig:
+    """The experiment of a cell."""
+    return recipe.trained(PROTOCOLS[head], dataset, model)
+
+
+def setting(dataset: str, model: str, head: str) -> Setting:
+    """A cell beside its published number."""
+    found = published(
+        "huix2024_table2", dataset=dataset, model=model, head=recipe.PUBLISHED_HEADS[head]
+    )
+    at = {"dataset": dataset, "model": model, "head": head, "backbone": "fine-tuned"}
+    return Setting(at=at, config=config(dataset, model, head), published=found)
+
+
+def settings() -> tuple[Setting, ...]:
+    """Every cell, in the order of the paper."""
+    return tuple(
+        setting(dataset, model, head)
+        for head in PROTOCOLS
+        for model in recipe.under(head)
+        for dataset in recipe.DATASETS
+    )
+
+
+STUDY = Study(
+    name="table2",
+    title="Table 2: fine-tuned foundation models, under a linear head and under a DeiT-B",
+    settings=settings,
+    rows=("head", "model"),
+)

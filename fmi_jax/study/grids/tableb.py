@@ -1,0 +1,48 @@
+"""Tables B.1 and B.2: ResNet-152 from ImageNet and from in-domain DINO, beside DINOv2."""
+
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.study import recipe
+from fmi_jax.study.published import published
+from fmi_jax.study.spec import Setting, Study
+
+PROTOCOLS = {"frozen": "probe_grid", "unfrozen": "finetune"}
+"""By what becomes of the backbone: Table B.1 and Table B.2."""
+
+MODELS = {"imagenet": "resnet152", "dino": "resnet152", "dinov2": "dinov2"}
+"""By what the weights come from; "dino": a ResNet-152 pre-trained on the images of the set."""
+
+_PUBLISHED = {"imagenet": "resnet152", "dino": "resnet152 in-domain dino", "dinov2": "dinov2"}
+
+
+def config(dataset: str, init: str, backbone: str) -> ExperimentConfig:
+    """The experiment of a cell; `init` may be a converted ResNet-152 file of one's own."""
+    own = init.endswith(".safetensors")
+    config = recipe.trained(PROTOCOLS[backbone], dataset, MODELS["imagenet" if own else init])
+    if own:
+        config.backbone.weights = init
+    return config
+
+
+def settings() -> tuple[Setting, ...]:
+    """Every cell, in the order of the paper."""
+    return tuple(
+        Setting(
+            at={"dataset": dataset, "init": init, "backbone": backbone},
+            config=None if init == "dino" else config(dataset, init, backbone),
+            published=published(
+                "huix2024_tableB", dataset=dataset, model=_PUBLISHED[init], setting=backbone
+            ),
+            why_not=f"pre-training with DINO on {dataset} itself is not part of this program",
+        )
+        for backbone in PROTOCOLS
+        for init in MODELS
+        for dataset in recipe.DATASETS
+    )
+
+
+STUDY = Study(
+    name="tableb",
+    title="Tables B.1 and B.2: ResNet-152 from ImageNet and from in-domain DINO, beside DINOv2",
+    settings=settings,
+    rows=("backbone", "init"),
+)

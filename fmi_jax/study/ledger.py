@@ -1,0 +1,203 @@
+"""What is done, what failed, who is at work: a folder on a file system that the drivers share.
+
+`<root>/cells/<id>/` is the folder of a cell's run. Whoever runs the cell holds an exclusive lock
+(`flock`) on the file `.claim` in it, and so does the process of the run itself: the lock is gone
+when both are, however they ended, and no clock or heartbeat says so. A finished cell has a
+`result.json`, a failed one a `failed.json` with the reason, one that was stopped or killed
+neither: it is resumed from its checkpoints.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import enum
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fmi_jax import atomic
+from fmi_jax.config import as_dict
+from fmi_jax.errors import UserError
+from fmi_jax.report.result import FILE_NAME as RESULT
+from fmi_jax.study.cells import Cell, Score
+
+CELL, FAILED, LOG, CLAIM = "cell.json", "failed.json", "log.txt", ".claim"
+
+
+class State(enum.StrEnum):
+    """Where a cell stands."""
+
+    DONE = "done"
+    FAILED = "failed"
+    RUNNING = "running"
+    OPEN = "open"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a cell failed.
+
+    Attributes:
+      reason: in one line.
+      exit_code: of its process; negative: the signal that ended it.
+      host: where it ran.
+      time: ISO 8601, when it ended.
+    """
+
+    reason: str
+    exit_code: int
+    host: str
+    time: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """The right to run a cell: a lock that its process inherits.
+
+    Attributes:
+      descriptor: of the locked file; for `subprocess.Popen(pass_fds=...)`.
+      folder: of the cell.
+    """
+
+    descriptor: int
+    folder: Path
+
+    def fail(self, reason: str, exit_code: int) -> None:
+        """Mark the cell as failed."""
+        failure = Failure(
+            reason=reason,
+            exit_code=exit_code,
+            host=socket.gethostname(),
+            time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )
+        text = json.dumps(dataclasses.asdict(failure), indent=2, ensure_ascii=False)
+        atomic.write_bytes(self.folder / FAILED, (text + "\n").encode())
+
+    def release(self) -> None:
+        """Let go of the cell."""
+        os.close(self.descriptor)
+
+
+class Ledger:
+    """The cells of all studies under a folder.
+
+    Args:
+      root: the folder; made where it is missing.
+
+    Raises:
+      UserError: it cannot be written, or its file system knows no locks.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        try:
+            (root / "cells").mkdir(parents=True, exist_ok=True)
+            _check_locks(root)
+        except OSError as error:
+            raise UserError(f"{root} cannot be used for a study: {error.strerror}.") from error
+
+    def folder(self, cell: str) -> Path:
+        """Where a cell runs."""
+        return self.root / "cells" / cell
+
+    def state(self, cell: str) -> State:
+        """Where a cell stands."""
+        folder = self.folder(cell)
+        if (folder / RESULT).is_file():
+            return State.DONE
+        if (folder / FAILED).is_file():
+            return State.FAILED
+        return State.RUNNING if _is_locked(folder / CLAIM) else State.OPEN
+
+    def claim(self, cell: Cell, *, retry: bool = False) -> Claim | None:
+        """The right to run a cell, or None where it has ended or is another's.
+
+        Args:
+          cell: the cell.
+          retry: also where it has failed before; its failure is forgotten.
+        """
+        folder = self.folder(cell.id)
+        folder.mkdir(exist_ok=True)
+        descriptor = os.open(folder / CLAIM, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        failed = folder / FAILED
+        if (folder / RESULT).is_file() or (failed.is_file() and not retry):
+            os.close(descriptor)
+            return None
+        failed.unlink(missing_ok=True)
+        values = as_dict(cell.config)
+        if cell.of is not None:
+            values["cka"]["run"] = str(self.folder(cell.of.id))
+        text = json.dumps({"config": values}, indent=2) + "\n"
+        atomic.write_bytes(folder / CELL, text.encode())
+        return Claim(descriptor, folder)
+
+    def failure(self, cell: str) -> Failure:
+        """Why a failed cell failed."""
+        return Failure(**_read(self.folder(cell) / FAILED))
+
+    def result(self, cell: str) -> dict[str, Any]:
+        """What `result.json` of a finished cell holds."""
+        return _read(self.folder(cell) / RESULT)
+
+    def score(self, cell: str) -> Score | None:
+        """How a finished cell did on validation; None for one that has no such score."""
+        best = self.result(cell).get("best")
+        if best is None:
+            return None
+        value = float("nan") if best["value"] is None else best["value"]
+        return Score(best["metric"], value)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); delete the folder of the"
+            " cell to run it again."
+        ) from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(path: Path) -> bool:
+    if not path.exists():
+        return False
+    with _opened(path) as descriptor:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _check_locks(root: Path) -> None:
+    """Two drivers on a file system without locks would run every cell twice."""
+    with _opened(root / ".locks") as first, _opened(root / ".locks") as second:
+        try:
+            fcntl.flock(first, fcntl.LOCK_SH)
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+    raise UserError(
+        f"{root} lies on a file system without flock, by which drivers agree who runs what:"
+        " expected a local disk, NFS 4, or Lustre mounted with -o flock."
+    )

@@ -1,0 +1,260 @@
+"""From a study and what a user asks of it to cells, and the file that the report reads."""
+
+import copy
+import dataclasses
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fmi_jax import atomic
+from fmi_jax.assembly import find_weights
+from fmi_jax.config import ExperimentConfig, assign
+from fmi_jax.config_rules import validate
+from fmi_jax.data.prepared import open_dataset
+from fmi_jax.data.registry import DATASETS
+from fmi_jax.errors import UsageError, UserError, unknown_name
+from fmi_jax.models.registry import BACKBONES
+from fmi_jax.study.cells import Cell, Score, candidates, due
+from fmi_jax.study.spec import Setting, Study
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A study as it is to be run.
+
+    Attributes:
+      study: the study.
+      settings: all of its settings, the changed values set.
+      rates: learning rates that are tried; empty: that of each config.
+      seeds: runs of a rate.
+      product: whether every rate gets every seed.
+      changed: config fields that are not as the study has them.
+    """
+
+    study: Study
+    settings: tuple[Setting, ...]
+    rates: tuple[float, ...]
+    seeds: int
+    product: bool
+    changed: Mapping[str, str]
+
+    def candidates(self, setting: Setting) -> tuple[Cell, ...]:
+        """Every cell that the number of a setting could need."""
+        return () if setting.config is None else candidates(setting, self.rates, self.seeds)
+
+    def due(
+        self, settings: Iterable[Setting], scores: Mapping[str, Score | None]
+    ) -> dict[str, Cell]:
+        """The cells of `settings` that are known to be needed, by id, in order."""
+        return {
+            cell.id: cell
+            for setting in settings
+            if setting.config is not None
+            for cell in due(setting, self.rates, self.seeds, product=self.product, scores=scores)
+        }
+
+    def all_cells(self, settings: Iterable[Setting]) -> dict[str, Cell]:
+        """Every cell whose outcome decides what is due, by id."""
+        cells = {}
+        for setting in settings:
+            while setting is not None:
+                cells |= {cell.id: cell for cell in self.candidates(setting)}
+                setting = setting.after
+        return cells
+
+    def count(self, settings: Iterable[Setting]) -> int:
+        """How many cells will have been run in the end, if none fails."""
+        # As if every first rate were the best: which one it is does not change how many there are.
+        settings = list(settings)
+        scores = dict.fromkeys(self.all_cells(settings), Score("accuracy", 1.0))
+        return len(self.due(settings, scores))
+
+    def write(self, root: Path) -> None:
+        """Write `<root>/<study>.json`, what the report reads beside the results.
+
+        Raises:
+          UsageError: it is there already, of the same study with other values set.
+        """
+        path = root / f"{self.study.name}.json"
+        if path.is_file():
+            there = json.loads(path.read_text(encoding="utf-8"))["changed"]
+            if there != self.changed:
+                raise UsageError(
+                    f"{path} is of this study with {_named(there)}, and now it is to be with"
+                    f" {_named(self.changed)}: its cells would be left out of the report. Use"
+                    " another --root, or delete that file."
+                )
+        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False)
+        atomic.write_bytes(path, (text + "\n").encode())
+
+    def to_json(self) -> dict[str, Any]:
+        """The study and every cell that it could need, as JSON values."""
+        study = self.study
+        return {
+            "name": study.name,
+            "title": study.title,
+            "note": study.note,
+            "rows": list(study.rows),
+            "figure": None if study.figure is None else dataclasses.asdict(study.figure),
+            "rates": list(self.rates),
+            "seeds": self.seeds,
+            "product": self.product,
+            "changed": dict(self.changed),
+            "settings": [self._setting(setting) for setting in self.settings],
+        }
+
+    def _setting(self, setting: Setting) -> dict[str, Any]:
+        published = setting.published
+        return {
+            "at": dict(setting.at),
+            "protocol": setting.config.protocol if setting.config is not None else None,
+            "published": None if published is None else dataclasses.asdict(published),
+            "why_not": setting.why_not if setting.config is None else "",
+            "cells": [
+                {
+                    "id": cell.id,
+                    "learning_rate": cell.learning_rate,
+                    "seed": cell.seed,
+                    "of": None if cell.of is None else cell.of.id,
+                }
+                for cell in self.candidates(setting)
+            ],
+        }
+
+
+def _named(changed: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in changed.items()) or "nothing changed"
+
+
+def make_plan(
+    study: Study,
+    *,
+    rates: Sequence[float] | None = None,
+    seeds: int | None = None,
+    product: bool = False,
+    changed: Mapping[str, str] | None = None,
+    free: Mapping[str, str] | None = None,
+) -> Plan:
+    """The plan of a study.
+
+    Args:
+      study: the study.
+      rates, seeds: instead of its own.
+      product: whether every rate gets every seed.
+      changed: config fields by dotted name, set in every experiment that has another value.
+      free: the same of fields that change no number (`data.data_dir`).
+
+    Raises:
+      UsageError: a field or a value cannot be.
+    """
+    values = {**(changed or {}), **(free or {})}
+    rates = study.rates if rates is None else tuple(rates)
+    seeds = study.seeds if seeds is None else seeds
+    if seeds < 1:
+        raise UsageError(f"--seeds {seeds}: expected 1 or more.")
+    if any(rate <= 0 for rate in rates) or len({*rates}) < len(rates):
+        raise UsageError(f"--rates {rates}: expected different numbers above 0.")
+
+    def with_values(config: ExperimentConfig | None) -> ExperimentConfig | None:
+        if config is None:
+            return None
+        config = copy.deepcopy(config)
+        for name, text in values.items():
+            assign(config, name, text)
+        validate(config)
+        return config
+
+    def changed_setting(setting: Setting) -> Setting:
+        after = None if setting.after is None else changed_setting(setting.after)
+        return dataclasses.replace(setting, config=with_values(setting.config), after=after)
+
+    return Plan(
+        study=study,
+        settings=tuple(changed_setting(setting) for setting in study.settings()),
+        rates=rates,
+        seeds=seeds,
+        product=product,
+        changed=dict(changed or {}),
+    )
+
+
+def select(
+    settings: Sequence[Setting], slices: Mapping[str, Sequence[str]], shard: tuple[int, int]
+) -> list[Setting]:
+    """The settings of a slice and a shard.
+
+    Args:
+      settings: of a plan.
+      slices: values that are wanted by coordinate ("dataset", "model", ...); settings without
+        that coordinate are left out.
+      shard: (i, n): the i-th of n parts, from 1 on. Settings that need a common cell are in one.
+
+    Raises:
+      UsageError: a coordinate or a value that no setting has, or no such part.
+    """
+    index, count = shard
+    if not 1 <= index <= count:
+        raise UsageError(f"--shard={index}/{count}: expected i/n with i from 1 to n.")
+    for name, wanted in slices.items():
+        valid = list(dict.fromkeys(value for s in settings for value in [s.at.get(name)] if value))
+        if not valid:
+            names = dict.fromkeys(name for setting in settings for name in setting.at)
+            raise unknown_name("coordinate for --slice", name, names)
+        for value in wanted:
+            if value not in valid:
+                raise unknown_name(f"{name} for --slice", value, valid)
+
+    def part(setting: Setting) -> int:
+        first = setting
+        while first.after is not None:
+            first = first.after
+        return zlib.crc32(json.dumps(sorted(first.at.items())).encode()) % count
+
+    return [
+        setting
+        for setting in settings
+        if all(setting.at.get(name) in wanted for name, wanted in slices.items())
+        and part(setting) == index - 1
+    ]
+
+
+class Missing:
+    """What experiments need that is not there; looked up once for all that need the same."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[str]] = {}
+
+    def of(self, config: ExperimentConfig) -> list[str]:
+        """Weights or prepared data that an experiment lacks: one message each."""
+        parts = (config.backbone, config.transformer, config.data, config.cka, config.protocol)
+        key = repr(parts)
+        if key not in self._found:
+            self._found[key] = _missing(config)
+        return self._found[key]
+
+
+def _missing(config: ExperimentConfig) -> list[str]:
+    backbone, found = config.backbone, []
+    networks = [(backbone.name, backbone.weights, "backbone.weights")]
+    if config.transformer.weights:
+        networks.append(
+            (config.transformer.name, config.transformer.weights, "transformer.weights")
+        )
+    for other in config.cka.other if config.protocol == "cka" else ():
+        name, _, weights = other.partition(":")
+        if name in BACKBONES:
+            networks.append((name, weights, "cka.other"))
+    for name, weights, field in networks:
+        try:
+            find_weights(weights, backbone.weights_dir, BACKBONES[name], field)
+        except UserError as error:
+            found.append(str(error))
+    data = config.data
+    if not (data.name in DATASETS and DATASETS[data.name].synthetic):
+        try:
+            open_dataset(Path(data.data_dir), data.name, data.prepared_size, data.split)
+        except UserError as error:
+            found.append(str(error))
+    return found

@@ -1,0 +1,72 @@
+"""All studies by name, and those of one's own by file."""
+
+import importlib.util
+from pathlib import Path
+
+from fmi_jax.errors import UsageError
+from fmi_jax.registry import Registry
+from fmi_jax.study.grids import (
+    example,
+    fig1,
+    fig2,
+    fig3,
+    fig4,
+    fig5,
+    fig6,
+    fig7,
+    fig8,
+    figa1,
+    table1,
+    table2,
+    table3,
+    tableb,
+)
+from fmi_jax.study.spec import Study
+
+STUDIES: Registry[Study] = Registry(
+    "study",
+    (
+        table1.STUDY,
+        table2.STUDY,
+        table3.STUDY,
+        tableb.STUDY,
+        fig1.STUDY,
+        fig2.STUDY,
+        fig3.STUDY,
+        fig4.STUDY,
+        fig5.STUDY,
+        fig6.STUDY,
+        fig7.STUDY,
+        fig8.STUDY,
+        figa1.STUDY,
+        example.STUDY,
+    ),
+)
+
+
+def find_study(name: str) -> Study:
+    """The study of that name, or the `STUDY` of the Python file at that path.
+
+    Raises:
+      UsageError: there is none.
+    """
+    if not name.endswith(".py"):
+        return STUDIES[name]
+    path = Path(name)
+    if not path.is_file():
+        raise UsageError(
+            f"there is no file {name}: expected a Python file with a STUDY, or one of"
+            f" {', '.join(STUDIES)}."
+        )
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file raises
+        raise UsageError(f"{name}: {type(error).__name__}: {error}") from error
+    study = getattr(module, "STUDY", None)
+    if not isinstance(study, Study):
+        raise UsageError(f"{name}: expected a module-level STUDY, a fmi_jax.study.spec.Study.")
+    return study

@@ -1,0 +1,80 @@
+"""What a study is: settings, each to be run with several learning rates and seeds."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Self
+
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.protocol_config import ProbeGridConfig
+from fmi_jax.study.published import Published
+
+RATES = ProbeGridConfig().learning_rates
+"""Learning rates of a search: four at even distances on a logarithmic scale. The paper searched
+four between 1e-5 and 1e-3 and does not print them."""
+
+SEEDS = 5
+"""Runs behind a number of the paper."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Setting:
+    """One number of a table, or one point, panel or line of a figure.
+
+    Attributes:
+      at: where it stands: {"dataset": "aptos2019", "model": "dinov2", "head": "linear"}.
+      config: the experiment, before a learning rate and a seed are chosen; None: it cannot be
+        run, for the reason `why_not`.
+      published: the number as it was printed, if it was.
+      after: the setting whose chosen network this one analyses (`config.cka.run`).
+      why_not: in a sentence.
+    """
+
+    at: Mapping[str, str]
+    config: ExperimentConfig | None
+    published: Published | None = None
+    after: Self | None = None
+    why_not: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figure:
+    """How the numbers of a study are drawn.
+
+    Attributes:
+      kind: "dots" (a value for each model), "curves" (values over `x`), "gain" (relative to a
+        baseline), "time" (cost of training and inference), "layers" (CKA of layers) or "models"
+        (CKA of the last layers of several models).
+      x: coordinate along the horizontal axis of curves, in the order of the settings.
+      x_label: what it is.
+      lines: coordinate that a line, a colour or a row stands for.
+    """
+
+    kind: str
+    x: str = ""
+    x_label: str = ""
+    lines: str = "model"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    """A table or a figure as a grid of experiments.
+
+    Attributes:
+      name: as on the command line.
+      title: one line.
+      settings: all of them, in the order of the rows.
+      rows: coordinates that make a row of the table; the columns are data sets.
+      figure: how it is drawn; None: as a table alone.
+      rates: learning rates that are tried; the one that is best on validation is reported.
+      seeds: how many runs of that one.
+      note: what a reader must know of the published side.
+    """
+
+    name: str
+    title: str
+    settings: Callable[[], tuple[Setting, ...]]
+    rows: tuple[str, ...]
+    figure: Figure | None = None
+    rates: tuple[float, ...] = RATES
+    seeds: int = SEEDS
+    note: str = ""

@@ -1,0 +1,24 @@
+"""The process of a cell: `python -m fmi_jax.study.worker FOLDER CORES`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from fmi_jax.config import from_dict
+from fmi_jax.entry import guarded
+from fmi_jax.study.ledger import CELL
+
+
+def main(folder: Path, cores: str) -> None:
+    """Run the experiment that `cell.json` in `folder` describes, in that folder."""
+    if hasattr(os, "sched_setaffinity"):  # before JAX counts them
+        os.sched_setaffinity(0, map(int, cores.split(",")))
+    from fmi_jax import experiment
+
+    config = from_dict(json.loads((folder / CELL).read_text(encoding="utf-8"))["config"])
+    experiment.run(config, folder)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(Path(sys.argv[1]), sys.argv[2])))
