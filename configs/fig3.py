@@ -1,11 +1,11 @@
-"""Figure 3: speed of the models with a linear head, relative to supervised DeiT-B.
+"""Figure 3: speed of the models under a linear head and a DeiT-B, relative to supervised DeiT-B.
 
 python run.py --config=configs/fig3.py --workdir=runs/fig3
 
 Latency of one image, throughput, time to compile, operations and memory; weights are random,
 which changes no time. Published, without numbers: SEEM is the fastest at inference, a stacked
 DeiT-B makes any of them much slower. The other half of the figure, iterations and time to the best
-validation score, is in the result.json of every training run ("best").
+validation score, is in the result.json of every training run ("best"): fmi-jax study run fig3.
 """
 
 from fmi_jax.config import ExperimentConfig

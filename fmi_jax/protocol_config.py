@@ -123,11 +123,13 @@ class TimingConfig:
     Attributes:
       backbones: names to measure beside `backbone.name`.
       reference: the backbone that all are divided by, measured in turn with them.
+      transformer: a DeiT that each of them is measured under once more ("deit_base"); empty: none.
       batch_size: images per step where throughput is measured; latency is that of one image.
       repeats: rounds over all backbones; medians and spread are over these.
     """
 
     backbones: tuple[str, ...] = ()
     reference: str = "deit_base"
+    transformer: str = ""
     batch_size: int = 32
     repeats: int = 10

@@ -299,6 +299,7 @@ class SmallRuns:
                 small.cka.other = ("deit_nano",)
         if small.protocol == "timing":
             small.timing.backbones, small.timing.reference = (), "deit_nano"
+            small.timing.transformer = "deit_nano"
             small.timing.batch_size, small.timing.repeats = 2, 1
         return small
 

@@ -1,4 +1,4 @@
-"""Speed of backbones with a linear head: latency of one image, throughput, time to compile.
+"""Speed of backbones under a linear head or a DeiT: latency of one image, throughput, compiling.
 
 Paper protocol 8, inference: mean time of a single instance, relative to DeiT-B (REFERENCE 1.1.7).
 Each backbone is measured in turn with the reference in the same process, so that whatever else
@@ -25,6 +25,7 @@ from jaxtyping import Array
 from fmi_jax import atomic
 from fmi_jax.config import BackboneConfig
 from fmi_jax.cores import available_cores
+from fmi_jax.protocol_config import TimingConfig, TransformerConfig
 from fmi_jax.protocols.spec import AnalysisContext, AnalysisResult, AnalysisSpec, Network
 from fmi_jax.report import timing_figures
 from fmi_jax.training.step import Arrays
@@ -74,17 +75,27 @@ def run(context: AnalysisContext) -> AnalysisResult:
         BackboneConfig(name=name, dtype=own.dtype)
         for name in (settings.reference, *settings.backbones)
     ]
-    wanted = {_title(backbone): backbone for backbone in (*others, own)}
+    alone = dataclasses.replace(config, protocol="linear_probe", timing=TimingConfig())
+    wanted = {
+        _title(backbone): dataclasses.replace(alone, backbone=backbone)
+        for backbone in (*others, own)
+    }
+    if settings.transformer:
+        under = TransformerConfig(name=settings.transformer)
+        stacked = {"protocol": "stacked_probe", "transformer": under}
+        wanted |= {
+            f"{title} + {under.name}": dataclasses.replace(linear, **stacked)
+            for title, linear in wanted.items()
+        }
 
-    def prepare(backbone: BackboneConfig) -> Subject:
-        network = context.build(dataclasses.replace(config, backbone=backbone))
-        return _prepare(_title(backbone), network, context, settings.batch_size)
+    def prepare(title: str) -> Subject:
+        return _prepare(title, context.build(wanted[title]), context, settings.batch_size)
 
-    reference = prepare(others[0])
+    reference = prepare(_title(others[0]))
     rows = []
-    for title, backbone in wanted.items():
+    for title in wanted:
         # One at a time beside the reference: memory holds two networks, however many are asked.
-        subject = reference if title == reference.name else prepare(backbone)
+        subject = reference if title == reference.name else prepare(title)
         rows.append(_measure(subject, reference, settings.repeats, settings.batch_size))
     if jax.process_index() == 0:
         drawn = timing_figures.relative(rows, reference.name, settings.batch_size)
@@ -125,7 +136,7 @@ def _prepare(title: str, network: Network, context: AnalysisContext, batch_size:
         drawn = np.random.default_rng(0).standard_normal(taken.shape, np.float32)
         passes.append(_compile(network, arrays, jax.device_put(drawn.astype(taken.dtype), device)))
     single, batch = passes
-    params = sum(x.size for name, x in arrays.items() if name.startswith("backbone."))
+    params = sum(x.size for name, x in arrays.items() if not name.startswith("head."))
     return Subject(title, params, single, batch)
 
 
