@@ -1,5 +1,8 @@
 """The stacked classifier: any foundation under a DeiT, and the study's checkpoints of it."""
 
+import dataclasses
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,15 +12,16 @@ from flax import nnx
 from safetensors.numpy import load_file
 from tiny_backbones import TINY
 
+from fmi_jax.checkpoints import load_backbone
 from fmi_jax.classifiers.stacked import StackedClassifier
-from fmi_jax.errors import UsageError
+from fmi_jax.errors import UsageError, UserError
 from fmi_jax.models.base import Execution, create, create_abstract, parameters
 from fmi_jax.models.deit import DeiT, DeiTArch, TokenDeiT
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.training.partition import partition
 from weights_convert.__main__ import main
 from weights_convert.engine import plan, source_shapes
-from weights_convert.layouts.registry import layouts_of
+from weights_convert.layouts.registry import LAYOUTS, layouts_of
 from weights_convert.stacked import Stacked, StackedArch, blocks_again, stacked_layouts
 
 DEIT = DeiTArch(
@@ -156,6 +160,60 @@ def test_the_whole_classifier_goes_there_and_back(saved, tmp_path, capsys):
     capsys.readouterr()
     assert convert(native, tmp_path, "--export", "hf") == 2
     assert "unknown publisher of stacked_deit_nano 'hf'" in capsys.readouterr().err
+
+
+def test_it_may_be_for_grey_images_of_another_size(tmp_path, capsys):
+    """As the study saves SAM after radiographs of 224 pixels: a grey stem, position tables for
+    that size, no neck."""
+    spec = BACKBONES["sam_vit_b"]
+    arch = dataclasses.replace(
+        spec.arch.sized(224, 224).truncated(1), in_channels=1, global_blocks=(1,)
+    )
+    small = dataclasses.replace(
+        spec,
+        name="small",
+        arch=dataclasses.replace(spec.arch, depth=2, global_blocks=(1,)),
+        num_params=15_000_000,
+    )
+    whole = StackedArch(
+        in_channels=1,
+        backbone=arch,
+        transformer=BACKBONES["deit_tiny"].arch.on_tokens(),
+        num_classes=2,
+    )
+    native = parameters(create_abstract(Stacked, whole, Execution()))
+    (layout,) = stacked_layouts(whole, LAYOUTS.values())
+    rng = np.random.default_rng(5)
+    shapes = source_shapes(plan(layout, native), native)
+    state = {k: rng.normal(size=s.shape).astype(np.float32) for k, s in shapes.items()}
+    path = tmp_path / "run-1"
+    torch.save({"state_dict": {k: torch.from_numpy(v) for k, v in state.items()}}, path)
+    with mock.patch.dict(BACKBONES._specs, {"small": small}):
+        for more in ((), ("--stacked",)):
+            assert main(["small", "--checkpoint", str(path), "--out", str(tmp_path), *more]) == 0
+        for name in ("small", "stacked_small"):
+            assert main(["verify", str(tmp_path / f"{name}.custom.safetensors")]) == 0
+        export = ["--checkpoint", str(tmp_path / "stacked_small.custom.safetensors"), "--out"]
+        assert main(["small", *export, str(tmp_path), "--export", "original"]) == 0
+        assert main(["inspect", str(path)]) == 0
+    assert "fits small: layout sam_study" in capsys.readouterr().out
+    back = torch.load(tmp_path / "stacked_small.custom.original.pth")["state_dict"]
+    for key, value in state.items():
+        np.testing.assert_array_equal(back[key].numpy(), value)
+
+    native = tmp_path / "small.custom.safetensors"
+    grey = load_backbone(native, small, arch)
+    key = "foundation_model.backbone.pos_embed"
+    np.testing.assert_array_equal(grey["pos_embed"], state[key])
+    target = dataclasses.replace(arch, in_channels=3).sized(320, 320)
+    colour = load_backbone(native, small, target)
+    assert colour["pos_embed"].shape == (1, 20, 20, 768)
+    kernel = colour["patch_embed.proj.kernel"]
+    np.testing.assert_allclose(
+        kernel.sum(2, keepdims=True), grey["patch_embed.proj.kernel"], rtol=1e-6
+    )
+    with pytest.raises(UserError, match="weights of small, not of sam_vit_l"):
+        load_backbone(native, BACKBONES["sam_vit_l"], BACKBONES["sam_vit_l"].arch)
 
 
 def test_a_classifier_that_is_not_whole_is_refused(saved, tmp_path, capsys):

@@ -34,9 +34,9 @@ from weights_convert.download import default_cache, download
 from weights_convert.engine import convert
 from weights_convert.export import check_native, export, read_source
 from weights_convert.identify import identify
-from weights_convert.layouts.registry import layouts_for
+from weights_convert.layouts.registry import LAYOUTS, layouts_for
 from weights_convert.read import Checkpoint, read_checkpoint
-from weights_convert.stacked import stacked_of_checkpoint
+from weights_convert.stacked import as_in_study, stacked_of_checkpoint
 
 DESCRIPTION = """\
 Turn a public PyTorch checkpoint into one native weights file, and back.
@@ -163,6 +163,7 @@ def _convert(argv: Sequence[str]) -> None:
     published_source = published_source or _published_source(spec, checkpoint, args.tag)
     tag = args.tag or (published_source.tag if published_source else CUSTOM)
     try:
+        spec = as_in_study(spec, checkpoint.groups, LAYOUTS.values())
         whole = stacked_of_checkpoint(spec, checkpoint.groups) if args.stacked else spec
         native = parameters(create_abstract(whole.family, whole.arch, Execution()))
         layouts = list(layouts_for(whole))

@@ -12,6 +12,7 @@ from fmi_jax.atomic import whole_file
 from fmi_jax.checkpoints.weights import (
     NativeFile,
     check_backbone,
+    held_arch,
     read_backbone,
 )
 from fmi_jax.errors import UserError, unknown_name
@@ -63,8 +64,10 @@ def check_native(path: Path, spec: BackboneSpec) -> tuple[BackboneSpec, NativeFi
     """
     file = read_backbone(path)
     if file.arch["class"] == StackedArch.__name__:
-        spec = stacked_of_native(spec, file.params)
-    return spec, check_backbone(path, spec)
+        arch = held_arch(spec.arch, file.arch["backbone"]) or spec.arch
+        spec = stacked_of_native(dataclasses.replace(spec, arch=arch), file.params)
+    file, arch = check_backbone(path, spec)
+    return dataclasses.replace(spec, arch=arch), file
 
 
 def read_source(spec: BackboneSpec, path: Path) -> Source:

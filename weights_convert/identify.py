@@ -7,8 +7,8 @@ import numpy as np
 
 from fmi_jax.models.base import BackboneSpec, Execution, create_abstract, parameters
 from weights_convert.engine import Match, Shapes, match
-from weights_convert.layouts.registry import layouts_of
-from weights_convert.stacked import FOUNDATION
+from weights_convert.layouts.registry import LAYOUTS, layouts_of
+from weights_convert.stacked import FOUNDATION, as_in_study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +31,11 @@ def identify(groups: Mapping[str, Shapes], specs: Iterable[BackboneSpec]) -> lis
     ]
     found = []
     for spec in specs:
-        # Enough numbers for it, but not half as many again: saves building all the others.
-        if not any(0.6 * size < spec.num_params < 1.01 * size for size in sizes):
+        # About as many numbers as it has: saves building all the others. Fewer where the study
+        # has dropped or shrunk a part, more where there is a classifier.
+        if not any(0.6 * size < spec.num_params < 1.1 * size for size in sizes):
             continue
+        spec = as_in_study(spec, groups, LAYOUTS.values())
         native = parameters(create_abstract(spec.family, spec.arch, Execution()))
         best = match(groups, native, layouts_of(spec.family))[0]
         if not best.problems():

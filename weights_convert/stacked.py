@@ -6,6 +6,7 @@ published with. So their layouts need no table of their own: they follow from th
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,11 +15,27 @@ from jaxtyping import Array, Float
 
 from fmi_jax.classifiers.stacked import StackedClassifier
 from fmi_jax.errors import UserError
-from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution
+from fmi_jax.models.base import (
+    ArchConfig,
+    Backbone,
+    BackboneSpec,
+    Execution,
+    create_abstract,
+    parameters,
+)
 from fmi_jax.models.deit import DeiT, DeiTArch, TokenDeiT
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.types import Features
-from weights_convert.engine import Ignored, Layout, Rule, Shapes, linear, norm
+from weights_convert.engine import (
+    Ignored,
+    Layout,
+    Rule,
+    Shapes,
+    linear,
+    norm,
+    plan,
+    source_shapes,
+)
 
 FOUNDATION = "foundation_model.backbone."
 TRANSFORMER = "main_model.backbone."
@@ -159,6 +176,54 @@ def foundation_layouts(layouts: Iterable[Layout]) -> tuple[Layout, ...]:
         for layout in layouts
         if "original" in layout.publishers
     )
+
+
+def as_in_study(
+    spec: BackboneSpec, groups: Mapping[str, Shapes], layouts: Iterable[Layout]
+) -> BackboneSpec:
+    """`spec` as a checkpoint of the study holds it; `spec` itself for any other file.
+
+    Before it trains, the study cuts the stem to the channels of its images, resizes position
+    tables to their size, and drops what no feature depends on. All that is in what it saves.
+    """
+    tensors = groups.get(WRAPPER, {})
+    if not any(key.startswith(FOUNDATION) for key in tensors):
+        return spec
+    published = [layout for layout in layouts if "original" in layout.publishers]
+    arch = spec.arch.truncated(spec.arch.num_blocks - 1)
+    for layout in (found for found in published if found.family is spec.family):
+        other = _other_shapes(spec, arch, layout, tensors)
+        for key, (found, expected) in other.items():
+            if len(found) == 4 and (found[0], *found[2:]) == (expected[0], *expected[2:]):
+                arch = dataclasses.replace(arch, in_channels=found[1])
+            elif "pos_embed" in key or "positional" in key:
+                arch = _with_positions(arch, spec.patch_size, found)
+        if not _other_shapes(spec, arch, layout, tensors):
+            break
+    return dataclasses.replace(spec, arch=arch)
+
+
+def _with_positions(arch: ArchConfig, patch_size: int, shape: tuple[int, ...]) -> ArchConfig:
+    """`arch` for square images with that many positions, with or without one for [cls]."""
+    count = math.prod(shape[:-1])
+    for patches in (count, count - 1):
+        side = math.isqrt(patches)
+        if side and side**2 == patches:
+            return arch.sized(side * patch_size, side * patch_size)
+    return arch
+
+
+def _other_shapes(
+    spec: BackboneSpec, arch: ArchConfig, layout: Layout, tensors: Shapes
+) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Shape in the file and expected shape of the tensors where these differ."""
+    native = parameters(create_abstract(spec.family, arch, Execution()))
+    expected = source_shapes(plan(layout, native, FOUNDATION), native)
+    return {
+        key: (tuple(tensors[key].shape), tuple(value.shape))
+        for key, value in expected.items()
+        if key in tensors and tuple(tensors[key].shape) != tuple(value.shape)
+    }
 
 
 def stacked_of_checkpoint(spec: BackboneSpec, groups: Mapping[str, Shapes]) -> BackboneSpec:

@@ -128,15 +128,22 @@ def read_backbone(path: str | Path) -> NativeFile:
     )
 
 
-def check_backbone(path: str | Path, spec: BackboneSpec) -> NativeFile:
+def check_backbone(path: str | Path, spec: BackboneSpec) -> tuple[NativeFile, ArchConfig]:
     """Read a converted file and check that it holds exactly the parameters of `spec`.
+
+    Returns:
+      The file, and the arch that its parameters are of: that of `spec`, but perhaps for images
+      of other channels or another size, and without what no feature depends on (the neck of
+      SAM), as the study saves it.
 
     Raises:
       UserError: as `read_backbone`, or the file's arch or a parameter is not that of `spec`.
     """
     file = read_backbone(path)
-    held, wanted = file.arch, arch_fields(spec.arch)
-    if held != wanted:
+    held = file.arch
+    arch = held_arch(spec.arch, held)
+    if arch is None:
+        wanted = arch_fields(spec.arch)
         differ = [
             f"{field} is {held.get(field, 'absent')!r} (expected {wanted.get(field, 'absent')!r})"
             for field in dict.fromkeys((*wanted, *held))
@@ -146,8 +153,21 @@ def check_backbone(path: str | Path, spec: BackboneSpec) -> NativeFile:
             f"{path}: weights of {file.provenance.backbone}, not of {spec.name}:"
             f" {', '.join(differ)}."
         )
-    _check_parameters(f"{path}", file.params, spec.family, spec.arch)
-    return file
+    _check_parameters(f"{path}", file.params, spec.family, arch)
+    return file, arch
+
+
+def held_arch(arch: ArchConfig, held: Mapping[str, Any]) -> ArchConfig | None:
+    """The arch with the fields that a file holds, if it is `arch` or what `check_backbone` allows
+    beside it."""
+    own = {"in_channels": held.get("in_channels")}
+    if hasattr(arch, "grid"):
+        own["grid"] = tuple(held.get("grid", ()))
+    for kept in (arch, arch.truncated(arch.num_blocks - 1)):
+        variant = dataclasses.replace(kept, **own)
+        if {**held, "class": type(arch).__name__} == arch_fields(variant):
+            return variant
+    return None
 
 
 def load_backbone(
@@ -169,13 +189,12 @@ def load_backbone(
       UserError: the file is not sound, or not of `spec`.
       UsageError: `stem` is none of `STEMS`.
     """
-    params = dict(check_backbone(path, spec).params)
-    if arch.num_blocks < spec.arch.num_blocks:
-        source = spec.arch.truncated(arch.num_blocks - 1)
+    file, source = check_backbone(path, spec)
+    params = dict(file.params)
+    if arch.num_blocks < source.num_blocks:
+        source = source.truncated(arch.num_blocks - 1)
         kept = parameters(create_abstract(spec.family, source, Execution()))
         params = {name: params[name] for name in kept}
-    else:
-        source = spec.arch
     if arch.in_channels != source.in_channels:
         source = dataclasses.replace(source, in_channels=arch.in_channels)
         native = parameters(create_abstract(spec.family, source, Execution()))
