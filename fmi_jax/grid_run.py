@@ -63,7 +63,7 @@ def train_grid(session: Session) -> Result:
             outputs = Outputs(test.logits[:, i], test.labels)
             name = predictions_name(heads[i].seed)
             predictions_of(session, outputs).write(session.workdir / name)
-    return conclude(
+    result = conclude(
         session,
         best=best_of(session, plan, progress.heads[chosen]),
         steps=plan.total_steps,
@@ -73,6 +73,8 @@ def train_grid(session: Session) -> Result:
         details=details(heads, chosen, progress, of_val, of_test),
         notes=notes(session),
     )
+    checkpoints.keep_model(plan.total_steps)  # it holds every head's best
+    return result
 
 
 def on_features(session: Session) -> Subject:

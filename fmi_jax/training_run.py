@@ -100,7 +100,7 @@ def train(session: Session) -> Result:
     best = checkpoints.restore_model(progress.best_step, abstract(model))
     checkpoints.close()
     arrays = best["params"] | best["stats"] | frozen
-    return conclude(
+    result = conclude(
         session,
         best=best_of(session, plan, progress),
         steps=plan.total_steps,
@@ -108,6 +108,8 @@ def train(session: Session) -> Result:
         test=predict("test", arrays),
         seconds={"training": progress.seconds},
     )
+    checkpoints.keep_model(progress.best_step)
+    return result
 
 
 def on_images(session: Session) -> Subject:

@@ -16,7 +16,7 @@ from fmi_jax.config import ExperimentConfig
 
 
 def get_config(arg: str = "") -> ExperimentConfig:
-    config = ExperimentConfig(image_size=16, metric="accuracy")
+    config = ExperimentConfig(image_size=16, metric="loss")
     config.data.name = "squares"
     config.data.data_dir = {data_dir!r}
     config.data.prepared_size = 16

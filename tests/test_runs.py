@@ -60,7 +60,8 @@ def whole(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def parameters(workdir: Path) -> dict[str, np.ndarray]:
-    """The parameters of the newest checkpoint, bit for bit."""
+    """The parameters after the last step, bit for bit; with less loss in every validation it is
+    the best one, which a finished run keeps."""
     newest = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
     path = workdir.resolve() / "checkpoints" / str(newest) / "model"
     assert newest == 24
@@ -122,8 +123,10 @@ def test_killed_ten_times_it_ends_bit_identical(squares: Path, tmp_path: Path) -
         assert (workdir / name).read_bytes() == (reference / name).read_bytes(), name
 
 
-def test_sigterm_saves_and_exits_143(squares: Path, whole: Path, tmp_path: Path) -> None:
-    workdir = tmp_path / "run"
+@pytest.fixture(scope="module")
+def stopped(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that got SIGTERM in the middle."""
+    workdir = tmp_path_factory.mktemp("stopped") / "run"
     process = runs.start(f"--config={squares}", f"--workdir={workdir}")
     assert process.stdout is not None
     while "step 7/" not in (line := process.stdout.readline()):
@@ -131,12 +134,21 @@ def test_sigterm_saves_and_exits_143(squares: Path, whole: Path, tmp_path: Path)
     process.send_signal(signal.SIGTERM)
     code, _, err = runs.finish(process)
     assert code == 143, err
-    manifests = [int(p.stem) for p in (workdir / "checkpoints" / "manifests").glob("*.json")]
-    stopped = max(manifests)
-    assert 7 <= stopped < 24
-    out = runs.succeed(f"--config={squares}", f"--workdir={workdir}")
-    assert runs.steps_in(out)[0] == stopped + 1
-    assert_same_run(workdir, whole)
+    return workdir
+
+
+def newest_step(workdir: Path) -> int:
+    return max(int(p.stem) for p in (workdir / "checkpoints" / "manifests").glob("*.json"))
+
+
+def test_sigterm_saves_and_exits_143_and_the_run_goes_on_from_there(
+    squares: Path, whole: Path, stopped: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    assert 7 <= newest_step(stopped) < 24
+    out = runs.succeed(f"--config={squares}", f"--workdir={tmp_path / 'run'}")
+    assert runs.steps_in(out)[0] == newest_step(stopped) + 1
+    assert_same_run(tmp_path / "run", whole)
 
 
 def test_a_finished_run_is_shown_again_not_trained_again(squares: Path, whole: Path) -> None:
@@ -156,7 +168,11 @@ def test_everything_a_run_promises_is_there(whole: Path) -> None:
     assert list((whole / "tensorboard").glob("events*"))
     rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 25))
-    assert max(r["val/accuracy"] for r in rows if "val/accuracy" in r) == result["best"]["value"]
+    assert min(r["val/loss"] for r in rows if "val/loss" in r) == result["best"]["value"]
+    # Of the checkpoints the model that was best is kept, and nothing that only a resumed run needs.
+    kept = whole / "checkpoints" / str(result["best"]["step"])
+    assert [p for p in (whole / "checkpoints").iterdir() if p.name.isdecimal()] == [kept]
+    assert {"model"} == {p.name for p in kept.iterdir() if p.is_dir()} - {"meta"}
 
 
 def of_timm() -> torch.nn.Module:
@@ -272,25 +288,25 @@ def test_what_a_run_froze_is_exported_from_the_very_weights_it_started_from(
 
 
 def test_a_flipped_bit_is_noticed_and_the_previous_checkpoint_is_used(
-    squares: Path, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    squares: Path, whole: Path, stopped: Path, tmp_path: Path
 ) -> None:
-    workdir = tmp_path / "run"
-    shutil.copytree(whole, workdir)
-    (workdir / "result.json").unlink()
-    data = max((workdir / "checkpoints" / "24").rglob("*"), key=lambda p: p.stat().st_size)
+    workdir, newest = tmp_path / "run", newest_step(stopped)
+    shutil.copytree(stopped, workdir)
+    files = (workdir / "checkpoints" / str(newest)).rglob("*")
+    data = max(files, key=lambda p: p.stat().st_size)
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(content)
     code, out, err = runs.finish(runs.start(f"--config={squares}", f"--workdir={workdir}"))
     assert code == 0, err
-    assert "checkpoint step 24 is set aside" in err
-    assert runs.steps_in(out)[0] < 24
+    assert f"checkpoint step {newest} is set aside" in err
+    assert runs.steps_in(out)[0] <= newest
     assert_same_run(workdir, whole)
 
 
-def test_when_every_checkpoint_is_damaged_nothing_is_deleted(whole: Path, tmp_path: Path) -> None:
+def test_when_every_checkpoint_is_damaged_nothing_is_deleted(stopped: Path, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
-    shutil.copytree(whole / "checkpoints", folder)
+    shutil.copytree(stopped / "checkpoints", folder)
     for manifest in (folder / "manifests").iterdir():
         manifest.write_text("{}")
     before = sorted(folder.rglob("*"))

@@ -105,6 +105,23 @@ class RunCheckpoints:
         self.wait()
         self._manager.close()
 
+    def keep_model(self, step: int) -> None:
+        """After `close`, of a run that is finished: keep nothing but the model of `step`.
+
+        The optimizer's state is twice as large as the model, and the newest steps are for
+        resuming.
+        """
+        if jax.process_index() != 0:
+            return
+        for path in self.folder.iterdir():
+            if path.name.isdecimal() and path.name != str(step):
+                shutil.rmtree(path)
+        folder, manifest = self.folder / str(step), self._manifest(step)
+        sums = json.loads(manifest.read_text())
+        kept = {name: digest for name, digest in sums.items() if not _is_training(name)}
+        atomic.write_bytes(manifest, json.dumps(kept).encode())
+        shutil.rmtree(folder / "training", ignore_errors=True)
+
     def newest_sound(self) -> int | None:
         """The step to resume from, or None for a new run.
 
@@ -205,6 +222,8 @@ class RunCheckpoints:
         changed = sorted(
             name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
         )
+        if not any(_is_training(name) for name in expected):  # left by `keep_model`, when killed
+            changed = [name for name in changed if not _is_training(name)]
         if changed:
             return f"{len(changed)} file(s) differ from the manifest, first {changed[0]}"
         return None
@@ -220,6 +239,11 @@ class RunCheckpoints:
                 self._manifest(step).unlink(missing_ok=True)
         if unusable:
             self._manager.reload()
+
+
+def _is_training(name: str) -> bool:
+    """Whether a file of a step is of its part `training`."""
+    return name.startswith("training/")
 
 
 def _checksums(folder: Path) -> dict[str, str]:
