@@ -59,7 +59,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=_Parser
     )
-    for add in (_run, _study, _prepare, _check_data, _draw, _predict, _models, _doctor):
+    for add in (_run, _study, _report, _prepare, _check_data, _draw, _predict, _models, _doctor):
         add(commands)
     return parser.parse_args(arguments)
 
@@ -81,6 +81,13 @@ def _study(commands: argparse._SubParsersAction) -> None:
 
     parser = _command(commands, "study", "run a table or a figure of the paper, cell by cell", None)
     add_study_arguments(parser, _Parser)
+
+
+def _report(commands: argparse._SubParsersAction) -> None:
+    from fmi_jax.study.report.command import add_report_arguments, run_report
+
+    summary = "write the tables, figures and statistics of studies, finished or not"
+    add_report_arguments(_command(commands, "report", summary, run_report))
 
 
 def _prepare(commands: argparse._SubParsersAction) -> None:

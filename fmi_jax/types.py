@@ -1,10 +1,14 @@
 """The words that every part of the program shares."""
 
+from __future__ import annotations
+
 import enum
-from typing import NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
-from jaxtyping import Array, Float
+
+if TYPE_CHECKING:  # it imports jax, which reading data and results does without
+    from jaxtyping import Array, Float
 
 
 class Task(enum.StrEnum):

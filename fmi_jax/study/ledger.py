@@ -24,8 +24,7 @@ from fmi_jax.config import as_dict
 from fmi_jax.errors import UserError
 from fmi_jax.report.result import FILE_NAME as RESULT
 from fmi_jax.study.cells import Cell, Score
-
-CELL, FAILED, LOG, CLAIM = "cell.json", "failed.json", "log.txt", ".claim"
+from fmi_jax.study.files import CELL, CLAIM, FAILED
 
 
 class State(enum.StrEnum):

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fmi_jax.study.ledger import LOG, Ledger, State
+from fmi_jax.study.files import LOG
+from fmi_jax.study.ledger import Ledger, State
 from fmi_jax.study.plan import Plan
 from fmi_jax.study.progress import steps_of, title
 from fmi_jax.study.spec import Setting

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fmi_jax.config import from_dict
 from fmi_jax.entry import guarded
-from fmi_jax.study.ledger import CELL
+from fmi_jax.study.files import CELL
 
 
 def main(folder: Path, cores: str) -> None:

@@ -1,0 +1,13 @@
+"""Names of the files of a cell, beside those of its run."""
+
+CELL = "cell.json"
+"""The config it is run with."""
+
+FAILED = "failed.json"
+"""Why it failed, if it did."""
+
+LOG = "log.txt"
+"""What its process said."""
+
+CLAIM = ".claim"
+"""What is locked while it runs."""

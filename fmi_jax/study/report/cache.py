@@ -1,0 +1,56 @@
+"""Arrays that take long to compute, kept between reports."""
+
+import hashlib
+import threading
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from fmi_jax import atomic
+
+
+class Cache:
+    """A folder with one file for each thing that was computed.
+
+    What it was computed from is part of its name, so that what is kept is never out of date.
+
+    Threads may share it.
+
+    Args:
+      folder: made where it is missing.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._locks: dict[Path, threading.Lock] = {}
+
+    def get(
+        self, title: str, made_of: str, compute: Callable[[], Mapping[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """What `compute` returns, or what it returned before.
+
+        Args:
+          title: a word or two that can be part of a file name.
+          made_of: everything that decides the result.
+          compute: gives arrays by name.
+        """
+        digits = hashlib.sha256(made_of.encode()).hexdigest()[:20]
+        path = self._folder / f"{title}-{digits}.npz"
+        with self._locks.setdefault(path, threading.Lock()):  # several settings may need it
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    return dict(file)
+            except (OSError, EOFError, ValueError, zipfile.BadZipFile):  # not there, or not whole
+                found = dict(compute())
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with atomic.whole_file(path) as draft, draft.open("wb") as file:
+                np.savez(file, allow_pickle=False, **found)  # type: ignore[arg-type]
+            return found
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

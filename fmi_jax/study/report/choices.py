@@ -1,0 +1,172 @@
+"""Choices that decide numbers, where the code of the study is wrong or unclear.
+
+The list with its reasons is in `docs/protocols.md`; here each stands with the values that the
+cells of a table really had.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fmi_jax.study.report.numbers import Number
+
+_FEATURES = ("knn", "logistic", "cka", "timing")
+"""Protocols that train no network."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One of them.
+
+    Attributes:
+      finding: its number in the list.
+      field: of the config.
+      theirs: what the code of the study does.
+      empty: what an empty value means.
+      protocols: the only ones that read the field; empty: all but `not_protocols`.
+      not_protocols: those that do not read it.
+    """
+
+    finding: str
+    field: str
+    theirs: str
+    empty: str = ""
+    protocols: tuple[str, ...] = ()
+    not_protocols: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Made:
+    """A choice as it was made.
+
+    Attributes:
+      choice: which.
+      values: each value with the number of cells that had it.
+    """
+
+    choice: Choice
+    values: Mapping[str, int]
+
+
+CHOICES = (
+    Choice(
+        finding="B5",
+        field="backbone.stem",
+        theirs="first: of a grey image only the red kernel (matters for one-channel data alone)",
+    ),
+    Choice(
+        finding="B1",
+        field="backbone.readout",
+        empty="the backbone's own: cls of BLIP",
+        theirs="first_patch: of BLIP the upper left patch instead of [cls]",
+    ),
+    Choice(
+        finding="B26",
+        field="backbone.rel_pos_resize",
+        empty="the backbone's own: linear of SAM",
+        theirs="nearest, by a missing argument (matters for SAM at other than 1024 pixels)",
+    ),
+    Choice(
+        finding="B29",
+        field="image_size",
+        theirs="224; 1024, where DINOv2 fails and the paper does not say what was used",
+    ),
+    Choice(
+        finding="B29",
+        field="augment.center_crop",
+        theirs="0.875: the central 224 of 256 pixels, in training too",
+        not_protocols=("timing",),
+    ),
+    Choice(
+        finding="B6, B7",
+        field="backbone.dtype",
+        theirs="float16 or float32 by nesting; float32 in the test",
+    ),
+    Choice(
+        finding="B20",
+        field="data.split",
+        theirs="a list in the data folder, used again if the sizes match",
+        not_protocols=("timing",),
+    ),
+    Choice(
+        finding="B16",
+        field="optim.schedule",
+        theirs="constant, as shipped; the paper says a tenth at each plateau",
+        not_protocols=_FEATURES,
+    ),
+    Choice(
+        finding="B15, B44",
+        field="optim.warmup_steps",
+        theirs="by data set, whatever the config says; ends 1/w too high, doubled without warm-up",
+        not_protocols=_FEATURES,
+    ),
+    Choice(
+        finding="B15, B44",
+        field="optim.warmup_epochs",
+        theirs="the same",
+        not_protocols=_FEATURES,
+    ),
+    Choice(
+        finding="B45",
+        field="optim.weight_decay",
+        theirs="the same: on every tensor of rank above 1",
+        not_protocols=_FEATURES,
+    ),
+    Choice(
+        finding="rates",
+        field="optim.learning_rate",
+        theirs="the best of four between 1e-5 and 1e-3, printed nowhere",
+        not_protocols=(*_FEATURES, "probe_grid"),
+    ),
+    Choice(
+        finding="rates",
+        field="probe_grid.learning_rates",
+        theirs="the best of four between 1e-5 and 1e-3, printed nowhere",
+        protocols=("probe_grid",),
+    ),
+    Choice(finding="B14", field="knn.k", theirs="200", protocols=("knn",)),
+    Choice(finding="B14", field="knn.temperature", theirs="0.1", protocols=("knn",)),
+    Choice(
+        finding="CKA",
+        field="cka.estimator",
+        theirs="averaged: the mean of the CKA of each batch",
+        protocols=("cka",),
+    ),
+)
+
+
+def choices_of(numbers: Sequence[Number]) -> list[Made]:
+    """The choices that matter to the cells behind these numbers, with their values."""
+    configs = [
+        outcome.result.config if outcome.result else (outcome.analysis or {})["config"]
+        for outcome in dict.fromkeys(o for number in numbers for o in number.used)
+    ]
+    found = []
+    for choice in CHOICES:
+        values: dict[str, int] = {}
+        for config in configs:
+            if _reads(config["protocol"], choice):
+                text = _text(_value(config, choice.field)) or choice.empty or "empty"
+                values[text] = values.get(text, 0) + 1
+        if values:
+            found.append(Made(choice=choice, values=values))
+    return found
+
+
+def _reads(protocol: str, choice: Choice) -> bool:
+    if choice.protocols:
+        return protocol in choice.protocols
+    return protocol not in choice.not_protocols
+
+
+def _value(config: Mapping[str, Any], field: str) -> Any:
+    value: Any = config
+    for name in field.split("."):
+        value = value.get(name, "") if isinstance(value, Mapping) else ""
+    return value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

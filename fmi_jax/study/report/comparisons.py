@@ -1,0 +1,165 @@
+"""Which models differ: paired tests between settings that differ in the model alone."""
+
+import csv
+import dataclasses
+import io
+import itertools
+from collections.abc import Mapping, Sequence
+
+from fmi_jax.metrics import describe
+from fmi_jax.study.report.numbers import Number
+from fmi_jax.study.report.planned import DATASET, PlannedStudy
+from fmi_jax.study.report.samples import Sample
+from fmi_jax.study.report.statistics import holm, paired_p
+
+_NOT_COMPARED = ("protocol", "head", "backbone")
+"""Coordinates of a row that say how a model is used."""
+
+LEVEL = 0.05
+"""Adjusted p below which a difference is called one."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two models.
+
+    Attributes:
+      first, second: their names.
+      difference: metric of the first less that of the second.
+      p: two-sided, of no difference.
+      adjusted: p after Holm, over the pairs of the comparison.
+    """
+
+    first: str
+    second: str
+    difference: float
+    p: float
+    adjusted: float
+
+    @property
+    def differ(self) -> bool:
+        """Whether the difference is more than chance would give."""
+        return self.adjusted < LEVEL
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """All models of one place.
+
+    Attributes:
+      at: the coordinates that they share, the data set first.
+      metric: by which they are compared, and its `label` in tables.
+      numbers: of each model, in the order of the settings.
+      pairs: every two of them.
+      smallest: the least adjusted p that there can be with so many pairs and resamples.
+    """
+
+    at: Mapping[str, str]
+    metric: str
+    label: str
+    numbers: Mapping[str, Number]
+    pairs: tuple[Pair, ...]
+    smallest: float
+
+    @property
+    def title(self) -> str:
+        """The shared coordinates in words."""
+        return ", ".join(self.at.values())
+
+    def pair(self, first: str, second: str) -> Pair:
+        """The pair of two models, in this order."""
+        for pair in self.pairs:
+            if (pair.first, pair.second) == (first, second):
+                return pair
+            if (pair.first, pair.second) == (second, first):
+                return dataclasses.replace(
+                    pair, first=first, second=second, difference=-pair.difference
+                )
+        raise KeyError((first, second))
+
+    @property
+    def best(self) -> str:
+        """The model with the best mean."""
+        return max(self.numbers, key=lambda name: self.numbers[name].score)
+
+    @property
+    def as_good(self) -> list[str]:
+        """Models that cannot be told apart from the best."""
+        best = self.best
+        return [n for n in self.numbers if n != best and not self.pair(best, n).differ]
+
+
+def compared_coordinate(study: PlannedStudy) -> str | None:
+    """The coordinate whose values are tested against each other: the first of a row that is a
+    model, a size, an initialisation; None where a row has no such thing."""
+    return next((name for name in study.rows if name not in _NOT_COMPARED), None)
+
+
+def compare(
+    study: PlannedStudy, numbers: Sequence[Number], samples: Mapping[Number, Sample]
+) -> list[Comparison]:
+    """The comparisons of a study, in the order of its settings.
+
+    Only numbers of the same metric on the very same test images are compared.
+    """
+    coordinate = compared_coordinate(study)
+    if coordinate is None:
+        return []
+    places: dict[tuple, dict[str, Number]] = {}
+    for number in numbers:
+        at = dict(number.setting.at)
+        if number in samples and coordinate in at:
+            name = at.pop(coordinate)
+            dataset = at.pop(DATASET, "")
+            key = (dataset, *at.items(), number.metric, samples[number].images)
+            places.setdefault(key, {})[name] = number
+    found = []
+    for (dataset, *at, metric, _), by_name in places.items():
+        if len(by_name) > 1:
+            shared = {DATASET: dataset, **dict(at)}
+            found.append(_comparison(shared, metric, by_name, samples))
+    return found
+
+
+def _comparison(
+    at: Mapping[str, str],
+    metric: str,
+    numbers: Mapping[str, Number],
+    samples: Mapping[Number, Sample],
+) -> Comparison:
+    untested = []
+    for (first, a), (second, b) in itertools.combinations(numbers.items(), 2):
+        difference = a.mean - b.mean
+        p = paired_p(difference, samples[a].values - samples[b].values)
+        untested.append((first, second, difference, p))
+    adjusted = holm([p for *_, p in untested])
+    one = next(iter(numbers.values()))
+    return Comparison(
+        at=at,
+        metric=metric,
+        label=describe(metric).labels[one.result.test.task],
+        numbers=numbers,
+        pairs=tuple(
+            Pair(first=first, second=second, difference=difference, p=p, adjusted=float(after))
+            for (first, second, difference, p), after in zip(untested, adjusted, strict=True)
+        ),
+        smallest=min(1.0, len(untested) / (1 + len(samples[one].values))),
+    )
+
+
+def comparisons_csv(found: Mapping[str, Sequence[Comparison]]) -> bytes:
+    """Every pair of every comparison as a table, by name of the study."""
+    everything = [c for comparisons in found.values() for c in comparisons]
+    coordinates = list(dict.fromkeys(name for c in everything for name in c.at))
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(
+        ["study", *coordinates, "metric", "first", "second", "difference", "p", "p_adjusted"]
+    )
+    for study, comparisons in found.items():
+        for c in comparisons:
+            where = [c.at.get(name, "") for name in coordinates]
+            for pair in c.pairs:
+                numbers = [repr(x) for x in (pair.difference, pair.p, pair.adjusted)]
+                table.writerow([study, *where, c.metric, pair.first, pair.second, *numbers])
+    return text.getvalue().encode()

@@ -1,0 +1,80 @@
+"""A value for each row of the table, a panel for each data set."""
+
+import textwrap
+from collections.abc import Mapping
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from fmi_jax.report.style import GREY, short
+from fmi_jax.study.report import drawing
+from fmi_jax.study.report.drawing import TWO_COLUMNS, Drawn, Look
+from fmi_jax.study.report.numbers import Number
+from fmi_jax.study.report.samples import Sample, bounds
+from fmi_jax.study.report.table import Table
+
+_PLAIN = Look("#222222", "o", "-")
+
+
+def draw(
+    table: Table, samples: Mapping[Number, Sample], looks: Mapping[str, Look], lines: str
+) -> Drawn:
+    """The numbers of a table with their intervals, the published ones as hollow markers.
+
+    Args:
+      table: its rows and columns are those of the figure.
+      samples: give the intervals.
+      looks: by value of the coordinate `lines`.
+      lines: coordinate that a colour stands for.
+    """
+    return drawing.save("dots", _caption(table), lambda: _figure(table, samples, looks, lines))
+
+
+def _caption(table: Table) -> str:
+    text = "Test metric: the mean over the seeds, and its 95% interval over test images and seeds."
+    if table.is_published:
+        text += " Hollow: as published."
+    return text
+
+
+def _figure(
+    table: Table, samples: Mapping[Number, Sample], looks: Mapping[str, Look], lines: str
+) -> Figure:
+    rows = [row.names for row in table.rows]
+    down, across = drawing.columns(len(table.columns), 4)
+    width = min(TWO_COLUMNS, 1.6 + 1.6 * across)
+    height = down * (drawing.row_axis_height(rows) + 0.55) + 0.3
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for i, (ax, column) in enumerate(zip(axes, table.columns, strict=False)):
+        places = drawing.row_axis(ax, rows)
+        ax.tick_params(labelleft=i % across == 0)
+        ax.set_title(short(column.dataset, 20))
+        ax.set_xlabel(textwrap.fill(column.metric, 26))
+        drawing.few_ticks(ax)
+        for row in table.rows:
+            if (cell := row.cells[i]) is not None:
+                number = cell.number
+                look = looks.get(number.setting.at.get(lines, ""), _PLAIN)
+                _point(ax, places[row.names], number, samples.get(number), look)
+        ax.margins(x=0.08)
+    for ax in axes[len(table.columns) :]:
+        ax.set_visible(False)
+    if table.is_published:
+        ours = Line2D([], [], label="here", **drawing.filled(_PLAIN))
+        theirs = Line2D([], [], label="published", **drawing.hollow(_PLAIN))
+        drawing.key(figure, [ours, theirs], 2)
+    return figure
+
+
+def _point(ax: Axes, y: float, number: Number, sample: Sample | None, look: Look) -> None:
+    if number.runs:
+        ax.plot(bounds(sample), (y, y), color=look.colour, linewidth=1.1)
+        ax.plot(number.mean, y, **drawing.filled(look))
+    published = number.setting.published
+    if published is not None:
+        ax.plot(published.mean, y, **drawing.hollow(look))
+        if published.std:
+            ends = (published.mean - published.std, published.mean + published.std)
+            ax.plot(ends, (y, y), color=GREY, linewidth=0.5, zorder=1)

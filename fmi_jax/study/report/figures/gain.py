@@ -1,0 +1,64 @@
+"""What each model gains over a baseline, in the mean over the data sets (Figure 1)."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from fmi_jax.report.style import GREY, short
+from fmi_jax.study.report import drawing
+from fmi_jax.study.report.drawing import ONE_COLUMN, Drawn, Look
+from fmi_jax.study.report.gains import Gain
+
+_PLAIN = Look("#222222", "o", "-")
+
+
+def draw(gains: Sequence[Gain], looks: Mapping[str, Look], lines: str, baseline: str) -> Drawn:
+    """Mean gains of the rows, the published ones as hollow markers.
+
+    Args:
+      gains: of the rows, in their order.
+      looks: by value of the coordinate `lines`.
+      lines: coordinate that a colour stands for.
+      baseline: in words.
+    """
+    most = max((len(gain.datasets) for gain in gains), default=0)
+    caption = (
+        f"Test metric relative to {baseline}, in percent and in the mean over the data sets"
+        f" ({most} where nothing else is said), with 95% intervals. Hollow: the same of the"
+        " published numbers."
+    )
+    return drawing.save("gain", caption, lambda: _figure(gains, looks, lines, baseline, most))
+
+
+def _figure(
+    gains: Sequence[Gain], looks: Mapping[str, Look], lines: str, baseline: str, most: int
+) -> Figure:
+    rows = [gain.row for gain in gains]
+    height = drawing.row_axis_height(rows) + 0.75
+    figure = Figure(figsize=(ONE_COLUMN, height), layout="constrained")
+    ax = figure.subplots()
+    places = drawing.row_axis(ax, rows)
+    ax.axvline(0, color=GREY, linewidth=0.8)
+    for gain in gains:
+        y = places[gain.row]
+        look = looks.get(gain.at.get(lines, ""), _PLAIN)
+        if gain.datasets:
+            ax.plot(gain.interval, (y, y), color=look.colour)
+            ax.plot(gain.ours, y, **drawing.filled(look))
+        if gain.published_datasets:
+            ax.plot(gain.published, y, **drawing.hollow(look))
+        if gain.datasets and len(gain.datasets) < most:
+            ax.annotate(
+                f"{len(gain.datasets)} data sets", (1, y), (0, 0), va="center", ha="right",
+                xycoords=ax.get_yaxis_transform(), textcoords="offset points", fontsize=6,
+                color="#444444",
+            )  # fmt: skip
+    ax.set_xlabel(f"Mean gain over {short(baseline, 36)} (%)")
+    drawing.few_ticks(ax, 6)
+    handles = [
+        Line2D([], [], label="here", **drawing.filled(_PLAIN)),
+        Line2D([], [], label="published", **drawing.hollow(_PLAIN)),
+    ]
+    drawing.key(figure, handles, 2)
+    return figure

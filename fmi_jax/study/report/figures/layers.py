@@ -1,0 +1,130 @@
+"""Similarity of layers (CKA): small heat maps of settings, and matrices of models."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fmi_jax.report.style import short
+from fmi_jax.study.report import drawing
+from fmi_jax.study.report.drawing import ONE_COLUMN, TWO_COLUMNS, Drawn
+from fmi_jax.study.report.table import Table
+
+_PART = "transformer "  # how the layers of a stacked transformer begin
+_TALLEST = 9.0  # inches of all panels: they are to fit on a page
+_UNDEFINED = "#CFCFCF"
+
+
+def draw_layers(table: Table) -> Drawn:
+    """A panel for each setting: every layer of its network by every layer of the other.
+
+    Args:
+      table: its rows and columns are those of the panels; settings without a result are said to
+        have none.
+    """
+    caption = (
+        "CKA of every layer of the trained network (upwards) and every layer of the network before"
+        " training (to the right), from the embedding to the last block. White lines: where a"
+        " transformer on top begins."
+    )
+    return drawing.save("layers", caption, lambda: _layers(table))
+
+
+def _layers(table: Table) -> Figure:
+    down, across = len(table.rows), len(table.columns)
+    side = min(1.05, (TWO_COLUMNS - 1.3) / across, _TALLEST / down)
+    width = min(TWO_COLUMNS, max(ONE_COLUMN, side * across + 1.5))
+    figure = Figure(figsize=(width, side * down + 0.4), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False)
+    image = None
+    for i, row in enumerate(table.rows):
+        for j, (ax, cell) in enumerate(zip(axes[i], row.cells, strict=True)):
+            values = None if cell is None else cell.number.found
+            if values is None:
+                _empty(ax, "" if cell is None else str(cell.number.status))
+            else:
+                image = _panel(ax, values["pairs"][0])
+            if i == 0:
+                ax.set_title(short(table.columns[j].dataset, 16))
+            if j == 0:
+                name = "\n".join(short(part, 14) for part in row.names if part)
+                ax.set_ylabel(name, rotation=0, ha="right", va="center", fontweight="bold")
+    if image is not None:
+        _bar(figure, image, axes)
+    return figure
+
+
+def _panel(ax: Axes, pair: Mapping[str, Any]) -> Any:
+    cka = np.array(pair["cka"], float)
+    image = ax.imshow(cka, cmap="viridis", vmin=0, vmax=1, origin="lower", aspect="auto")
+    ax.set_box_aspect(1)
+    ax.set_facecolor(_UNDEFINED)
+    ax.spines[:].set_visible(False)
+    for axis, names in zip((ax.yaxis, ax.xaxis), pair["layers"], strict=True):
+        parts = [name.startswith(_PART) for name in names]
+        axis.set_ticks([0, len(names) - 1], ["in", names[-1].split()[-1]], fontsize=5.5)
+        axis.set_tick_params(length=0, pad=1.5)
+        if any(parts) and not all(parts):
+            line = ax.axhline if axis is ax.yaxis else ax.axvline
+            line(parts.index(True) - 0.5, color="white", linewidth=0.8)
+    return image
+
+
+def _empty(ax: Axes, text: str) -> None:
+    ax.set(xticks=[], yticks=[])
+    ax.set_box_aspect(1)
+    ax.spines[:].set_visible(False)
+    if text:
+        ax.set_facecolor("#F4F4F4")
+        ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes,
+                fontsize=6, color="#666666")  # fmt: skip
+
+
+def _bar(figure: Figure, image: Any, axes: np.ndarray) -> None:
+    bar = figure.colorbar(image, ax=axes, fraction=0.04, aspect=30, shrink=0.8,
+                          ticks=[0, 0.25, 0.5, 0.75, 1])  # fmt: skip
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.ax.tick_params(length=0)
+    bar.set_label("CKA")
+
+
+def draw_models(table: Table) -> Drawn:
+    """A panel for each data set: the last layers of all networks by one another."""
+    return drawing.save("models", "CKA of the last layers of the models.", lambda: _models(table))
+
+
+def _models(table: Table) -> Figure:
+    found = [
+        (column.dataset, values)
+        for column in table.columns
+        for cell in table.column(column.dataset)
+        if (values := cell.number.found) is not None
+    ]
+    down, across = drawing.columns(len(found), 2)
+    side = 0.26 * max(len(values["networks"]) for _, values in found)
+    width = min(TWO_COLUMNS, across * (side + 0.2) + 1.4)
+    side = (width - 1.4) / across
+    figure = Figure(figsize=(width, down * (side + 0.8)), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False)
+    image = None
+    for k, (ax, (dataset, values)) in enumerate(zip(axes.ravel(), found, strict=False)):
+        matrix = np.array(values["last_layers"], float)
+        image = ax.imshow(matrix, cmap="viridis", vmin=0, vmax=1)
+        ax.set_facecolor(_UNDEFINED)
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
+        labels = [short(name, 20) for name in values["networks"]]
+        ax.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor")
+        ax.set_yticks(range(len(labels)), labels if k % across == 0 else [])
+        ax.set_title(short(dataset, 30))
+        if len(labels) <= 10:
+            for (i, j), value in np.ndenumerate(matrix):
+                text = "" if np.isnan(value) else f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+                colour = "white" if value < 0.6 else "#222222"
+                ax.text(j, i, text, ha="center", va="center", fontsize=5.5, color=colour)
+    for ax in axes.ravel()[len(found) :]:
+        ax.set_visible(False)
+    _bar(figure, image, axes)
+    return figure

@@ -1,0 +1,115 @@
+"""Ours against the published numbers, a panel for each data set."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from fmi_jax.report.style import GREY, short
+from fmi_jax.study.report import drawing
+from fmi_jax.study.report.agreement import Agreement
+from fmi_jax.study.report.drawing import TWO_COLUMNS, Drawn, Look
+from fmi_jax.study.report.numbers import Number
+from fmi_jax.study.report.samples import Sample, bounds
+from fmi_jax.study.report.wording import number
+
+_OTHER = Look("#222222", "o", "-")
+_SIDE = TWO_COLUMNS / 4
+
+
+def draw(
+    numbers: Sequence[Number],
+    samples: Mapping[Number, Sample],
+    found: Sequence[Agreement],
+    looks: Mapping[str, Look],
+    lines: str,
+    fills: str | None,
+) -> Drawn:
+    """Every number that has both sides.
+
+    Args:
+      numbers: of the table.
+      samples: give the intervals.
+      found: what the panels say beside the points, one for each.
+      looks: by value of the coordinate `lines`.
+      lines: coordinate that a colour and a marker stand for.
+      fills: coordinate whose first value is drawn filled and others not; None: all are filled.
+    """
+    caption = (
+        "Ours against the published numbers; on the line both are equal. Vertical bars: 95%"
+        " intervals; horizontal ones: the published standard deviation."
+    )
+    both = [number for number in numbers if not np.isnan(number.difference)]
+    return drawing.save(
+        "published", caption, lambda: _figure(both, samples, found, looks, lines, fills)
+    )
+
+
+def _figure(
+    numbers: Sequence[Number],
+    samples: Mapping[Number, Sample],
+    found: Sequence[Agreement],
+    looks: Mapping[str, Look],
+    lines: str,
+    fills: str | None,
+) -> Figure:
+    first, others = _fills(numbers, fills)
+    shown = [looks[name] for name in looks if any(n.setting.at.get(lines) == name for n in numbers)]
+    names = [name for name in looks if looks[name] in shown]
+    down, across = drawing.columns(len(found), 4)
+    height = down * (_SIDE + 0.25) + 0.2 + 0.16 * -(-(len(names) + 2) // 5)
+    figure = Figure(figsize=(max(across * _SIDE, 2 * _SIDE), height), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for ax, agreement in zip(axes, found, strict=False):
+        here = [n for n in numbers if n.setting.dataset == agreement.dataset]
+        for one in here:
+            look = looks.get(one.setting.at.get(lines, ""), _OTHER)
+            hollow = one.setting.at.get(fills or "") in others
+            _point(ax, one, samples.get(one), look, hollow)
+        _frame(ax, agreement)
+    for ax in axes[::across]:
+        ax.set_ylabel("here")
+    for ax in axes[len(found) :]:
+        ax.set_visible(False)
+    handles = [Line2D([], [], label=short(name), **drawing.filled(looks[name])) for name in names]
+    if others:
+        style = drawing.filled(_OTHER)
+        handles.append(Line2D([], [], label=short(first), **style))
+        style["markerfacecolor"] = "white"
+        handles.append(Line2D([], [], label=short(", ".join(others)), **style))
+    drawing.key(figure, handles, 6)
+    return figure
+
+
+def _fills(numbers: Sequence[Number], fills: str | None) -> tuple[str, list[str]]:
+    values = list(dict.fromkeys(n.setting.at.get(fills or "", "") for n in numbers))
+    return values[0], values[1:]
+
+
+def _point(ax: Axes, one: Number, sample: Sample | None, look: Look, hollow: bool) -> None:
+    published = one.setting.published
+    assert published is not None
+    x, y, std = published.mean, one.mean, published.std or 0.0
+    ax.plot((x - std, x + std), (y, y), color=look.colour, linewidth=0.6, alpha=0.7)
+    ax.plot((x, x), bounds(sample), color=look.colour, linewidth=0.6, alpha=0.7)
+    style = drawing.filled(look)
+    if hollow:
+        style["markerfacecolor"] = "white"
+    ax.plot(x, y, **style)
+
+
+def _frame(ax: Axes, agreement: Agreement) -> None:
+    """Equal axes with the line of equality, and how the orders agree."""
+    low = min(ax.get_xlim()[0], ax.get_ylim()[0])
+    high = max(ax.get_xlim()[1], ax.get_ylim()[1])
+    ax.plot((low, high), (low, high), color=GREY, linewidth=0.6, zorder=0)
+    ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    drawing.few_ticks(ax)
+    drawing.few_ticks(ax, axis="y")
+    ax.set_title(short(agreement.dataset, 20))
+    text = f"n = {agreement.n}"
+    if agreement.ranks is not None:
+        text = f"\N{GREEK SMALL LETTER TAU} = {number(agreement.ranks.tau, 2)}, {text}"
+    ax.set_xlabel(f"published\n{text}")

@@ -1,0 +1,79 @@
+"""Whether the classifiers are as often right as they are sure: small reliability diagrams."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fmi_jax.report.style import BLUE, GREY, short
+from fmi_jax.study.report import drawing
+from fmi_jax.study.report.drawing import TWO_COLUMNS, Drawn
+from fmi_jax.study.report.numbers import Number
+from fmi_jax.study.report.samples import Sample
+from fmi_jax.study.report.table import Table
+
+MOST = 24
+"""Panels of a figure."""
+
+_ACROSS = 6
+
+
+def chosen(table: Table, samples: Mapping[Number, Sample]) -> list[Number]:
+    """The numbers that are shown: all if there are few, else the best ones of each data set."""
+    sampled = [number for number in table.numbers if number in samples]
+    if len(sampled) <= MOST:
+        return sampled
+    each = max(1, MOST // len(table.columns))
+    best: set[Number] = set()
+    for column in table.columns:
+        here = [number for number in sampled if number.setting.dataset == column.dataset]
+        best |= set(sorted(here, key=lambda number: number.score, reverse=True)[:each])
+    return [number for number in sampled if number in best][:MOST]
+
+
+def draw(table: Table, samples: Mapping[Number, Sample]) -> Drawn:
+    """A panel for each of the numbers that `chosen` gives, by data set and then by row."""
+    shown = chosen(table, samples)
+    order = [column.dataset for column in table.columns]
+    shown.sort(key=lambda number: order.index(number.setting.dataset))
+    total = sum(number in samples for number in table.numbers)
+    which = "" if len(shown) == total else f" Of {total}, the best of each data set."
+    caption = (
+        "Share of predictions that came true against their mean probability, in ten bins of equally"
+        " many, all runs together; on the diagonal a classifier is as often right as it is sure."
+        f" ECE: mean distance from it.{which}"
+    )
+    return drawing.save("reliability", caption, lambda: _figure(table, shown, samples))
+
+
+def _figure(table: Table, shown: Sequence[Number], samples: Mapping[Number, Sample]) -> Figure:
+    down = -(-len(shown) // _ACROSS)
+    side = TWO_COLUMNS / _ACROSS
+    lines = 1 + len(table.coordinates)
+    height = down * (side + 0.05 + 0.11 * lines) + 0.25
+    figure = Figure(figsize=(TWO_COLUMNS, height), layout="constrained")
+    axes = figure.subplots(down, _ACROSS, squeeze=False)
+    for k, (ax, number) in enumerate(zip(axes.ravel(), shown, strict=False)):
+        _panel(ax, samples[number])
+        names = [number.setting.dataset, *(number.setting.at.get(c) for c in table.coordinates)]
+        ax.set_title("\n".join(short(name, 18) for name in names if name), fontsize=6)
+        ax.tick_params(labelleft=k % _ACROSS == 0, labelbottom=k + _ACROSS >= len(shown))
+    for ax in axes.ravel()[len(shown) :]:
+        ax.set_visible(False)
+    figure.supxlabel("Mean probability", fontsize=7)
+    figure.supylabel("Share that came true", fontsize=7)
+    return figure
+
+
+def _panel(ax: Axes, sample: Sample) -> None:
+    ax.plot((0, 1), (0, 1), color=GREY, linewidth=0.6)
+    ax.fill_between(
+        sample.confidence, sample.confidence, sample.frequency, color=BLUE, alpha=0.15, linewidth=0
+    )
+    ax.plot(sample.confidence, sample.frequency, "o-", color=BLUE, markersize=2.4, linewidth=0.9,
+            clip_on=False)  # fmt: skip
+    ax.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
+    ax.set_xticklabels(["0", "0.5", "1"])
+    ax.set_yticklabels(["0", "0.5", "1"])
+    ax.text(0.96, 0.05, f"ECE {sample.ece:.3f}", ha="right", fontsize=6, transform=ax.transAxes,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8})  # fmt: skip

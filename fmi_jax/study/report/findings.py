@@ -1,0 +1,183 @@
+"""What the numbers of a study say, in sentences."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from fmi_jax.study.report.agreement import Agreement
+from fmi_jax.study.report.comparisons import Comparison
+from fmi_jax.study.report.gains import Gain
+from fmi_jax.study.report.numbers import Number, Status
+from fmi_jax.study.report.outcomes import State
+from fmi_jax.study.report.samples import Sample, bounds
+from fmi_jax.study.report.speed import Iterations, Latency
+from fmi_jax.study.report.table import Column, Table
+from fmi_jax.study.report.wording import between, count, listed, number, signed
+
+
+def standing(numbers: Sequence[Number]) -> str:
+    """How much of a study is there."""
+    states = [str(n.status) for n in numbers]
+    parts = [f"{states.count(status)} {status}" for status in Status if status in states]
+    outcomes = {o.id: o for n in numbers for o in n.outcomes}.values()
+    done = sum(outcome.state is State.DONE for outcome in outcomes)
+    failed = sum(outcome.state is State.FAILED for outcome in outcomes)
+    cells = f"{count(done, 'cell')} finished" + (f", {failed} failed" if failed else "")
+    return f"Of {count(len(numbers), 'setting')}: {', '.join(parts)}. {cells}."
+
+
+def best_of_columns(
+    table: Table, samples: Mapping[Number, Sample], comparisons: Sequence[Comparison]
+) -> list[str]:
+    """The best of each data set, beside the best published, and what cannot be told from it."""
+    found = []
+    for column in table.columns:
+        best = next((cell.number for cell in table.column(column.dataset) if cell.best), None)
+        if best is not None:
+            found.append(_best(column, table, best, samples, comparisons))
+    return found
+
+
+def _best(
+    column: Column,
+    table: Table,
+    best: Number,
+    samples: Mapping[Number, Sample],
+    comparisons: Sequence[Comparison],
+) -> str:
+    details = [between(bounds(samples.get(best))), count(len(best.runs), "seed")]
+    text = (
+        f"Best on {column.dataset} by {_within(column.metric)}: {table.title(best)},"
+        f" {number(best.mean)} ({'; '.join(filter(None, details))})"
+    )
+    cells = table.column(column.dataset)
+    missing = sum(not cell.number.runs for cell in cells)
+    if missing:
+        text += f", of the {len(cells) - missing} of {len(cells)} rows that have a number"
+    printed = next((cell.number for cell in cells if cell.published_best), None)
+    if printed is not None and printed.setting.published is not None:
+        value = number(printed.setting.published.mean)
+        text += f"; published best: {table.title(printed)}, {value}"
+    varying = {
+        name
+        for name in table.coordinates
+        if len({comparison.at.get(name) for comparison in comparisons}) > 1
+    }
+    for comparison in comparisons:
+        if best in comparison.numbers.values():
+            text += f". {_alike(comparison, varying)}"
+    return text + "."
+
+
+def _alike(comparison: Comparison, varying: Collection[str]) -> str:
+    others = [value for name, value in comparison.at.items() if name in varying and value]
+    where = f" ({', '.join(others)})" if others else ""
+    if not comparison.as_good:
+        return f"It differs from every other in its place{where} beyond chance"
+    if len(comparison.as_good) == len(comparison.numbers) - 1:
+        return f"No other in its place{where} can be told apart from it"
+    names = listed(comparison.as_good)
+    return f"Not to be told apart from it in its place{where}: {names}"
+
+
+def _within(label: str) -> str:
+    """A metric inside a sentence: "quadratic weighted kappa", but "AUROC"."""
+    return label if label[1:2].isupper() else label[:1].lower() + label[1:]
+
+
+def beside_published(found: Sequence[Agreement]) -> list[str]:
+    """How far the numbers are from the published ones."""
+    if not found:
+        return []
+    n = sum(agreement.n for agreement in found)
+    mean = sum(agreement.mean_difference * agreement.n for agreement in found) / n
+    farthest = max(found, key=lambda agreement: abs(agreement.largest))
+    return [
+        f"Of {count(n, 'number')} that {'has' if n == 1 else 'have'} a published one, the mean"
+        f" difference is {signed(mean)}, the largest {signed(farthest.largest)}"
+        f" ({farthest.dataset})."
+    ]
+
+
+def of_gains(found: Sequence[Gain], baseline: str) -> list[str]:
+    """Which row gains most over the baseline, here and as published."""
+    texts = []
+    ours = [gain for gain in found if not math.isnan(gain.ours)]
+    if ours:
+        best = max(ours, key=lambda gain: gain.ours)
+        inside = between(best.interval, 1)
+        details = "; ".join(filter(None, [inside, count(len(best.datasets), "data set")]))
+        texts.append(
+            f"Largest mean gain over {baseline}: {' '.join(filter(None, best.row))},"
+            f" {signed(best.ours, 1)} % ({details})."
+        )
+    printed = [gain for gain in found if not math.isnan(gain.published)]
+    if printed:
+        best = max(printed, key=lambda gain: gain.published)
+        texts.append(
+            f"By the published numbers: {' '.join(filter(None, best.row))},"
+            f" {signed(best.published, 1)} %"
+            f" ({count(len(best.published_datasets), 'data set')})."
+        )
+    return texts
+
+
+def of_speed(trained: Sequence[Iterations], timed: Sequence[Latency]) -> list[str]:
+    """What is fastest and slowest, in training and at inference."""
+    texts = []
+    if len(trained) > 1:
+        least, most = (pick(trained, key=lambda row: row.relative) for pick in (min, max))
+        texts.append(
+            f"Fewest iterations to the best score: {' '.join(filter(None, least.row))},"
+            f" {least.relative:.2g} times the reference; most:"
+            f" {' '.join(filter(None, most.row))}, {most.relative:.2g} times."
+        )
+    if len(timed) > 1:
+        least, most = (pick(timed, key=lambda row: row.median) for pick in (min, max))
+        texts.append(
+            f"Fastest at inference: {least.model} ({least.row[0]}), {least.median:.2g} times"
+            f" {least.reference}; slowest: {most.model} ({most.row[0]}), {most.median:.2g} times."
+        )
+    return texts
+
+
+def of_layers(table: Table) -> list[str]:
+    """Whose last layer training changed least and most, by data set."""
+    texts = []
+    for column in table.columns:
+        found = {
+            table.title(cell.number): cell.number.last_layer
+            for cell in table.column(column.dataset)
+            if not math.isnan(cell.number.last_layer)
+        }
+        if len(found) > 1:
+            least, most = max(found, key=found.__getitem__), min(found, key=found.__getitem__)
+            texts.append(
+                f"On {column.dataset} training changed the last layer of {most} most (CKA"
+                f" {number(found[most], 2)}) and that of {least} least"
+                f" ({number(found[least], 2)})."
+            )
+    return texts
+
+
+def of_models(numbers: Sequence[Number]) -> list[str]:
+    """Which two models are most and least alike in their last layers, by data set."""
+    texts = []
+    for n in numbers:
+        values = n.found
+        if values is None or len(values["networks"]) < 3:
+            continue
+        matrix, names = np.array(values["last_layers"], float), values["networks"]
+        rows, columns = np.triu_indices(len(names), 1)
+        above = matrix[rows, columns]
+        if np.isnan(above).all():
+            continue
+        most, least = int(np.nanargmax(above)), int(np.nanargmin(above))
+        texts.append(
+            f"On {n.setting.dataset} the last layers of {names[rows[most]]} and"
+            f" {names[columns[most]]} are most alike (CKA {number(float(above[most]), 2)}), those"
+            f" of {names[rows[least]]} and {names[columns[least]]} least"
+            f" ({number(float(above[least]), 2)})."
+        )
+    return texts

@@ -1,0 +1,94 @@
+"""The gain of each row over a baseline, in the mean over the data sets (Figure 1)."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fmi_jax.study.report.numbers import Number
+from fmi_jax.study.report.samples import Sample
+from fmi_jax.study.report.statistics import interval, mean_relative
+from fmi_jax.study.report.table import Table
+
+BASE: Mapping[str, str] = {"model": "imnet-1k-sup", "head": "linear"}
+"""Where the baseline stands: supervised ImageNet under a linear head."""
+
+BASELINE = f"{BASE['model']} under a {BASE['head']} head"
+"""The same in words."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Gain:
+    """A row.
+
+    Attributes:
+      row: its coordinates in order; `at`: by name.
+      ours: 100 (value / that of the baseline - 1) in the mean over `datasets`; NaN without any.
+      interval: 95%; NaN where a number has no sample.
+      datasets: those that have both numbers.
+      published, published_datasets: the same of the published numbers.
+    """
+
+    row: tuple[str, ...]
+    at: Mapping[str, str]
+    ours: float
+    interval: tuple[float, float]
+    datasets: tuple[str, ...]
+    published: float
+    published_datasets: tuple[str, ...]
+
+
+def is_base(at: Mapping[str, str]) -> bool:
+    """Whether coordinates are those of the baseline."""
+    return all(at.get(name) == value for name, value in BASE.items())
+
+
+def gains(table: Table, samples: Mapping[Number, Sample]) -> list[Gain]:
+    """The gains of all rows but the baseline."""
+    base = {n.setting.dataset: n for n in table.numbers if is_base(n.setting.at)}
+    found = []
+    for row in table.rows:
+        numbers = [cell.number for cell in row.cells if cell is not None]
+        if not is_base(numbers[0].setting.at):
+            found.append(_gain(row.names, numbers, base, samples))
+    return found
+
+
+def _gain(
+    row: tuple[str, ...],
+    numbers: Sequence[Number],
+    base: Mapping[str, Number],
+    samples: Mapping[Number, Sample],
+) -> Gain:
+    pairs = [(n, base[n.setting.dataset]) for n in numbers if n.setting.dataset in base]
+    both = [(n, b) for n, b in pairs if not math.isnan(n.mean) and not math.isnan(b.mean)]
+    printed = {
+        n.setting.dataset: (n.setting.published.mean, b.setting.published.mean)
+        for n, b in pairs
+        if n.setting.published is not None and b.setting.published is not None
+    }
+    bounds = (math.nan, math.nan)
+    if both and all(n in samples and b in samples for n, b in both):
+        resampled = mean_relative(
+            {n.setting.dataset: samples[n].values for n, _ in both},
+            {b.setting.dataset: samples[b].values for _, b in both},
+        )
+        bounds = interval(resampled)
+    return Gain(
+        row=row,
+        at=numbers[0].setting.at,
+        ours=_mean({n.setting.dataset: (n.mean, b.mean) for n, b in both}),
+        interval=bounds,
+        datasets=tuple(n.setting.dataset for n, _ in both),
+        published=_mean(printed),
+        published_datasets=tuple(printed),
+    )
+
+
+def _mean(pairs: Mapping[str, tuple[float, float]]) -> float:
+    if not pairs:
+        return math.nan
+    values = {name: np.asarray(value) for name, (value, _) in pairs.items()}
+    bases = {name: np.asarray(base) for name, (_, base) in pairs.items()}
+    return float(mean_relative(values, bases))

@@ -1,0 +1,193 @@
+"""The report in Markdown, with its figures as files beside it."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from fmi_jax.report.template import duration
+from fmi_jax.study.report.drawing import Drawn
+from fmi_jax.study.report.numbers import Number, Status
+from fmi_jax.study.report.page import link
+from fmi_jax.study.report.samples import RESAMPLES, bounds
+from fmi_jax.study.report.study_report import StudyReport
+from fmi_jax.study.report.table import Cell
+from fmi_jax.study.report.wording import (
+    between,
+    count,
+    number,
+    p_value,
+    sentence,
+    signed,
+    spread,
+)
+
+FILE_NAME = "report.md"
+
+
+def markdown(reports: Sequence[StudyReport], out: Path) -> bytes:
+    """The text; names are escaped, links are relative to the folder `out`."""
+    return "\n\n".join(part for r in reports for part in _study(r, out)).encode() + b"\n"
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\`*_{}\[\]<>#|!~&$])", r"\\\1", " ".join(text.split()))
+
+
+def _study(r: StudyReport, out: Path) -> list[str]:
+    parts = [f"# {escaped(r.study.title)}"]
+    if r.synthetic:
+        parts.append(
+            f"> **Synthetic data: {escaped(', '.join(r.synthetic))}.** These images were drawn by a"
+            " program. The numbers say nothing about patients."
+        )
+    parts += [f"> **Warning.** {escaped(warning)}" for warning in r.provenance.warnings]
+    parts += [f"> **Cannot be used.** {escaped(sentence(problem))}" for problem in r.problems]
+    if r.study.note:
+        parts.append(escaped(r.study.note))
+    parts += ["## Summary", escaped(r.standing)]
+    parts.append("\n".join(f"* {escaped(finding)}" for finding in r.findings))
+    if r.table.rows:
+        parts += ["## Results", _results(r, out)]
+    if r.samples:
+        parts.append(
+            "Mean ± standard deviation over n seeds; [95% interval over test images and seeds,"
+            f" {RESAMPLES:,} bootstrap resamples, {r.unit}]. Bold: best of the column."
+        )
+    parts += [_figure(r, drawn) for drawn in r.all_figures]
+    if r.comparisons:
+        parts += [f"## Which {escaped(r.compared or '')} differs", _comparisons(r)]
+    if r.agreements:
+        parts += ["## Order of the rows beside the published one", _agreements(r)]
+    if r.cost.cells:
+        parts += ["## What it took", _cost(r)]
+        parts += ["## Where it comes from", _datasets(r), _choices(r)]
+    return [part for part in parts if part]
+
+
+def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are Markdown already."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _figure(r: StudyReport, drawn: Drawn) -> str:
+    return f"![{escaped(drawn.caption)}](figures/{r.study.name}-{drawn.name}.png)"
+
+
+def _results(r: StudyReport, out: Path) -> str:
+    head = [escaped(name) for name in r.table.coordinates]
+    for column in r.table.columns:
+        head.append(escaped(f"{column.dataset} ({column.metric})"))
+        if r.table.is_published:
+            head += ["published", "difference"]
+    rows = []
+    for row in r.table.rows:
+        cells = [escaped(name) for name in row.names]
+        for cell in row.cells:
+            cells.append("" if cell is None else _ours(r, cell, out))
+            if r.table.is_published:
+                cells += ["", ""] if cell is None else [_theirs(cell), _difference(cell.number)]
+        rows.append(cells)
+    return _rows(head, rows)
+
+
+def _ours(r: StudyReport, cell: Cell, out: Path) -> str:
+    n = cell.number
+    if n.analysis is not None:
+        text = number(n.last_layer) if n.last_layer == n.last_layer else "figure"
+        return f"[{text}]({link(n.analysis.written, out)})"
+    if not n.runs:
+        return f"{n.status}: {escaped(n.reason)}" if n.reason else str(n.status)
+    text = f"[{spread(n.mean, n.std)}]({link(n.runs[0].outcome.written, out)})"
+    text = f"**{text}**" if cell.best else text
+    inside = between(bounds(r.samples.get(n)))
+    seeds = f"n = {len(n.runs)}" + (f" of {n.expected}" if len(n.runs) < n.expected else "")
+    partial = f"; partial: {escaped(n.reason)}" if n.status is Status.PARTIAL else ""
+    return f"{text} {f'[{inside}] ' if inside else ''}({seeds}{partial})"
+
+
+def _theirs(cell: Cell) -> str:
+    published = cell.number.setting.published
+    if published is None:
+        return ""
+    text = spread(published.mean, published.std)
+    return f"**{text}**" if cell.published_best else text
+
+
+def _difference(n: Number) -> str:
+    return "" if n.difference != n.difference else signed(n.difference)
+
+
+def _comparisons(r: StudyReport) -> str:
+    """Those pairs that differ; all are in `comparisons.csv`."""
+    pairs = [(c, pair) for c in r.comparisons for pair in c.pairs]
+    differing = [
+        [
+            escaped(c.title),
+            f"{escaped(pair.first)} {signed(pair.difference)} {escaped(pair.second)}",
+            p_value(pair.adjusted),
+        ]
+        for c, pair in pairs
+        if pair.differ
+    ]
+    text = (
+        f"{len(differing)} of {count(len(pairs), 'pair')} differ (bootstrap test on the same"
+        f" resamples, Holm over the pairs of each of {len(r.comparisons)} comparisons); all pairs:"
+        " comparisons.csv."
+    )
+    return text + ("\n\n" + _rows(["where", "pair", "adjusted"], differing) if differing else "")
+
+
+def _agreements(r: StudyReport) -> str:
+    rows = []
+    for a in r.agreements:
+        ranks = ["too few rows" if a.too_few else "all equal on one side", ""]
+        if a.ranks is not None:
+            ranks = [
+                f"{number(a.ranks.tau, 2)} ({p_value(a.ranks.tau_p)})",
+                f"{number(a.ranks.rho, 2)} ({p_value(a.ranks.rho_p)})",
+            ]
+        rows.append([escaped(a.dataset), str(a.n), signed(a.mean_difference), *ranks])
+    return _rows(["data set", "rows", "mean difference", "Kendall's tau-b", "Spearman's rho"], rows)
+
+
+def _cost(r: StudyReport) -> str:
+    head = [*map(escaped, r.table.coordinates), "cells", *map(escaped, r.cost.phases), "total"]
+    rows = [
+        [
+            *map(escaped, row.names),
+            str(row.cells),
+            *(duration(row.seconds[phase]) for phase in r.cost.phases),
+            duration(row.total),
+        ]
+        for row in r.cost.rows
+    ]
+    return _rows(head, rows) + f"\n\nIn all {duration(r.cost.everything.total)}."
+
+
+def _datasets(r: StudyReport) -> str:
+    rows = [
+        [escaped(d.name), escaped(d.split), escaped(d.counts), escaped(d.sha256), str(n)]
+        for d, n in r.provenance.datasets.items()
+    ]
+    versions = "; ".join(
+        f"{escaped(name)} {escaped(', '.join(of))}" for name, of in r.provenance.versions.items()
+    )
+    devices = escaped(", ".join(r.provenance.devices))
+    head = ["data set", "split", "images", "checksum of the split", "cells"]
+    return _rows(head, rows) + f"\n\nVersions: {versions}. Devices: {devices}."
+
+
+def _choices(r: StudyReport) -> str:
+    rows = [
+        [
+            escaped(made.choice.finding),
+            f"`{made.choice.field}`",
+            escaped("; ".join(made.values)),
+            escaped(made.choice.theirs),
+        ]
+        for made in r.choices
+    ]
+    text = "Choices where the study's code is wrong or unclear (docs/protocols.md):"
+    return f"{text}\n\n" + _rows(["finding", "field", "here", "in the study's code"], rows)

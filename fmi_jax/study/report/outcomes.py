@@ -1,0 +1,150 @@
+"""What became of the cells of a study, from their folders."""
+
+import dataclasses
+import enum
+import json
+import operator
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fmi_jax.errors import UserError
+from fmi_jax.report.result import FILE_NAME as RESULT
+from fmi_jax.report.result import Result
+from fmi_jax.study.files import CELL, FAILED
+
+REPORT = "report.html"
+
+
+class State(enum.StrEnum):
+    """Where a cell stands."""
+
+    DONE = "done"
+    FAILED = "failed"
+    DAMAGED = "damaged"
+    BEGUN = "begun"
+    OPEN = "not run"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """What became of a cell.
+
+    Attributes:
+      id: its name.
+      folder: its folder, which need not exist.
+      state: where it stands.
+      reason: why it failed, or what is wrong with its files.
+      result: of a finished run that classifies.
+      analysis: what `result.json` of a finished analysis holds.
+    """
+
+    id: str
+    folder: Path
+    state: State
+    reason: str = ""
+    result: Result | None = None
+    analysis: Mapping[str, Any] | None = None
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Wall-clock time by phase; empty of a cell that is not finished."""
+        if self.result is not None:
+            return self.result.seconds
+        return {} if self.analysis is None else self.analysis["seconds"]
+
+    @property
+    def page(self) -> Path:
+        """What a reader may want to look at: its report, or else its result."""
+        report = self.folder / REPORT
+        return report if report.is_file() else self.folder / RESULT
+
+    @property
+    def written(self) -> Path:
+        """Its `result.json`."""
+        return self.folder / RESULT
+
+
+class Outcomes:
+    """The cells under a folder, each read once, so that studies agree on those they share.
+
+    A finished cell whose `result.json` cannot be read counts as missing: a broken file must not
+    hide all others, nor may a number be made up for it. Its reason names the file.
+
+    Args:
+      root: the folder of the studies.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._read: dict[str, Outcome] = {}
+
+    def __getitem__(self, cell: str) -> Outcome:
+        """The outcome of a cell, as it is when it is first asked for."""
+        if cell not in self._read:
+            self._read[cell] = _outcome(cell, self.root / "cells" / cell)
+        return self._read[cell]
+
+
+def _outcome(cell: str, folder: Path) -> Outcome:
+    if (folder / RESULT).is_file():
+        try:
+            return _finished(cell, folder)
+        except UserError as error:
+            return Outcome(id=cell, folder=folder, state=State.DAMAGED, reason=str(error))
+    if (folder / FAILED).is_file():
+        return Outcome(id=cell, folder=folder, state=State.FAILED, reason=_why(folder / FAILED))
+    begun = (folder / CELL).is_file()
+    return Outcome(id=cell, folder=folder, state=State.BEGUN if begun else State.OPEN)
+
+
+def _finished(cell: str, folder: Path) -> Outcome:
+    path = folder / RESULT
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if "kind" not in values:
+            result = Result.from_json(values)
+            _check(result)
+            return Outcome(id=cell, folder=folder, state=State.DONE, result=result)
+        _check_analysis(values)
+        return Outcome(id=cell, folder=folder, state=State.DONE, analysis=values)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not the result of a run ({type(error).__name__}: {error}); its cell"
+            " counts as missing. Delete its folder to run it again."
+        ) from error
+
+
+_NAMES = operator.itemgetter("name", "counts", "split", "split_sha256")
+_ANALYSIS = operator.itemgetter("backbone", "seconds", "device", "versions", "notes")
+_VALUES = {
+    "cka": operator.itemgetter("networks", "last_layers", "pairs"),
+    "timing": operator.itemgetter("reference", "rows"),
+}
+
+
+def _check(result: Result) -> None:
+    """Raise `KeyError` unless all is there that the report takes for granted."""
+    metric = operator.itemgetter(result.best.metric)
+    metric(result.test.values)
+    _NAMES(result.dataset)
+    for head in result.details.get("heads", ()):
+        operator.itemgetter("seed", "best_step")(head)
+        metric(head["test"])
+        if head["learning_rate"] == result.details["chosen"]["learning_rate"]:
+            operator.itemgetter(str(head["seed"]))(result.details["seeds"]["predictions"])
+
+
+def _check_analysis(values: Mapping[str, Any]) -> None:
+    """The same of an analysis, as `fmi_jax.analysis_run` writes it."""
+    _ANALYSIS(values)
+    _NAMES(values["dataset"])
+    _VALUES[values["kind"]](values["values"])
+    operator.itemgetter("protocol")(values["config"])
+
+
+def _why(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["reason"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{path} cannot be read ({type(error).__name__})"

@@ -1,0 +1,141 @@
+"""What the numbers were made of, and where that is not the same for all of one table."""
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fmi_jax.report.style import short
+from fmi_jax.study.report.cost import device_of
+from fmi_jax.study.report.numbers import Number
+from fmi_jax.study.report.outcomes import Outcome
+from fmi_jax.study.report.wording import count, listed
+
+_COMPARED_VERSIONS = ("fmi_jax", "jax")
+"""Libraries of which two versions in one table are worth a warning."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Images that cells were trained and tested on.
+
+    Attributes:
+      name, split, sha256: of the prepared data; the checksum is that of the split.
+      counts: images by split, in words.
+      synthetic: whether they were drawn by a program.
+    """
+
+    name: str
+    split: str
+    sha256: str
+    counts: str
+    synthetic: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Where networks started from.
+
+    Attributes:
+      network: name of the backbone, or of the transformer on top.
+      weights: tag or file; sha256: of the file, empty for random weights.
+    """
+
+    network: str
+    weights: str
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """All of it, over the cells that the numbers are made of.
+
+    Attributes:
+      datasets, weights, devices, notes: each that occurs, with the number of cells.
+      versions: the same of each library.
+      warnings: what makes the numbers of the table incomparable, one sentence each.
+    """
+
+    datasets: Mapping[Dataset, int]
+    weights: Mapping[Weights, int]
+    devices: Mapping[str, int]
+    notes: Mapping[str, int]
+    versions: Mapping[str, Mapping[str, int]]
+    warnings: tuple[str, ...]
+
+
+def provenance_of(numbers: Sequence[Number]) -> Provenance:
+    """The provenance of numbers that stand in one table."""
+    cells = list(dict.fromkeys(outcome for number in numbers for outcome in number.used))
+    datasets = collections.Counter(map(_dataset, cells))
+    weights = collections.Counter(used for cell in cells for used in _weights(cell))
+    devices = collections.Counter(map(device_of, cells))
+    versions = {
+        name: collections.Counter(_of(cell, "versions").get(name, "unknown") for cell in cells)
+        for name in dict.fromkeys(name for cell in cells for name in _of(cell, "versions"))
+    }
+    checksums = [
+        (f"checksums of the split of data set {d.name}", d.sha256, n) for d, n in datasets.items()
+    ]
+    checksums += [
+        (f"checksums of the weights {w.weights} of {w.network}", w.sha256, n)
+        for w, n in weights.items()
+    ]
+    warnings = [*_differing(checksums)]
+    for name in _COMPARED_VERSIONS:
+        warnings += _differing(
+            [(f"versions of {name}", v, n) for v, n in versions.get(name, {}).items()]
+        )
+    warnings += _differing([("kinds of device", kind, n) for kind, n in devices.items()])
+    return Provenance(
+        datasets=datasets,
+        weights=weights,
+        devices=devices,
+        notes=collections.Counter(note for cell in cells for note in _of(cell, "notes")),
+        versions=versions,
+        warnings=tuple(warnings),
+    )
+
+
+def _of(cell: Outcome, name: str) -> Any:
+    return getattr(cell.result, name) if cell.result else (cell.analysis or {})[name]
+
+
+def _dataset(cell: Outcome) -> Dataset:
+    dataset = _of(cell, "dataset")
+    return Dataset(
+        name=str(dataset["name"]),
+        split=str(dataset["split"]),
+        sha256=str(dataset["split_sha256"]),
+        counts=", ".join(f"{n:,} {split}" for split, n in dataset["counts"].items()),
+        synthetic=bool(dataset.get("synthetic")),
+    )
+
+
+def _weights(cell: Outcome) -> Iterator[Weights]:
+    backbone = _of(cell, "backbone")
+    if cell.analysis is not None:  # of several networks, which its `values` name
+        return
+    for network, prefix in (("name", ""), ("transformer", "transformer_")):
+        if network in backbone:
+            yield Weights(
+                network=str(backbone[network]),
+                weights=str(backbone.get(f"{prefix}weights") or "random initialisation"),
+                sha256=str(backbone.get(f"{prefix}weights_sha256") or ""),
+            )
+
+
+def _differing(found: Sequence[tuple[str, str, int]]) -> Iterator[str]:
+    """A warning for each thing that has more than one value.
+
+    Args:
+      found: what it is, in the plural; a value; how many cells have it.
+    """
+    things: dict[str, dict[str, int]] = {}
+    for what, value, n in found:
+        values = things.setdefault(what, {})
+        values[value] = values.get(value, 0) + n
+    for what, values in things.items():
+        if len(values) > 1:
+            each = [f"{short(v, 16) or 'none'} ({count(n, 'cell')})" for v, n in values.items()]
+            yield f"The cells of this table have {len(values)} {what}: {listed(each)}."

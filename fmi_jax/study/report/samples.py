@@ -1,0 +1,205 @@
+"""How a number varies: with the test images, and with the seeds of its runs.
+
+Every run is measured on resamples of the test images, the same ones for all runs on a data set
+(they follow from the checksum of its split); whole patients are drawn where the data name them.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from fmi_jax.cores import available_cores
+from fmi_jax.errors import UserError
+from fmi_jax.metrics import GROUP_PREFIX, logits_of
+from fmi_jax.report.predictions import Predictions, read_predictions
+from fmi_jax.report.result import Result
+from fmi_jax.study.report import condense
+from fmi_jax.study.report.cache import Cache, sha256
+from fmi_jax.study.report.numbers import Number, Run
+from fmi_jax.study.report.statistics import draw_times, interval, reliability, two_level
+from fmi_jax.types import Task
+
+RESAMPLES = 2000
+"""Resamples of the test images: enough for p below 0.05 among 28 pairs of 8 models after Holm."""
+
+Reader = Callable[[Run], Predictions]
+
+_VERSION = 1  # of what is kept: to be raised when it is computed in another way
+_TOLERANCE = 0.005  # of a metric: 9 digits of a probability can make a tie
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """A number under resampling.
+
+    Attributes:
+      values: on each resample, the mean over seeds drawn with replacement, `[r]`.
+      interval: 95%, of these.
+      images: stands for the test images, their labels and groups: samples of the same are paired.
+      unit: what one draw is: "image" or "group".
+      ece: expected calibration error over the runs together.
+      confidence, frequency: of their reliability diagram, `[b]`.
+    """
+
+    values: np.ndarray
+    interval: tuple[float, float]
+    images: str
+    unit: str
+    ece: float
+    confidence: np.ndarray
+    frequency: np.ndarray
+
+
+class Sampler:
+    """Gives the samples of numbers.
+
+    Args:
+      cache: where what was computed is kept.
+      resamples: how many.
+    """
+
+    def __init__(self, cache: Cache, resamples: int = RESAMPLES):
+        self._cache = cache
+        self._resamples = resamples
+
+    def samples(self, numbers: Sequence[Number]) -> tuple[dict[Number, Sample], dict[Number, str]]:
+        """The samples of those numbers that have runs, on all cores.
+
+        Returns:
+          The samples, and for numbers that have none in spite of their runs what is wrong with
+          their predictions.
+        """
+        with_runs = [number for number in numbers if number.runs]
+        samples, wrong = {}, {}
+        with concurrent.futures.ThreadPoolExecutor(len(available_cores())) as pool:
+            for number, found in zip(with_runs, pool.map(self._sample, with_runs), strict=True):
+                if isinstance(found, Sample):
+                    samples[number] = found
+                else:
+                    wrong[number] = found
+        return samples, wrong
+
+    def _sample(self, number: Number) -> Sample | str:
+        read = functools.cache(_read)  # each file once, and only if something is not kept yet
+        try:
+            parts = [self._of_run(number, run, read) for run in number.runs]
+            pooled = self._reliability(number, read)
+        except (OSError, UserError) as error:
+            return str(error)
+        images = {str(part["images"]) for part in parts}
+        if len(images) > 1:
+            return "its runs were tested on different images"
+        for run, part in zip(number.runs, parts, strict=True):
+            if abs(part["point"] - run.value) > _TOLERANCE:
+                return (
+                    f"{run.predictions} gives {number.metric} {part['point']:.4f}, and the result"
+                    f" beside it {run.value:.4f}: they are not of one run"
+                )
+        seed = _integer(number.setting.cells[0].id)
+        values = two_level(np.stack([part["resampled"] for part in parts]), seed)
+        return Sample(
+            values=values,
+            interval=interval(values),
+            images=images.pop(),
+            unit=str(parts[0]["unit"]),
+            ece=float(pooled["ece"]),
+            confidence=pooled["confidence"],
+            frequency=pooled["frequency"],
+        )
+
+    def _of_run(self, number: Number, run: Run, read: Reader) -> dict[str, np.ndarray]:
+        result, metric = number.result, number.metric
+        split = str(result.dataset["split_sha256"])
+        made_of = f"{_VERSION} {sha256(run.predictions)} {metric} {split} {self._resamples}"
+        return self._cache.get(
+            f"{run.outcome.id}-{run.predictions.stem}",
+            made_of,
+            lambda: _resampled(read(run), result, metric, split, self._resamples),
+        )
+
+    def _reliability(self, number: Number, read: Reader) -> dict[str, np.ndarray]:
+        digests = [sha256(run.predictions) for run in number.runs]
+
+        def compute() -> dict[str, np.ndarray]:
+            pooled = [outcomes_of(read(run)) for run in number.runs]
+            probabilities, true = (np.concatenate(part) for part in zip(*pooled, strict=True))
+            found = reliability(probabilities, true)
+            return {name: np.asarray(value) for name, value in found._asdict().items()}
+
+        title = f"{number.runs[0].outcome.id}-reliability"
+        return self._cache.get(title, f"{_VERSION} {' '.join(digests)}", compute)
+
+
+def _read(run: Run) -> Predictions:
+    result = run.outcome.result
+    assert result is not None
+    return read_predictions(run.predictions, result.test.task, result.test.classes)
+
+
+def outcomes_of(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities that came true or not: of the predicted class; of every class of several."""
+    p, labels = predictions.probabilities, predictions.labels
+    assert labels is not None
+    if predictions.task is Task.MULTILABEL:
+        return p.ravel(), labels.ravel() == 1
+    return p.max(axis=1), p.argmax(axis=1) == labels
+
+
+def _resampled(
+    predictions: Predictions, result: Result, metric: str, split: str, resamples: int
+) -> Mapping[str, np.ndarray]:
+    task, labels, groups = predictions.task, predictions.labels, predictions.groups
+    assert labels is not None
+    if not len(labels):
+        raise UserError("there are no predictions in it.")
+    member = np.arange(len(labels))
+    if groups is not None:
+        member = np.unique(np.asarray(groups), return_inverse=True)[1]
+    parts = condense.problems(
+        task,
+        logits_of(task, predictions.probabilities),
+        labels,
+        metric,
+        _class_groups(result.dataset.get("class_groups", {}), predictions.classes),
+    )
+    num_groups = int(member.max()) + 1
+    # `measure` makes tables of as many columns as there are rows to weigh; these stay in the cache.
+    size = max(1, 250_000 // max(len(part.logits) for part in parts))
+    found = [
+        condense.values(parts, metric, member, block[start : start + size])
+        for block in draw_times(num_groups, resamples, _integer(split))
+        for start in range(0, len(block), size)
+    ]
+    (point,) = condense.values(parts, metric, member, np.ones((1, num_groups)))
+    images = hashlib.sha256(repr((list(predictions.ids), labels.tolist(), groups)).encode())
+    return {
+        "resampled": np.concatenate(found),
+        "point": np.asarray(point),
+        "images": np.asarray(images.hexdigest()),
+        "unit": np.asarray("image" if groups is None else "group"),
+    }
+
+
+def _class_groups(
+    groups: Mapping[str, Sequence[str]], classes: Sequence[str]
+) -> dict[str, list[int]]:
+    """Indices of the classes of a group, by the metric that is the mean of their AUROC."""
+    order = list(classes)
+    return {
+        GROUP_PREFIX + name: [order.index(member) for member in members]
+        for name, members in groups.items()
+    }
+
+
+def _integer(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def bounds(sample: Sample | None) -> tuple[float, float]:
+    """The interval of a sample; NaN where there is none."""
+    return (math.nan, math.nan) if sample is None else sample.interval

@@ -1,0 +1,173 @@
+"""Everything that is said of one study, before it is laid out on a page."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from fmi_jax.study.report import drawing, findings
+from fmi_jax.study.report.agreement import Agreement, agreements
+from fmi_jax.study.report.choices import Made, choices_of
+from fmi_jax.study.report.comparisons import Comparison, compare, compared_coordinate
+from fmi_jax.study.report.cost import Cost, cost_of
+from fmi_jax.study.report.drawing import Drawn, Look
+from fmi_jax.study.report.figures import (
+    curves,
+    dots,
+    gain,
+    layers,
+    published,
+    reliability,
+    significance,
+    time,
+)
+from fmi_jax.study.report.gains import BASELINE, gains
+from fmi_jax.study.report.numbers import Number, numbers_of
+from fmi_jax.study.report.outcomes import Outcome, Outcomes, State
+from fmi_jax.study.report.planned import PlannedStudy
+from fmi_jax.study.report.provenance import Provenance, provenance_of
+from fmi_jax.study.report.samples import Sample, Sampler
+from fmi_jax.study.report.speed import iterations, latencies
+from fmi_jax.study.report.table import Table, make_table
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class StudyReport:
+    """One study.
+
+    Attributes:
+      study: as it was planned.
+      numbers: of all settings.
+      table: of these.
+      samples: by number; those whose predictions cannot be used have none.
+      standing: how much is there, in words.
+      findings: sentences, the most important first.
+      figures: what the study shows, then how it stands beside the published numbers.
+      calibration, significance: figures of the statistics; None where there is nothing to show.
+      comparisons: paired tests; `compared` is the coordinate whose values are compared.
+      agreements: with the published numbers.
+      cost, provenance, choices: as in their files.
+      problems: files that cannot be used, a sentence each.
+    """
+
+    study: PlannedStudy
+    numbers: tuple[Number, ...]
+    table: Table
+    samples: Mapping[Number, Sample]
+    standing: str
+    findings: tuple[str, ...]
+    figures: tuple[Drawn, ...]
+    calibration: Drawn | None
+    significance: Drawn | None
+    compared: str | None
+    comparisons: tuple[Comparison, ...]
+    agreements: tuple[Agreement, ...]
+    cost: Cost
+    provenance: Provenance
+    choices: tuple[Made, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def synthetic(self) -> list[str]:
+        """Names of the data sets that were drawn by a program."""
+        names = (dataset.name for dataset in self.provenance.datasets if dataset.synthetic)
+        return list(dict.fromkeys(names))
+
+    @property
+    def all_figures(self) -> list[Drawn]:
+        """Every figure."""
+        extra = [self.significance, self.calibration]
+        return [*self.figures, *(figure for figure in extra if figure is not None)]
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """The cells that failed."""
+        cells = {o.id: o for n in self.numbers for o in n.outcomes if o.state is State.FAILED}
+        return list(cells.values())
+
+    @property
+    def unit(self) -> str:
+        """How the test images are drawn."""
+        units = {sample.unit for sample in self.samples.values()}
+        if units == {"image"}:
+            return "drawn one by one"
+        where = "" if units == {"group"} else ", where the data name them, else one by one"
+        return f"drawn by whole groups such as patients{where}"
+
+
+def make_report(study: PlannedStudy, outcomes: Outcomes, sampler: Sampler) -> StudyReport:
+    """Look at all cells of a study as they are now."""
+    numbers = numbers_of(study, outcomes)
+    samples, wrong = sampler.samples(numbers)
+    table = make_table(study, numbers)
+    comparisons = compare(study, numbers, samples)
+    found = agreements(table.numbers)
+    lines = study.figure.lines if study.figure else compared_coordinate(study) or ""
+    looks = drawing.looks(n.setting.at[lines] for n in numbers if lines in n.setting.at)
+    own, sentences = _own(study, table, numbers, samples, looks, lines)
+    if found:
+        fills = next((name for name in study.rows if name != lines), None)
+        own.append(published.draw(table.numbers, samples, found, looks, lines, fills))
+    needed = [name for s in study.settings for cell in s.cells for name in (cell.id, cell.of)]
+    damaged = [
+        outcome.reason
+        for name in needed
+        if name is not None and (outcome := outcomes[name]).state is State.DAMAGED
+    ]
+    unsure = [
+        f"no interval of {table.title(number)} on {number.setting.dataset}: {reason}"
+        for number, reason in wrong.items()
+    ]
+    return StudyReport(
+        study=study,
+        numbers=tuple(numbers),
+        table=table,
+        samples=samples,
+        standing=findings.standing(numbers),
+        findings=(
+            *sentences,
+            *findings.best_of_columns(table, samples, comparisons),
+            *findings.beside_published(found),
+        ),
+        figures=tuple(own),
+        calibration=reliability.draw(table, samples) if samples else None,
+        significance=significance.draw(comparisons) if comparisons else None,
+        compared=compared_coordinate(study),
+        comparisons=tuple(comparisons),
+        agreements=tuple(found),
+        cost=cost_of(study, numbers),
+        provenance=provenance_of(numbers),
+        choices=tuple(choices_of(numbers)),
+        problems=tuple(dict.fromkeys([*damaged, *unsure])),
+    )
+
+
+def _own(
+    study: PlannedStudy,
+    table: Table,
+    numbers: Sequence[Number],
+    samples: Mapping[Number, Sample],
+    looks: Mapping[str, Look],
+    lines: str,
+) -> tuple[list[Drawn], list[str]]:
+    """The figure that the study asks for, with what it says; nothing while there is no number."""
+    kind = study.figure.kind if study.figure else "dots"
+    analysed = any(number.analysis is not None for number in numbers)
+    valued = any(number.runs for number in numbers)
+    if kind == "layers" and analysed:
+        return [layers.draw_layers(table)], findings.of_layers(table)
+    if kind == "models" and analysed:
+        return [layers.draw_models(table)], findings.of_models(numbers)
+    if kind == "time" and (analysed or valued):
+        trained, timed = iterations(table), latencies(numbers)
+        if not trained and not timed:
+            return [], []
+        return [time.draw(trained, timed, looks, lines)], findings.of_speed(trained, timed)
+    if kind == "gain":
+        found = gains(table, samples)
+        shown = any(row.datasets or row.published_datasets for row in found)
+        drawn = [gain.draw(found, looks, lines, BASELINE)] if shown else []
+        return drawn, findings.of_gains(found, BASELINE)
+    if kind == "curves" and valued and study.figure:
+        return [curves.draw(study.figure, numbers, samples, looks)], []
+    if kind == "dots" and (valued or table.is_published):
+        return [dots.draw(table, samples, looks, lines)], []
+    return [], []

@@ -1,0 +1,47 @@
+"""The files of a report, each there in full or not at all."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fmi_jax import atomic
+from fmi_jax.study.report import markdown, numbers_csv, page
+from fmi_jax.study.report.cache import Cache
+from fmi_jax.study.report.comparisons import comparisons_csv
+from fmi_jax.study.report.outcomes import Outcomes
+from fmi_jax.study.report.planned import read_studies
+from fmi_jax.study.report.samples import Sampler
+from fmi_jax.study.report.study_report import StudyReport, make_report
+
+COMPARISONS, FIGURES = "comparisons.csv", "figures"
+
+
+def write_reports(root: Path, names: Sequence[str], out: Path) -> list[StudyReport]:
+    """Look at the cells as they are now, and write what there is to say of them into a folder.
+
+    `report.html`, `report.md`, `numbers.csv`, `comparisons.csv`, and every figure as PNG and PDF
+    in `figures`. What took long to compute is kept in `cache`, which may be deleted.
+
+    Args:
+      root: the folder of the studies.
+      names: of the studies; empty: all.
+      out: made where it is missing.
+
+    Raises:
+      UserError: there is no such study, or its plan is damaged. Results that are damaged are
+        named in the report.
+    """
+    studies, outcomes = read_studies(root, names), Outcomes(root)
+    sampler = Sampler(Cache(out / "cache"))
+    reports = [make_report(study, outcomes, sampler) for study in studies]
+    (out / FIGURES).mkdir(parents=True, exist_ok=True)
+    for report in reports:
+        for drawn in report.all_figures:
+            path = out / FIGURES / f"{report.study.name}-{drawn.name}"
+            atomic.write_bytes(path.with_name(f"{path.name}.png"), drawn.png)
+            atomic.write_bytes(path.with_name(f"{path.name}.pdf"), drawn.pdf)
+    compared = {report.study.name: report.comparisons for report in reports}
+    atomic.write_bytes(out / COMPARISONS, comparisons_csv(compared))
+    atomic.write_bytes(out / numbers_csv.FILE_NAME, numbers_csv.numbers_csv(reports, out))
+    atomic.write_bytes(out / markdown.FILE_NAME, markdown.markdown(reports, out))
+    atomic.write_bytes(out / page.FILE_NAME, page.page(reports, out))
+    return reports
