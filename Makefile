@@ -6,13 +6,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help quickstart test test-slow lint clean
+.PHONY: help quickstart example-study test test-slow lint clean
 
 help:
-	@echo "make quickstart  draw a synthetic fundus set, fine-tune a small ViT on it, report"
-	@echo "make test        every test (at most 12 minutes on 2 cores)"
-	@echo "make test-slow   the tests that take longer"
-	@echo "make lint        ruff and pyright"
+	@echo "make quickstart     draw a synthetic fundus set, fine-tune a small ViT on it, report"
+	@echo "make example-study  every protocol on tiny backbones, and its report"
+	@echo "make test           every test (at most 12 minutes on 2 cores)"
+	@echo "make test-slow      the tests that take longer"
+	@echo "make lint           ruff and pyright"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -35,6 +36,17 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed-test
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python run.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+example-study: $(VENV)/.installed
+	$(BIN)/fmi-jax draw isic2019 runs/example/raw/isic2019 --images 400
+	$(BIN)/fmi-jax draw chexpert runs/example/raw/chexpert --images 400
+	$(BIN)/fmi-jax prepare isic2019 --source runs/example/raw/isic2019 --size 48 \
+	  --data-dir runs/example/data
+	$(BIN)/fmi-jax prepare chexpert --source runs/example/raw/chexpert --size 48 \
+	  --data-dir runs/example/data
+	$(BIN)/fmi-jax study run example --root runs/example --data-dir runs/example/data --jobs 2
+	$(BIN)/fmi-jax study run example_speed --root runs/example --data-dir runs/example/data
+	$(BIN)/fmi-jax report --root runs/example
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist worksteal

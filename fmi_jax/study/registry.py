@@ -40,6 +40,7 @@ STUDIES: Registry[Study] = Registry(
         fig8.STUDY,
         figa1.STUDY,
         example.STUDY,
+        example.SPEED,
     ),
 )
 

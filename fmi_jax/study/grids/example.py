@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.study.spec import Figure, Setting, Study
 
-DATASETS = ("synthetic", "isic2019")
-"""Drawn fundus photographs, and drawn dermoscopic ones in the layout of ISIC 2019."""
+DATASETS = ("isic2019", "chexpert")
+"""Drawn photographs of the skin, of eight classes, and drawn radiographs with several findings."""
 
 BACKBONES = ("deit_nano", "sam_nano", "resnet_nano")
 
@@ -55,15 +55,33 @@ def settings() -> tuple[Setting, ...]:
 def _settings() -> Iterator[Setting]:
     for protocol in (
         *("probe_grid", "linear_probe", "finetune", "stacked_probe", "stacked_finetune"),
-        *("partial", "stacked_partial", "attentive_probe", "lora", "knn", "logistic"),
+        *("partial", "stacked_partial", "attentive_probe", "lora", "knn", "logistic", "cka"),
     ):
         for backbone in BACKBONES:
             if (protocol, backbone) == ("lora", "resnet_nano"):
                 continue  # it has no linear layer to adapt
             for dataset in DATASETS:
-                at = {"dataset": dataset, "protocol": protocol, "model": backbone}
-                yield Setting(at=at, config=config(dataset, backbone, protocol))
+                yield _setting(dataset, backbone, protocol)
 
+
+def _setting(dataset: str, backbone: str, protocol: str) -> Setting:
+    return Setting(
+        at={"dataset": dataset, "protocol": protocol, "model": backbone},
+        config=config(dataset, backbone, protocol),
+        after=_setting(dataset, backbone, "finetune") if protocol == "cka" else None,
+    )
+
+
+def speed_settings() -> tuple[Setting, ...]:
+    """One timing of all backbones, under a linear head and under a transformer."""
+    made = config(DATASETS[0], BACKBONES[0], "timing")
+    made.timing.reference = BACKBONES[0]
+    made.timing.backbones = BACKBONES[1:]
+    made.timing.transformer = BACKBONES[0]
+    return (Setting(at={"dataset": DATASETS[0], "measured": "inference"}, config=made),)
+
+
+_NOTE = "Drawn images and random initial weights: the numbers say nothing about patients or models."
 
 STUDY = Study(
     name="example",
@@ -73,7 +91,16 @@ STUDY = Study(
     figure=Figure(kind="dots"),
     rates=(),
     seeds=2,
-    note=(
-        "Drawn images and random initial weights: the numbers say nothing about patients or models."
-    ),
+    note=_NOTE,
+)
+
+SPEED = Study(
+    name="example_speed",
+    title="Example: how fast the tiny backbones are",
+    settings=speed_settings,
+    rows=("measured",),
+    figure=Figure(kind="time"),
+    rates=(),
+    seeds=1,
+    note=_NOTE,
 )
