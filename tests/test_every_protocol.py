@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import short_runs
 from tiny_backbones import TINY
-from tolerances import LOSS_ON_DEVICES
+from tolerances import LOGISTIC, LOSS_ON_DEVICES
 
 from fmi_jax.assembly import assemble
 from fmi_jax.config import ExperimentConfig
@@ -85,7 +85,10 @@ def test_it_runs_and_is_the_same_on_eight_devices(
         eight = short_runs.run(config, tmp_path / "eight", devices=8)
     # Of nine images some are at a border: a metric that counts may jump, the loss may not.
     for a, b in ((one.val, eight.val), (one.test, eight.test)):
-        np.testing.assert_allclose(b.values["loss"], a.values["loss"], rtol=LOSS_ON_DEVICES)
+        atol = LOGISTIC if protocol == "logistic" else 0  # that of where L-BFGS stops
+        np.testing.assert_allclose(
+            b.values["loss"], a.values["loss"], rtol=LOSS_ON_DEVICES, atol=atol
+        )
     if protocol not in ("knn", "logistic", "probe_grid"):
         np.testing.assert_allclose(
             short_runs.losses(tmp_path / "eight"),
