@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from compiling import FAST
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,8 +68,9 @@ def environment() -> dict[str, str]:
 def start(*arguments: object, devices: int = 1, **options: object) -> subprocess.Popen[str]:
     """`python run.py ARGUMENTS`, its output piped."""
     env = environment()
-    if devices > 1:
-        env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    if devices > 1:  # compiled for one run alone
+        flags = (f"--xla_force_host_platform_device_count={devices}", *FAST)
+        env["XLA_FLAGS"] = " ".join(flags)
     return subprocess.Popen(
         [sys.executable, str(ROOT / "run.py"), *map(str, arguments)],
         stdout=subprocess.PIPE,

@@ -17,17 +17,21 @@ from fmi_jax.report.result import Result
 from fmi_jax.training.interrupt import Stopped, StopRequest
 
 
-def prepare_squares(folder: Path) -> ExperimentConfig:
-    """A config of six steps over prepared squares, with two validations."""
-    runs.draw_squares(folder / "raw")
-    prepare(folder_spec("squares"), folder / "raw", folder / "data", size=16)
-    path = runs.write_config(folder, folder / "data")
+def read_config(path: Path) -> ExperimentConfig:
+    """What a config file says."""
     spec = importlib.util.spec_from_file_location("squares", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config()
+    return module.get_config()
+
+
+def prepare_squares(folder: Path) -> ExperimentConfig:
+    """A config of six steps over prepared squares, with two validations."""
+    runs.draw_squares(folder / "raw")
+    prepare(folder_spec("squares"), folder / "raw", folder / "data", size=16)
+    config = read_config(runs.write_config(folder, folder / "data"))
     config.train.max_steps = 6
     config.train.eval_every_epochs = 0.6
     config.backbone.drop_path = 0.0

@@ -1,5 +1,6 @@
 """The converter's tables: every published layout, in both directions, strictly."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -34,6 +35,7 @@ DEIT = DeiTArch(
 )
 
 
+@functools.cache
 def native_of(family, arch):
     return parameters(create_abstract(family, arch, Execution()))
 

@@ -9,13 +9,13 @@ import torch
 from flax import nnx
 from safetensors.numpy import load_file
 from test_convert import VARIANTS, native_of, random_tensors
-from tiny_backbones import TINY
+from tiny_backbones import TINY, fill
 
 from fmi_jax.checkpoints.weights import Provenance, save_backbone
 from fmi_jax.classifiers.linear import LinearClassifier
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UserError
-from fmi_jax.models.base import BackboneSpec, Execution, create, parameters
+from fmi_jax.models.base import BackboneSpec, Execution, create_abstract, parameters
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.models.sam import SAM
 from fmi_jax.models.swin import Swin
@@ -145,7 +145,7 @@ def test_another_file_is_not_written_over(native, tmp_path, capsys):
 def test_what_a_run_left_out_comes_from_the_weights_it_started_from(tmp_path):
     """The neck of SAM, which no feature depends on; positions are for the size of the run."""
     arch, path = TINY["sam"].arch, tmp_path / "sam.safetensors"
-    held = parameters(create(SAM, arch, Execution(), seed=1))
+    held = parameters(fill(create_abstract(SAM, arch, Execution()), seed=1))
     provenance = Provenance(
         backbone="tiny",
         tag="t",
@@ -171,14 +171,15 @@ def test_what_a_run_left_out_comes_from_the_weights_it_started_from(tmp_path):
             arrays=named_values(model),
         )
 
-    backbone = create(SAM, of_run, Execution(), seed=2)
+    backbone = fill(create_abstract(SAM, of_run, Execution()), seed=2)
     learned = parameters(backbone)
     whole, params = whole_backbone(run_of(backbone))
     assert (whole.grid, whole.neck_width, whole.rel_pos_resize) == ((5, 5), 13, "nearest")
     assert params.keys() == held.keys()
     for name, value in params.items():
         np.testing.assert_array_equal(value, learned.get(name, held[name]))
-    whole, params = whole_backbone(run_of(create(SAM, of_run.truncated(1), Execution(), seed=2)))
+    cut = fill(create_abstract(SAM, of_run.truncated(1), Execution()))
+    whole, params = whole_backbone(run_of(cut))
     assert whole == of_run.truncated(1)
     assert not [name for name in params if name.startswith("neck.")]
 

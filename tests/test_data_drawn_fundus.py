@@ -96,9 +96,9 @@ def test_a_bright_orange_field_lies_in_a_dark_surround(pictures):
 
 
 def test_a_seed_gives_the_same_bytes_whatever_the_number_of_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr(fundus.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(fundus, "available_cores", lambda: (0,))
     fundus.draw(tmp_path / "one", 7, SEED)
-    monkeypatch.setattr(fundus.os, "cpu_count", lambda: 5)
+    monkeypatch.setattr(fundus, "available_cores", lambda: tuple(range(5)))
     fundus.draw(tmp_path / "five", 7, SEED)
     files = [p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.*")]
     assert len(files) == 9

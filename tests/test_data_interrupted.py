@@ -113,11 +113,11 @@ def test_a_killed_run_leaves_nothing_that_is_used_and_is_taken_up(slow, prepared
     data = tmp_path / "data"
     process = start(raw, data)
     partial = data / "aptos2019" / ".17-upstream.partial"
-    wait_for(lambda: len(list(partial.glob("*.json"))) == 3)  # of four units
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    path.open("wb").close()  # the worker that is left can end
-    process.communicate()
+    with path.open("wb"):  # a worker is at work on it
+        wait_for(lambda: len(list(partial.glob("*.json"))) == 3)  # of four units
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    process.communicate()  # the worker that is left can end
     with pytest.raises(UsageError, match="Prepared there: none"):
         open_dataset(data, "aptos2019", 13)
 

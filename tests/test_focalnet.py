@@ -12,11 +12,11 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_packages import torchvision  # noqa: F401 - before timm
-from tiny_backbones import TINY
+from tiny_backbones import TINY, fill
 from tolerances import PARITY_FORWARD, PARITY_GRADIENT
 
 from fmi_jax.errors import UsageError
-from fmi_jax.models.base import Execution, create, create_abstract, parameters
+from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.focalnet import FocalNet, FocalNetArch
 from fmi_jax.nn.conv import depthwise_conv
 from weights_convert.engine import convert
@@ -72,7 +72,7 @@ def test_an_image_too_small_for_the_last_stage_is_refused():
 def test_seem_fills_an_image_up_to_the_strides():
     """Zeros that are there already change nothing but the mean over the grid."""
     tiny = TINY["seem"]
-    model = create(tiny.family, tiny.arch, Execution(), seed=0)
+    model = fill(create_abstract(tiny.family, tiny.arch, Execution()))
     x = np.random.default_rng(0).normal(size=(1, 9, 14, 3)).astype(np.float32)
     filled = np.pad(x, ((0, 0), (0, 3), (0, 2), (0, 0)))
     run = jax.jit(lambda x: model.features(x).tokens)

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from tiny_backbones import TINY
+from tiny_backbones import TINY, abstract, fill
 from tolerances import BFLOAT16, SAME_FLOAT32
 
 from fmi_jax.errors import UsageError
@@ -15,6 +16,7 @@ from fmi_jax.models.base import Execution
 from fmi_jax.models.deit import DeiT
 from fmi_jax.models.dinov2 import DINOv2
 from fmi_jax.models.registry import BACKBONES
+from fmi_jax.types import Features
 
 # Counted from the published files, without classification heads and mask tokens.
 GOLDEN_NUM_PARAMS = {
@@ -73,17 +75,13 @@ def images(*shape: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
 
 
-def noisy(model: base.Backbone) -> base.Backbone:
-    """The model with every parameter moved, so that no term is hidden by its initial value."""
-    rng = np.random.default_rng(1)
-    params = nnx.state(model, nnx.Param)
-    nnx.update(model, jax.tree.map(lambda p: p + 0.2 * rng.normal(size=p.shape), params))
-    return model
+def tiny_abstract(name: str, execution: Execution | None = None, **changes) -> base.Backbone:
+    arch = dataclasses.replace(TINY[name].arch, **changes)
+    return abstract(TINY[name].family, arch, execution or Execution())
 
 
 def tiny(name: str, execution: Execution | None = None, **changes) -> base.Backbone:
-    arch = dataclasses.replace(TINY[name].arch, **changes)
-    return noisy(base.create(TINY[name].family, arch, execution or Execution(), seed=0))
+    return fill(tiny_abstract(name, execution, **changes))
 
 
 def tiny_images(name: str, batch: int, channels: int = 3) -> jax.Array:
@@ -121,9 +119,9 @@ def kept_for_backward(model: base.Backbone, x: jax.Array) -> int:
     """Numbers that one block keeps from its forward pass."""
 
     def backward(x):
-        return jax.vjp(lambda x: model.run_block(model.blocks[0], x, None), x)[1]
+        return jax.vjp(lambda x: model.run_block(model.blocks[0], x, None), model.embed(x))[1]
 
-    kept = jax.eval_shape(backward, model.embed(x))
+    kept = jax.eval_shape(backward, x)
     return sum(leaf.size for leaf in jax.tree.leaves(kept))
 
 
@@ -155,18 +153,35 @@ def test_unknown_backbone_names_the_nearest():
         BACKBONES["dinov2_vitb_14"]
 
 
+@functools.cache
+def tiny_features(name: str) -> dict[str, Features]:
+    """Of one program: after the last and the first block, and of networks that end there."""
+    model = tiny(name)
+    graphdef, state = nnx.split(model)
+    cut, cut_state = nnx.split(abstract(type(model), model.arch.truncated(0), Execution()))
+    held = dict(nnx.to_flat_state(state))
+    kept = [(path, held[path]) for path, _ in nnx.to_flat_state(cut_state)]
+    assert len(kept) < len(held)
+
+    @jax.jit
+    def run(state, kept, x):
+        model, truncated = nnx.merge(graphdef, state), nnx.merge(cut, kept)
+        last, first = model.features_at(x, (model.arch.num_blocks - 1, 0))
+        return {
+            "last": last,
+            "whole": model.features(x),
+            "first": first,
+            "truncated": truncated.features(x),
+        }
+
+    return run(state, nnx.from_flat_state(kept), tiny_images(name, 2))
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_features_at_a_block_are_those_of_the_truncated_network(name):
-    model = tiny(name)
-    x = tiny_images(name, 2)
-    last, first = features_at(model, x, (model.arch.num_blocks - 1, 0))
-    assert_close(last, features_at(model, x)[0], SAME_FLOAT32)
-    truncated = base.create(type(model), model.arch.truncated(0), Execution(), seed=7)
-    kept = base.parameters(model)
-    assert len(base.parameters(truncated)) < len(kept)
-    for path, variable in nnx.to_flat_state(nnx.state(truncated)):
-        variable.set_value(kept[".".join(map(str, path))])
-    assert_close(first, features_at(truncated, x)[0], SAME_FLOAT32)
+    features = tiny_features(name)
+    assert_close(features["last"], features["whole"], SAME_FLOAT32)
+    assert_close(features["first"], features["truncated"], SAME_FLOAT32)
 
 
 @pytest.mark.parametrize("name", [name for name in ONE_PER_FAMILY if TINY[name].family.cls_first])
@@ -189,7 +204,7 @@ def test_who_reads_only_cls_does_not_pay_for_the_last_block_of_the_others(name):
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_block_that_does_not_exist_is_refused(name):
-    model = tiny(name)
+    model = tiny_abstract(name)
     count = model.arch.num_blocks
     with pytest.raises(UsageError, match=rf"block {count} does not exist.* 0 to {count - 1}"):
         model.features_at(tiny_images(name, 1), (0, count))
@@ -200,7 +215,7 @@ def test_a_block_that_does_not_exist_is_refused(name):
 @pytest.mark.parametrize("channels", [1, 5])
 @pytest.mark.parametrize("name", TINY)
 def test_any_number_of_channels(name, channels):
-    model = tiny(name, in_channels=channels)
+    model = tiny_abstract(name, in_channels=channels)
     shape = tiny_images(name, 2, channels)
     pooled = nnx.eval_shape(lambda model, x: model.features(x).pooled, model, shape)
     assert pooled.shape == (2, model.arch.feature_width)
@@ -211,7 +226,7 @@ def test_any_number_of_channels(name, channels):
 @pytest.mark.parametrize("name", VITS)
 def test_an_image_that_is_no_multiple_of_the_patch_names_the_nearest_size(name):
     with pytest.raises(UsageError, match=r"32x32: .* multiples .* 5; nearest to 32 is 30"):
-        tiny(name).features(images(1, 32, 32, 3))
+        tiny_abstract(name).features(images(1, 32, 32, 3))
 
 
 def test_dinov2_at_1024_pixels_names_1022():
@@ -223,18 +238,19 @@ def test_dinov2_at_1024_pixels_names_1022():
 
 def test_deit_refuses_images_that_are_not_square():
     with pytest.raises(UsageError, match=r"25x35: .*square images only.* nearest is 25x25"):
-        tiny("deit").features(images(1, 25, 35, 3))
+        tiny_abstract("deit").features(images(1, 25, 35, 3))
 
 
 @pytest.mark.parametrize("name", ["dinov2", "dinov2_reg"])
 def test_dinov2_takes_images_that_are_not_square(name):
     model = tiny(name)
     x = images(1, 15, 35, 3)
-    tokens = features_at(model, x)[0].tokens
+    tokens = nnx.eval_shape(lambda model, x: model.features(x).tokens, model, x)
     assert tokens.shape == (1, 3, 7, 33)
     # Columns are columns: a change in the last one of the image is felt there, at block 0's
     # input, and nowhere else.
-    changed = np.asarray(model.embed(x.at[:, :, 30:].add(1.0)) != model.embed(x)).any((0, 2))
+    embed = jax.jit(model.embed)
+    changed = np.asarray(embed(x.at[:, :, 30:].add(1.0)) != embed(x)).any((0, 2))
     patches = changed[1 + model.arch.num_registers :].reshape(3, 7)
     assert patches[:, 6].all()
     assert not patches[:, :6].any()
@@ -304,7 +320,8 @@ def test_bfloat16_is_float32_up_to_its_rounding(name):
     half = tiny(name, Execution(dtype=jnp.bfloat16))
     dtypes = {str(value.dtype) for value in base.parameters(half).values()}
     assert dtypes - {"int32"} == {"float32"}  # int32: counters of batches
-    assert half.run_block(half.blocks[0], half.embed(x), None).dtype == jnp.bfloat16
+    block = jax.eval_shape(lambda x: half.run_block(half.blocks[0], half.embed(x), None), x)
+    assert block.dtype == jnp.bfloat16
     ours = features_at(half, x)[0]
     assert ours.pooled.dtype == jnp.float32
-    assert_close(ours, features_at(tiny(name), x)[0], BFLOAT16)
+    assert_close(ours, tiny_features(name)["whole"], BFLOAT16)

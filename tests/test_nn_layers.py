@@ -5,11 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import AS_FOR_USERS
 from flax import nnx
-from tiny_backbones import TINY
+from tiny_backbones import TINY, fill
 from tolerances import FAR_FROM_ZERO, SAME_FLOAT32
 
-from fmi_jax.models.base import Execution, create
+from fmi_jax.models.base import Execution, create_abstract
 from fmi_jax.models.resnet import ResNet
 from fmi_jax.nn import attention
 from fmi_jax.nn.compute_once import compute_once
@@ -43,7 +44,8 @@ def test_attention_in_groups_of_queries_is_that_of_all_at_once_and_holds_fewer_s
         return (attention.dot_product_attention(q, k, v) * jnp.arange(5)).sum()
 
     def compiled():
-        return jax.jit(jax.value_and_grad(weighted, argnums=(0, 1, 2))).lower(*qkv).compile()
+        step = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1, 2)))
+        return step.lower(*qkv).compile(AS_FOR_USERS)
 
     at_once = compiled()
     monkeypatch.setattr(attention, "MAX_SCORES", 2 * 2 * 3 * 7)  # two queries of seven
@@ -122,7 +124,7 @@ def test_drop_path_rates_rise_linearly():
 # whole residual stream, and time grew with the square of the depth: the gradients of transformer
 # blocks, and the shortcuts of ResNets. Fusions that read more the deeper the network tell.
 def operands_of_the_largest_fusion(function, *args) -> int:
-    compiled = jax.jit(function).lower(*args).compile()
+    compiled = jax.jit(function).lower(*args).compile(AS_FOR_USERS)
     fusions = re.findall(r" fusion\((.*?)\), kind", compiled.as_text())
     return max(operands.count("%") for operands in fusions)
 
@@ -158,7 +160,7 @@ def test_the_backward_pass_of_a_transformer_block_costs_the_same_at_any_depth():
 def test_a_bottleneck_costs_the_same_at_any_depth():
     def largest(depth: int) -> int:
         arch = dataclasses.replace(TINY["resnet"].arch, depths=(depth,), widths=(8,))
-        graphdef, state = nnx.split(create(ResNet, arch, Execution(), seed=0))
+        graphdef, state = nnx.split(fill(create_abstract(ResNet, arch, Execution())))
 
         def pooled(state, images):
             return nnx.merge(graphdef, state).features(images).pooled
@@ -174,5 +176,5 @@ def test_what_is_computed_once_is_read_from_memory():
         return jnp.sin(y), jnp.cos(y[::-1]), jnp.pad(y * 2, 3)
 
     x = jnp.arange(60.0)
-    text = jax.jit(three_readers).lower(x).compile().as_text()
+    text = jax.jit(three_readers).lower(x).compile(AS_FOR_USERS).as_text()
     assert len(re.findall(r"constant\(7\.5\)", text)) == 1  # the last factor of the sum

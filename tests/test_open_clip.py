@@ -10,11 +10,11 @@ import torch
 from flax import nnx
 from reference_packages import torchvision  # noqa: F401 - before timm
 from test_convert_read import scripted
-from tiny_backbones import TINY
+from tiny_backbones import TINY, fill
 from tolerances import PARITY_FORWARD
 
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.models.base import Execution, create, create_abstract, parameters
+from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.open_clip import OpenCLIP, OpenCLIPArch
 from fmi_jax.models.registry import BACKBONES
 from weights_convert.engine import convert, plan
@@ -186,8 +186,7 @@ def test_the_half_precision_script_of_openai_is_read(tmp_path):
 
 def test_tokens_are_before_the_final_norm_unless_asked_for():
     arch = TINY["open_clip"].arch
-    before = create(OpenCLIP, arch, Execution(), seed=3)
-    before.norm.scale[...] = before.norm.scale[...] * 3 + 1
+    before = fill(create_abstract(OpenCLIP, arch, Execution()))
     after = filled(dataclasses.replace(arch, norm_tokens=True), parameters(before))
     x = jnp.asarray(np.random.default_rng(31).normal(size=(1, 1 + 49, 33)), jnp.float32)
     raw, normed = (model.readout(x, 2, (7, 7)) for model in (before, after))

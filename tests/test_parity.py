@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import runs
 from parity import INPUTS, compare_case
 from parity_families import FAMILIES
 from tolerances import PARITY_FORWARD
@@ -36,6 +37,18 @@ def test_every_array_and_gradient_is_the_references(folder):
     assert [c.name for c in comparisons] == outputs
     assert not [c for c in comparisons if not c.passed]
     assert max(c.relative for c in comparisons) <= PARITY_FORWARD
+
+
+@pytest.mark.slow
+def test_it_holds_for_programs_compiled_as_for_users():
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "parity.py", *_cases()],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=runs.environment(),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from fmi_jax.assembly import assemble, initial_arrays, placement_of
 from fmi_jax.checkpoints.weights import Provenance, save_backbone
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.models.base import Execution, create, parameters
+from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.deit import DeiT, DeiTArch, TokenDeiT
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols import partial
@@ -205,7 +205,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(7)
     params = {
         name: rng.normal(0, 0.05, value.shape).astype(np.float32)
-        for name, value in parameters(create(DeiT, arch, Execution(), 0)).items()
+        for name, value in parameters(create_abstract(DeiT, arch, Execution())).items()
     }
     provenance = Provenance(
         backbone="deit_nano",

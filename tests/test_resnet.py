@@ -15,7 +15,7 @@ import transformers
 from flax import nnx
 from reference_packages import torchvision
 from test_models import assert_close, kept_for_backward
-from tiny_backbones import TINY
+from tiny_backbones import TINY, fill
 from tolerances import PARITY_FORWARD, SAME_FLOAT32
 
 from fmi_jax import parallel
@@ -58,7 +58,7 @@ def forward(model, x, training=True):
 
 @functools.cache
 def resnet(remat=False):
-    return base.create(ResNet, ARCH, Execution(remat=remat), seed=0)
+    return fill(base.create_abstract(ResNet, ARCH, Execution(remat=remat)))
 
 
 def test_batch_norm_keeps_the_statistics_of_torch():
@@ -135,9 +135,13 @@ def test_rematerialisation_changes_neither_statistics_nor_features():
 
 
 def test_one_small_training_image_is_refused():
+    def pooled(model, x, rngs=None):
+        return model.features(x, rngs=rngs).pooled
+
+    given = resnet(), jnp.zeros((1, 16, 5, 3))
     with pytest.raises(UsageError, match=r"one image of 16x5.*expected two images"):
-        resnet().features(jnp.zeros((1, 16, 5, 3)), rngs=nnx.Rngs(dropout=0))
-    assert resnet().features(jnp.zeros((1, 16, 5, 3))).pooled.shape == (1, ARCH.feature_width)
+        nnx.eval_shape(pooled, *given, nnx.Rngs(dropout=0))
+    assert nnx.eval_shape(pooled, *given).shape == (1, ARCH.feature_width)
 
 
 @pytest.mark.parametrize(("protocol", "steps"), [("finetune", 1), ("linear_probe", 0)])

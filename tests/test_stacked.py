@@ -10,12 +10,12 @@ import pytest
 import torch
 from flax import nnx
 from safetensors.numpy import load_file
-from tiny_backbones import TINY
+from tiny_backbones import TINY, fill
 
 from fmi_jax.checkpoints import load_backbone
 from fmi_jax.classifiers.stacked import StackedClassifier
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.models.base import Execution, create, create_abstract, parameters
+from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.deit import DeiT, DeiTArch, TokenDeiT
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.training.partition import partition
@@ -65,7 +65,7 @@ def test_every_foundation_goes_under_the_same_transformer(name):
 
 
 def test_a_deit_of_tokens_is_the_deit_after_its_patch_embedding():
-    whole = create(DeiT, DEIT, Execution(), 3)
+    whole = fill(create_abstract(DeiT, DEIT, Execution()))
     abstract = create_abstract(TokenDeiT, DEIT.on_tokens(), Execution())
     held, part = parameters(whole), partition(abstract, lambda name: True)
     upper = part.merge({name: held[name] for name in part.variables})

@@ -1,9 +1,14 @@
 """One tiny network per family, and per variant of its structure, for tests over all of them."""
 
 import dataclasses
-from typing import Any
+import functools
+from typing import Any, TypeVar
 
-from fmi_jax.models.base import ArchConfig, Backbone
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from fmi_jax.models.base import ArchConfig, Backbone, Execution, create_abstract
 from fmi_jax.models.blip import BLIP, BLIPArch
 from fmi_jax.models.deit import DeiT, DeiTArch
 from fmi_jax.models.dinov2 import DINOv2, DINOv2Arch
@@ -29,6 +34,32 @@ class Tiny:
     family: type[Backbone]
     arch: ArchConfig
     side: int
+
+
+AnyModule = TypeVar("AnyModule", bound=nnx.Module)
+
+
+def fill(abstract: AnyModule, seed: int = 0) -> AnyModule:
+    """The abstract network with arrays that NumPy draws: JAX compiles a program for each shape.
+
+    Every parameter is moved from where a network starts, so that no term is hidden by a scale
+    of 1 or a bias of 0; running variances are positive.
+    """
+    rng = np.random.default_rng(seed)
+    graphdef, state = nnx.split(abstract)
+    filled = []
+    for path, variable in nnx.to_flat_state(state):
+        shape, dtype = variable.get_value().shape, variable.get_value().dtype
+        start = 1.0 if path[-1] in ("scale", "var") else 0.0
+        drawn = start + 0.2 * rng.normal(size=shape) if dtype.kind == "f" else np.zeros(shape)
+        filled.append((path, variable.replace(jnp.asarray(drawn, dtype))))
+    return nnx.merge(graphdef, nnx.from_flat_state(filled))
+
+
+@functools.cache
+def abstract(family: type[Backbone], arch: ArchConfig, execution: Execution) -> Backbone:
+    """What many tests build once more each; to read, not to change."""
+    return create_abstract(family, arch, execution)
 
 
 _VIT = {
