@@ -94,7 +94,8 @@ def one_by_one(folder: Path, data: Path, best: dict[str, float]) -> tuple[float,
         (own / "data").mkdir(parents=True)
         (own / "data" / "synthetic").symlink_to(data / "synthetic")
         made.data = dataclasses.replace(made.data, data_dir=str(own / "data"))
-        claim = Ledger(own).claim(Cell(id=cell_id(made), config=made))
+        name = cell_id(made)
+        claim = Ledger(own).claim(Cell(id=name, config=made, program=name))
         assert claim is not None
         command = [sys.executable, "-m", "fmi_jax.study.worker", str(claim.folder)]
         command.append(",".join(map(str, sorted(os.sched_getaffinity(0)))))

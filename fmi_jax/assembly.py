@@ -44,7 +44,7 @@ class Assembly:
       protocol: which classifier it gets, and what of it learns.
       execution: how it is run.
       partition: the classifier's structure, and which arrays learn.
-      create: makes the classifier with random arrays.
+      create: makes the classifier with random arrays, given a key.
       weights: converted checkpoint to load, or None.
       transformer: what is put on the tokens of the backbone, or None.
       transformer_weights: converted checkpoint to load into it, or None.
@@ -55,7 +55,7 @@ class Assembly:
     protocol: ProtocolSpec
     execution: Execution
     partition: Partition
-    create: Callable[[], nnx.Module]
+    create: Callable[[jax.Array], nnx.Module]
     weights: Path | None
     transformer: BackboneSpec | None
     transformer_weights: Path | None
@@ -97,8 +97,8 @@ def assemble(config: ExperimentConfig, channels: int, num_classes: int) -> Assem
             "transformer.weights",
         )
 
-    def create() -> nnx.Module:
-        rngs = nnx.Rngs(config.train.seed)
+    def create(key: jax.Array) -> nnx.Module:
+        rngs = nnx.Rngs(key)
         parts = Parts(
             backbone=spec.family(arch, execution, rngs=rngs),  # type: ignore[call-arg]
             transformer=_token_deit(transformer, execution, rngs) if transformer else None,
@@ -108,7 +108,7 @@ def assemble(config: ExperimentConfig, channels: int, num_classes: int) -> Assem
         )
         return protocol.classifier(parts)
 
-    abstract: Any = nnx.eval_shape(create)
+    abstract: Any = nnx.eval_shape(create, jax.random.key(0))
     abstract.backbone.grid(config.image_size, config.image_size)  # refuses a size it cannot take
     return Assembly(
         spec=spec,
@@ -266,11 +266,12 @@ def initial_arrays(
             raise UserError(f"{where}: {name} has shape {value.shape}, expected {expected.shape}.")
     missing = [name for name in wanted if name not in loaded]
 
-    def draw() -> dict[str, Any]:
-        values = named_values(assembly.create())
+    def draw(seed: jax.Array) -> dict[str, Any]:  # an argument: one program for all seeds
+        values = named_values(assembly.create(jax.random.key(seed)))
         return {name: values[name] for name in missing}
 
-    drawn = jax.jit(draw, out_shardings={name: placement[name] for name in missing})()
+    where = {name: placement[name] for name in missing}
+    drawn = jax.jit(draw, out_shardings=where)(np.uint32(config.train.seed))
     placed = {
         name: parallel.place(loaded[name], placement[name]) for name in wanted if name in loaded
     }

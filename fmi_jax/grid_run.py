@@ -89,7 +89,7 @@ def on_features(session: Session) -> Subject:
         say=print if session.active else lambda line: None,
     )
     session.clock.lap("features")
-    heads = nnx.eval_shape(lambda: FeatureHeads(assembly.create().head))  # type: ignore[attr-defined]
+    heads = nnx.eval_shape(lambda: FeatureHeads(assembly.create(jax.random.key(0)).head))  # type: ignore[attr-defined]
     structure = partition(heads, assembly.protocol.trainable(config, assembly.arch))
     placement = placement_of(assembly, config, session.mesh)
     process = {"process_index": jax.process_index(), "process_count": jax.process_count()}

@@ -27,7 +27,6 @@ GOLDEN_NUM_PARAMS = {
     "deit_small_distilled": 21_666_432,
     "deit_base_distilled": 85_800_192,
     "deit_nano": 122_240,
-    "sam_nano": 124_608,
     "resnet_nano": 79_888,
     "dino_vits16": 21_665_664,
     "dino_vits8": 21_670_272,

@@ -117,6 +117,18 @@ def test_the_best_rate_gets_the_other_seeds_and_a_second_call_does_nothing(grid,
     assert ["m0", "5", "0", "0", "5"] in rows
 
 
+def test_cells_that_share_a_program_do_not_start_together(grid, tmp_path):
+    """The first compiles it for the others."""
+    root = tmp_path / "root"
+    with start([*grid((0.4, 0.4), rates=(1e-3, 1e-2)), "--jobs", "2"]) as process:
+        wait_for(lambda: len(starts(root)) == 2)
+        (root / "go").touch()
+        assert process.wait() == 0
+    cells = [json.loads((root / "cells" / at[0] / "cell.json").read_text()) for at in starts(root)]
+    assert len(cells) == 4
+    assert sorted(cell["config"]["train"]["epochs"] for cell in cells[:2]) == [10, 11]
+
+
 def test_a_failed_cell_is_marked_and_the_rest_goes_on(grid, tmp_path, capsys):
     arguments = grid((0.1, 0.2, 0.3, 0.0))
     assert study("run", *arguments) == 1

@@ -27,12 +27,14 @@ class Cell:
     Attributes:
       id: its name, and that of its folder.
       config: the experiment.
+      program: the same for cells that share what is compiled: those of one setting.
       learning_rate, seed: what it was given of the study; None: it has no such choice.
       of: the cell whose network it analyses (`config.cka.run` of a run folder).
     """
 
     id: str
     config: ExperimentConfig
+    program: str
     learning_rate: float | None = None
     seed: int | None = None
     of: "Cell | None" = None
@@ -65,9 +67,9 @@ def candidates(setting: Setting, rates: tuple[float, ...], seeds: int) -> tuple[
         config = copy.deepcopy(setting.config)
         config.probe_grid.learning_rates = tuple(rates) or config.probe_grid.learning_rates
         config.probe_grid.seeds = seeds
-        return (Cell(id=cell_id(config), config=config),)
+        return (_alone(config),)
     if not isinstance(protocol, ProtocolSpec):
-        return (Cell(id=cell_id(setting.config), config=setting.config),)
+        return (_alone(setting.config),)
     return tuple(
         _trained(setting.config, rate, seed)
         for rate in rates or (setting.config.optim.learning_rate,)
@@ -75,18 +77,31 @@ def candidates(setting: Setting, rates: tuple[float, ...], seeds: int) -> tuple[
     )
 
 
+def _alone(config: ExperimentConfig) -> Cell:
+    name = cell_id(config)
+    return Cell(id=name, config=config, program=name)
+
+
 def _trained(config: ExperimentConfig, rate: float, seed: int) -> Cell:
+    program = cell_id(config)
     config = copy.deepcopy(config)
     config.optim.learning_rate = rate
     config.train.seed += seed
-    return Cell(id=cell_id(config), config=config, learning_rate=rate, seed=config.train.seed)
+    seed = config.train.seed
+    return Cell(id=cell_id(config), config=config, program=program, learning_rate=rate, seed=seed)
 
 
 def _analysis(config: ExperimentConfig, of: Cell) -> Cell:
+    program = cell_id(config)
     config = copy.deepcopy(config)
     config.cka.run = of.id
     return Cell(
-        id=cell_id(config), config=config, learning_rate=of.learning_rate, seed=of.seed, of=of
+        id=cell_id(config),
+        config=config,
+        program=program,
+        learning_rate=of.learning_rate,
+        seed=of.seed,
+        of=of,
     )
 
 

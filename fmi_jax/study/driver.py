@@ -177,15 +177,19 @@ class Driver:
                 self._scores[cell] = None
 
     def _start_all(self) -> None:
-        """Start what is due until no slot is free."""
+        """Start what is due until no slot is free.
+
+        What shares its program with a running cell comes last: that cell is compiling it.
+        """
         self._look()
         missing = Missing()
         at_work = {running.cell.id for running in self._at_work()}
-        for cell in self.plan.due(self._settings, self._scores).values():
-            if cell.id in self._scores or cell.id in at_work:
-                continue
-            if len(self._running) == len(self._slots):
-                return
+        due = self.plan.due(self._settings, self._scores)
+        waiting = [due[i] for i in due if i not in self._scores and i not in at_work]
+        while waiting and len(self._running) < len(self._slots):
+            compiled = {running.cell.program for running in self._at_work()}
+            cell = next((c for c in waiting if c.program not in compiled), waiting[0])
+            waiting.remove(cell)
             self._not_ready[cell.id] = missing.of(cell.config)
             if not self._not_ready[cell.id]:
                 self._start(cell)

@@ -12,7 +12,7 @@ from fmi_jax.study.spec import Figure, Setting, Study
 DATASETS = ("isic2019", "chexpert")
 """Drawn photographs of the skin, of eight classes, and drawn radiographs with several findings."""
 
-BACKBONES = ("deit_nano", "sam_nano", "resnet_nano")
+BACKBONES = ("deit_nano", "resnet_nano")
 
 _RATES = {"finetune": 2e-3, "partial": 2e-3, "stacked_finetune": 1e-3, "stacked_partial": 1e-3}
 

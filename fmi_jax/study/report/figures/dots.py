@@ -10,9 +10,9 @@ from matplotlib.lines import Line2D
 from fmi_jax.report.style import GREY, short
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.drawing import TWO_COLUMNS, Drawn, Look
-from fmi_jax.study.report.numbers import Number
+from fmi_jax.study.report.numbers import ANALYSES, Number
 from fmi_jax.study.report.samples import Sample, bounds
-from fmi_jax.study.report.table import Table
+from fmi_jax.study.report.table import Cell, Table
 
 _PLAIN = Look("#222222", "o", "-")
 
@@ -41,7 +41,8 @@ def _caption(table: Table) -> str:
 def _figure(
     table: Table, samples: Mapping[Number, Sample], looks: Mapping[str, Look], lines: str
 ) -> Figure:
-    rows = [row.names for row in table.rows]
+    shown = [row for row in table.rows if any(map(_has_point, row.cells))]
+    rows = [row.names for row in shown]
     down, across = drawing.columns(len(table.columns), 4)
     width = min(TWO_COLUMNS, 1.6 + 1.6 * across)
     height = down * (drawing.row_axis_height(rows) + 0.55) + 0.3
@@ -53,7 +54,7 @@ def _figure(
         ax.set_title(short(column.dataset, 20))
         ax.set_xlabel(textwrap.fill(column.metric, 26))
         drawing.few_ticks(ax)
-        for row in table.rows:
+        for row in shown:
             if (cell := row.cells[i]) is not None:
                 number = cell.number
                 look = looks.get(number.setting.at.get(lines, ""), _PLAIN)
@@ -66,6 +67,13 @@ def _figure(
         theirs = Line2D([], [], label="published", **drawing.hollow(_PLAIN))
         drawing.key(figure, [ours, theirs], 2)
     return figure
+
+
+def _has_point(cell: Cell | None) -> bool:
+    """Whether its setting has a value on the axis, missing or not: an analysis has none."""
+    return cell is not None and (
+        cell.number.setting.protocol not in ANALYSES or cell.number.setting.published is not None
+    )
 
 
 def _point(ax: Axes, y: float, number: Number, sample: Sample | None, look: Look) -> None:
