@@ -4,11 +4,10 @@
     python benchmarks/resolution.py sam dinov2      some of them
 
 One step of the real program on a CPU: the classifier, the augmentation and the optimizer of
-configs/table3.py in float32, with random weights and a batch of one image. Each step runs in a
-process of its own, in an order that XLA chose for memory (`MEMORY_FIRST`). Peak memory is the
-resident set of that process, Python and the compiler included; "planned" is what XLA sets aside for
-activations and other values inside the step, known before it runs: a step that would not fit into
-this machine is compiled and not run. Writes `benchmarks/results/resolution_cpu.json`, row by row,
+configs/table3.py in float32, with random weights and a batch of one image, in a process of its own.
+Peak memory is the resident set of that process, Python and the compiler included; "planned" is what
+XLA sets aside for activations and other values inside the step, known before it runs: a step that
+would not fit into this machine is compiled and not run. Writes `benchmarks/results/resolution_cpu.json`, row by row,
 and prints a table.
 """
 
@@ -30,9 +29,6 @@ RESULTS = ROOT / "benchmarks" / "results" / "resolution_cpu.json"
 MODELS = ("sam", "seem", "openclip", "dinov2", "blip")
 REMAT = {"kept": False, "recomputed": True}
 CLASSES = 5
-# By default XLA on a CPU orders a step so that much can run at once, and holds the scores of the
-# attention of all blocks together, rematerialised or not.
-MEMORY_FIRST = "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
 
 
 def take_a_step(model: str, remat: bool) -> dict[str, Any]:
@@ -124,7 +120,6 @@ def measure(model: str, remat: bool) -> dict[str, Any]:
     # One device; huge pages as `run.py` sets them.
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     env |= {"JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-    env |= {"XLA_FLAGS": MEMORY_FIRST}
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
     return json.loads(done.stdout.splitlines()[-1])
 

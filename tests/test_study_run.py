@@ -14,9 +14,9 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-import runs
 import short_runs
 
+import runs
 from fmi_jax import cli
 from fmi_jax.config import as_dict
 from fmi_jax.errors import UserError

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
+from fmi_jax.nn.recompute import recomputed
 from fmi_jax.types import Features
 
 
@@ -182,12 +183,12 @@ class Backbone(nnx.Module):
         # split, where a rematerialised update of it would be lost in silence.
         graphdef, params, stats = nnx.split(block, nnx.Param, nnx.BatchStat)
 
-        @jax.checkpoint
-        def recomputed(params: Any, stats: Any, x: Array, key: Array | None) -> tuple[Any, Any]:
+        @recomputed
+        def run(x: Array, key: Array | None, params: Any, stats: Any) -> tuple[Any, Any]:
             block = nnx.merge(graphdef, params, stats)
             return call(block, x, key), nnx.state(block, nnx.BatchStat)
 
-        y, stats = recomputed(params, stats, x, key)
+        y, stats = run(x, key, params, stats)
         if key is not None:
             nnx.update(block, stats)
         return y

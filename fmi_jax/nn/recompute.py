@@ -1,0 +1,73 @@
+"""Activations computed a second time in the backward pass, instead of being kept."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array
+
+Leaves = dict[int, Any]
+
+
+def recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function(x, *rest)`, for whose backward pass nothing is kept but its arguments.
+
+    `jax.checkpoint`, except on a CPU: XLA drops the barriers there that `jax.checkpoint` relies
+    on, sees that all is computed twice, and keeps the first. Here the second time is computed from
+    `x` less a zero that is read off the cotangents, which are not there before.
+
+    Args:
+      function: of an activation and of trees of arrays, closing over none.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.checkpoint(function)
+
+    def call(*args: Any) -> Any:
+        leaves, structure = jax.tree.flatten(args)
+        results = jax.tree.structure(jax.eval_shape(function, *args))
+
+        def of_leaves(*leaves: Any) -> list[Any]:
+            return jax.tree.leaves(function(*jax.tree.unflatten(structure, leaves)))
+
+        return jax.tree.unflatten(results, _call(of_leaves, *leaves))
+
+    return call
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _call(function: Callable[..., list[Any]], *args: Any) -> list[Any]:
+    return function(*args)
+
+
+def _forward(function: Callable[..., list[Any]], *args: Any) -> tuple[list[Any], Any]:
+    moved = {i: arg.value for i, arg in enumerate(args) if arg.perturbed}
+    fixed = {i: arg.value for i, arg in enumerate(args) if not arg.perturbed}
+    return function(*(arg.value for arg in args)), (moved, fixed)
+
+
+def _backward(
+    function: Callable[..., list[Any]], kept: tuple[Leaves, Leaves], cotangents: list[Any]
+) -> tuple[Any, ...]:
+    given = {i: ct for i, ct in enumerate(cotangents) if not isinstance(ct, SymbolicZero)}
+    moved, fixed = ({i: _after(given, x) if i == 0 else x for i, x in p.items()} for p in kept)
+
+    def results(moved: Leaves) -> Leaves:
+        args = moved | fixed
+        values = function(*(args[i] for i in range(len(args))))
+        return {i: values[i] for i in given}
+
+    # No gradient by what does not learn, such as the kernels under LoRA's adapters.
+    gradients = jax.vjp(results, moved)[1](given)[0]
+    return tuple(gradients.get(i) for i in range(len(moved) + len(fixed)))
+
+
+_call.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _after(given: Leaves, x: Array) -> Array:
+    """`x`, once `given` is there: no compiler knows that nothing is both infinite and no number."""
+    value = jax.tree.leaves(given)[0].reshape(-1)[0]
+    return x - (jnp.isnan(value) & jnp.isinf(value)).astype(x.dtype)
