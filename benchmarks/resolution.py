@@ -7,8 +7,8 @@ One step of the real program on a CPU: the classifier, the augmentation and the 
 configs/table3.py in float32, with random weights and a batch of one image, in a process of its own.
 Peak memory is the resident set of that process, Python and the compiler included; "planned" is what
 XLA sets aside for activations and other values inside the step, known before it runs: a step that
-would not fit into this machine is compiled and not run. Writes `benchmarks/results/resolution_cpu.json`, row by row,
-and prints a table.
+would not fit into this machine is compiled and not run. Writes
+`benchmarks/results/resolution_cpu.json`, row by row, and prints a table.
 """
 
 import argparse
