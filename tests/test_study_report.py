@@ -155,6 +155,22 @@ def test_an_analysis_is_that_of_the_best_network(tmp_path):
     assert (found.status, found.last_layer) == (Status.DONE, 0.25)
 
 
+def test_an_analysis_beside_test_metrics_says_what_it_is(tmp_path):
+    finish(cell(tmp_path, "net-0.001-0"))
+    pair = {"networks": ["a", "b"], "layers": [["x"], ["x"]], "cka": [[0.25]]}
+    values = {"networks": ["a", "b"], "last_layers": [[1, 0.25], [0.25, 1]], "pairs": [pair]}
+    analyse(cell(tmp_path, "layers-0.001-0"), "cka", values)
+    at = {"dataset": "aptos2019", "model": "net"}
+    settings = [
+        setting({**at, "protocol": "finetune"}, cells("net")),
+        setting({**at, "protocol": "cka"}, cells("layers", of="net"), "cka"),
+    ]
+    write_plan(tmp_path, settings, rows=["protocol", "model"])
+    assert main(["report", "--root", str(tmp_path)]) == 0
+    for name in ("report.html", "report.md"):
+        assert "CKA 0.250" in (tmp_path / "report" / name).read_text()
+
+
 @pytest.mark.parametrize("damage", ["", "[]", '{"kind": "cka"}', '{"best": {}}'])
 def test_a_damaged_result_counts_as_missing_and_is_named(tmp_path, damage):
     finish(cell(tmp_path, "a-0.001-0"))

@@ -28,6 +28,7 @@ from fmi_jax.study.report.figures import (
     time,
 )
 from fmi_jax.study.report.figures import published as beside
+from fmi_jax.study.report.findings import best_of_columns
 from fmi_jax.study.report.gains import gains
 from fmi_jax.study.report.numbers import numbers_of
 from fmi_jax.study.report.outcomes import Outcomes
@@ -132,6 +133,23 @@ def test_dots_stand_in_the_rows_of_the_table(table_study, drawn):
     hollow = [line for line in ax.lines if line.get_markerfacecolor() == "none"]
     assert len(hollow) == 2 * len(MODELS)
     assert len({look.marker for look in looks(MODELS).values()}) == len(MODELS)
+
+
+def test_an_analysis_is_no_dot(tmp_path, drawn):
+    settings = []
+    for model in MODELS[:2]:
+        at = {"dataset": "aptos2019", "model": model, "protocol": "finetune"}
+        settings.append(setting(at, cells(model)))
+        finish(folder(tmp_path, f"{model}-0.001-0"))
+    at = {"dataset": "aptos2019", "model": "sam", "protocol": "cka"}
+    settings.append(setting(at, single("layers"), "cka"))
+    analyse(folder(tmp_path, "layers"), "cka", cka(3, stacked=False))
+    _, _, samples, table = study(tmp_path, settings, rows=["protocol", "model"])
+    dots.draw(table, samples, looks(MODELS), "model")
+    assert "finetune" in drawn.words
+    assert "cka" not in drawn.words
+    (best,) = best_of_columns(table, samples, [])
+    assert "rows that have a number" not in best  # none is missing
 
 
 def test_published_numbers_stand_against_ours(table_study, drawn):

@@ -67,9 +67,9 @@ def candidates(setting: Setting, rates: tuple[float, ...], seeds: int) -> tuple[
         config = copy.deepcopy(setting.config)
         config.probe_grid.learning_rates = tuple(rates) or config.probe_grid.learning_rates
         config.probe_grid.seeds = seeds
-        return (_alone(config),)
+        return (alone(config),)
     if not isinstance(protocol, ProtocolSpec):
-        return (_alone(setting.config),)
+        return (alone(setting.config),)
     return tuple(
         _trained(setting.config, rate, seed)
         for rate in rates or (setting.config.optim.learning_rate,)
@@ -77,7 +77,8 @@ def candidates(setting: Setting, rates: tuple[float, ...], seeds: int) -> tuple[
     )
 
 
-def _alone(config: ExperimentConfig) -> Cell:
+def alone(config: ExperimentConfig) -> Cell:
+    """The cell of an experiment that shares its program with no other."""
     name = cell_id(config)
     return Cell(id=name, config=config, program=name)
 

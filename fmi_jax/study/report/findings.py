@@ -51,7 +51,7 @@ def _best(
         f"Best on {column.dataset} by {_within(column.metric)}: {table.title(best)},"
         f" {number(best.mean)} ({'; '.join(filter(None, details))})"
     )
-    cells = table.column(column.dataset)
+    cells = [cell for cell in table.column(column.dataset) if not cell.number.is_analysis]
     missing = sum(not cell.number.runs for cell in cells)
     if missing:
         text += f", of the {len(cells) - missing} of {len(cells)} rows that have a number"

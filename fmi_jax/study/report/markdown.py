@@ -13,6 +13,7 @@ from fmi_jax.study.report.study_report import StudyReport
 from fmi_jax.study.report.table import Cell
 from fmi_jax.study.report.wording import (
     between,
+    cka,
     count,
     number,
     p_value,
@@ -95,8 +96,7 @@ def _results(r: StudyReport, out: Path) -> str:
 def _ours(r: StudyReport, cell: Cell, out: Path) -> str:
     n = cell.number
     if n.analysis is not None:
-        text = number(n.last_layer) if n.last_layer == n.last_layer else "figure"
-        return f"[{text}]({link(n.analysis.written, out)})"
+        return f"[{cka(n.last_layer)}]({link(n.analysis.written, out)})"
     if not n.runs:
         return f"{n.status}: {escaped(n.reason)}" if n.reason else str(n.status)
     text = f"[{spread(n.mean, n.std)}]({link(n.runs[0].outcome.written, out)})"

@@ -128,6 +128,11 @@ class Number:
         return self.analysis.analysis["values"]
 
     @property
+    def is_analysis(self) -> bool:
+        """Whether it is no test metric, but what a network or a model was found to be like."""
+        return self.setting.protocol in ANALYSES
+
+    @property
     def last_layer(self) -> float:
         """CKA of the last layer with itself before training; NaN where that was not analysed."""
         if self.setting.protocol != "cka" or self.found is None or not self.setting.cells[0].of:

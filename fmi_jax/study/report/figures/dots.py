@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from fmi_jax.report.style import GREY, short
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.drawing import TWO_COLUMNS, Drawn, Look
-from fmi_jax.study.report.numbers import ANALYSES, Number
+from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.samples import Sample, bounds
 from fmi_jax.study.report.table import Cell, Table
 
@@ -70,10 +70,10 @@ def _figure(
 
 
 def _has_point(cell: Cell | None) -> bool:
-    """Whether its setting has a value on the axis, missing or not: an analysis has none."""
-    return cell is not None and (
-        cell.number.setting.protocol not in ANALYSES or cell.number.setting.published is not None
-    )
+    """Whether its setting has a value on the axis, missing or not: an analysis has none here."""
+    if cell is None:
+        return False
+    return not cell.number.is_analysis or cell.number.setting.published is not None
 
 
 def _point(ax: Axes, y: float, number: Number, sample: Sample | None, look: Look) -> None:
