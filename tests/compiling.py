@@ -8,5 +8,9 @@ FAST = (
     "--xla_cpu_parallel_codegen_split_count=1",
 )
 
-# For `compile`, where a test looks at what is fused: the second of these changes that.
-AS_FOR_USERS = {"xla_cpu_use_fusion_emitters": True}
+# Options of a compilation where a test looks at what it makes, or computes much: XLA's defaults.
+AS_FOR_USERS = {
+    "xla_backend_optimization_level": 3,
+    "xla_cpu_use_fusion_emitters": True,
+    "xla_cpu_parallel_codegen_split_count": 32,
+}

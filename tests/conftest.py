@@ -12,7 +12,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 # Eight devices are simulated, for the tests of sharding. Programs that tests start get one, and
 # are compiled as for users (`runs.environment`).
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+_FLAGS = ("--xla_force_host_platform_device_count=8", *FAST)
+os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 
 from hypothesis import settings  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
@@ -23,12 +24,5 @@ settings.load_profile("fmi_jax")
 
 # The heap holds whatever JAX has traced: a full collection, every few tests, takes half a second.
 gc.set_threshold(10_000, 10, 100)
-
-
-def pytest_configure(config) -> None:
-    """The slow tests, of networks of full size, are compiled as for users."""
-    if config.option.markexpr != "slow":
-        os.environ["XLA_FLAGS"] = " ".join((os.environ["XLA_FLAGS"], *FAST))
-
 
 install_import_hook(["fmi_jax.nn", "fmi_jax.models"], "beartype.beartype")

@@ -1,5 +1,6 @@
 """Backbones at their real size beside the published code, random weights, through the converter."""
 
+import functools
 import os
 from collections.abc import Callable
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from compiling import AS_FOR_USERS
 from flax import nnx
 from reference_packages import torchvision
 from tolerances import PARITY_FORWARD
@@ -95,7 +97,7 @@ def test_a_full_size_network_is_that_of_the_published_code(name: str) -> None:
 
     graphdef, state = nnx.split(create_abstract(spec.family, spec.arch, Execution()))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=AS_FOR_USERS)
     def features(params, images):
         filled = [
             (path, variable.replace(params[".".join(map(str, path))]))
