@@ -17,6 +17,7 @@ from fmi_jax.models.base import Execution
 from fmi_jax.models.deit import DeiT
 from fmi_jax.models.dinov2 import DINOv2
 from fmi_jax.models.registry import BACKBONES
+from fmi_jax.nn import attention
 from fmi_jax.types import Features
 
 # Counted from the published files, without classification heads and mask tokens.
@@ -303,8 +304,10 @@ def test_rematerialisation_changes_memory_not_gradients():
     assert_close(gradients(remat, x), gradients(plain, x), SAME_FLOAT32)
 
 
-def test_rematerialisation_is_not_undone_by_the_compiler():
-    """XLA on a CPU removes what `jax.checkpoint` does: both passes are found to be the same."""
+def test_rematerialisation_is_not_undone_by_the_compiler(monkeypatch):
+    """XLA on a CPU removes what `jax.checkpoint` does, as both passes are found to be the same,
+    and sets memory aside for the loops of all blocks, here over groups of queries, at once."""
+    monkeypatch.setattr(attention, "MAX_SCORES", 2**9)
 
     def planned(remat: bool) -> int:
         model = tiny("deit", Execution(remat=remat), depth=7)
@@ -316,7 +319,7 @@ def test_rematerialisation_is_not_undone_by_the_compiler():
         step = jax.jit(jax.grad(loss)).lower(state, tiny_images("deit", 31))
         return step.compile(AS_FOR_USERS).memory_analysis().temp_size_in_bytes
 
-    assert planned(remat=True) < 0.5 * planned(remat=False)
+    assert planned(remat=True) < 0.3 * planned(remat=False)
 
 
 def test_drop_path_acts_in_training_only():

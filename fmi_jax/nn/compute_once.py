@@ -1,14 +1,15 @@
-"""A wall that XLA on a CPU does not fuse through."""
+"""A wall that XLA on a CPU neither fuses nor merges through."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 
-def compute_once(function: Callable[..., Array], *args: Array) -> Array:
-    """`function(*args)`, held in memory before anything reads it; to be differentiated by hand.
+def compute_once(function: Callable[..., Any], *args: Any) -> Any:
+    """`function(*args)`, trees of arrays, held in memory before anything reads it; to be
+    differentiated by hand.
 
     XLA on a CPU fuses an elementwise computation into each of its readers, which is cheap for
     a sum and ruinous for one of fifty terms that three readers compute anew. Neither
@@ -16,5 +17,9 @@ def compute_once(function: Callable[..., Array], *args: Array) -> Array:
     compiler does not see that it is always taken.
     """
     always = jax.lax.optimization_barrier(jnp.bool_(True))
-    result = jax.eval_shape(function, *args)
-    return jax.lax.cond(always, function, lambda *_: jnp.zeros(result.shape, result.dtype), *args)
+    results = jax.eval_shape(function, *args)
+
+    def never(*_: Any) -> Any:
+        return jax.tree.map(lambda result: jnp.zeros(result.shape, result.dtype), results)
+
+    return jax.lax.cond(always, function, never, *args)

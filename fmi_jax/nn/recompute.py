@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array
+
+from fmi_jax.nn.compute_once import compute_once
 
 Leaves = dict[int, Any]
 
@@ -16,8 +16,8 @@ def recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function(x, *rest)`, for whose backward pass nothing is kept but its arguments.
 
     `jax.checkpoint`, except on a CPU: XLA drops the barriers there that `jax.checkpoint` relies
-    on, sees that all is computed twice, and keeps the first. Here the second time is computed from
-    `x` less a zero that is read off the cotangents, which are not there before.
+    on, sees that all is computed twice, and keeps the first. Here the second time is behind a
+    wall of its own, where what it needs lives no longer than it does.
 
     Args:
       function: of an activation and of trees of arrays, closing over none.
@@ -52,22 +52,19 @@ def _backward(
     function: Callable[..., list[Any]], kept: tuple[Leaves, Leaves], cotangents: list[Any]
 ) -> tuple[Any, ...]:
     given = {i: ct for i, ct in enumerate(cotangents) if not isinstance(ct, SymbolicZero)}
-    moved, fixed = ({i: _after(given, x) if i == 0 else x for i, x in p.items()} for p in kept)
+    moved, fixed = kept
 
-    def results(moved: Leaves) -> Leaves:
-        args = moved | fixed
-        values = function(*(args[i] for i in range(len(args))))
-        return {i: values[i] for i in given}
+    def gradients(moved: Leaves, fixed: Leaves, given: Leaves) -> Leaves:
+        def results(moved: Leaves) -> Leaves:
+            args = moved | fixed
+            values = function(*(args[i] for i in range(len(args))))
+            return {i: values[i] for i in given}
 
-    # No gradient by what does not learn, such as the kernels under LoRA's adapters.
-    gradients = jax.vjp(results, moved)[1](given)[0]
-    return tuple(gradients.get(i) for i in range(len(moved) + len(fixed)))
+        # No gradient by what does not learn, such as the kernels under LoRA's adapters.
+        return jax.vjp(results, moved)[1](given)[0]
+
+    found = compute_once(gradients, moved, fixed, given)
+    return tuple(found.get(i) for i in range(len(moved) + len(fixed)))
 
 
 _call.defvjp(_forward, _backward, symbolic_zeros=True)
-
-
-def _after(given: Leaves, x: Array) -> Array:
-    """`x`, once `given` is there: no compiler knows that nothing is both infinite and no number."""
-    value = jax.tree.leaves(given)[0].reshape(-1)[0]
-    return x - (jnp.isnan(value) & jnp.isinf(value)).astype(x.dtype)
