@@ -5,15 +5,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from compiling import AS_FOR_USERS
 from flax import nnx
 from tiny_backbones import TINY, fill
-from tolerances import FAR_FROM_ZERO, SAME_FLOAT32
+from tolerances import FAR_FROM_ZERO, PARITY_FORWARD, PARITY_GRADIENT, SAME_FLOAT32
 
 from fmi_jax.models.base import Execution, create_abstract
 from fmi_jax.models.resnet import ResNet
 from fmi_jax.nn import attention
 from fmi_jax.nn.compute_once import compute_once
+from fmi_jax.nn.conv import convolution
 from fmi_jax.nn.drop_path import drop_path, linear_rates
 from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
@@ -168,6 +170,43 @@ def test_a_bottleneck_costs_the_same_at_any_depth():
         return operands_of_the_largest_fusion(pooled, state, jnp.ones((2, 61, 61, 3)))
 
     assert largest(3) == largest(5) > 0
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "stride", "pad"),
+    [((13, 11), 3, 2, 1), ((37, 31), 7, 4, 2), ((12, 14), 3, 2, 0), ((7, 9), 2, 2, 0)],
+)
+def test_a_convolution_and_its_gradients_are_torchs_and_fast_in_a_loop(size, side, stride, pad):
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(2, 3, *size, 5)).astype(np.float32)  # of two turns of the loop
+    kernel = rng.normal(size=(side, side, 5, 7)).astype(np.float32)
+
+    def turn(_, x):
+        pads = [(pad, pad)] * 2
+        y, back = jax.vjp(
+            lambda x, k: convolution(x, k, (stride, stride), pads), x, jnp.asarray(kernel)
+        )
+        return None, (y, *back(jnp.cos(y)))
+
+    loop = jax.jit(lambda x: jax.lax.scan(turn, None, x)[1]).lower(x).compile(AS_FOR_USERS)
+    # XLA on a CPU has no fast code for any other order of axes.
+    assert set(re.findall(r"dim_labels=([^,\s]+)", loop.as_text())) <= {"b01f_01io->b01f"}
+    for i, ours in enumerate(zip(*loop(x), strict=True)):
+        theirs = [
+            torch.tensor(x[i].transpose(0, 3, 1, 2), requires_grad=True),
+            torch.tensor(kernel.transpose(3, 2, 0, 1), requires_grad=True),
+        ]
+        y = torch.nn.functional.conv2d(*theirs, stride=stride, padding=pad)
+        y.backward(torch.cos(y.detach()))
+        expected = [
+            y.detach().permute(0, 2, 3, 1),
+            theirs[0].grad.permute(0, 2, 3, 1),
+            theirs[1].grad.permute(2, 3, 1, 0),
+        ]
+        tolerances = (PARITY_FORWARD, PARITY_GRADIENT, PARITY_GRADIENT)
+        for mine, its, tolerance in zip(ours, expected, tolerances, strict=True):
+            largest = np.abs(its.numpy()).max()
+            np.testing.assert_allclose(mine, its, rtol=0, atol=tolerance * largest)
 
 
 def test_what_is_computed_once_is_read_from_memory():

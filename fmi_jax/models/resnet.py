@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution, WeightsSource
 from fmi_jax.nn.batch_norm import BatchNorm
+from fmi_jax.nn.conv import convolution
 from fmi_jax.nn.pool import max_pool
 from fmi_jax.types import Features
 
@@ -93,9 +94,7 @@ class Conv(nnx.Module):
             x = x[:, ::s, ::s]
             y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
             return y.reshape(*x.shape[:-1], -1)
-        return jax.lax.conv_general_dilated(
-            x, kernel, (s, s), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        return convolution(x, kernel, (s, s), [(pad, pad)] * 2)
 
 
 def relu(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:

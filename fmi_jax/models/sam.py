@@ -23,6 +23,7 @@ from fmi_jax.models.base import (
     WeightsSource,
     patch_grid,
 )
+from fmi_jax.nn.conv import convolution
 from fmi_jax.nn.drop_path import drop_path, linear_rates
 from fmi_jax.nn.linear import trunc_normal
 from fmi_jax.nn.mlp import Mlp
@@ -212,6 +213,7 @@ class Neck(nnx.Module):
                 dtype=dtype,
                 param_dtype=jnp.float32,
                 kernel_init=trunc_normal,
+                conv_general_dilated=convolution,
                 rngs=rngs,
             )
 

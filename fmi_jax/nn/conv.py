@@ -1,5 +1,7 @@
 """Convolutions that the library ones are no match for."""
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -55,20 +57,87 @@ def depthwise_conv(
     )
 
 
-def patch_product(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], *_: Any, **__: Any
+def convolution(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "k k c d"],
+    strides: tuple[int, int],
+    padding: str | Sequence[tuple[int, int]],
+    **_: Any,
 ) -> Float[Array, "b rows cols d"]:
-    """A convolution whose stride is the side of its kernel, as a matrix product of patches.
+    """`jax.lax.conv_general_dilated`, in an `nnx.Conv` too; without dilation and groups.
 
-    It takes the place of `jax.lax.conv_general_dilated`, whose further arguments it has no use
-    for, in an `nnx.Conv` without padding. XLA on a CPU fuses a convolution with the products
-    before it, to the loss of both: FocalNet-T's forward pass took a tenth longer.
+    Patches without overlap are a matrix product: XLA on a CPU fuses a convolution with the
+    products before it, to the loss of both (FocalNet-T's forward pass took a tenth longer). There
+    also the gradients are written out with the axes in the order of a forward convolution, which
+    XLA brings about at the top of a program alone: in a loop, as of accumulated micro-batches, or
+    in a branch they took thirty times as long.
     """
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    pads = tuple(padding)
+    if tuple(strides) == kernel.shape[:2] and not any(map(any, pads)):
+        return _patch_product(x, kernel)
+    if jax.default_backend() == "cpu":
+        return _convolution(x, kernel, tuple(strides), pads)
+    return _lax_convolution(x, kernel, strides, pads)
+
+
+def _patch_product(x: Array, kernel: Array) -> Array:
     (b, h, w, c), k = x.shape, kernel.shape[0]
     rows, cols = h // k, w // k
     patches = x[:, : rows * k, : cols * k].reshape(b, rows, k, cols, k, c)
     patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows, cols, k * k * c)
     return patches @ kernel.reshape(k * k * c, -1)
+
+
+Pads = Sequence[tuple[int, int]]
+
+
+def _lax_convolution(
+    x: Array,
+    kernel: Array,
+    strides: Sequence[int],
+    pads: Pads,
+    lhs_dilation: Sequence[int] = (1, 1),
+    rhs_dilation: Sequence[int] = (1, 1),
+) -> Array:
+    axes = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, strides, pads, lhs_dilation, rhs_dilation, axes)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolution(x: Array, kernel: Array, strides: Sequence[int], pads: Pads) -> Array:
+    return _lax_convolution(x, kernel, strides, pads)
+
+
+def _convolution_forward(
+    x: Array, kernel: Array, strides: Sequence[int], pads: Pads
+) -> tuple[Array, tuple[Array, Array]]:
+    return _convolution(x, kernel, strides, pads), (x, kernel)
+
+
+def _convolution_backward(
+    strides: Sequence[int], pads: Pads, kept: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
+    x, kernel = kept
+    # Along each axis `dy` has `reach` positions, its gaps counted. Pads on the far side make up
+    # for positions that no patch read.
+    around_dy, around_x = [], []
+    for axis, (stride, (near, _)) in enumerate(zip(strides, pads, strict=True)):
+        size, side = x.shape[1 + axis], kernel.shape[axis]
+        reach = (dy.shape[1 + axis] - 1) * stride + 1
+        around_dy.append((side - 1 - near, size + near - reach))
+        around_x.append((near, reach + side - 1 - size - near))
+    turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+    dx = _lax_convolution(dy, turned, (1, 1), around_dy, lhs_dilation=strides)
+    # Channels take the place of images, and images that of channels.
+    by_channel = _lax_convolution(
+        x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), (1, 1), around_x, rhs_dilation=strides
+    )
+    return dx, by_channel.transpose(1, 2, 0, 3)
+
+
+_convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
 @jax.custom_vjp

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fmi_jax.nn.conv import patch_product
+from fmi_jax.nn.conv import convolution
 from fmi_jax.nn.linear import trunc_normal
 from fmi_jax.nn.norm import LayerNorm
 
@@ -43,7 +42,6 @@ class ConvEmbed(nnx.Module):
     ):
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         self.fill, self.dtype = fill, dtype
-        overlaps = kernel_size != stride
         self.proj = nnx.Conv(
             in_width,
             width,
@@ -53,7 +51,7 @@ class ConvEmbed(nnx.Module):
             dtype=dtype,
             param_dtype=jnp.float32,
             kernel_init=trunc_normal,
-            conv_general_dilated=jax.lax.conv_general_dilated if overlaps else patch_product,
+            conv_general_dilated=convolution,
             rngs=rngs,
         )
         self.norm = LayerNorm(width, eps=eps)

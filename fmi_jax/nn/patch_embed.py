@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fmi_jax.nn.conv import convolution
+
 
 class PatchEmbed(nnx.Module):
     """One token per `patch_size` x `patch_size` patch: `proj`, a convolution whose stride is
@@ -42,6 +44,7 @@ class PatchEmbed(nnx.Module):
             param_dtype=jnp.float32,
             # PyTorch's own for a convolution, which DeiT and DINOv2 leave as it is.
             kernel_init=jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+            conv_general_dilated=convolution,
             rngs=rngs,
         )
 
