@@ -17,6 +17,7 @@ from fmi_jax.nn import attention
 from fmi_jax.nn.compute_once import compute_once
 from fmi_jax.nn.conv import convolution
 from fmi_jax.nn.drop_path import drop_path, linear_rates
+from fmi_jax.nn.linear import linear
 from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.nn.transformer import Block
@@ -207,6 +208,22 @@ def test_a_convolution_and_its_gradients_are_torchs_and_fast_in_a_loop(size, sid
         for mine, its, tolerance in zip(ours, expected, tolerances, strict=True):
             largest = np.abs(its.numpy()).max()
             np.testing.assert_allclose(mine, its, rtol=0, atol=tolerance * largest)
+
+
+def test_the_gradient_of_a_linear_layer_turns_no_copy_of_its_output_round():
+    layer = linear(5, 11, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    x = np.random.default_rng(3).normal(size=(3, 7, 5)).astype(np.float32)
+
+    def gradient(layer, x):
+        return nnx.grad(lambda layer: jnp.sin(layer(x)).sum())(layer)["kernel"][...]
+
+    compiled = nnx.jit(gradient).lower(layer, x).compile(AS_FOR_USERS)
+    assert "f32[21,11]" in compiled.as_text()  # the output, as it lies in memory
+    assert "f32[11,21]" not in compiled.as_text()
+    kernel, bias = (np.float64(p[...]) for p in (layer.kernel, layer.bias))
+    expected = np.einsum("bni,bno->io", x, np.cos(x @ kernel + bias))
+    tolerance = PARITY_FORWARD * np.abs(expected).max()
+    np.testing.assert_allclose(compiled(layer, x), expected, rtol=0, atol=tolerance)
 
 
 def test_what_is_computed_once_is_read_from_memory():

@@ -16,7 +16,7 @@ from fmi_jax.models.arch import NormedStagedArch
 from fmi_jax.models.base import Backbone, BackboneSpec, Execution, WeightsSource
 from fmi_jax.nn.conv_embed import ConvEmbed
 from fmi_jax.nn.drop_path import linear_rates
-from fmi_jax.nn.linear import trunc_normal
+from fmi_jax.nn.linear import linear
 from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.nn.stage import MapBlock, Stage, pad_map
@@ -142,15 +142,7 @@ class PatchMerging(nnx.Module):
 
     def __init__(self, width: int, *, eps: float, dtype: Any, rngs: nnx.Rngs):
         self.norm = LayerNorm(4 * width, eps=eps)
-        self.reduction = nnx.Linear(
-            4 * width,
-            2 * width,
-            use_bias=False,
-            dtype=dtype,
-            param_dtype=jnp.float32,
-            kernel_init=trunc_normal,
-            rngs=rngs,
-        )
+        self.reduction = linear(4 * width, 2 * width, use_bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b rows cols 2*d"]:
         """Half the map, rounded up."""

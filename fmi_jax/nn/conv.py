@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.nn.compute_once import compute_once
+from fmi_jax.nn.linear import flat_product
 
 
 class DepthwiseConv(nnx.Module):
@@ -87,7 +88,7 @@ def _patch_product(x: Array, kernel: Array) -> Array:
     rows, cols = h // k, w // k
     patches = x[:, : rows * k, : cols * k].reshape(b, rows, k, cols, k, c)
     patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows, cols, k * k * c)
-    return patches @ kernel.reshape(k * k * c, -1)
+    return flat_product(patches, kernel.reshape(k * k * c, -1))
 
 
 Pads = Sequence[tuple[int, int]]

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fmi_jax.nn.linear import flat_product
+
 
 class LoRALinear(nnx.Linear):
     """`x W + b + scale * x A B`, with an `A` and a `B` of their own for each part of the outputs.
@@ -43,7 +45,8 @@ class LoRALinear(nnx.Linear):
         """The layer's output, in the layer's compute type."""
         y = super().__call__(inputs, out_sharding)
         a, b = self._factors()
-        return y + self.scale * (inputs.astype(y.dtype) @ a.astype(y.dtype) @ b.astype(y.dtype))
+        low = flat_product(inputs.astype(y.dtype), a.astype(y.dtype))
+        return y + self.scale * flat_product(low, b.astype(y.dtype))
 
     def merged(self) -> nnx.Linear:
         """A plain layer with this one's outputs: its kernel is `W + scale * A B`."""
