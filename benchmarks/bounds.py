@@ -143,8 +143,8 @@ def main() -> None:
         report["rounds"].append(found)
     names = ("deit_base", "focalnet_tiny", "resnet152")
     report["forward_gflop"] = {name: operations(name) for name in names}
-    text = json.dumps(report, indent=1) + "\n"
-    RESULTS.write_text(text.replace("NaN", "null"))
+    text = json.dumps(report, indent=1).replace("NaN", "null") + "\n"
+    RESULTS.write_text(text)
     print(text, end="")
 
 
