@@ -30,7 +30,9 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UsageError:
       choices: the valid names.
     """
     valid = sorted(choices)
-    close = difflib.get_close_matches(name, valid, n=3, cutoff=0.6)
+    # A field without its section is too short beside the whole name to be called close to it.
+    whole = [choice for choice in valid if choice.endswith(f".{name}")]
+    close = whole or difflib.get_close_matches(name, valid, n=3, cutoff=0.6)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     if close and len(valid) > _LONG_LIST:
         return UsageError(f"unknown {kind} {name!r}.{hint}")

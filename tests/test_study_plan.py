@@ -177,6 +177,8 @@ def test_values_that_are_set_are_set_everywhere(tmp_path: Path):
     assert study.settings()[0].config.train.epochs != 3  # type: ignore[union-attr]
     with pytest.raises(UsageError, match=r"Did you mean 'train\.epochs'"):
         make_plan(study, changed={"train.epoch": "3"})
+    with pytest.raises(UsageError, match=r"'seed'\. Did you mean 'train\.seed'\?$"):
+        make_plan(study, changed={"seed": "3"})
     with pytest.raises(UsageError, match=r"train\.epochs=-1"):
         make_plan(study, changed={"train.epochs": "-1"})
     for wrong in ((1e-3, 1e-3), (0.0,)):
