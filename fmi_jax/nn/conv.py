@@ -68,10 +68,10 @@ def convolution(
     """`jax.lax.conv_general_dilated`, in an `nnx.Conv` too; without dilation and groups.
 
     Patches without overlap are a matrix product: XLA on a CPU fuses a convolution with the
-    products before it, to the loss of both (FocalNet-T's forward pass took a tenth longer). There
-    also the gradients are written out with the axes in the order of a forward convolution, which
-    XLA brings about at the top of a program alone: in a loop, as of accumulated micro-batches, or
-    in a branch they took thirty times as long.
+    products before it, to the loss of both (FocalNet-T's forward pass took a tenth longer). On a
+    CPU the gradients of the others are written out with the axes in the order of a forward
+    convolution, which XLA brings about at the top of a program alone: in a loop, as of accumulated
+    micro-batches, or in a branch they took thirty times as long.
     """
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
