@@ -21,12 +21,13 @@ from fmi_jax.types import Batch
 _FSDP_MIN_SIZE = 1024  # below this many scalars a parameter is cheaper to copy than to gather
 
 _TENSOR_RULES: tuple[tuple[str, PartitionSpec], ...] = (
-    # Column-parallel into the block, row-parallel out of it: one reduction per half block.
-    (r"(.*\.)?attn\.qkv\.kernel", PartitionSpec(None, "model")),
-    (r"(.*\.)?attn\.qkv\.bias", PartitionSpec("model")),
+    # Column-parallel into the block, row-parallel out of it: one reduction per half block. Fused
+    # kernels are divided within each part (`shards.kept_shape`).
+    (r"(.*\.)?attn\.qkv\.kernel", PartitionSpec(None, None, "model")),
     (r"(.*\.)?attn\.proj\.kernel", PartitionSpec("model", None)),
-    (r"(.*\.)?mlp\.(fc1|w12)\.kernel", PartitionSpec(None, "model")),
-    (r"(.*\.)?mlp\.(fc1|w12)\.bias", PartitionSpec("model")),
+    (r"(.*\.)?mlp\.w12\.kernel", PartitionSpec(None, None, "model")),
+    (r"(.*\.)?mlp\.fc1\.kernel", PartitionSpec(None, "model")),
+    (r"(.*\.)?mlp\.fc1\.bias", PartitionSpec("model")),
     (r"(.*\.)?mlp\.(fc2|w3)\.kernel", PartitionSpec("model", None)),
 )
 
@@ -115,7 +116,7 @@ def parameter_sharding(
     spec: list[Any] = [None] * len(shape)
     if mesh.shape["model"] > 1:
         for pattern, rule in _TENSOR_RULES:
-            if re.fullmatch(pattern, name):
+            if re.fullmatch(pattern, name) and len(rule) == len(shape):
                 spec = list(rule)
                 break
         spec = [

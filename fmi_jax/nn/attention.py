@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from fmi_jax.nn import flash, hardware
 from fmi_jax.nn.linear import linear
-from fmi_jax.nn.shards import local_share
+from fmi_jax.nn.shards import along_model, fused_parts, local_share
 
 KERNELS = ("auto", "plain")
 """Values of `Execution.attention`: flash attention where the hardware has it, or never."""
@@ -42,8 +42,8 @@ class Attention(nnx.Module):
         """Tokens mixed over the first `length` of `n` (None: all); of them only `tokens`."""
         b, n, d = x.shape
         heads = (b, n, self.num_heads, d // self.num_heads)
-        parts = jnp.split(self.qkv(x), 3, axis=-1)
-        q, k, v = (jnp.moveaxis(part.reshape(heads), 2, 1) for part in parts)
+        parts = fused_parts(self.qkv(x), 3)
+        q, k, v = (along_model(jnp.moveaxis(part.reshape(heads), 2, 1), 1) for part in parts)
         y = dot_product_attention(q[:, :, tokens], k, v, length=length, kernel=self.kernel)
         return self.proj(jnp.moveaxis(y, 1, 2).reshape(b, -1, d))
 

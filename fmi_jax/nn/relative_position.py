@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from fmi_jax.nn import flash
 from fmi_jax.nn.attention import dot_product_attention, group_size, softmax_product
 from fmi_jax.nn.linear import linear
-from fmi_jax.nn.shards import local_share
+from fmi_jax.nn.shards import fused_parts, local_share
 from fmi_jax.nn.window_attention import join_windows, split_windows
 
 _FOLDED_WIDTH = 128  # of heads: up to it folding pays without flash attention, too
@@ -72,7 +72,7 @@ class RelativePositionAttention(nnx.Module):
             assert bias is not None
             filling = jnp.broadcast_to(bias[...].astype(qkv.dtype), (b, rows, cols, 3 * d))
             qkv = filling.at[:, :h, :w].set(qkv)
-        parts = jnp.split(qkv, 3, axis=-1)
+        parts = fused_parts(qkv, 3)
         if self.window is None:
             heads = (b, h * w, self.num_heads, d // self.num_heads)
             q, k, v = (jnp.moveaxis(part.reshape(heads), 2, 1) for part in parts)

@@ -47,7 +47,10 @@ class Partition:
         placement = placement or {}
         state = []
         for name, (path, abstract) in self.variables.items():
-            variable = abstract.replace(values[name])
+            value = values[name]
+            if (parts := shards.num_parts(name)) > 1:
+                value = shards.interleaved(value, parts)
+            variable = abstract.replace(value)
             axis = parallel.data_axis(placement[name]) if name in placement else None
             if axis is not None:
                 variable = shards.divided(variable, axis)
@@ -74,15 +77,29 @@ def named_values(model: nnx.Module) -> dict[str, Any]:
     }
 
 
-def partition(model: nnx.Module, trainable: Callable[[str], bool]) -> Partition:
+def partition(
+    model: nnx.Module, trainable: Callable[[str], bool], *, divided: bool = False
+) -> Partition:
     """Divide the arrays of an abstract `model` by `trainable`, asked for each native name.
 
     Running statistics go with the parameters beside them: those of a frozen layer stand still.
+
+    Args:
+      model: the network with its head.
+      trainable: whether the array of a native name learns.
+      divided: whether the "model" axis divides heads. Fused kernels are then kept as
+        `[i, parts, w]`, each part divided, and files have them as `[i, parts * w]`.
     """
     graphdef, state = nnx.split(model)
     variables = {
         ".".join(map(str, path)): (path, variable) for path, variable in nnx.to_flat_state(state)
     }
+    if divided:
+        for name, (path, variable) in variables.items():
+            value, parts = variable.get_value(), shards.num_parts(name)
+            if parts > 1:
+                shape = shards.kept_shape(name, value.shape)
+                variables[name] = (path, variable.replace(jax.ShapeDtypeStruct(shape, value.dtype)))
     learns = {name for name in variables if trainable(name)}
     params = tuple(n for n in variables if n in learns and isinstance(variables[n][1], nnx.Param))
     if not params:

@@ -122,7 +122,7 @@ def make_train_step(
     accumulate: int,
     mesh: Mesh,
     placement: Placement,
-    dtype: Any = jnp.float32,
+    dtype: Any,
 ) -> Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, Any]]]:
     """The step `(state, frozen, batch) -> (state, scalars)`; `state` is donated.
 
