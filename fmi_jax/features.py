@@ -29,6 +29,7 @@ from fmi_jax.data.prepared import PreparedDataset
 from fmi_jax.data.spec import SPLITS
 from fmi_jax.errors import UserError
 from fmi_jax.protocols.spec import Network, SplitFeatures
+from fmi_jax.training.kernel_errors import kernel_errors
 from fmi_jax.training.step import Arrays
 
 
@@ -121,12 +122,13 @@ def _features_of(
         )
         outputs = (step(network.arrays, parallel.to_devices(mesh, batch)) for batch in batches)
         rows = _in_order(outputs, ids)
-        if jax.process_index() == 0:
-            with _writing(where):
-                _write(path, about, shape, rows)
-            kept = np.load(path, mmap_mode="r")
-        else:  # its disk may be another one
-            kept = np.concatenate([*rows])
+        with kernel_errors(config.backbone):
+            if jax.process_index() == 0:
+                with _writing(where):
+                    _write(path, about, shape, rows)
+                kept = np.load(path, mmap_mode="r")
+            else:  # its disk may be another one
+                kept = np.concatenate([*rows])
     assert kept is not None
     return SplitFeatures(features=kept, labels=dataset.labels(split), ids=ids)
 

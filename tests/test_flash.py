@@ -12,11 +12,14 @@ from tolerances import BFLOAT16_PRODUCTS, PARITY_FORWARD, PARITY_GRADIENT
 
 from fmi_jax.classifiers.attentive import AttentiveClassifier
 from fmi_jax.classifiers.stacked import StackedClassifier
+from fmi_jax.config import BackboneConfig
+from fmi_jax.errors import UserError
 from fmi_jax.models import base
 from fmi_jax.models.base import Execution, create_abstract
 from fmi_jax.models.deit import TokenDeiT
 from fmi_jax.nn import attention, flash, hardware
 from fmi_jax.protocols.cka import layers
+from fmi_jax.training.kernel_errors import kernel_errors
 
 SEQUENCES = [name for name, spec in TINY.items() if spec.family.cls_first]
 
@@ -156,3 +159,22 @@ def test_gradients_do_not_see_the_padding_of_an_accelerator(name, monkeypatch):
         atol = PARITY_GRADIENT * max(np.abs(expected).max(), 1e-3)
         np.testing.assert_allclose(ours, expected, rtol=0, atol=atol)
     assert width[0] % 8 == 0
+
+
+@pytest.mark.parametrize(
+    ("raised", "attention", "message"),
+    [
+        ("cuDNN: CUDNN_STATUS_NOT_SUPPORTED\nmore", "auto", "config.backbone.attention=plain"),
+        ("RESOURCE_EXHAUSTED: Out of memory while trying", "auto", None),
+        ("INTERNAL: something else", "plain", None),
+    ],
+)
+def test_an_error_of_a_kernel_names_the_switch_that_turns_it_off(
+    raised, attention, message, monkeypatch
+):
+    monkeypatch.setattr(hardware, "platform", lambda: "gpu")
+    config = BackboneConfig(attention=attention)
+    expected = UserError if message else jax.errors.JaxRuntimeError
+    with pytest.raises(expected) as found, kernel_errors(config):
+        raise jax.errors.JaxRuntimeError(raised)
+    assert (message or raised) in str(found.value)

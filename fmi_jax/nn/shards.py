@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
@@ -26,6 +27,9 @@ DATA, MODEL = "data", "model"
 
 FUSED = {"attn.qkv": 3, "mlp.w12": 2}
 """Number of parts of each fused layer, by the end of its name."""
+
+GATHERED = "gathered"
+"""Name of what was gathered, for a policy of rematerialisation."""
 
 _DIVIDED = "divided"  # metadata of a variable: its dimension that DATA divides
 
@@ -70,6 +74,12 @@ def divided(variable: nnx.Variable, axis: int) -> nnx.Variable:
     return variable
 
 
+def has_divided(state: Any) -> bool:
+    """Whether a state has divided variables."""
+    leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    return any(variable.get_metadata().get(_DIVIDED) is not None for variable in leaves)
+
+
 def gathered(state: Any, dtype: Any) -> Any:
     """A state whose divided variables are whole.
 
@@ -86,7 +96,8 @@ def gathered(state: Any, dtype: Any) -> Any:
         value = variable.get_value()
         if value.ndim > 1:
             value = value.astype(dtype)
-        whole = variable.replace(jax.lax.all_gather(value, DATA, axis=axis, tiled=True))
+        value = jax.lax.all_gather(value, DATA, axis=axis, tiled=True)
+        whole = variable.replace(checkpoint_name(value, GATHERED))
         whole.set_metadata(_DIVIDED, None)
         return whole
 

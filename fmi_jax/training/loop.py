@@ -15,6 +15,7 @@ from fmi_jax.config import ExperimentConfig, OptimConfig
 from fmi_jax.errors import UserError
 from fmi_jax.training.evaluation import STEPS_AHEAD
 from fmi_jax.training.interrupt import Stopped, StopRequest
+from fmi_jax.training.kernel_errors import kernel_errors
 from fmi_jax.training.optim import warmup_steps
 from fmi_jax.training.step import Arrays, TrainState
 from fmi_jax.types import Batch
@@ -153,7 +154,8 @@ class Loop:
             with StopRequest() as stop:
                 for step in range(start_step, self.plan.total_steps):
                     batch = parallel.to_devices(self.mesh, next(self.batches))
-                    state, scalars = self.train_step(state, self.frozen, batch)
+                    train = self._first_step if step == start_step else self.train_step
+                    state, scalars = train(state, self.frozen, batch)
                     pending.append(scalars)
                     if len(pending) > STEPS_AHEAD:
                         jax.block_until_ready(pending[-1 - STEPS_AHEAD])
@@ -181,6 +183,10 @@ class Loop:
             self.writer.flush()
             self.checkpoints.wait()
         return state
+
+    def _first_step(self, state: TrainState, *args: Any) -> tuple[TrainState, dict[str, Any]]:
+        with kernel_errors(self.config.backbone):
+            return jax.block_until_ready(self.train_step(state, *args))
 
     def _write(self, pending: list[dict[str, Any]], done: int, state: TrainState) -> None:
         first = done - len(pending) + 1

@@ -1,0 +1,37 @@
+"""What to say when a kernel of an accelerator fails."""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+
+from fmi_jax.config import BackboneConfig
+from fmi_jax.errors import UserError
+from fmi_jax.nn import hardware
+
+_OTHER_CAUSES = ("RESOURCE_EXHAUSTED", "Out of memory")
+
+
+@contextlib.contextmanager
+def kernel_errors(config: BackboneConfig) -> Iterator[None]:
+    """Turn an error of the compiler or the device into a message that names the off switch.
+
+    Flash attention is the one part of a program that is written for one make of hardware and one
+    version of its libraries. Nothing changes where it is off, on a CPU, and where memory ran out.
+
+    Raises:
+      UserError: instead of what the block raised.
+    """
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
+        text = str(error)
+        off = config.attention == "plain" or hardware.platform() == "cpu"
+        if off or any(cause in text for cause in _OTHER_CAUSES):
+            raise
+        raise UserError(
+            f"the first step failed on this {hardware.platform().upper()}:"
+            f" {text.strip().splitlines()[0][:300]}. Flash attention may be at fault: expected a"
+            " kernel that this hardware and its libraries run. Without it, at the same numbers up"
+            " to rounding: --config.backbone.attention=plain"
+        ) from error
