@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 from fmi_jax.errors import UsageError
 from fmi_jax.types import Batch
@@ -87,13 +88,15 @@ def make_mesh(model_parallel: int = 1, devices: Sequence[Any] | None = None) -> 
 
 
 def check_batch_size(mesh: Mesh, batch_size: int, accumulate: int, name: str) -> None:
-    """Raise `UsageError` unless every device gets the same whole number of images."""
+    """Raise `UsageError` unless every share of "data" gets the same whole number of images in
+    every micro-batch. How many processes hold the shares does not matter."""
     share = mesh.shape["data"] * accumulate
-    if batch_size % share or (batch_size // accumulate) % jax.process_count():
+    if batch_size % share:
         low = batch_size // share * share
         valid = [size for size in (low, low + share) if size]
+        whose = "devices" if mesh.shape["model"] == 1 else "groups of devices"
         raise UsageError(
-            f"{name}={batch_size} cannot be divided over {mesh.shape['data']} devices"
+            f"{name}={batch_size} cannot be divided over {mesh.shape['data']} {whose}"
             f" x {accumulate} micro-batches; nearest valid: {' or '.join(map(str, valid))}."
         )
 
@@ -167,13 +170,42 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
+def held_places(mesh: Mesh, batch_size: int) -> Int[np.ndarray, "p"]:
+    """Places in a batch whose images the devices of this process hold, ascending, each once.
+
+    They need not follow each other: on a TPU pod the mesh runs along the torus and may come back
+    to a process. With `model_parallel` several processes may hold the same places.
+
+    Args:
+      mesh: from `make_mesh`.
+      batch_size: images in the whole batch; "data" divides it.
+    """
+    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    parts = {index[0].indices(batch_size) for index in held.values() if index is not None}
+    return np.concatenate([np.arange(*part) for part in sorted(parts)])
+
+
 def to_devices(mesh: Mesh, batch: Batch) -> dict[str, jax.Array]:
-    """This process's rows of a batch, as part of the global batch on the mesh."""
-    sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, value)
-        for name, value in batch.items()  # type: ignore[misc]
-    }
+    """The whole batch on the mesh, of which this process gives its part.
+
+    Args:
+      mesh: from `make_mesh`.
+      batch: the images at `held_places`, in that order.
+    """
+    count, sharding = mesh.shape["data"], batch_sharding(mesh)
+    shares = held_places(mesh, count).tolist()
+
+    def put(value: np.ndarray) -> jax.Array:
+        rows = len(value) // len(shares)  # of each share
+
+        def part(index: Any) -> np.ndarray:
+            at = shares.index((index[0].start or 0) // rows) * rows
+            return value[at : at + rows]
+
+        shape = (count * rows, *value.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return {name: put(value) for name, value in batch.items()}  # type: ignore[misc, arg-type]
 
 
 def place(value: np.ndarray | np.generic, sharding: NamedSharding) -> jax.Array:

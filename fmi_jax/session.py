@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Int
 
 from fmi_jax import metrics, parallel, runtime
 from fmi_jax.assembly import Assembly, assemble
@@ -69,6 +71,10 @@ class Session:
     def eval_batch_size(self) -> int:
         """Images per evaluation step."""
         return self.config.train.eval_batch_size or self.config.train.batch_size
+
+    def held_places(self, batch_size: int) -> Int[np.ndarray, "p"]:
+        """Places in a batch that this process reads; see `parallel.held_places`."""
+        return parallel.held_places(self.mesh, batch_size)
 
     @property
     def active(self) -> bool:
