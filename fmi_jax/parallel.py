@@ -1,4 +1,4 @@
-"""Where arrays live: the device mesh, sharding rules for parameters and batches, multi-host start.
+"""Where arrays live: the device mesh, sharding rules for parameters and batches.
 
 One mesh with axes ("data", "model") serves one CPU, eight GPUs and a pod. Batches are divided
 along "data". Parameters are copied to every device ("replicated"), divided along "data" as
@@ -6,7 +6,6 @@ well ("fsdp"), and, where the "model" axis has more than one device, the large m
 attention and MLP are divided along it too.
 """
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,40 +29,6 @@ _TENSOR_RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(.*\.)?mlp\.(fc1|w12)\.bias", PartitionSpec("model")),
     (r"(.*\.)?mlp\.(fc2|w3)\.kernel", PartitionSpec("model", None)),
 )
-
-
-def start_multi_host(
-    coordinator: str | None = None,
-    num_processes: int | None = None,
-    process_id: int | None = None,
-) -> None:
-    """Join the other processes of the run, if there are any.
-
-    With arguments, or under `JAX_COORDINATOR_ADDRESS`, Slurm, Open MPI or a TPU pod, calls
-    `jax.distributed.initialize`; on a lone machine does nothing. Must come before the first use
-    of a device.
-
-    Args:
-      coordinator: "host:port" of process 0.
-      num_processes: how many processes there are.
-      process_id: which one this is, from 0.
-    """
-    given = (coordinator, num_processes, process_id)
-    if any(value is not None for value in given):
-        if any(value is None for value in given):
-            raise UsageError(
-                "multi-host start needs all of --coordinator_address=HOST:PORT,"
-                f" --num_processes and --process_id; got {given}."
-            )
-        jax.distributed.initialize(coordinator, num_processes, process_id)
-        return
-    many_slurm_tasks = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and (
-        "SLURM_STEP_NODELIST" in os.environ
-    )
-    many_mpi_ranks = int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
-    tpu_pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
-    if "JAX_COORDINATOR_ADDRESS" in os.environ or many_slurm_tasks or many_mpi_ranks or tpu_pod:
-        jax.distributed.initialize()
 
 
 def make_mesh(model_parallel: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
