@@ -29,7 +29,7 @@ class Cluster(NamedTuple):
     """Processes that a launcher started together.
 
     Attributes:
-      name: "ompi", "slurm", "gketpu", "gcetpu" or "k8s".
+      name: "ompi", "slurm", "gcetpu" (Cloud TPU VMs), "gketpu" or "k8s".
       environment: jax's class that knows the others.
       processes: number of them.
     """
@@ -40,9 +40,9 @@ class Cluster(NamedTuple):
 
 
 class Neighbours(NamedTuple):
-    """Processes of a run on one machine: their number, and the place of this one among them."""
+    """Processes of a run on one machine: their number, and the place of this one, from 0."""
 
-    count: int
+    processes: int
     place: int
 
 
@@ -107,7 +107,9 @@ def find_cluster() -> Cluster | None:
             _check_kubernetes()
         with _asking(name):
             present = environment.is_env_present()
-            count = int(environment.get_process_count()) if present else 0
+            # Of a single host jax would ask a metadata server, which there may be none of.
+            alone = name == "gketpu" and _single_tpu_host()
+            count = int(environment.get_process_count()) if present and not alone else 1
         if name == "slurm":
             # SLURM_NTASKS, which jax reads, is in an interactive step what could be started.
             count = int(os.environ.get("SLURM_STEP_NUM_TASKS", count))
@@ -158,7 +160,8 @@ def own_gpus() -> list[int] | None:
 def unused_devices(root: Path = Path("/")) -> str | None:
     """One line that says so if the processes on this machine use fewer devices than it has.
 
-    Asks files alone. None where all are used, or where `JAX_PLATFORMS` names another kind.
+    Asks files alone. None where all are used, where `JAX_PLATFORMS` names another kind, and on
+    all but the first of several processes of a machine.
 
     Args:
       root: folder that holds `dev`.
@@ -171,8 +174,8 @@ def unused_devices(root: Path = Path("/")) -> str | None:
         if wanted and not {platform, "cuda" if platform == "gpu" else ""} & {*wanted.split(",")}:
             continue
         used = sum(device.platform == platform for device in jax.local_devices())
-        count = neighbours().count
-        if used * count >= there:
+        count, place = neighbours()
+        if used * count >= there or place != 0:
             continue
         hidden = [
             f"{name}={os.environ[name]}"
@@ -235,7 +238,7 @@ def _give_up(host: str, port: int, processes: int, place: int, seconds: int) -> 
     except OSError as error:
         message = (
             f"process 0 of the run did not answer at {host}:{port} within {seconds} s ({error}):"
-            " expected it to run on that host, and the port to be open to the others"
+            " expected it to be running on that host, and the port to be open to the others"
         )
     print(f"error: {message}.", file=sys.stderr, flush=True)
     os._exit(1)
@@ -250,10 +253,16 @@ def _check_port(port: int) -> None:
             socket.create_server(("", port)).close()
     except OSError as error:
         raise UserError(
-            f"port {port} of this machine cannot be listened on ({error.strerror}): expected a"
-            " free one for the processes to meet at; set --coordinator_address or"
-            " JAX_COORDINATOR_PORT to another on all of them."
+            f"process 0 cannot listen on port {port} of this machine"
+            f" ({os.strerror(error.errno or 0)}): expected a free one, where the processes meet;"
+            " set --coordinator_address or JAX_COORDINATOR_PORT to another on all of them."
         ) from error
+
+
+def _single_tpu_host() -> bool:
+    env = os.environ
+    hosts = env.get("TPU_PROCESS_ADDRESSES", env.get("TPU_WORKER_HOSTNAMES", ""))
+    return "," not in hosts and "MEGASCALE_NUM_SLICES" not in env
 
 
 def _check_mpi(size: str, rank: str) -> None:
@@ -310,8 +319,8 @@ def _environments() -> dict[str, Any]:
     return {
         "ompi": clusters.OmpiCluster,
         "slurm": clusters.SlurmCluster,
-        "gketpu": clusters.GkeTpuCluster,
         "gcetpu": clusters.GceTpuCluster,
+        "gketpu": clusters.GkeTpuCluster,
         "k8s": clusters.K8sCluster,
     }
 

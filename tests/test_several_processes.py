@@ -87,9 +87,9 @@ def scalars(workdir: Path, name: str) -> np.ndarray:
         ({"processes": 2, "devices": 2, "order": (0, 2, 3, 1), "runs": ("finetune", "probe_grid")},
          (0, 1, 1, 0), 4),
         # As `srun --ntasks=2` with one GPU each.
-        ({"processes": 2, "devices": 1, "order": (0, 1), "model": 2, "runs": ("finetune", "cka")},
-         (0, 1), 8),
-        ({"processes": 4, "devices": 1, "order": (2, 0, 3, 1), "model": 2, "runs": ("timing",)},
+        ({"processes": 2, "devices": 1, "order": (0, 1), "model": 2,
+          "runs": ("finetune", "cka", "timing")}, (0, 1), 8),
+        ({"processes": 4, "devices": 1, "order": (2, 0, 3, 1), "model": 2, "runs": ()},
          (2, 0, 3, 1), 4),
     ],
     ids=["two that come back", "two along model", "four along both"],

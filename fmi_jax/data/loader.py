@@ -146,7 +146,7 @@ def batches_of_rows(
     _keep_freed_memory()
     read = functools.partial(_read, dataset.split(split), dataset.info)
     options = _read_options(threads, _num_bytes(dataset.info, mine.shape[1]))
-    return iter(grain.MapDataset.source(mine).map(read).to_iter_dataset(options))
+    return iter(grain.MapDataset.source([*mine]).map(read).to_iter_dataset(options))
 
 
 def batch_ids(dataset: PreparedDataset, seed: int, step: int, batch_size: int) -> list[str]:
