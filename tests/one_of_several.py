@@ -36,6 +36,7 @@ class Job:
       devices: devices of each.
       order: devices in the order of the mesh, by their number.
       model: size of the mesh's "model" axis.
+      batch_size: images per step.
       runs: names of `RUNS` to carry out.
       config: path of the config file.
       folder: where results go.
@@ -46,17 +47,19 @@ class Job:
     devices: int
     order: tuple[int, ...]
     model: int
+    batch_size: int
     runs: tuple[str, ...]
     config: str
     folder: str
 
 
-def config_of(path: Path, model: int = 1) -> ExperimentConfig:
+def config_of(path: Path, batch_size: int, model: int = 1) -> ExperimentConfig:
     """A config of four steps with two validations, and with two micro-batches."""
     config = short_runs.read_config(path)
     config.train.max_steps = 4
     config.train.eval_every_epochs = 0.4
     config.train.bootstrap_samples = 0
+    config.train.batch_size = batch_size
     config.train.model_parallel = model
     config.optim.accumulate = 2
     config.augment.jitter_probability = 0.0  # takes long to compile
@@ -140,7 +143,7 @@ def main(job: Job, index: int) -> None:
         return Mesh(ordered, names, axis_types=axis_types)
 
     with mock.patch.object(jax, "make_mesh", make_mesh):
-        config, folder = config_of(Path(job.config), job.model), Path(job.folder)
+        config, folder = config_of(Path(job.config), job.batch_size, job.model), Path(job.folder)
         mesh = parallel.make_mesh(job.model)
         found = whole_batches(config, mesh) | features_of(config, mesh, folder / "features")
         found["held"] = np.array([device.process_index for device in mesh.devices.flat])

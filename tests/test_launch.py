@@ -17,7 +17,8 @@ import runs
 from jax._src import clusters, hardware_utils
 from jax._src.clusters import cloud_tpu_cluster
 
-from fmi_jax import cli, launch
+from fmi_jax import cli, launch, session
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError, UserError
 
 # Variables that launchers set.
@@ -313,6 +314,18 @@ def test_devices_that_a_run_leaves_unused_are_told(
     else:
         assert line is not None
         assert re.search(expected, line), line
+
+
+def test_a_run_tells_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "unused_devices", lambda: "this machine has more")
+    config = ExperimentConfig()
+    config.data.name, config.data.data_dir = "aptos2019", str(tmp_path)
+    config.train.batch_size = 8
+    with pytest.raises(UserError, match="aptos2019"):
+        session.begin(config, tmp_path / "run")
+    assert capsys.readouterr().err == "note: this machine has more\n"
 
 
 PROGRAM = """

@@ -84,13 +84,14 @@ def scalars(workdir: Path, name: str) -> np.ndarray:
     ("job", "held", "read"),
     [
         # As a row of a v5e-16 looks to two hosts.
-        ({"processes": 2, "devices": 2, "order": (0, 2, 3, 1), "runs": ("finetune", "probe_grid")},
-         (0, 1, 1, 0), 4),
-        # As `srun --ntasks=2` with one GPU each.
-        ({"processes": 2, "devices": 1, "order": (0, 1), "model": 2,
-          "runs": ("finetune", "cka", "timing")}, (0, 1), 8),
-        ({"processes": 4, "devices": 1, "order": (2, 0, 3, 1), "model": 2, "runs": ()},
-         (2, 0, 3, 1), 4),
+        ({"processes": 2, "devices": 2, "order": (0, 2, 3, 1), "model": 1, "batch_size": 8,
+          "runs": ("finetune", "probe_grid")}, (0, 1, 1, 0), 4),
+        # As `srun --ntasks=2` with one GPU each. Both hold every image, so 3 in each of two
+        # micro-batches need not be divided by the number of processes.
+        ({"processes": 2, "devices": 1, "order": (0, 1), "model": 2, "batch_size": 6,
+          "runs": ("finetune", "cka", "timing")}, (0, 1), 6),
+        ({"processes": 4, "devices": 1, "order": (2, 0, 3, 1), "model": 2, "batch_size": 10,
+          "runs": ()}, (2, 0, 3, 1), 5),
     ],
     ids=["two that come back", "two along model", "four along both"],
 )  # fmt: skip
@@ -98,11 +99,9 @@ def test_several_processes_do_what_one_does(
     squares: Path, tmp_path: Path, job: dict, held: tuple[int, ...], read: int
 ) -> None:
     one, several = tmp_path / "one", tmp_path / "several"
-    config = one_of_several.config_of(own_config(squares, one))
+    config = one_of_several.config_of(own_config(squares, one), job["batch_size"])
     path = own_config(squares, several)
-    found = carried_out(
-        Job(**{"model": 1} | job, port=free_port(), config=str(path), folder=str(several))
-    )
+    found = carried_out(Job(**job, port=free_port(), config=str(path), folder=str(several)))
 
     dataset = open_or_draw(squares, "squares", 16)
     size = config.train.batch_size
