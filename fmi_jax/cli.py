@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fmi_jax import __version__
 from fmi_jax.config import BackboneConfig
 from fmi_jax.entry import guarded, run_main
-from fmi_jax.errors import UsageError
+from fmi_jax.errors import UsageError, UserError
 from fmi_jax.huge_pages import restart_with_huge_pages
 
 if TYPE_CHECKING:  # it imports jax, which most commands do without
@@ -187,11 +187,18 @@ def _doctor(commands: argparse._SubParsersAction) -> None:
     def main(values: argparse.Namespace) -> None:
         import shutil
 
-        from fmi_jax import runtime
+        from fmi_jax import launch, runtime
 
         for name, version in runtime.versions().items():
             print(f"{name:18} {version}")
+        try:
+            cluster = launch.find_cluster()
+            started = f"{cluster.processes} on {cluster.name}" if cluster else "one, by hand"
+        except UserError as error:
+            started = str(error)
+        print(f"{'processes started':18} {started}")
         print(f"{'devices':18} {runtime.device()}")
+        print(f"{'devices not used':18} {launch.unused_devices() or 'none'}")
         free = shutil.disk_usage(Path.cwd()).free / 2**30
         print(f"{'free disk here':18} {free:.0f} GiB")
         prepared = sorted(p.parent for p in values.data_dir.glob("*/*/manifest.json"))

@@ -52,12 +52,13 @@ def run_main(argv: Sequence[str], default_config: Path | None) -> None:
         " resumes a run that was cut short.", flag_values=values,
     )  # fmt: skip
     flags.DEFINE_string(
-        "coordinator_address", None, "host:port of process 0 of a multi-host run; not needed on"
-        " Slurm, Open MPI or a TPU pod.", flag_values=values,
+        "coordinator_address", None, "host:port of process 0 of a run on several hosts; not needed"
+        " where the cluster tells it (docs/launch.md).", flag_values=values,
     )  # fmt: skip
     flags.DEFINE_integer(
-        "num_processes", None, "Processes of a multi-host run.", flag_values=values
-    )
+        "num_processes", None, "Processes of a run on several hosts; 1: this one, alone.",
+        flag_values=values,
+    )  # fmt: skip
     flags.DEFINE_integer("process_id", None, "Which process this is.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
 
@@ -94,9 +95,9 @@ def run_main(argv: Sequence[str], default_config: Path | None) -> None:
             " expected a fmi_jax.config.ExperimentConfig."
         )
     # Imported here: a wrong flag should not wait for JAX.
-    from fmi_jax import experiment, parallel
+    from fmi_jax import experiment, launch
 
-    parallel.start_multi_host(values.coordinator_address, values.num_processes, values.process_id)
+    launch.start(values.coordinator_address, values.num_processes, values.process_id)
     experiment.run(values.config, Path(values.workdir))
 
 

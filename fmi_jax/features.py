@@ -112,13 +112,13 @@ def _features_of(
     if not _everywhere(kept is not None):
         say(f"features of {len(ids)} {split} images: computing, kept in {path}")
         config = network.config
+        batch_size = config.train.eval_batch_size or config.train.batch_size
         batches = loader.eval_batches(
             dataset,
             split,
-            batch_size=config.train.eval_batch_size or config.train.batch_size,
+            batch_size=batch_size,
             threads=config.data.threads,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            places=parallel.held_places(mesh, batch_size),
         )
         outputs = (step(network.arrays, parallel.to_devices(mesh, batch)) for batch in batches)
         rows = _in_order(outputs, ids)

@@ -92,7 +92,6 @@ def on_features(session: Session) -> Subject:
     heads = nnx.eval_shape(lambda: FeatureHeads(assembly.create(jax.random.key(0)).head))  # type: ignore[attr-defined]
     structure = partition(heads, assembly.protocol.trainable(config, assembly.arch))
     placement = placement_of(assembly, config, session.mesh)
-    process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     return Subject(
         partition=structure,
         placement={name: placement[name] for name in structure.variables},
@@ -105,13 +104,13 @@ def on_features(session: Session) -> Subject:
             batch_size=config.train.batch_size,
             seed=config.train.seed,
             start_step=start_step,
-            **process,
+            places=session.held_places(config.train.batch_size),
         ),
         eval_batches=lambda split: feature_batches.eval_batches(
             splits[split].features,
             splits[split].labels,
             batch_size=session.eval_batch_size,
-            **process,
+            places=session.held_places(session.eval_batch_size),
         ),
     )
 

@@ -1,4 +1,4 @@
-"""Where arrays live: the device mesh, sharding rules for parameters and batches, multi-host start.
+"""Where arrays live: the device mesh, sharding rules for parameters and batches.
 
 One mesh with axes ("data", "model") serves one CPU, eight GPUs and a pod. Batches are divided
 along "data". Parameters are copied to every device ("replicated"), divided along "data" as
@@ -6,7 +6,6 @@ well ("fsdp"), and, where the "model" axis has more than one device, the large m
 attention and MLP are divided along it too.
 """
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 from fmi_jax.errors import UsageError
 from fmi_jax.types import Batch
@@ -30,40 +30,6 @@ _TENSOR_RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(.*\.)?mlp\.fc1\.bias", PartitionSpec("model")),
     (r"(.*\.)?mlp\.(fc2|w3)\.kernel", PartitionSpec("model", None)),
 )
-
-
-def start_multi_host(
-    coordinator: str | None = None,
-    num_processes: int | None = None,
-    process_id: int | None = None,
-) -> None:
-    """Join the other processes of the run, if there are any.
-
-    With arguments, or under `JAX_COORDINATOR_ADDRESS`, Slurm, Open MPI or a TPU pod, calls
-    `jax.distributed.initialize`; on a lone machine does nothing. Must come before the first use
-    of a device.
-
-    Args:
-      coordinator: "host:port" of process 0.
-      num_processes: how many processes there are.
-      process_id: which one this is, from 0.
-    """
-    given = (coordinator, num_processes, process_id)
-    if any(value is not None for value in given):
-        if any(value is None for value in given):
-            raise UsageError(
-                "multi-host start needs all of --coordinator_address=HOST:PORT,"
-                f" --num_processes and --process_id; got {given}."
-            )
-        jax.distributed.initialize(coordinator, num_processes, process_id)
-        return
-    many_slurm_tasks = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and (
-        "SLURM_STEP_NODELIST" in os.environ
-    )
-    many_mpi_ranks = int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
-    tpu_pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
-    if "JAX_COORDINATOR_ADDRESS" in os.environ or many_slurm_tasks or many_mpi_ranks or tpu_pod:
-        jax.distributed.initialize()
 
 
 def make_mesh(model_parallel: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
@@ -88,13 +54,15 @@ def make_mesh(model_parallel: int = 1, devices: Sequence[Any] | None = None) -> 
 
 
 def check_batch_size(mesh: Mesh, batch_size: int, accumulate: int, name: str) -> None:
-    """Raise `UsageError` unless every device gets the same whole number of images."""
+    """Raise `UsageError` unless every share of "data" gets the same whole number of images in
+    every micro-batch. How many processes hold the shares does not matter."""
     share = mesh.shape["data"] * accumulate
-    if batch_size % share or (batch_size // accumulate) % jax.process_count():
+    if batch_size % share:
         low = batch_size // share * share
         valid = [size for size in (low, low + share) if size]
+        whose = "devices" if mesh.shape["model"] == 1 else "groups of devices"
         raise UsageError(
-            f"{name}={batch_size} cannot be divided over {mesh.shape['data']} devices"
+            f"{name}={batch_size} cannot be divided over {mesh.shape['data']} {whose}"
             f" x {accumulate} micro-batches; nearest valid: {' or '.join(map(str, valid))}."
         )
 
@@ -208,13 +176,42 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
+def held_places(mesh: Mesh, batch_size: int) -> Int[np.ndarray, "p"]:
+    """Places in a batch whose images the devices of this process hold, ascending, each once.
+
+    They need not follow each other: on a TPU pod the mesh runs along the torus and may come back
+    to a process. With `model_parallel` several processes may hold the same places.
+
+    Args:
+      mesh: from `make_mesh`.
+      batch_size: images in the whole batch; "data" divides it.
+    """
+    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    parts = {index[0].indices(batch_size) for index in held.values() if index is not None}
+    return np.concatenate([np.arange(*part) for part in sorted(parts)])
+
+
 def to_devices(mesh: Mesh, batch: Batch) -> dict[str, jax.Array]:
-    """This process's rows of a batch, as part of the global batch on the mesh."""
-    sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, value)
-        for name, value in batch.items()  # type: ignore[misc]
-    }
+    """The whole batch on the mesh, of which this process gives its part.
+
+    Args:
+      mesh: from `make_mesh`.
+      batch: the images at `held_places`, in that order.
+    """
+    count, sharding = mesh.shape["data"], batch_sharding(mesh)
+    shares = held_places(mesh, count).tolist()
+
+    def put(value: np.ndarray) -> jax.Array:
+        rows = len(value) // len(shares)  # of each share
+
+        def part(index: Any) -> np.ndarray:
+            at = shares.index((index[0].start or 0) // rows) * rows
+            return value[at : at + rows]
+
+        shape = (count * rows, *value.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return {name: put(value) for name, value in batch.items()}  # type: ignore[misc, arg-type]
 
 
 def place(value: np.ndarray | np.generic, sharding: NamedSharding) -> jax.Array:

@@ -3,13 +3,16 @@
 import dataclasses
 import datetime
 import hashlib
+import sys
 import time
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Int
 
-from fmi_jax import metrics, parallel, runtime
+from fmi_jax import launch, metrics, parallel, runtime
 from fmi_jax.assembly import Assembly, assemble
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepare import open_or_draw
@@ -70,6 +73,10 @@ class Session:
         """Images per evaluation step."""
         return self.config.train.eval_batch_size or self.config.train.batch_size
 
+    def held_places(self, batch_size: int) -> Int[np.ndarray, "p"]:
+        """Places in a batch that this process reads; see `parallel.held_places`."""
+        return parallel.held_places(self.mesh, batch_size)
+
     @property
     def active(self) -> bool:
         """Whether this process writes files and speaks."""
@@ -97,6 +104,9 @@ def begin(config: ExperimentConfig, workdir: Path) -> Session:
     """
     clock = Clock()
     mesh = parallel.make_mesh(config.train.model_parallel)
+    unused = launch.unused_devices()
+    if unused is not None:
+        print(f"note: {unused}", file=sys.stderr)
     eval_batch_size = config.train.eval_batch_size or config.train.batch_size
     parallel.check_batch_size(
         mesh, config.train.batch_size, config.optim.accumulate, "train.batch_size"

@@ -116,7 +116,6 @@ def on_images(session: Session) -> Subject:
     """The classifier of the session, on images that are augmented anew in every step."""
     config, assembly, info = session.config, session.assembly, session.info
     placement = placement_of(assembly, config, session.mesh)
-    process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     return Subject(
         partition=assembly.partition,
         placement=placement,
@@ -130,14 +129,14 @@ def on_images(session: Session) -> Subject:
             start_step=start_step,
             threads=config.data.threads,
             workers=config.data.workers,
-            **process,
+            places=session.held_places(config.train.batch_size),
         ),
         eval_batches=lambda split: loader.eval_batches(
             session.dataset,
             split,
             batch_size=session.eval_batch_size,
             threads=config.data.threads,
-            **process,
+            places=session.held_places(session.eval_batch_size),
         ),
     )
 

@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.classifiers": {"types", "errors", "nn", "models.base", "jax"},
     "fmi_jax.augment": {"types", "errors", "config", "jax"},
     "fmi_jax.parallel": {"types", "errors", "jax"},
+    "fmi_jax.launch": {"errors", "jax"},
     "fmi_jax.writers": {"types", "errors", "config"},
     "fmi_jax.checkpoints.run": {"errors", "atomic", "nn.shards", "jax"},
     "fmi_jax.checkpoints": {"errors", "atomic", "models.base", "jax"},

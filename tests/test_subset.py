@@ -131,13 +131,13 @@ def test_its_images_are_those_of_its_ids(dataset):
         assert part.split("train")[row][1] == label == part.labels("train")[row]
 
 
-@pytest.mark.parametrize("options", [{}, {"workers": 1}, {"process_count": 2}], ids=str)
+@pytest.mark.parametrize("options", [(1, 0), (1, 1), (2, 0)], ids=str)
 def test_batches_hold_the_part_alone_whoever_reads_them(dataset, options):
     part = training_subset(dataset, fraction=0.5)
-    hosts = options.get("process_count", 1)
+    hosts, workers = options
     streams = [
-        train_batches(part, batch_size=4, seed=7, threads=1, process_index=p, **options)
-        for p in range(hosts)
+        train_batches(part, batch_size=4, seed=7, threads=1, workers=workers, places=places)
+        for places in np.split(np.arange(4), hosts)
     ]
     steps = [[next(stream) for stream in streams] for _ in range(11)]  # four passes
     rows = np.concatenate([batch["index"] for batch in itertools.chain(*steps)])

@@ -334,6 +334,13 @@ def test_a_batch_that_does_not_divide_is_refused(size: int, message: str) -> Non
         parallel.check_batch_size(mesh, size, 2, "train.batch_size")
 
 
+def test_a_group_of_devices_takes_one_share_of_a_batch() -> None:
+    mesh = parallel.make_mesh(4, jax.devices()[:8])
+    parallel.check_batch_size(mesh, 6, 3, "train.batch_size")
+    with pytest.raises(UsageError, match=r"over 2 groups of devices x 3 micro.*valid: 6 or 12"):
+        parallel.check_batch_size(mesh, 8, 3, "train.batch_size")
+
+
 def test_loss_per_task() -> None:
     logits = jnp.array([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0]])
     labels = jnp.array([0, 2])

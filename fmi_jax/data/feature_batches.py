@@ -1,9 +1,10 @@
 """Batches of features that are computed already, in the order in which images would come."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from fmi_jax.data.loader import batch_rows
 from fmi_jax.types import Batch
@@ -16,16 +17,11 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int,
-    process_index: int,
-    process_count: int,
+    places: Int[np.ndarray, "p"],
 ) -> Iterator[Batch]:
     """As `loader.train_batches`, with features where a batch has images."""
-    part = batch_size // process_count
-    step = start_step
-    while True:
-        rows = np.array(batch_rows(len(features), seed, step, batch_size), np.int32)
-        yield _batch(features, labels, rows[part * process_index :][:part])
-        step += 1
+    for step in itertools.count(start_step):
+        yield _batch(features, labels, batch_rows(len(features), seed, step, batch_size, places))
 
 
 def eval_batches(
@@ -33,15 +29,13 @@ def eval_batches(
     labels: np.ndarray,
     *,
     batch_size: int,
-    process_index: int,
-    process_count: int,
+    places: Int[np.ndarray, "p"],
 ) -> Iterator[Batch]:
     """As `loader.eval_batches`, with features where a batch has images."""
-    part = batch_size // process_count
     rows = np.arange(-(-len(features) // batch_size) * batch_size, dtype=np.int32)
     rows[len(features) :] = -1
-    for start in range(part * process_index, len(rows), batch_size):
-        yield _batch(features, labels, rows[start : start + part])
+    for batch in rows.reshape(-1, batch_size):
+        yield _batch(features, labels, batch[places])
 
 
 def _batch(features: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Batch:

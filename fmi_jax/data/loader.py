@@ -1,8 +1,8 @@
 """Batches from a prepared data set: a pure function of seed and step, whatever reads them.
 
-The order of training is drawn over row numbers, batches are cut from it, and only then are the
-batches dealt out to processes, workers and threads. So a batch does not depend on their numbers,
-and resuming needs the step alone.
+The order of training is drawn over row numbers and cut into batches. A process reads only the
+places of each batch that its devices hold, wherever they lie, and steps are dealt out to workers
+and threads. So a batch does not depend on their numbers, and resuming needs the step alone.
 
 Memory is bounded. At most `READ_AHEAD_BYTES` of batches are read ahead (or two batches, where
 two are larger), in this process and in each worker; and a training split of up to
@@ -32,7 +32,7 @@ READ_AHEAD_BYTES = 2**30
 IN_MEMORY_BYTES = 2**30
 """Of pixels in the largest training split whose images are decompressed only once."""
 
-_PASSES = 2**31  # "without end": grain's own endless length overflows with batches of one image
+_PASSES = _STEPS = 2**31  # "without end": grain's own endless length overflows
 _LIBC = ctypes.CDLL(None)
 _NAMED = 3  # images of a batch that a message names
 
@@ -45,14 +45,13 @@ def train_batches(
     start_step: int = 0,
     threads: int = 0,
     workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    places: Int[np.ndarray, "p"] | None = None,
 ) -> Iterator[Batch]:
-    """This process's part of the training batches from step `start_step` on, without end.
+    """Training batches from step `start_step` on, without end, or a process's part of them.
 
     Every pass goes over the whole split in a new order. A batch may reach over the border of two
     passes (and over several, if it is larger than the split): no image is dropped or repeated
-    within a pass. Process `p` of `n` gets the `p`-th of `n` equal, contiguous parts of each batch.
+    within a pass.
 
     Args:
       dataset: from `open_dataset`.
@@ -61,22 +60,26 @@ def train_batches(
       start_step: the first step, counted from 0.
       threads: reading threads, in this process or in each worker; 0: one per CPU core.
       workers: reading processes beside this one; 0: none. With them nothing stays in memory.
-      process_index, process_count: this process among those that train together.
+      places: places in each batch to read, 0 to `batch_size - 1` (`parallel.held_places`); None:
+        all.
 
     Raises:
-      UsageError: `batch_size` cannot be divided among the processes, or `seed` is out of range.
+      UsageError: `batch_size` is not positive, or `seed` is out of range.
       UserError: (from the iterator) a record is damaged, or a worker was killed; no batch comes
         after that.
     """
-    part = _part(batch_size, process_count)
+    places = _places(batch_size, places)
     order = _order(dataset.info.counts["train"], seed)
     _keep_freed_memory()
     source = dataset.split("train")
     if not workers and _num_bytes(dataset.info, len(source)) <= IN_MEMORY_BYTES:
         source = InMemorySplit(source)
-    batches = order.batch(part).map(functools.partial(_read, source, dataset.info))
-    mine = batches[start_step * process_count + process_index :: process_count]
-    reader = mine.to_iter_dataset(_read_options(threads, _num_bytes(dataset.info, part)))
+
+    def read(step: int) -> Batch:
+        return _read(source, dataset.info, _rows_at(order, step * batch_size + places))
+
+    batches = grain.MapDataset.range(start_step, _STEPS).map(read)
+    reader = batches.to_iter_dataset(_read_options(threads, _num_bytes(dataset.info, len(places))))
     if workers:
         if not flags.FLAGS.is_parsed():  # grain reads absl flags when it starts workers
             flags.FLAGS.mark_as_parsed()
@@ -94,19 +97,26 @@ def eval_batches(
     *,
     batch_size: int,
     threads: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    places: Int[np.ndarray, "p"] | None = None,
 ) -> Iterator[Batch]:
-    """This process's part of the batches of one pass over a split, in the order of its rows.
+    """Batches of one pass over a split in the order of its rows, or a process's part of them.
 
     Every image comes exactly once. The last batch is filled up with padding (zeros, `mask` 0,
     `index` -1), and every process gets equally many batches, so that none waits for another.
 
+    Args:
+      dataset: from `open_dataset`.
+      split: its name.
+      batch_size: images per batch, over all processes.
+      threads: reading threads; 0: one per CPU core.
+      places: places in each batch to read, 0 to `batch_size - 1` (`parallel.held_places`); None:
+        all.
+
     Raises:
-      UsageError: no such split, or `batch_size` cannot be divided among the processes.
+      UsageError: no such split, or `batch_size` is not positive.
       UserError: (from the iterator) a record is damaged.
     """
-    _part(batch_size, process_count)
+    _places(batch_size, places)
     count = len(dataset.split(split))
     rows = np.r_[np.arange(count), np.full(-count % batch_size, -1)]
     return batches_of_rows(
@@ -114,8 +124,7 @@ def eval_batches(
         split,
         rows.reshape(-1, batch_size),
         threads=threads,
-        process_index=process_index,
-        process_count=process_count,
+        places=places,
     )
 
 
@@ -125,33 +134,33 @@ def batches_of_rows(
     rows: Int[np.ndarray, "n b"],
     *,
     threads: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    places: Int[np.ndarray, "p"] | None = None,
 ) -> Iterator[Batch]:
-    """This process's part of `n` batches of the given rows of a split; -1 is padding.
+    """`n` batches of the given rows of a split, or the given places of each; -1 is padding.
 
     Raises:
-      UsageError: no such split, or `b` cannot be divided among the processes.
+      UsageError: no such split.
       UserError: (from the iterator) a record is damaged.
     """
-    part = _part(rows.shape[1], process_count)
+    mine = rows[:, _places(rows.shape[1], places)]
     _keep_freed_memory()
     read = functools.partial(_read, dataset.split(split), dataset.info)
-    batches = grain.MapDataset.source(rows.ravel().tolist()).batch(part).map(read)
-    options = _read_options(threads, _num_bytes(dataset.info, part))
-    return iter(batches[process_index::process_count].to_iter_dataset(options))
+    options = _read_options(threads, _num_bytes(dataset.info, mine.shape[1]))
+    return iter(grain.MapDataset.source([*mine]).map(read).to_iter_dataset(options))
 
 
 def batch_ids(dataset: PreparedDataset, seed: int, step: int, batch_size: int) -> list[str]:
     """Ids of the images of the whole training batch of `step`, without reading an image."""
     ids = dataset.ids("train")
-    return [ids[row] for row in batch_rows(len(ids), seed, step, batch_size)]
+    places = np.arange(batch_size)
+    return [ids[row] for row in batch_rows(len(ids), seed, step, batch_size, places)]
 
 
-def batch_rows(count: int, seed: int, step: int, batch_size: int) -> list[int]:
-    """Rows of the whole training batch of `step`, of a split of `count` images."""
-    order = _order(count, seed)
-    return [int(order[step * batch_size + i]) for i in range(batch_size)]  # type: ignore[arg-type]
+def batch_rows(
+    count: int, seed: int, step: int, batch_size: int, places: Int[np.ndarray, "p"]
+) -> Int[np.ndarray, "p"]:
+    """Rows at the given places of the training batch of `step`, of a split of `count` images."""
+    return _rows_at(_order(count, seed), step * batch_size + places)
 
 
 def _order(count: int, seed: int) -> grain.MapDataset:
@@ -161,13 +170,14 @@ def _order(count: int, seed: int) -> grain.MapDataset:
     return grain.MapDataset.source(range(count)).shuffle(seed=seed).repeat(_PASSES)
 
 
-def _part(batch_size: int, process_count: int) -> int:
-    if batch_size < 1 or batch_size % process_count:
-        raise UsageError(
-            f"batch size {batch_size}: expected a positive multiple of {process_count},"
-            " the number of processes."
-        )
-    return batch_size // process_count
+def _rows_at(order: grain.MapDataset, positions: np.ndarray) -> Int[np.ndarray, "p"]:
+    return np.array([order[position] for position in positions.tolist()], np.int32)
+
+
+def _places(batch_size: int, places: np.ndarray | None) -> np.ndarray:
+    if batch_size < 1:
+        raise UsageError(f"batch size {batch_size}: expected 1 or more.")
+    return np.arange(batch_size) if places is None else places
 
 
 def _num_bytes(info: DatasetInfo, count: int) -> int:

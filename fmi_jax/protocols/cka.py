@@ -222,16 +222,14 @@ def _shapes(network: Network, context: AnalysisContext) -> dict[str, tuple[int, 
 
 def _batches(context: AnalysisContext, rows: Sequence[np.ndarray]) -> Iterator[Batch]:
     """The batches of these rows, filled up so that the devices can share them."""
-    share = context.mesh.shape["data"]
-    size = -(-max(map(len, rows)) // share) * share
+    size = parallel.whole_shares(context.mesh, max(map(len, rows)))
     padded = [np.pad(some, (0, size - len(some)), constant_values=-1) for some in rows]
     return loader.batches_of_rows(
         context.dataset,
         context.config.cka.split,
         np.stack(padded),
         threads=context.config.data.threads,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        places=parallel.held_places(context.mesh, size),
     )
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import Array
 
-from fmi_jax import atomic
+from fmi_jax import atomic, parallel
 from fmi_jax.config import BackboneConfig
 from fmi_jax.cores import available_cores
 from fmi_jax.protocol_config import TimingConfig, TransformerConfig
@@ -127,7 +127,9 @@ def _title(backbone: BackboneConfig) -> str:
 
 def _prepare(title: str, network: Network, context: AnalysisContext, batch_size: int) -> Subject:
     device = jax.local_devices()[0]
-    arrays = jax.device_put(network.arrays, device)
+    everywhere = parallel.replicated(context.mesh)  # parts of them may be on other hosts
+    whole = jax.jit(lambda arrays: arrays, out_shardings=everywhere)(network.arrays)
+    arrays = jax.device_put(jax.device_get(whole), device)
     info = context.dataset.info
     passes = []
     for size in (1, batch_size):
