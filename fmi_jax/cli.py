@@ -192,6 +192,7 @@ def _doctor(commands: argparse._SubParsersAction) -> None:
         for name, version in runtime.versions().items():
             print(f"{name:18} {version}")
         print(f"{'devices':18} {runtime.device()}")
+        print(f"{'backbone.dtype':18} {runtime.compute_type()}")
         free = shutil.disk_usage(Path.cwd()).free / 2**30
         print(f"{'free disk here':18} {free:.0f} GiB")
         prepared = sorted(p.parent for p in values.data_dir.glob("*/*/manifest.json"))
