@@ -31,34 +31,21 @@ def linear(
 
 
 class Linear(nnx.Linear):
-    """An `nnx.Linear` that sums the gradient of its bias in float32 where a CPU has bfloat16.
+    """An `nnx.Linear` that rounds once where a CPU has instructions for bfloat16.
 
-    In bfloat16 itself XLA sums them so slowly there that it takes as long as a product.
+    There the gradient of the bias is a sum in float32, too: in bfloat16 XLA on a CPU takes as
+    long for it as for a product.
     """
 
     def __call__(self, inputs: Float[Array, "*n i"], out_sharding=None) -> Float[Array, "*n o"]:
         """The layer's output, in its compute type."""
         if self.dtype != jnp.bfloat16 or not hardware.bfloat16_products():
             return super().__call__(inputs, out_sharding)
-        x, kernel = inputs.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        y = flat_product(x, kernel)
-        return y if self.bias is None else _plus(y, self.bias[...])
-
-
-@jax.custom_vjp
-def _plus(y: Float[Array, "*n o"], bias: Float[Array, " o"]) -> Float[Array, "*n o"]:
-    return (y + bias).astype(y.dtype)
-
-
-def _plus_forward(y: Array, bias: Array) -> tuple[Array, None]:
-    return _plus(y, bias), None
-
-
-def _plus_backward(_: None, dy: Array) -> tuple[Array, Array]:
-    return dy, dy.astype(jnp.float32).sum(axis=tuple(range(dy.ndim - 1)))
-
-
-_plus.defvjp(_plus_forward, _plus_backward)
+        *n, width = inputs.shape
+        y = _bfloat16_product(inputs.reshape(math.prod(n), width), self.kernel[...])
+        if self.bias is not None:
+            y = y + self.bias[...]
+        return y.astype(self.dtype).reshape(*n, self.out_features)
 
 
 def flat_product(
@@ -73,7 +60,7 @@ def flat_product(
     *n, width = x.shape
     flat = x.reshape(math.prod(n), width)
     if x.dtype == kernel.dtype == jnp.bfloat16 and hardware.bfloat16_products():
-        y = _bfloat16_product(flat, kernel)
+        y = _bfloat16_product(flat, kernel).astype(jnp.bfloat16)
     else:
         y = jax.lax.dot_general(flat, kernel, (((1,), (0,)), ((), ())), **options)
     return y.reshape(*n, kernel.shape[1])
@@ -81,25 +68,29 @@ def flat_product(
 
 @jax.custom_vjp
 def _bfloat16_product(x: Float[Array, "n i"], kernel: Float[Array, "i o"]) -> Float[Array, "n o"]:
-    """`x @ kernel` by the bfloat16 instructions of a CPU, and so its gradients.
+    """`x @ kernel` of both rounded to bfloat16, summed in float32, and so its gradients.
 
-    XLA takes them only for a product that sums in float32 and whose left operand lies with the
-    summed axis last; any other it computes in float32, its operands converted first. It decides
-    so before it simplifies the program, and where a neighbouring transposition is drawn into the
-    product later on, the program fails as it runs. Hence the walls around it.
+    XLA on a CPU takes its bfloat16 instructions only for a product that sums in float32 and whose
+    left operand lies with the summed axis last; any other it computes in float32, its operands
+    converted first. It decides so before it simplifies the program, and where a neighbouring
+    transposition is drawn into the product later on, the program fails as it runs. Hence the
+    walls around it.
     """
-    return _summed_in_float32(x, kernel, 0).astype(jnp.bfloat16)
+    return _bfloat16_forward(x, kernel)[0]
 
 
-def _bfloat16_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _bfloat16_product(x, kernel), (x, kernel)
+def _bfloat16_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    narrow = x.astype(jnp.bfloat16)
+    y = _summed_in_float32(narrow, kernel.astype(jnp.bfloat16), 0)
+    return y, (narrow, kernel, jnp.zeros((), x.dtype))
 
 
-def _bfloat16_backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    x, kernel = kept
-    dx = _summed_in_float32(dy, kernel, 1)
+def _bfloat16_backward(kept: tuple[Array, Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel, like_x = kept
+    dy = dy.astype(jnp.bfloat16)
+    dx = _summed_in_float32(dy, kernel.astype(jnp.bfloat16), 1)
     dkernel = _summed_in_float32(_turned(x), dy, 0)
-    return dx.astype(jnp.bfloat16), dkernel.astype(jnp.bfloat16)
+    return dx.astype(like_x.dtype), dkernel.astype(kernel.dtype)
 
 
 _bfloat16_product.defvjp(_bfloat16_forward, _bfloat16_backward)
