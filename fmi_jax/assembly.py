@@ -83,6 +83,7 @@ def assemble(config: ExperimentConfig, channels: int, num_classes: int) -> Assem
     arch = arch.truncated(last if last >= 0 else arch.num_blocks - 1)
     execution = Execution(
         dtype=hardware.compute_type(config.backbone.dtype),
+        attention=config.backbone.attention,
         remat=config.backbone.remat,
         drop_path=config.backbone.drop_path,
     )

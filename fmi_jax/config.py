@@ -127,6 +127,7 @@ class BackboneConfig:
         (float32 on NVIDIA's below compute capability 8.0, which have no bfloat16) and float32 on
         a CPU. With AVX512-BF16 or AMX a CPU takes about half the time in bfloat16 (`fmi-jax
         doctor` says whether it has them; docs/performance.md what it costs in digits).
+      attention: "auto" (flash attention on GPUs and TPUs that have it) or "plain" (never).
       remat: recompute blocks in the backward pass to save memory.
       drop_path: stochastic depth rate of the last block.
     """
@@ -140,6 +141,7 @@ class BackboneConfig:
     last_block: int = -1
     frozen_blocks: int = 0
     dtype: str = "auto"
+    attention: str = "auto"
     remat: bool = False
     drop_path: float = 0.0
 

@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.checkpoints.run": {"errors", "atomic", "jax"},
     "fmi_jax.checkpoints": {"errors", "atomic", "models.base", "jax"},
     "fmi_jax.training": {
-        *("types", "errors", "config", "metrics", "parallel", "writers", "jax"),
+        *("types", "errors", "config", "metrics", "nn", "parallel", "writers", "jax"),
         "checkpoints.run",
     },
     "fmi_jax.cka": {"types", "errors", "jax"},

@@ -10,6 +10,7 @@ from compiling import AS_FOR_USERS
 from flax import nnx
 from tolerances import BFLOAT16_ROUNDING
 
+from fmi_jax import parallel
 from fmi_jax.nn import hardware
 from fmi_jax.nn.conv import convolution
 from fmi_jax.nn.linear import flat_product, linear
@@ -170,8 +171,7 @@ def test_layers_in_a_loop_on_several_devices_and_mapped(with_products):
     assert_close(jax.jit(in_loop)(kernel, x), whole)
     mapped = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(kernel, x)
     assert_close(mapped.astype(jnp.float32).sum(0), whole)
-    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
-    rows = jax.NamedSharding(mesh, jax.P("data"))
+    rows = parallel.batch_sharding(parallel.make_mesh(devices=jax.devices()[:2]))
     assert_close(jax.jit(jax.grad(loss))(kernel, jax.device_put(x, rows)), whole)
 
 

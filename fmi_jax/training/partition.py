@@ -6,6 +6,10 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.sharding import NamedSharding
+
+from fmi_jax import parallel
+from fmi_jax.nn import shards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +30,30 @@ class Partition:
     stats: tuple[str, ...]
     frozen: tuple[str, ...]
 
-    def merge(self, *parts: Mapping[str, Any]) -> Any:
-        """The model with the arrays of `parts`, which together name every variable once."""
+    def merge(
+        self, *parts: Mapping[str, Any], placement: Mapping[str, NamedSharding] | None = None
+    ) -> Any:
+        """The model with the arrays of `parts`, which together name every variable once.
+
+        Args:
+          parts: arrays by name.
+          placement: where arrays live, in a program by shard (`parallel.by_shard`), which sees
+            its own part of them. What is divided over "data" is gathered: that of a block when
+            the block runs, everything else here. An array that is not named is whole.
+        """
         values: dict[str, Any] = {}
         for part in parts:
             values |= part
-        state = [(path, var.replace(values[name])) for name, (path, var) in self.variables.items()]
+        placement = placement or {}
+        state = []
+        for name, (path, abstract) in self.variables.items():
+            variable = abstract.replace(values[name])
+            axis = parallel.data_axis(placement[name]) if name in placement else None
+            if axis is not None:
+                variable = shards.divided(variable, axis)
+                if "blocks" not in path:
+                    variable = shards.gathered(variable, variable.get_value().dtype)
+            state.append((path, variable))
         return nnx.merge(self.graphdef, nnx.from_flat_state(state))
 
     def read(self, model: nnx.Module, names: tuple[str, ...]) -> dict[str, Any]:
