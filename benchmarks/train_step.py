@@ -1,13 +1,17 @@
-"""Forward pass and training step in float32 on a CPU: ours beside PyTorch's.
+"""Forward pass and training step on a CPU: ours beside PyTorch's.
 
     python benchmarks/train_step.py                 every row
     python benchmarks/train_step.py deit_base       one of them
+    python benchmarks/train_step.py deit_base --sides ours_bfloat16 torch_bfloat16
 
-PyTorch runs eager, with the code that published the backbone or timm's: a linear classifier of
-five classes on the feature that the study reads, trained by clipped AdamW. Both sides have huge
-pages (as `run.py` sets them) and run in turn, each in a process of its own, on the same two cores;
-a round gives one time of each, and a ratio. Writes `benchmarks/results/train_step_cpu.json`,
-row by row, and prints a table.
+The sides: ours and eager PyTorch in float32; both in bfloat16 (PyTorch's by autocast, parameters
+in float32 on both sides); `torch.compile` and ONNX Runtime in float32, forward only. PyTorch runs
+the code that published the backbone or timm's: a linear classifier of five classes on the feature
+that the study reads, trained by clipped AdamW. All have huge pages (as `run.py` sets them) and run
+in turn, each in a process of its own, on the same two cores; a round gives one time of each, and a
+ratio to eager PyTorch in float32. Processor time is beside it: other programs on the machine
+stretch it less. Writes `benchmarks/results/train_step_CPU.json`, row by row and side by side, and
+prints a table. `torch.compile` needs a C++ compiler, ONNX Runtime `pip install '.[bench]'`.
 """
 
 import argparse
@@ -16,18 +20,20 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 THREADS = 2
 CLASSES = 5
-RESULTS = Path(__file__).parent / "results" / "train_step_cpu.json"
-PACKAGES = ("jax", "flax", "torch", "timm", "torchvision", "segment-anything")
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("jax", "flax", "torch", "timm", "torchvision", "segment-anything", "onnxruntime")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Row:
 
 ROWS = {
     "deit_base": Row("DeiT-B", "deit_base", 224, 8, 3),
+    "dinov2_base": Row("DINOv2-B", "dinov2_vitb14", 224, 8, 3),
     "resnet152": Row("ResNet-152", "resnet152", 224, 8, 3),
     "focalnet_tiny": Row("FocalNet-T (LRF)", "focalnet_tiny", 224, 8, 3),
     "sam_vit_b": Row("SAM ViT-B", "sam_vit_b", 224, 8, 3),
@@ -50,22 +57,27 @@ ROWS = {
 }
 
 
-def fastest(call: Callable[[], object], calls: int) -> float:
-    """Seconds; the first call, which compiles and allocates, does not count."""
+def fastest(call: Callable[[], object], calls: int) -> dict[str, float]:
+    """Seconds on the clock and of the processor; the first call, which compiles, does not count."""
     call()
-    times = []
+    clock, processor = [], []
     for _ in range(calls):
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         call()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        clock.append(time.perf_counter() - start)
+        processor.append(time.process_time() - used)
+    return {"": min(clock), "_processor": min(processor)}
+
+
+def named(prefix: str, seconds: dict[str, float]) -> dict[str, float]:
+    return {prefix + name: value for name, value in seconds.items()}
 
 
 def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure_ours(row: Row) -> dict[str, float]:
+def measure_ours(row: Row, dtype: str) -> dict[str, float]:
     import jax
     import numpy as np
     import optax
@@ -79,11 +91,12 @@ def measure_ours(row: Row) -> dict[str, float]:
             spec = BACKBONES[row.backbone]
             arch = spec.arch.sized(row.image_size, row.image_size)
             arch = arch.truncated(arch.num_blocks - 1)  # without what no feature depends on
-            self.backbone = create(spec.family, arch, Execution(), seed=0)
+            self.backbone = create(spec.family, arch, Execution(dtype=np.dtype(dtype)), seed=0)
             self.head = nnx.Linear(arch.feature_width, CLASSES, rngs=nnx.Rngs(1))
 
         def __call__(self, images, rngs):
-            return self.head(self.backbone.features(images, rngs=rngs).pooled)
+            pooled = self.backbone.features(images, rngs=rngs).pooled
+            return self.head(pooled.astype(np.float32))
 
     rng = np.random.default_rng(0)
     images = rng.normal(size=(row.batch, row.image_size, row.image_size, 3)).astype(np.float32)
@@ -116,10 +129,13 @@ def measure_ours(row: Row) -> dict[str, float]:
         nonlocal state
         state = jax.block_until_ready(step(*state, images, labels))
 
-    return {"forward": forward_time, "forward_mb": forward_mb, "step": fastest(train, row.calls)}
+    return named("forward", forward_time) | named("step", fastest(train, row.calls)) | {
+        "forward_mb": forward_mb,
+        "step_mb": peak_mb(),
+    }  # fmt: skip
 
 
-def measure_torch(row: Row) -> dict[str, float]:
+def measure_torch(row: Row, kind: str) -> dict[str, float]:
     import torch
 
     # timm imports torchvision, whose compiled operators CPU-only installs may lack.
@@ -159,8 +175,12 @@ def measure_torch(row: Row) -> dict[str, float]:
 
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
+    half = torch.autocast("cpu", torch.bfloat16, enabled=kind == "bfloat16")
     model = {
         "deit_base": lambda: timm.create_model("deit_base_patch16_224", num_classes=CLASSES),
+        "dinov2_vitb14": lambda: timm.create_model(
+            "vit_base_patch14_dinov2", num_classes=CLASSES, img_size=row.image_size
+        ),
         "resnet152": lambda: torchvision.models.resnet152(num_classes=CLASSES),
         "focalnet_tiny": lambda: timm.create_model("focalnet_tiny_lrf", num_classes=CLASSES),
         "sam_vit_b": SAM,
@@ -169,24 +189,54 @@ def measure_torch(row: Row) -> dict[str, float]:
     labels = torch.randint(0, CLASSES, (row.batch,))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-2)
 
+    run = torch.compile(model) if kind == "compile" else model
+
     @torch.no_grad()
     def forward() -> None:
-        model(images)
+        with half:
+            run(images)
 
     def train() -> None:
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        with half:
+            loss = torch.nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
     model.eval()
-    forward_time = fastest(forward, row.calls)
-    forward_mb = peak_mb()
+    if kind == "onnx":
+        forward = onnx_forward(model, images)
+    found = named("forward", fastest(forward, row.calls)) | {"forward_mb": peak_mb()}
+    if kind in ("compile", "onnx"):
+        return found
     model.train()
-    return {"forward": forward_time, "forward_mb": forward_mb, "step": fastest(train, row.calls)}
+    return found | named("step", fastest(train, row.calls)) | {"step_mb": peak_mb()}
 
 
-SIDES = {"ours": measure_ours, "torch": measure_torch}
+def onnx_forward(model, images) -> Callable[[], object]:
+    """A call of `model` in ONNX Runtime."""
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/model.onnx"
+        torch.onnx.export(model, (images,), file, dynamo=True, verbose=False)
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: images.numpy()}
+    return lambda: session.run(None, feed)
+
+
+SIDES: dict[str, Callable[[Row], dict[str, float]]] = {
+    "torch": lambda row: measure_torch(row, "float32"),
+    "ours": lambda row: measure_ours(row, "float32"),
+    "ours_bfloat16": lambda row: measure_ours(row, "bfloat16"),
+    "torch_bfloat16": lambda row: measure_torch(row, "bfloat16"),
+    "torch_compile": lambda row: measure_torch(row, "compile"),
+    "onnxruntime": lambda row: measure_torch(row, "onnx"),
+}
 
 
 def measure(side: str, row: str) -> dict[str, float]:
@@ -202,17 +252,18 @@ def measure(side: str, row: str) -> dict[str, float]:
 KEYS = {
     "forward": ("forward", "s"),
     "step": ("training step", "s"),
+    "forward_processor": ("processor time, forward", "s"),
+    "step_processor": ("processor time, training", "s"),
     "forward_mb": ("peak memory, forward", "MB"),
     "step_mb": ("peak memory, training", "MB"),
 }
 
 
-def spread(rounds: list[dict[str, dict[str, float]]], key: str) -> dict[str, float]:
-    """Median of both sides, and median, lowest and highest of the per-round ratios."""
-    ratios = [r["ours"][key] / r["torch"][key] for r in rounds]
+def spread(rounds: list[dict[str, dict[str, float]]], side: str, key: str) -> dict[str, float]:
+    """Median of a side, and median, lowest and highest of its ratios to PyTorch in a round."""
+    ratios = [r[side][key] / r["torch"][key] for r in rounds]
     return {
-        "ours": statistics.median(r["ours"][key] for r in rounds),
-        "torch": statistics.median(r["torch"][key] for r in rounds),
+        "median": statistics.median(r[side][key] for r in rounds),
         "ratio": statistics.median(ratios),
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
@@ -226,38 +277,49 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor()
 
 
-def main(names: list[str], rounds: int) -> None:
-    report = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+def results_file() -> Path:
+    """Named by the CPU: "AMD EPYC" writes `train_step_amd_epyc.json`."""
+    words = re.findall(r"[a-z0-9]+", re.sub(r"\((r|tm)\)", "", cpu_name().lower()))
+    return RESULTS / f"train_step_{'_'.join(words)}.json"
+
+
+def main(names: list[str], sides: list[str], rounds: int) -> None:
+    path = results_file()
+    report = json.loads(path.read_text()) if path.exists() else {}
     for name in names:
         row, results = ROWS[name], []
-        load = os.getloadavg()[0]
+        load = os.getloadavg()
         for i in range(rounds):
-            order = ("torch", "ours") if i % 2 == 0 else ("ours", "torch")
+            order = sides if i % 2 == 0 else sides[::-1]
             results.append({side: measure(side, name) for side in order})
             done = json.dumps(results[-1])
             print(f"{name}, round {i + 1} of {rounds}: {done}", file=sys.stderr, flush=True)
         report[name] = {
-            "what": f"{row.title}, {row.image_size} pixels, batch {row.batch}, float32,"
-            f" {THREADS} threads",
+            "what": f"{row.title}, {row.image_size} pixels, batch {row.batch}, {THREADS} threads",
             "machine": f"{cpu_name()}, {platform.system()} {platform.machine()}",
-            "load_before": load,
+            "load_before_and_after": [load[0], os.getloadavg()[0]],
             "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
             "rounds": results,
-            **{key: spread(results, key) for key in KEYS},
+            "sides": {
+                side: {key: spread(results, side, key) for key in KEYS if key in results[0][side]}
+                for side in sides
+            },
         }
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(report, indent=1) + "\n")
-    print("| | | fmi_jax | PyTorch eager | ratio | lowest to highest |")
+        RESULTS.mkdir(exist_ok=True)
+        path.write_text(json.dumps(report, indent=1) + "\n")
+    print("| | | side | | ratio to PyTorch, float32 | lowest to highest |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name in names:
         for key, (label, unit) in KEYS.items():
-            cell = report[name][key]
-            digits = 2 if unit == "s" else 0
-            print(
-                f"| {report[name]['what'].partition(', float32')[0]} | {label}"
-                f" | {cell['ours']:.{digits}f} {unit} | {cell['torch']:.{digits}f} {unit}"
-                f" | {cell['ratio']:.2f} | {cell['ratio_min']:.2f} to {cell['ratio_max']:.2f} |"
-            )
+            for side, cells in report[name]["sides"].items():
+                if key not in cells:
+                    continue
+                cell, digits = cells[key], 2 if unit == "s" else 0
+                print(
+                    f"| {report[name]['what']} | {label} | {side}"
+                    f" | {cell['median']:.{digits}f} {unit} | {cell['ratio']:.2f}"
+                    f" | {cell['ratio_min']:.2f} to {cell['ratio_max']:.2f} |"
+                )
 
 
 if __name__ == "__main__":
@@ -266,6 +328,9 @@ if __name__ == "__main__":
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--sides", nargs="+", choices=SIDES, default=list(SIDES), help="beside torch; default: all"
+    )
     parser.add_argument("--side", choices=SIDES, help="measure one side in this process")
     flags = parser.parse_args()
     if unknown := sorted(set(flags.rows) - set(ROWS)):
@@ -273,7 +338,7 @@ if __name__ == "__main__":
     if flags.side:
         if hasattr(os, "sched_setaffinity"):  # before either library counts its cores
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
-        measured = SIDES[flags.side](ROWS[flags.rows[0]])
-        print(json.dumps(measured | {"step_mb": peak_mb()}))
+        print(json.dumps(SIDES[flags.side](ROWS[flags.rows[0]])))
     else:
-        main(flags.rows or list(ROWS), flags.rounds)
+        sides = ["torch", *(side for side in flags.sides if side != "torch")]
+        main(flags.rows or list(ROWS), sides, flags.rounds)

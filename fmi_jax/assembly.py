@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -24,6 +23,7 @@ from fmi_jax.errors import UsageError, UserError, unknown_name
 from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution
 from fmi_jax.models.deit import DeiT, DeiTArch, TokenDeiT
 from fmi_jax.models.registry import BACKBONES
+from fmi_jax.nn import hardware
 from fmi_jax.nn.shards import filed_shape
 from fmi_jax.protocols import linear_probe
 from fmi_jax.protocols.registry import PROTOCOLS
@@ -83,7 +83,7 @@ def assemble(config: ExperimentConfig, channels: int, num_classes: int) -> Assem
     last = config.backbone.last_block
     arch = arch.truncated(last if last >= 0 else arch.num_blocks - 1)
     execution = Execution(
-        dtype=_dtype(config.backbone.dtype),
+        dtype=hardware.compute_type(config.backbone.dtype),
         attention=config.backbone.attention,
         remat=config.backbone.remat,
         drop_path=config.backbone.drop_path,
@@ -196,12 +196,6 @@ def _with_options(arch: ArchConfig, config: BackboneConfig) -> ArchConfig:
                 " empty."
             )
     return dataclasses.replace(arch, **chosen)
-
-
-def _dtype(name: str) -> Any:
-    if name == "auto":
-        return jnp.bfloat16 if jax.default_backend() in ("gpu", "tpu") else jnp.float32
-    return jnp.dtype(name)
 
 
 def find_weights(

@@ -199,6 +199,7 @@ def _doctor(commands: argparse._SubParsersAction) -> None:
         print(f"{'processes started':18} {started}")
         print(f"{'devices':18} {runtime.device()}")
         print(f"{'devices not used':18} {launch.unused_devices() or 'none'}")
+        print(f"{'backbone.dtype':18} {runtime.compute_type()}")
         free = shutil.disk_usage(Path.cwd()).free / 2**30
         print(f"{'free disk here':18} {free:.0f} GiB")
         prepared = sorted(p.parent for p in values.data_dir.glob("*/*/manifest.json"))

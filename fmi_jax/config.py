@@ -123,7 +123,10 @@ class BackboneConfig:
       last_block: keep blocks 0..last_block only; -1 keeps all.
       frozen_blocks: blocks 0..frozen_blocks-1 do not learn (protocols `partial` and
         `stacked_partial`).
-      dtype: "auto" (bfloat16 on GPU and TPU, float32 on CPU), "float32" or "bfloat16".
+      dtype: compute type: "auto", "float32" or "bfloat16". "auto" is bfloat16 on TPUs and GPUs
+        (float32 on NVIDIA's below compute capability 8.0, which have no bfloat16) and float32 on
+        a CPU. With AVX512-BF16 or AMX a CPU takes about half the time in bfloat16 (`fmi-jax
+        doctor` says whether it has them; docs/performance.md what it costs in digits).
       attention: "auto" (flash attention on GPUs and TPUs that have it) or "plain" (never).
       remat: recompute blocks in the backward pass to save memory.
       drop_path: stochastic depth rate of the last block.

@@ -93,7 +93,12 @@ def validate(config: ExperimentConfig) -> None:
 
     wrong = []
     for name, choices in _CHOICES.items():
-        if value(name) not in choices:
+        if name == "backbone.dtype" and value(name) == "float16":
+            wrong.append(
+                "backbone.dtype='float16': its largest number is 65504, which gradients and"
+                " activations exceed without loss scaling; expected bfloat16 or float32"
+            )
+        elif value(name) not in choices:
             wrong.append(f"{name}={value(name)!r}: expected one of {', '.join(choices)}")
     wrong += [f"{n}={value(n)!r}: expected more than 0" for n in _POSITIVE if not value(n) > 0]
     wrong += [f"{n}={value(n)!r}: expected 0 or more" for n in _NOT_NEGATIVE if not value(n) >= 0]

@@ -83,7 +83,7 @@ def describe(
         "weights_sha256": weights_sha256,
         "seed": config.train.seed if weights_sha256 is None else None,
         "stem": config.backbone.stem,
-        "dtype": config.backbone.dtype,
+        "dtype": jnp.dtype(network.dtype).name,
         "platform": jax.default_backend(),
         "image_size": config.image_size,
         "center_crop": config.augment.center_crop,

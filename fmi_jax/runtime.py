@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from fmi_jax import __version__
+from fmi_jax.nn import hardware
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -41,3 +42,16 @@ def device() -> dict[str, Any]:
         "count": jax.device_count(),
         "processes": jax.process_count(),
     }
+
+
+def compute_type() -> str:
+    """What `backbone.dtype` is on this machine, and whether another choice would pay."""
+    auto = f"auto is {hardware.compute_type('auto')}"
+    if hardware.platform() != "cpu":
+        return hardware.compute_type_note("auto") or auto
+    if hardware.bfloat16_products():
+        return (
+            f"{auto}; bfloat16 takes about half the time: this CPU has instructions for it"
+            " (docs/performance.md)"
+        )
+    return f"{auto}; bfloat16 would not pay: this CPU has no AVX512-BF16 and no AMX"

@@ -18,6 +18,7 @@ from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepare import open_or_draw
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
 from fmi_jax.data.subset import training_subset
+from fmi_jax.nn import hardware
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import AnyProtocol, FeatureProtocolSpec
 from fmi_jax.workdir import RunRecord
@@ -83,10 +84,11 @@ class Session:
         return jax.process_index() == 0
 
     def heading(self) -> str:
-        """What runs on what, for the console."""
+        """What runs on what, for the console; before it, what the compute type costs here."""
+        note = hardware.compute_type_note(self.config.backbone.dtype)
         counts = ", ".join(f"{n} {split}" for split, n in self.info.counts.items())
         where = runtime.device()
-        return (
+        return (f"{note}\n" if note else "") + (
             f"{self.assembly.spec.name}, {self.protocol.summary}, on {self.info.name} ({counts}"
             f" images), {where['count']} {where['kind']} device(s)"
         )

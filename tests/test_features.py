@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
@@ -197,7 +198,7 @@ def test_other_numbers_are_kept_apart(
         {"weights_sha256": "cd"},
         {"network": with_config(lambda c: setattr(c.augment, "center_crop", 0.9))},
         {"network": with_config(lambda c: setattr(c.train, "seed", 1))},
-        {"network": with_config(lambda c: setattr(c.backbone, "dtype", "bfloat16"))},
+        {"network": dataclasses.replace(network, dtype=jnp.bfloat16)},
         {"dataset": dataclasses.replace(
             dataset, info=dataclasses.replace(dataset.info, manifest_sha256="ef"))},
     ]  # fmt: skip
@@ -206,6 +207,9 @@ def test_other_numbers_are_kept_apart(
         assert len(read) == i + 2, changes
     # The same numbers: nothing that is trained, and no seed beside given weights.
     extract(splits=["val"], network=with_config(lambda c: setattr(c.backbone, "drop_path", 0.5)))
+    # "auto" in a config is a type on this machine and may be another on the next.
+    extract(splits=["val"], network=with_config(lambda c: setattr(c.backbone, "dtype", "auto")))
+    extract(splits=["val"], network=with_config(lambda c: setattr(c.backbone, "dtype", "float32")))
     changed = with_config(lambda c: setattr(c.train, "seed", 1))
     extract(splits=["val"], network=changed, weights_sha256="ab")
     assert len(read) == len(others) + 1

@@ -44,6 +44,10 @@ BFLOAT16 = 3e-2
 # and results are each rounded to 8 bits.
 BFLOAT16_PRODUCTS = 1e-2
 
+# A product of bfloat16 summed in float32 and rounded to bfloat16 once: half a step of 2^-7 at the
+# largest entry, and as much again for the sum's own order.
+BFLOAT16_ROUNDING = 2**-7
+
 # Metrics against scikit-learn and the study's own figures, all in float64: rounding of sums.
 METRIC = 1e-12
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fmi_jax.nn import hardware
 from fmi_jax.nn.compute_once import compute_once
 from fmi_jax.nn.linear import flat_product
 
@@ -46,7 +47,7 @@ def depthwise_conv(
     On a CPU it is written out as a sum of shifted products, and so is its gradient: XLA's own
     takes 14 times the processor time there (7x7, 56x56 pixels, 96 channels).
     """
-    if jax.default_backend() == "cpu":
+    if hardware.platform() == "cpu":
         return _shifted_products(x, kernel)
     return jax.lax.conv_general_dilated(
         x,
@@ -78,7 +79,7 @@ def convolution(
     pads = tuple(padding)
     if tuple(strides) == kernel.shape[:2] and not any(map(any, pads)):
         return _patch_product(x, kernel)
-    if jax.default_backend() == "cpu":
+    if hardware.platform() == "cpu":
         return _convolution(x, kernel, tuple(strides), pads)
     return _lax_convolution(x, kernel, strides, pads)
 

@@ -164,6 +164,7 @@ class Network:
       name: for figures: the backbone's, and where it stands ("dinov2_vitb14, fine-tuned").
       config: what it was built by.
       spec, arch: its backbone's.
+      dtype: compute type of its backbone.
       partition: its structure; `partition.merge(arrays)` is the module, its backbone under the
         attribute `backbone`.
       arrays: every array by native name.
@@ -175,6 +176,7 @@ class Network:
     config: ExperimentConfig
     spec: BackboneSpec
     arch: ArchConfig
+    dtype: Any
     partition: Partition
     arrays: Arrays
     placement: Placement
