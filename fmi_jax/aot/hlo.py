@@ -99,7 +99,7 @@ class Module:
     def times(self) -> dict[str, int]:
         """How often each computation runs: the trips of the loops that it is in multiplied.
 
-        The entry, the bodies of loops, and what is called; only these are here. Fusions and
+        The entry, bodies and conditions of loops, and what is called are here. Fusions and
         what a reduction applies to elements belong to the instruction that names them. All
         branches of a conditional count.
         """
@@ -116,8 +116,8 @@ class Module:
 
     def _runs(self, instruction: Instruction) -> Iterator[tuple[str, int]]:
         if instruction.opcode == "while":
-            for body in instruction.named("body"):
-                yield body, self.trips(instruction)
+            for inner in (*instruction.named("condition"), *instruction.named("body")):
+                yield inner, self.trips(instruction)
         elif instruction.opcode == "call":
             for inner in instruction.named("to_apply"):
                 yield inner, 1

@@ -23,11 +23,11 @@ class Slice(NamedTuple):
     """Scores of some queries with all keys, or of some keys with all queries.
 
     Attributes:
-      count: how many those some are.
+      some: how many those are.
       elements: numbers in the array of scores, least (with nothing filled up) and largest.
     """
 
-    count: int
+    some: int
     least: int
     largest: int
 
@@ -57,10 +57,9 @@ def pairs(module: Module, sizes: Sizes) -> list[str]:
 
 
 def _scores(product: Product, sizes: Sizes) -> bool:
-    low, high = sizes.score_widths
-    if product.windowed or not low <= product.contracted <= high:
-        return False
     left, right, summed = product.left, product.right, product.contracted
+    if product.windowed or summed not in sizes.score_widths - sizes.pixels:
+        return False
     # A linear layer, in one pass or another: a parameter on one side.
     sides = ((summed, left), (left, summed), (summed, right), (right, summed))
     return not any(side in sizes.matrices for side in sides)
@@ -81,7 +80,7 @@ def _carried(module: Module) -> Iterator[tuple[Shape, ...]]:
 def _stacked(shape: Shape, part: Slice, sizes: Sizes) -> bool:
     """Whether `shape` is enough slices for all pairs, one after another along a dimension."""
     return any(
-        count * part.count >= sizes.patches and part.least <= shape.size // count <= part.largest
+        count * part.some >= sizes.patches and part.least <= shape.size // count <= part.largest
         for count in shape.dims
         if count > 1
     )

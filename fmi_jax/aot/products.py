@@ -136,9 +136,11 @@ def _convolution(instruction: Instruction, computation: Computation, target: str
         image, kernel, output = operands[0], result, operands[1]
     at = [dict(zip(label, shape.dims, strict=True)) for label, shape in
           zip(labels, (image, kernel, output), strict=True)]  # fmt: skip
-    batch_groups = _numbers(instruction.text("batch_group_count")) or [1]
-    left, right, contracted = at[0]["b"] // batch_groups[0], at[1]["o"], at[1]["i"]
-    flops = 2 * left * right * contracted
+    batch_groups, groups = (
+        int(instruction.text(f"{kind}_group_count") or 1) for kind in ("batch", "feature")
+    )
+    left, right, contracted = at[0]["b"] // batch_groups, at[1]["o"] // groups, at[1]["i"]
+    flops = 2 * left * right * groups * contracted
     windowed = False
     for side in _sides(instruction.text("window"), at):
         valid = side.valid()

@@ -3,10 +3,8 @@
 import time
 from typing import Any
 
-import jax
-
 from fmi_jax import parallel
-from fmi_jax.aot import hlo, ideal, pairs, products, step, traffic
+from fmi_jax.aot import hlo, ideal, kept, pairs, products, step, traffic
 from fmi_jax.aot.program import Program
 from fmi_jax.aot.sizes import sizes
 
@@ -37,15 +35,9 @@ def report(program: Program) -> dict[str, Any]:
     start = time.perf_counter()
     lowered = step.lower(program)
     lowering = time.perf_counter() - start
-    level = {"jax_optimization_level": program.optimization or "UNKNOWN"}
-    start = time.perf_counter()
-    jax.config.update(*level.popitem())
-    compiled = lowered.compile()
-    compiling = time.perf_counter() - start
-    memory, costs = compiled.memory_analysis(), compiled.cost_analysis() or {}
-    module = hlo.read(compiled.as_text())
+    made = kept.compiled(program, lowered)
+    module = hlo.read(made.text)
     flops, uncounted = products.flops(module)
-    peak = memory.peak_memory_in_bytes
     config = program.config
     mesh = parallel.make_mesh(config.train.model_parallel, devices=program.target.devices())
     network = sizes(program, step.network(config), step.CLASSES, mesh)
@@ -60,15 +52,15 @@ def report(program: Program) -> dict[str, Any]:
     return {
         **program.to_json(),
         "title": program.title(),
-        "state_bytes": memory.argument_size_in_bytes,
-        "activation_bytes": memory.temp_size_in_bytes,
-        "peak_bytes": peak,
+        "state_bytes": made.arguments,
+        "activation_bytes": made.temporaries,
+        "peak_bytes": made.peak,
         "memory_bytes": program.target.chip.memory,
-        "fits": peak <= program.target.chip.memory,
+        "fits": made.peak <= program.target.chip.memory,
         "flops": flops,
         "uncounted": uncounted,
-        "compiler_flops": costs.get("flops"),
-        "bytes_accessed": costs.get("bytes accessed") or traffic.bytes_accessed(module),
+        "compiler_flops": made.costs.get("flops"),
+        "bytes_accessed": made.costs.get("bytes accessed") or traffic.bytes_accessed(module),
         "cycles": traffic.cycles(module),
         "collectives": traffic.collectives(module),
         "ideal": needed,
@@ -76,5 +68,5 @@ def report(program: Program) -> dict[str, Any]:
         "kernels": traffic.kernels(module),
         "n_by_n": pairs.pairs(module, network),
         "lower_seconds": round(lowering, 1),
-        "compile_seconds": round(compiling, 1),
+        "compile_seconds": round(made.seconds, 1),
     }

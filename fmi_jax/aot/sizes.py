@@ -29,7 +29,8 @@ class Sizes:
       tokens: what attention over the whole image takes, [cls] and registers among them; of a
         network of stages, places of its first stage; 0 where nothing attends.
       patches: those of them that are patches.
-      score_widths: least and largest extent that scores of queries and keys may be summed over.
+      score_widths: extents that scores of queries and keys may be summed over.
+      pixels: sides of images, which resampling sums over.
       matrices: shapes of all parameters of two dimensions, whole and as one chip holds them.
       learned, frozen: bytes of the parameters that learn and that do not, in the compute type;
         where "model" divides one, of its part.
@@ -41,7 +42,8 @@ class Sizes:
 
     tokens: int
     patches: int
-    score_widths: tuple[int, int]
+    score_widths: frozenset[int]
+    pixels: frozenset[int]
     matrices: frozenset[tuple[int, ...]]
     learned: int
     frozen: int
@@ -68,8 +70,10 @@ def sizes(program: Program, assembly: Assembly, classes: int, mesh: Mesh) -> Siz
     def total(names: tuple[str, ...]) -> int:
         return sum(math.prod(local[name]) for name in names) * item
 
+    prepared = config.data.prepared_size
     rows, cols = partition.merge(abstract).backbone.grid(config.image_size, config.image_size)
     heads = getattr(arch, "num_heads", None)
+    on_tokens = assembly.transformer.arch if assembly.transformer else None
     prefix = sum(
         math.prod(shape[:-1]) for name, shape in shapes.items() if re.fullmatch(_PREFIX, name)
     )
@@ -80,7 +84,10 @@ def sizes(program: Program, assembly: Assembly, classes: int, mesh: Mesh) -> Siz
     return Sizes(
         tokens=tokens if heads else 0,
         patches=rows * cols if heads else 0,
-        score_widths=_score_widths(arch, rows, cols) if heads else (0, 0),
+        score_widths=_score_widths(arch, rows, cols) | _score_widths(on_tokens, 0, 0),
+        pixels=frozenset(
+            (config.image_size, prepared, round(config.augment.center_crop * prepared))
+        ),
         matrices=frozenset(s for each in held for s in each.values() if len(s) == 2),
         learned=total(partition.params),
         frozen=total(partition.frozen),
@@ -99,15 +106,20 @@ def _local(mesh: Mesh, abstract: Mapping[str, object], strategy: str) -> Shapes:
     return {name: placed[name].shard_shape(leaf.shape) for name, leaf in abstract.items()}  # type: ignore[attr-defined]
 
 
-def _score_widths(arch: ArchConfig, rows: int, cols: int) -> tuple[int, int]:
-    """From a head to one that relative positions are folded into, filled up."""
-    width, heads = arch.width, arch.num_heads  # type: ignore[attr-defined]
-    if isinstance(arch, StagedArch):
-        head = width // heads[0]
-        return head, -(-head // _TILE) * _TILE
-    head = width // heads
-    folded = head + rows + cols if hasattr(arch, "rel_pos_resize") else head
-    return head, -(-folded // _TILE) * _TILE
+def _score_widths(arch: ArchConfig | None, rows: int, cols: int) -> frozenset[int]:
+    """A head's, also filled up to whole tiles; with relative positions folded in, up to all of
+    them. None without attention."""
+    if not hasattr(arch, "num_heads"):
+        return frozenset()
+    width, heads = arch.width, arch.num_heads  # type: ignore[union-attr, attr-defined]
+    head = width // (heads[0] if isinstance(arch, StagedArch) else heads)
+    if hasattr(arch, "rel_pos_resize"):
+        return frozenset(range(head, _whole_tiles(head + rows + cols) + 1))
+    return frozenset((head, -(-head // 8) * 8, _whole_tiles(head)))
+
+
+def _whole_tiles(width: int) -> int:
+    return -(-width // _TILE) * _TILE
 
 
 def _tokens_at(arch: ArchConfig, name: str, tokens: int) -> int:

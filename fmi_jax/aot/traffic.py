@@ -1,9 +1,8 @@
 """What a compiled program moves and starts: collectives, kernels, bytes, estimated cycles."""
 
 import re
-from collections.abc import Mapping
 
-from fmi_jax.aot.hlo import Instruction, Module
+from fmi_jax.aot.hlo import Computation, Instruction, Module
 
 COLLECTIVES = (
     "all-reduce",
@@ -21,6 +20,7 @@ _NOTHING = {
     *("while", "call", "conditional", "async-start", "async-update", "async-done"),
     *("partition-id", "replica-id", "opt-barrier", "add-dependency", "domain"),
 }
+_SLICES = ("slice", "dynamic-slice", "gather")
 _NO_KERNEL = {"AllocateBuffer", "PinToDevice", "AssumeGatherIndicesInBound", "Sharding"}
 
 
@@ -52,29 +52,56 @@ def result_bytes(instruction: Instruction) -> int:
 
 
 def kernels(module: Module) -> int:
-    """How many operations the device starts: fusions, products, calls of libraries, copies and
-    collectives, each as often as it runs. What is inside a fusion is no operation of its own."""
+    """How many operations the device starts: fusions, products, calls of libraries and copies,
+    each as often as it runs, and what the condition of a loop takes as often as its body. What is
+    inside a fusion is no operation of its own; collectives are counted apart."""
     return sum(times for instruction, _, times in module.running() if starts(instruction))
 
 
 def starts(instruction: Instruction) -> bool:
-    """Whether the instruction starts something on the device."""
+    """Whether the instruction is an operation that the device starts, and no collective."""
     opcode = instruction.opcode
     if opcode in _NOTHING or opcode.endswith(("-done", "-update")):
+        return False
+    if opcode.removesuffix("-start") in COLLECTIVES:
         return False
     return not (opcode == "custom-call" and instruction.text("custom_call_target") in _NO_KERNEL)
 
 
 def bytes_accessed(module: Module) -> int:
-    """Bytes that operations read and write, each operand whole but where a fusion takes slices
-    of it alone: an upper bound, for compilers that state none."""
+    """Bytes that operations read and write, for compilers that state none: operands and results,
+    of which only the part counts that a fusion slices out or updates."""
     total = 0
     for instruction, computation, times in module.running():
         if not starts(instruction):
             continue
-        sizes = [computation[name].bytes for name in instruction.operands if name in computation]
-        total += (sum(sizes) + instruction.bytes) * times
+        moved = instruction.bytes + sum(
+            computation[name].bytes for name in instruction.operands if name in computation
+        )
+        if instruction.opcode == "fusion":
+            moved -= sum(_spared(module.computations[n]) for n in instruction.named("calls"))
+        total += moved * times
     return total
+
+
+def _spared(fused: Computation) -> int:
+    """Bytes of operands and results that a fusion does not touch."""
+    spared = 0
+    for name, parameter in fused.items():
+        if parameter.opcode != "parameter":
+            continue
+        users = [i for i in fused.values() if name in i.operands]
+        updates = [
+            fused[user.operands[1]].bytes
+            for user in users
+            if user.opcode == "dynamic-update-slice" and user.operands[0] == name
+        ]
+        slices = [user.bytes for user in users if user.opcode in _SLICES]
+        if len(users) == len(slices):
+            spared += max(parameter.bytes - sum(slices), 0)
+        elif len(users) == len(updates):  # in place: neither read nor written but there
+            spared += max(2 * (parameter.bytes - sum(updates)), 0)
+    return spared
 
 
 def cycles(module: Module) -> int | None:
@@ -86,8 +113,3 @@ def cycles(module: Module) -> int | None:
         if match:
             total, any_found = total + int(match.group(1)) * times, True
     return total if any_found else None
-
-
-def total_bytes(found: Mapping[str, tuple[int, int]]) -> int:
-    """Bytes of all collectives together."""
-    return sum(size for _, size in found.values())

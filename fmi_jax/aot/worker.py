@@ -8,6 +8,7 @@ It is started by `compiler`, in the environment that holds the compilers.
 
 import json
 import os
+import re
 import sys
 from typing import Any
 
@@ -37,12 +38,13 @@ def prepare() -> None:
     import nvidia.cuda_nvcc  # type: ignore[import-not-found]
 
     (folder,) = nvidia.cuda_nvcc.__path__
+    # Nothing of what the caller sets for its own programs, such as devices to simulate.
     flags = (
         f"--xla_gpu_cuda_data_dir={folder}",
         "--xla_gpu_autotune_level=0",  # measures kernels on the device
         "--xla_gpu_enable_triton_gemm=false",  # needs what autotuning measures
     )
-    os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *flags))
+    os.environ["XLA_FLAGS"] = " ".join(flags)
 
 
 def answer(line: str) -> dict[str, Any]:
@@ -55,7 +57,15 @@ def answer(line: str) -> dict[str, Any]:
     except UserError as error:
         return {"error": str(error), "exit_code": error.exit_code}
     except Exception as error:  # a step that cannot be traced or compiled is an answer
-        return {"error": f"{type(error).__name__}: {error}", "exit_code": 1}
+        return {"error": _reason(error), "exit_code": 1}
+
+
+def _reason(error: Exception) -> str:
+    """What a user needs of the error; of a program that is too large, how much it is."""
+    too_large = re.search(r"Used [\d.]+\w of [\d.]+\w \w+", str(error))
+    if "RESOURCE_EXHAUSTED" in str(error) and too_large:
+        return f"it does not fit: {too_large.group().lower()}"
+    return f"{type(error).__name__}: {error}"
 
 
 if __name__ == "__main__":
