@@ -76,7 +76,7 @@ endif
 .PHONY: compilers
 
 test-aot: $(VENV)/.installed-test compilers
-	$(BIN)/python -m pytest -m aot -n 2 --dist loadgroup tests/aot
+	$(BIN)/python -m pytest -m aot --durations=30 tests/test_aot_programs.py
 
 test-aot-all: $(VENV)/.installed compilers
 	$(BIN)/python -m benchmarks.aot_all
