@@ -57,6 +57,7 @@ def step_overhead() -> float:
     step = make_train_step(
         parts, optimizer, schedule, lambda keys, images: images.astype(jnp.float32),
         task=Task.MULTICLASS, accumulate=1, mesh=mesh, placement=placement,
+        dtype=jnp.float32,
     )  # fmt: skip
     batch = {
         "images": np.zeros((1, 16, 16, 3), np.uint8),

@@ -115,6 +115,7 @@ def trainer(row: Row, heads: int) -> Callable[[], None]:
         accumulate=1,
         mesh=mesh,
         placement=placement,
+        dtype=np.float32,
     )
     rng, size = np.random.default_rng(0), row.image_size * 8 // 7
     batch = {

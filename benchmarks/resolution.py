@@ -66,6 +66,7 @@ def take_a_step(model: str, remat: bool) -> dict[str, Any]:
         accumulate=1,
         mesh=mesh,
         placement=placement,
+        dtype=assembly.execution.dtype,
     )
     arrays = initial_arrays(assembly, config, placement)
     state = initial_state(

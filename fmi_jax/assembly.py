@@ -24,6 +24,7 @@ from fmi_jax.errors import UsageError, UserError, unknown_name
 from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution
 from fmi_jax.models.deit import DeiT, DeiTArch, TokenDeiT
 from fmi_jax.models.registry import BACKBONES
+from fmi_jax.nn.shards import filed_shape
 from fmi_jax.protocols import linear_probe
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts, ProtocolSpec, check_read
@@ -83,6 +84,7 @@ def assemble(config: ExperimentConfig, channels: int, num_classes: int) -> Assem
     arch = arch.truncated(last if last >= 0 else arch.num_blocks - 1)
     execution = Execution(
         dtype=_dtype(config.backbone.dtype),
+        attention=config.backbone.attention,
         remat=config.backbone.remat,
         drop_path=config.backbone.drop_path,
     )
@@ -115,7 +117,11 @@ def assemble(config: ExperimentConfig, channels: int, num_classes: int) -> Assem
         arch=arch,
         protocol=protocol,
         execution=execution,
-        partition=partition(abstract, protocol.trainable(config, arch)),
+        partition=partition(
+            abstract,
+            protocol.trainable(config, arch),
+            divided=config.train.model_parallel > 1,
+        ),
         create=create,
         weights=find_weights(
             config.backbone.weights, config.backbone.weights_dir, spec, "backbone.weights"
@@ -259,16 +265,18 @@ def initial_arrays(
         # Tokens take the place of patches.
         kept = {n: v for n, v in native.items() if not n.startswith("patch_embed.")}
         loaded |= {_TRANSFORMER + name: value for name, value in kept.items()}
+    shapes = assembly.partition.shapes(tuple(assembly.partition.variables))
     for name, value in loaded.items():
-        expected = assembly.partition.shapes((name,))[name]
-        if value.shape != expected.shape:
+        expected = filed_shape(name, shapes[name].shape)
+        if value.shape != expected:
             where = assembly.weights if name.startswith(_BACKBONE) else assembly.transformer_weights
-            raise UserError(f"{where}: {name} has shape {value.shape}, expected {expected.shape}.")
+            raise UserError(f"{where}: {name} has shape {value.shape}, expected {expected}.")
+        loaded[name] = value.reshape(shapes[name].shape)
     missing = [name for name in wanted if name not in loaded]
 
     def draw(seed: jax.Array) -> dict[str, Any]:  # an argument: one program for all seeds
         values = named_values(assembly.create(jax.random.key(seed)))
-        return {name: values[name] for name in missing}
+        return {name: values[name].reshape(shapes[name].shape) for name in missing}
 
     where = {name: placement[name] for name in missing}
     drawn = jax.jit(draw, out_shardings=where)(np.uint32(config.train.seed))

@@ -124,6 +124,7 @@ class BackboneConfig:
       frozen_blocks: blocks 0..frozen_blocks-1 do not learn (protocols `partial` and
         `stacked_partial`).
       dtype: "auto" (bfloat16 on GPU and TPU, float32 on CPU), "float32" or "bfloat16".
+      attention: "auto" (flash attention on GPUs and TPUs that have it) or "plain" (never).
       remat: recompute blocks in the backward pass to save memory.
       drop_path: stochastic depth rate of the last block.
     """
@@ -137,6 +138,7 @@ class BackboneConfig:
     last_block: int = -1
     frozen_blocks: int = 0
     dtype: str = "auto"
+    attention: str = "auto"
     remat: bool = False
     drop_path: float = 0.0
 

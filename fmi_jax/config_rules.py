@@ -8,6 +8,7 @@ from fmi_jax.errors import UsageError
 _CHOICES = {
     "backbone.stem": ("sum", "mean", "first"),
     "backbone.dtype": ("auto", "float32", "bfloat16"),
+    "backbone.attention": ("auto", "plain"),
     "optim.schedule": ("constant", "cosine", "plateau"),
     "train.sharding": ("replicated", "fsdp"),
     "cka.features": ("all", "cls", "patches", "pooled"),

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from fmi_jax import __version__, atomic, parallel
 from fmi_jax.data import loader
@@ -134,14 +134,20 @@ def _features_of(
 def _feature_step(network: Network, mesh: Mesh) -> Callable[[Arrays, Arrays], Arrays]:
     """`(arrays, batch) -> {"features", "mask", "index"}`, whole on every process."""
 
+    def pooled(arrays: Arrays, images: jax.Array) -> jax.Array:
+        backbone = network.partition.merge(arrays, placement=network.placement).backbone
+        return backbone.features(network.preprocess(images)).pooled.astype(jnp.float32)
+
+    by_shard = parallel.by_shard(
+        mesh,
+        pooled,
+        in_specs=(dict(network.placement), PartitionSpec("data")),
+        out_specs=PartitionSpec("data"),
+    )
+
     def step(arrays: Arrays, batch: Arrays) -> Arrays:
-        backbone = network.partition.merge(arrays).backbone
-        pooled = backbone.features(network.preprocess(batch["images"])).pooled
-        return {
-            "features": pooled.astype(jnp.float32),
-            "mask": batch["mask"],
-            "index": batch["index"],
-        }
+        features = by_shard(arrays, batch["images"])
+        return {"features": features, "mask": batch["mask"], "index": batch["index"]}
 
     return jax.jit(
         step,

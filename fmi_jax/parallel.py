@@ -8,7 +8,7 @@ attention and MLP are divided along it too.
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,12 +21,13 @@ from fmi_jax.types import Batch
 _FSDP_MIN_SIZE = 1024  # below this many scalars a parameter is cheaper to copy than to gather
 
 _TENSOR_RULES: tuple[tuple[str, PartitionSpec], ...] = (
-    # Column-parallel into the block, row-parallel out of it: one reduction per half block.
-    (r"(.*\.)?attn\.qkv\.kernel", PartitionSpec(None, "model")),
-    (r"(.*\.)?attn\.qkv\.bias", PartitionSpec("model")),
+    # Column-parallel into the block, row-parallel out of it: one reduction per half block. Fused
+    # kernels are divided within each part (`shards.kept_shape`).
+    (r"(.*\.)?attn\.qkv\.kernel", PartitionSpec(None, None, "model")),
     (r"(.*\.)?attn\.proj\.kernel", PartitionSpec("model", None)),
-    (r"(.*\.)?mlp\.(fc1|w12)\.kernel", PartitionSpec(None, "model")),
-    (r"(.*\.)?mlp\.(fc1|w12)\.bias", PartitionSpec("model")),
+    (r"(.*\.)?mlp\.w12\.kernel", PartitionSpec(None, None, "model")),
+    (r"(.*\.)?mlp\.fc1\.kernel", PartitionSpec(None, "model")),
+    (r"(.*\.)?mlp\.fc1\.bias", PartitionSpec("model")),
     (r"(.*\.)?mlp\.(fc2|w3)\.kernel", PartitionSpec("model", None)),
 )
 
@@ -115,7 +116,7 @@ def parameter_sharding(
     spec: list[Any] = [None] * len(shape)
     if mesh.shape["model"] > 1:
         for pattern, rule in _TENSOR_RULES:
-            if re.fullmatch(pattern, name):
+            if re.fullmatch(pattern, name) and len(rule) == len(shape):
                 spec = list(rule)
                 break
         spec = [
@@ -155,6 +156,46 @@ def like_parameters(mesh: Mesh, tree: Any, shardings: Mapping[str, NamedSharding
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def data_axis(sharding: NamedSharding) -> int | None:
+    """The dimension that is divided along "data", or None."""
+    return next((i for i, axis in enumerate(sharding.spec) if axis == "data"), None)
+
+
+def by_shard(
+    mesh: Mesh, function: Callable[..., Any], *, in_specs: Any, out_specs: Any
+) -> Callable[..., Any]:
+    """`function`, computed by every device on its share along "data" alone.
+
+    Nothing is exchanged but what `nn.shards` is asked for, and `jax.lax.psum`: XLA's partitioner
+    guesses by size otherwise, and with few images a device it gathers tokens instead of
+    parameters, 6 times the bytes. What is divided along "model" is left to it.
+
+    Args:
+      mesh: from `make_mesh`.
+      function: of arrays that are this device's shares.
+      in_specs, out_specs: partition specs (or shardings) of its arguments and results, or
+        prefixes of them. Axes beside "data" do not count.
+    """
+
+    def data_only(spec: Any) -> PartitionSpec:
+        spec = spec.spec if isinstance(spec, NamedSharding) else spec
+        return PartitionSpec(*(axis if axis == "data" else None for axis in spec))
+
+    def specs(tree: Any) -> Any:
+        leaf = lambda x: isinstance(x, PartitionSpec | NamedSharding)  # noqa: E731
+        return jax.tree.map(data_only, tree, is_leaf=leaf)
+
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=specs(in_specs),
+        out_specs=specs(out_specs),
+        # Kernels that XLA cannot divide want no axis left to it, not even one of one device.
+        axis_names={"data"} if mesh.shape["model"] > 1 else {"data", "model"},
+        check_vma=False,
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -227,6 +227,7 @@ def run_loop(
                 accumulate=config.optim.accumulate,
                 mesh=mesh,
                 placement=subject.placement,
+                dtype=session.assembly.execution.dtype,
             ),
             frozen=frozen,
             batches=subject.batches(start_step),

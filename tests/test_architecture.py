@@ -28,10 +28,10 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.augment": {"types", "errors", "config", "jax"},
     "fmi_jax.parallel": {"types", "errors", "jax"},
     "fmi_jax.writers": {"types", "errors", "config"},
-    "fmi_jax.checkpoints.run": {"errors", "atomic", "jax"},
+    "fmi_jax.checkpoints.run": {"errors", "atomic", "nn.shards", "jax"},
     "fmi_jax.checkpoints": {"errors", "atomic", "models.base", "jax"},
     "fmi_jax.training": {
-        *("types", "errors", "config", "metrics", "parallel", "writers", "jax"),
+        *("types", "errors", "config", "metrics", "nn", "parallel", "writers", "jax"),
         "checkpoints.run",
     },
     "fmi_jax.cka": {"types", "errors", "jax"},

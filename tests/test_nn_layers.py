@@ -13,7 +13,7 @@ from tolerances import FAR_FROM_ZERO, PARITY_FORWARD, PARITY_GRADIENT, SAME_FLOA
 
 from fmi_jax.models.base import Execution, create_abstract
 from fmi_jax.models.resnet import ResNet
-from fmi_jax.nn import attention
+from fmi_jax.nn import attention, hardware
 from fmi_jax.nn.compute_once import compute_once
 from fmi_jax.nn.conv import convolution
 from fmi_jax.nn.drop_path import drop_path, linear_rates
@@ -61,29 +61,39 @@ def test_attention_in_groups_of_queries_is_that_of_all_at_once_and_holds_fewer_s
 
 
 @pytest.mark.parametrize(
-    ("dtype", "head_width", "implementation"),
+    ("capability", "dtype", "head_width", "implementations"),
     [
-        (jnp.bfloat16, 64, "cudnn"),
-        (jnp.float16, 128, "cudnn"),
-        (jnp.float32, 64, None),
-        (jnp.bfloat16, 14, None),
-        (jnp.bfloat16, 136, None),
+        ((8, 0), jnp.bfloat16, 64, ["cudnn"]),
+        ((8, 9), jnp.float16, 128, ["cudnn"]),
+        ((9, 0), jnp.bfloat16, 192, ["cudnn"]),
+        ((12, 0), jnp.bfloat16, 256, ["cudnn"]),
+        ((9, 0), jnp.float32, 64, []),
+        ((9, 0), jnp.bfloat16, 14, []),
+        ((8, 6), jnp.bfloat16, 136, []),
+        ((7, 5), jnp.bfloat16, 64, []),
+        (None, jnp.bfloat16, 64, []),  # AMD
     ],
 )
 def test_attention_on_gpu_is_flash_where_cudnn_takes_the_type(
-    dtype, head_width, implementation, monkeypatch
+    capability, dtype, head_width, implementations, monkeypatch
 ):
     chosen = []
 
-    def record(q, k, v, *, implementation):
+    def record(q, k, v, *, scale, implementation):
         chosen.append(implementation)
+        assert scale == head_width**-0.5
+        assert q.shape[1] % 2 == 0  # an odd number is refused in training
         return q
 
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(hardware, "platform", lambda: "gpu")
+    monkeypatch.setattr(hardware, "compute_capability", lambda: capability)
     monkeypatch.setattr(jax.nn, "dot_product_attention", record)
-    x = jnp.zeros((1, 2, 3, head_width), dtype)
+    x = jnp.zeros((1, 2, 16, head_width), dtype)
     assert attention.dot_product_attention(x, x, x).shape == x.shape
-    assert chosen == [implementation]
+    assert chosen == implementations
+    attention.dot_product_attention(x, x, x, kernel="plain")
+    attention.dot_product_attention(x[:, :, :1], x, x)  # of one query there is no square
+    assert chosen == implementations
 
 
 def test_layer_norm_keeps_its_digits_far_from_zero():

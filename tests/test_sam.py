@@ -18,7 +18,7 @@ from fmi_jax.models import base
 from fmi_jax.models.base import Execution
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.models.sam import SAM, Block
-from fmi_jax.nn import relative_position
+from fmi_jax.nn import attention as plain_attention
 from fmi_jax.nn.relative_position import attention, by_pair
 
 ARCH = TINY["sam"].arch
@@ -46,7 +46,7 @@ def dense(q, k, v, rel_h, rel_w):
 @pytest.mark.parametrize("cols", [17, 131])
 def test_attention_and_its_gradients_are_those_of_a_bias_per_pair(cols, monkeypatch):
     """Also where it is computed a row of queries at a time, for maps too long to be folded."""
-    monkeypatch.setattr(relative_position, "MAX_SCORES", 1)
+    monkeypatch.setattr(plain_attention, "MAX_SCORES", 1)
     rows, d = 3, 5
     q, k, v, weights = jnp.asarray(normal(4, 2, 2, rows * cols, d))
     tables = [by_pair(jnp.asarray(normal(2 * n - 1, d))) for n in (rows, cols)]

@@ -40,6 +40,10 @@ FAR_FROM_ZERO = 1e-4
 # about the type, not about our arithmetic: the one tolerance that may be above 1e-3.
 BFLOAT16 = 3e-2
 
+# Attention of bfloat16 inputs, and its gradients, against float32 on the same inputs: weights, sums
+# and results are each rounded to 8 bits.
+BFLOAT16_PRODUCTS = 1e-2
+
 # Metrics against scikit-learn and the study's own figures, all in float64: rounding of sums.
 METRIC = 1e-12
 

@@ -15,9 +15,11 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from fmi_jax import atomic
 from fmi_jax.errors import UserError
+from fmi_jax.nn.shards import filed_shape
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +74,8 @@ class RunCheckpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                model=ocp.args.StandardSave(model),
-                training=ocp.args.StandardSave(training),
+                model=ocp.args.StandardSave(_as_filed(model)),
+                training=ocp.args.StandardSave(_as_filed(training)),
                 meta=ocp.args.JsonSave(meta),
             ),
         )
@@ -157,14 +159,19 @@ class RunCheckpoints:
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    model=ocp.args.StandardRestore(model),
-                    training=ocp.args.StandardRestore(training),
+                    model=ocp.args.StandardRestore(_as_filed(model)),
+                    training=ocp.args.StandardRestore(_as_filed(training)),
                     meta=ocp.args.JsonRestore(),
                 ),
             )
         except (ValueError, KeyError, FileNotFoundError) as error:
             raise self._does_not_fit(step, model, error) from error
-        return Restored(step, restored["model"], restored["training"], restored["meta"])
+        return Restored(
+            step,
+            _as_kept(restored["model"], model),
+            _as_kept(restored["training"], training),
+            restored["meta"],
+        )
 
     def restore_model(self, step: int, model: Any) -> Any:
         """Read only the `model` part of a step, verified first."""
@@ -173,11 +180,11 @@ class RunCheckpoints:
             raise UserError(f"checkpoint step {step} in {self.folder}: {reason}.")
         try:
             restored = self._manager.restore(
-                step, args=ocp.args.Composite(model=ocp.args.StandardRestore(model))
+                step, args=ocp.args.Composite(model=ocp.args.StandardRestore(_as_filed(model)))
             )
         except (ValueError, KeyError, FileNotFoundError) as error:
             raise self._does_not_fit(step, model, error) from error
-        return restored["model"]
+        return _as_kept(restored["model"], model)
 
     def _does_not_fit(self, step: int, model: Any, error: Exception) -> UserError:
         stored = ocp.StandardCheckpointer().metadata(self.folder / str(step) / "model")
@@ -239,6 +246,35 @@ class RunCheckpoints:
                 self._manifest(step).unlink(missing_ok=True)
         if unusable:
             self._manager.reload()
+
+
+def _as_filed(tree: Any) -> Any:
+    """The tree with the shapes that files have: a fused kernel, and what an optimizer keeps of
+    it, in one piece (`shards.filed_shape`). Arrays, or shapes of arrays."""
+
+    def filed(path: tuple[Any, ...], x: Any) -> Any:
+        shape = filed_shape(str(getattr(path[-1], "key", "")), x.shape)
+        if shape == x.shape:
+            return x
+        # A part that is divided along "model" is whole here: files are cut along other lines.
+        where = NamedSharding(x.sharding.mesh, PartitionSpec(*x.sharding.spec[:1]))
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=where)
+        return jax.jit(jax.numpy.reshape, static_argnums=1, out_shardings=where)(x, shape)
+
+    return jax.tree_util.tree_map_with_path(filed, tree)
+
+
+def _as_kept(tree: Any, wanted: Any) -> Any:
+    """The inverse of `_as_filed`, onto the shapes and shardings of `wanted`."""
+
+    def kept(x: Any, like: Any) -> Any:
+        if x.shape == like.shape:
+            return x
+        reshape = jax.jit(jax.numpy.reshape, static_argnums=1, out_shardings=like.sharding)
+        return reshape(x, like.shape)
+
+    return jax.tree.map(kept, tree, wanted)
 
 
 def _is_training(name: str) -> bool:

@@ -9,6 +9,7 @@ from fmi_jax.models.base import Backbone
 from fmi_jax.nn.lora import LoRALinear
 
 _MLP = ("fc1", "fc2", "w12", "w3")
+_FUSED = {"qkv": 3, "w12": 2}  # number of parts, as in `shards.FUSED`
 
 
 def add_adapters(
@@ -47,7 +48,15 @@ def add_adapters(
             f" is adapted; nearest valid: {widest - 1}."
         )
     for parent, name, layer, starts, width in found:
-        adapted = LoRALinear(layer, starts, width, rank=rank, scale=alpha / rank, rngs=rngs)
+        adapted = LoRALinear(
+            layer,
+            starts,
+            width,
+            parts=_FUSED.get(name, 1),
+            rank=rank,
+            scale=alpha / rank,
+            rngs=rngs,
+        )
         setattr(parent, name, adapted)
 
 

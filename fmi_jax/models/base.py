@@ -2,7 +2,8 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -12,7 +13,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
+from fmi_jax.nn.flash import pad_tokens
 from fmi_jax.nn.recompute import recomputed
+from fmi_jax.nn.shards import gathered
 from fmi_jax.types import Features
 
 
@@ -74,12 +77,14 @@ class Execution:
     Attributes:
       dtype: compute type of matrix products and activations; parameters, norms and softmax
         stay float32.
+      attention: "auto", flash attention where the hardware has it, or "plain".
       remat: recompute each block in the backward pass instead of keeping its activations.
       drop_path: stochastic-depth rate of the last block, rising linearly from 0 at the first;
         acts only when `rngs` is given.
     """
 
     dtype: Any = jnp.float32
+    attention: str = "auto"
     remat: bool = False
     drop_path: float = 0.0
 
@@ -88,14 +93,15 @@ class Backbone(nnx.Module):
     """A feature extractor made of blocks.
 
     A family sets `arch`, `execution` and `blocks` (an `nnx.List` of modules called as
-    `block(x, rngs)`) and defines `embed` and `readout`. In every method `rngs=None` means
-    evaluation: no drop-path, running BatchNorm statistics. With `rngs` (stream `dropout`) the
-    network is in training mode.
+    `block(x, rngs)`, but see `cls_first`) and defines `embed` and `readout`. In every method
+    `rngs=None` means evaluation: no drop-path, running BatchNorm statistics. With `rngs` (stream
+    `dropout`) the network is in training mode.
     """
 
     cls_first: ClassVar[bool] = False
-    """Whether the first token is [cls]. A block then takes `block(x, rngs, tokens)` as well, for
-    the output of a slice of the tokens alone, and `readout` takes a pair (`cls_and_rest`)."""
+    """Whether blocks work on a sequence of tokens whose first is [cls]. A block is then called as
+    `block(x, rngs, tokens, length)`: only the first `length` tokens of `x` are attended to, and
+    the output is that of a slice of the tokens. `readout` takes a pair (`cls_and_rest`)."""
 
     arch: ArchConfig
     execution: Execution
@@ -145,15 +151,44 @@ class Backbone(nnx.Module):
             )
         wanted, last = {}, max(blocks)
         grid = self.grid(images.shape[1], images.shape[2])
-        x = self.enter(images, rngs)
-        for i, block in enumerate(self.blocks[: last + 1]):
-            if i == last and self.cls_first:
-                x = self._run(_cls_apart, block, x, rngs)
-            else:
-                x = self.run_block(block, x, rngs)
+        for i, x in enumerate(self.outputs(images, last + 1, rngs=rngs, cls_apart=True), start=-1):
             if i in blocks:
                 wanted[i] = self.readout(x, i, grid)
         return tuple(wanted[i] for i in blocks)
+
+    def outputs(
+        self,
+        images: Float[Array, "b h w c"],
+        count: int,
+        *,
+        rngs: nnx.Rngs | None = None,
+        cls_apart: bool = False,
+    ) -> Iterator[Any]:
+        """What enters block 0, and then the output of each of the first `count` blocks.
+
+        Where blocks work on padded tokens, nobody else sees the padding.
+
+        Args:
+          images: the network's input.
+          count: number of blocks.
+          rngs: see the class.
+          cls_apart: whether the last output of a network with [cls] first is a pair, as
+            `cls_and_rest` takes it.
+        """
+        x = self.enter(images, rngs)
+        yield x
+        if not self.cls_first:
+            for block in self.blocks[:count]:
+                x = self.run_block(block, x, rngs)
+                yield x
+            return
+        length = x.shape[1]
+        x = pad_tokens(x)
+        for i, block in enumerate(self.blocks[:count]):
+            apart = cls_apart and i == count - 1
+            call = functools.partial(_cls_apart if apart else _sequence, length=length)
+            x = self._run(call, block, x, rngs)
+            yield x if apart else x[:, :length]
 
     def features(
         self, images: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
@@ -162,7 +197,7 @@ class Backbone(nnx.Module):
         return self.features_at(images, (self.arch.num_blocks - 1,), rngs=rngs)[0]
 
     def run_block(self, block: nnx.Module, x: Array, rngs: nnx.Rngs | None) -> Array:
-        """One block, rematerialised when `execution.remat` says so.
+        """One block of a network without [cls], rematerialised when `execution.remat` says so.
 
         Each block draws from a stream of its own, so that a block computed twice drops the
         same paths, and rematerialisation changes no random number.
@@ -177,17 +212,17 @@ class Backbone(nnx.Module):
         rngs: nnx.Rngs | None,
     ) -> Any:
         key = None if rngs is None else rngs.dropout()
-        if not self.execution.remat:
-            return call(block, x, key)
         # A block that has anything but parameters and running statistics is refused by the
-        # split, where a rematerialised update of it would be lost in silence.
+        # split, where an update of it would be lost in silence.
         graphdef, params, stats = nnx.split(block, nnx.Param, nnx.BatchStat)
 
-        @recomputed
         def run(x: Array, key: Array | None, params: Any, stats: Any) -> tuple[Any, Any]:
-            block = nnx.merge(graphdef, params, stats)
+            # Gathered inside: what is computed again in the backward pass is gathered again.
+            block = nnx.merge(graphdef, *gathered((params, stats), self.execution.dtype))
             return call(block, x, key), nnx.state(block, nnx.BatchStat)
 
+        if self.execution.remat:
+            run = recomputed(run)
         y, stats = run(x, key, params, stats)
         if key is not None:
             nnx.update(block, stats)
@@ -218,13 +253,19 @@ def _whole(block: Any, x: Array, key: Array | None) -> Array:
     return block(x, _dropout(key))
 
 
-def _cls_apart(block: Any, x: Array, key: Array | None) -> tuple[Array, Array]:
+def _sequence(block: Any, x: Array, key: Array | None, *, length: int) -> Array:
+    return block(x, _dropout(key), slice(None), length)
+
+
+def _cls_apart(block: Any, x: Array, key: Array | None, *, length: int) -> tuple[Array, Array]:
     """The same, [cls] and the other tokens each by themselves, and not put together again.
 
     Where only [cls] is read, nothing is computed of the others but their keys and values, in both
     passes: three quarters of the block are saved, 6 % of a ViT-B.
     """
-    return block(x, _dropout(key), slice(0, 1)), block(x, _dropout(key), slice(1, None))
+    parts = slice(0, 1), slice(1, length)
+    cls, rest = (block(x, _dropout(key), part, length) for part in parts)
+    return cls, rest
 
 
 def _dropout(key: Array | None) -> nnx.Rngs | None:

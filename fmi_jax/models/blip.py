@@ -86,6 +86,7 @@ class BLIP(Backbone):
                 arch.width,
                 arch.num_heads,
                 Mlp(arch.width, arch.mlp_width, dtype=dtype, rngs=rngs),
+                attention=execution.attention,
                 eps=arch.norm_eps,
                 layer_scale=None,
                 drop_path=rate,

@@ -85,6 +85,7 @@ class DINOv2(Backbone):
                 arch.width,
                 arch.num_heads,
                 mlp(arch.width, arch.mlp_width, dtype=dtype, rngs=rngs),
+                attention=execution.attention,
                 eps=arch.norm_eps,
                 layer_scale=_LAYER_SCALE,
                 drop_path=rate,

@@ -94,6 +94,7 @@ class OpenCLIP(Backbone):
                 width,
                 arch.num_heads,
                 Mlp(width, arch.mlp_width, activation=activation, dtype=dtype, rngs=rngs),
+                attention=execution.attention,
                 eps=arch.norm_eps,
                 layer_scale=None,
                 drop_path=rate,

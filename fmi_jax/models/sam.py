@@ -97,7 +97,14 @@ class SAM(Backbone):
             arch.in_channels, arch.width, arch.patch_size, dtype=dtype, rngs=rngs
         )
         self.blocks = nnx.List(
-            Block(arch, is_global=i in arch.global_blocks, drop_path=rate, dtype=dtype, rngs=rngs)
+            Block(
+                arch,
+                is_global=i in arch.global_blocks,
+                kernel=execution.attention,
+                drop_path=rate,
+                dtype=dtype,
+                rngs=rngs,
+            )
             for i, rate in enumerate(linear_rates(execution.drop_path, arch.depth))
         )
         if arch.neck_width is not None:
@@ -162,13 +169,21 @@ class Block(nnx.Module):
     Args:
       arch: of the network.
       is_global: whether it attends over the whole map, or within windows.
+      kernel: one of `attention.KERNELS`.
       drop_path: stochastic depth rate of both branches.
       dtype: compute type.
       rngs: stream `params`.
     """
 
     def __init__(
-        self, arch: SAMArch, *, is_global: bool, drop_path: float, dtype: Any, rngs: nnx.Rngs
+        self,
+        arch: SAMArch,
+        *,
+        is_global: bool,
+        kernel: str = "auto",
+        drop_path: float,
+        dtype: Any,
+        rngs: nnx.Rngs,
     ):
         self.drop_path = drop_path
         self.norm1 = LayerNorm(arch.width, eps=arch.norm_eps)
@@ -177,6 +192,7 @@ class Block(nnx.Module):
             arch.num_heads,
             grid=arch.grid,
             window=None if is_global else arch.window_size,
+            kernel=kernel,
             dtype=dtype,
             rngs=rngs,
         )

@@ -1,5 +1,6 @@
 """Multi-head self-attention."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,68 +9,97 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fmi_jax.nn import flash, hardware
 from fmi_jax.nn.linear import linear
+from fmi_jax.nn.shards import along_model, fused_parts, local_share
+
+KERNELS = ("auto", "plain")
+"""Values of `Execution.attention`: flash attention where the hardware has it, or never."""
 
 
 class Attention(nnx.Module):
     """Self-attention with one fused projection to queries, keys and values, in that order.
 
-    Softmax is in float32. On a GPU in half precision it runs as cuDNN's flash attention.
-
     Args:
       width: of the tokens.
       num_heads: must divide `width`.
+      kernel: one of `KERNELS`.
       dtype: compute type.
       rngs: stream `params`.
     """
 
-    def __init__(self, width: int, num_heads: int, *, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self, width: int, num_heads: int, *, kernel: str = "auto", dtype: Any, rngs: nnx.Rngs
+    ):
         self.num_heads = num_heads
+        self.kernel = kernel
         self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
         self.proj = linear(width, width, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "b n d"], tokens: slice = slice(None)
+        self, x: Float[Array, "b n d"], tokens: slice = slice(None), length: int | None = None
     ) -> Float[Array, "b m d"]:
-        """Tokens mixed over `n`; of them only those of `tokens`."""
+        """Tokens mixed over the first `length` of `n` (None: all); of them only `tokens`."""
         b, n, d = x.shape
         heads = (b, n, self.num_heads, d // self.num_heads)
-        parts = jnp.split(self.qkv(x), 3, axis=-1)
-        q, k, v = (jnp.moveaxis(part.reshape(heads), 2, 1) for part in parts)
-        y = dot_product_attention(q[:, :, tokens], k, v)
+        parts = fused_parts(self.qkv(x), 3)
+        q, k, v = (along_model(jnp.moveaxis(part.reshape(heads), 2, 1), 1) for part in parts)
+        y = dot_product_attention(q[:, :, tokens], k, v, length=length, kernel=self.kernel)
         return self.proj(jnp.moveaxis(y, 1, 2).reshape(b, -1, d))
 
 
 def dot_product_attention(
-    q: Float[Array, "b heads n d"], k: Float[Array, "b heads m d"], v: Float[Array, "b heads m d"]
-) -> Float[Array, "b heads n d"]:
-    """`softmax(q k^T / sqrt(d)) v`, softmax in float32.
+    q: Float[Array, "b heads n d"],
+    k: Float[Array, "b heads m d"],
+    v: Float[Array, "b heads m e"],
+    *,
+    scale: float | None = None,
+    length: int | None = None,
+    kernel: str = "auto",
+) -> Float[Array, "b heads n e"]:
+    """`softmax(scale * q k^T) v`, softmax in float32.
 
-    On a GPU in half precision it is cuDNN's flash attention, which never holds the `n x m`
-    scores. On a CPU it is written out with the heads before the tokens, where the batched
-    products read contiguous rows: 2.4 times as fast as `jax.nn.dot_product_attention`, whose
-    layout has the heads between. Where there are many scores, one group of queries comes after
-    another (`in_groups`).
+    The `n x m` scores are never held where there are many: flash attention computes them tile by
+    tile (`flash`), and without it one group of queries comes after another (`in_groups`).
+
+    Written out it has the heads before the tokens, where the batched products read contiguous
+    rows: 2.4 times as fast on a CPU as `jax.nn.dot_product_attention`, whose layout has the heads
+    between.
+
+    Args:
+      q, k, v: queries, keys and values.
+      scale: of the scores; None: `d ** -0.5`.
+      length: number of keys that count; those after them, padding, may hold anything. None: all.
+      kernel: one of `KERNELS`.
     """
-    if jax.default_backend() == "cpu":
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    length = k.shape[2] if length is None else length
+    if kernel == "auto":
+        attend = flash.kernel_for(q.dtype, q.shape[2], k.shape[2], q.shape[3])
+        if attend is not None:
+            return attend(q, k, v, scale, length)
+    k, v = k[:, :, :length], v[:, :, :length]
 
-        def attend(q: Array) -> Array:
-            scores = jnp.einsum("bhnd,bhmd->bhnm", q * q.shape[-1] ** -0.5, k)
-            return softmax_product(scores, v)
+    def plain(q: Array) -> Array:
+        scores = jnp.einsum("bhnd,bhmd->bhnm", q * scale, k, preferred_element_type=jnp.float32)
+        return softmax_product(scores, v)
 
-        size = MAX_SCORES // (q.shape[0] * q.shape[1] * k.shape[2])
-        return attend(q) if q.shape[2] <= size else in_groups(attend, q, max(size, 1))
-    half = q.dtype in (jnp.bfloat16, jnp.float16)
-    cudnn = jax.default_backend() == "gpu" and half and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
-    y = jax.nn.dot_product_attention(
-        *(jnp.moveaxis(array, 1, 2) for array in (q, k, v)),
-        implementation="cudnn" if cudnn else None,
-    )
-    return jnp.moveaxis(y, 2, 1)
+    size = group_size(math.prod(local_share(*q.shape[:2])) * length)
+    return plain(q) if q.shape[2] <= size else in_groups(plain, q, size)
+
+
+def group_size(scores: int) -> int:
+    """Queries that are computed at a time, given the scores that one of them has on a device."""
+    if hardware.platform() == "cpu":
+        return max(MAX_SCORES // scores, 1)
+    # Whole tiles of the matrix units.
+    return max(_MAX_SCORES_ACCELERATOR // scores // 128 * 128, 128)
 
 
 MAX_SCORES = 2**24
 """Scores, a number per pair of tokens and head, that are held at a time on a CPU: 64 MiB."""
+
+_MAX_SCORES_ACCELERATOR = 2**26
 
 
 def softmax_product(
@@ -89,7 +119,7 @@ def softmax_product(
 
 def in_groups(
     attend: Callable[[Array], Array], q: Float[Array, "b heads n d"], size: int
-) -> Float[Array, "b heads n d"]:
+) -> Float[Array, "b heads n e"]:
     """`attend(q)`, for at most `size` queries at a time in both passes.
 
     The scores of a group are computed again in the backward pass, so that those of all queries

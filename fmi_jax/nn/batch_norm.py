@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fmi_jax.nn.shards import batch_mean, num_shards
+
 
 class BatchNorm(nnx.Module):
     """Batch norm over all axes but the last, in float32 whatever the type of its input.
@@ -14,8 +16,8 @@ class BatchNorm(nnx.Module):
     being the unbiased one and that of the normalisation the biased one, as in
     `torch.nn.BatchNorm2d`. In evaluation it normalises with the running statistics.
 
-    Under `jax.jit` the mean over the batch is that of the whole batch, however it is divided
-    over devices and processes: what PyTorch calls a synchronised batch norm.
+    The mean over the batch is that of the whole batch, however it is divided over devices and
+    processes: what PyTorch calls a synchronised batch norm.
 
     Args:
       width: of the last axis.
@@ -44,7 +46,7 @@ class BatchNorm(nnx.Module):
             offset = self.bias[...] - self.mean[...] * factor
             return (x.astype(jnp.float32) * factor + offset).astype(x.dtype)
         y, mean, var = _normalise(x, self.scale[...], self.bias[...], self.eps)
-        values = x.size // x.shape[-1]
+        values = x.size // x.shape[-1] * num_shards()
         keep, momentum = 1 - self.momentum, self.momentum
         self.mean[...] = keep * self.mean[...] + momentum * mean
         self.var[...] = keep * self.var[...] + momentum * var * (values / (values - 1))
@@ -55,8 +57,8 @@ class BatchNorm(nnx.Module):
 def _normalise(x, scale, bias, eps):
     values = x.astype(jnp.float32)
     axes = tuple(range(x.ndim - 1))
-    mean = values.mean(axes)
+    mean = batch_mean(values.mean(axes))
     centred = values - mean
-    var = jnp.square(centred).mean(axes)
+    var = batch_mean(jnp.square(centred).mean(axes))
     y = centred * (jax.lax.rsqrt(var + eps) * scale) + bias
     return y.astype(x.dtype), jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)

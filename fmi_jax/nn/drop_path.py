@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fmi_jax.nn.shards import own_rows
+
 
 def drop_path(
     x: Float[Array, "b *rest"], rate: float, rngs: nnx.Rngs | None
@@ -18,8 +20,8 @@ def drop_path(
     """
     if rngs is None or rate == 0:
         return x
-    shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-    keep = jax.random.bernoulli(rngs.dropout(), 1 - rate, shape)
+    key, rest = rngs.dropout(), (1,) * (x.ndim - 1)
+    keep = own_rows(lambda n: jax.random.bernoulli(key, 1 - rate, (n, *rest)), x.shape[0])
     return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 
 

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from fmi_jax.nn.linear import linear, trunc_normal
+from fmi_jax.nn.shards import fused_parts
 from fmi_jax.nn.stage import pad_map
 from fmi_jax.nn.window_attention import (
     biased_attention,
@@ -81,17 +82,18 @@ class FocalAttention(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
         """Tokens mixed near and far."""
-        h, w, d = x.shape[1:]
+        h, w = x.shape[1:3]
         cut = min(h, w) > self.window
         expand, shift = (self.expand, self.shift) if cut else (0, 0)
         x = jnp.roll(pad_map(x.astype(self.dtype), self.window), (-shift, -shift), axis=(1, 2))
         rows, cols = x.shape[1] // self.window, x.shape[2] // self.window
-        q, kv = jnp.split(self.qkv(x), (d,), axis=-1)
+        q, *kv = fused_parts(self.qkv(x), 3)
+        kv = jnp.concatenate(kv, axis=-1)
         keys = [neighbourhoods(kv, self.window, expand, wrap=True)]
         biases = [self._near_bias(expand)]
         hidden = [_hidden_near(rows, cols, self.window, expand, shift)]
         for k, table in enumerate(self.relative_position_bias_table_to_windows):
-            pooled = self.qkv(self._pool(x, k))[..., d:]
+            pooled = jnp.concatenate(fused_parts(self.qkv(self._pool(x, k)), 3)[1:], axis=-1)
             keys.append(neighbourhoods(pooled, 2**k, self.reach, wrap=False))
             biases.append(table[...][:, relative_position_index(self.window, self._side(k))])
             outside = _outside(rows, cols, 2**k, self.reach)[:, None]

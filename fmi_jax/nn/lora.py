@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.nn.linear import flat_product
+from fmi_jax.nn.shards import interleaved
 
 
 class LoRALinear(nnx.Linear):
@@ -18,6 +19,7 @@ class LoRALinear(nnx.Linear):
       base: the layer; not to be used afterwards.
       starts: first output of each part that is adapted (of queries and values in a fused layer).
       width: outputs of a part.
+      parts: number of equal parts of a fused layer (`shards.FUSED`); 1 for any other.
       rank: columns of the `A` and rows of the `B` of a part.
       scale: factor of the product; alpha / rank in the paper.
       rngs: stream `params`; `A` is drawn as in the paper's code, from a uniform distribution of
@@ -30,12 +32,13 @@ class LoRALinear(nnx.Linear):
         starts: tuple[int, ...],
         width: int,
         *,
+        parts: int = 1,
         rank: int,
         scale: float,
         rngs: nnx.Rngs,
     ):
         _take_over(base, self)
-        self.starts, self.scale = starts, scale
+        self.starts, self.parts, self.scale = starts, parts, scale
         draw = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         total = len(starts) * rank
         self.lora_a = nnx.Param(draw(rngs.params(), (self.in_features, total), jnp.float32))
@@ -63,7 +66,7 @@ class LoRALinear(nnx.Linear):
             jnp.pad(b, ((0, 0), (start, self.out_features - start - b.shape[1])))
             for start, b in parts
         ]
-        return self.lora_a[...], jnp.concatenate(rows)
+        return self.lora_a[...], interleaved(jnp.concatenate(rows), self.parts)
 
 
 _SHARED = ("kernel", "bias", "in_features", "out_features", "use_bias", "dtype", "param_dtype")

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.nn.linear import linear
+from fmi_jax.nn.shards import along_model, fused_parts
 
 
 @jax.checkpoint
@@ -61,7 +61,8 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
         """Each token by itself."""
-        return self.fc2(self.activation(self.fc1(x)))
+        hidden = self.fc1(x)
+        return self.fc2(self.activation(along_model(hidden, hidden.ndim - 1)))
 
 
 class SwiGLU(nnx.Module):
@@ -80,5 +81,5 @@ class SwiGLU(nnx.Module):
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Each token by itself."""
-        gate, value = jnp.split(self.w12(x), 2, axis=-1)
+        gate, value = fused_parts(self.w12(x), 2)
         return self.w3(silu_gate(gate, value))

@@ -5,6 +5,7 @@ The score of a query at row `i`, column `j` and a key at row `k`, column `l` get
 keys, the second one per query and column, so the bias of all pairs is never a tensor of its own.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -13,11 +14,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fmi_jax.nn.attention import MAX_SCORES, dot_product_attention, softmax_product
+from fmi_jax.nn import flash
+from fmi_jax.nn.attention import dot_product_attention, group_size, softmax_product
 from fmi_jax.nn.linear import linear
+from fmi_jax.nn.shards import fused_parts, local_share
 from fmi_jax.nn.window_attention import join_windows, split_windows
 
-_FLASH_WIDTH = 128  # widest head of cuDNN's flash attention
+_FOLDED_WIDTH = 128  # of heads: up to it folding pays without flash attention, too
 
 
 class RelativePositionAttention(nnx.Module):
@@ -32,6 +35,7 @@ class RelativePositionAttention(nnx.Module):
       num_heads: must divide `width`.
       grid: rows and columns of the map, which the position tables are for, when `window` is None.
       window: side of the square windows, in tokens; None for attention over the whole map.
+      kernel: one of `attention.KERNELS`.
       dtype: compute type.
       rngs: stream `params`.
     """
@@ -43,11 +47,13 @@ class RelativePositionAttention(nnx.Module):
         *,
         grid: tuple[int, int],
         window: int | None,
+        kernel: str = "auto",
         dtype: Any,
         rngs: nnx.Rngs,
     ):
         self.num_heads = num_heads
         self.window = window
+        self.kernel = kernel
         rows, cols = grid if window is None else (window, window)
         self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
         self.proj = linear(width, width, dtype=dtype, rngs=rngs)
@@ -66,7 +72,7 @@ class RelativePositionAttention(nnx.Module):
             assert bias is not None
             filling = jnp.broadcast_to(bias[...].astype(qkv.dtype), (b, rows, cols, 3 * d))
             qkv = filling.at[:, :h, :w].set(qkv)
-        parts = jnp.split(qkv, 3, axis=-1)
+        parts = fused_parts(qkv, 3)
         if self.window is None:
             heads = (b, h * w, self.num_heads, d // self.num_heads)
             q, k, v = (jnp.moveaxis(part.reshape(heads), 2, 1) for part in parts)
@@ -81,7 +87,7 @@ class RelativePositionAttention(nnx.Module):
 
     def _attend(self, q: Array, k: Array, v: Array) -> Array:
         tables = (table[...].astype(q.dtype) for table in (self.rel_pos_h, self.rel_pos_w))
-        return attention(q, k, v, *(by_pair(table) for table in tables))
+        return attention(q, k, v, *(by_pair(table) for table in tables), kernel=self.kernel)
 
 
 def by_pair(table: Float[Array, "distances d"]) -> Float[Array, "n n d"]:
@@ -96,6 +102,8 @@ def attention(
     v: Float[Array, "b heads n d"],
     rel_h: Float[Array, "rows rows d"],
     rel_w: Float[Array, "cols cols d"],
+    *,
+    kernel: str = "auto",
 ) -> Float[Array, "b heads n d"]:
     """`softmax(q k^T / sqrt(d) + q . rel_h + q . rel_w) v` for the `n = rows * cols` tokens of a
     map, row by row; softmax in float32.
@@ -104,52 +112,58 @@ def attention(
       q, k, v: queries, keys and values.
       rel_h: for each row of a query and each row of a key (`by_pair`).
       rel_w: the same for columns.
+      kernel: one of `attention.KERNELS`.
     """
-    if q.shape[-1] + rel_h.shape[0] + rel_w.shape[0] <= _FLASH_WIDTH:
-        return _folded(q, k, v, rel_h, rel_w)
-    return _row_by_row(q, k, v, rel_h, rel_w)
-
-
-def _folded(q: Array, k: Array, v: Array, rel_h: Array, rel_w: Array) -> Array:
-    """As plain attention: a query's products with `rel_h` and `rel_w` are further entries of
-    it, and a key has a one in those of its own row and column."""
     b, heads, n, d = q.shape
     rows, cols = rel_h.shape[0], rel_w.shape[0]
+    # In float32: the scores are sums of three.
     by_row, by_col = _products(q.reshape(b, heads, rows, cols, d), rel_h, rel_w)
+    width = d + rows + cols
+    takes = kernel == "auto" and flash.kernel_for(q.dtype, n, n, width + -width % 8)
+    if takes or width <= _FOLDED_WIDTH:
+        return _folded(q, k, v, by_row, by_col, kernel)
+    return _row_by_row(q, k, v, by_row, by_col)
+
+
+def _folded(q: Array, k: Array, v: Array, by_row: Array, by_col: Array, kernel: str) -> Array:
+    """As plain attention: a query's products with the tables are further entries of it, and a
+    key has a one in those of its own row and column."""
+    b, heads, n, d = q.shape
+    rows, cols = by_row.shape[-1], by_col.shape[-1]
     spare = -(d + rows + cols) % 8  # flash attention takes multiples of eight
-    width = d + rows + cols + spare
-    # dot_product_attention divides by the square root of the width it sees.
-    parts = [q * d**-0.5, *(p.reshape(b, heads, n, -1) for p in (by_row, by_col))]
-    query = jnp.concatenate(parts, axis=-1) * width**0.5
+    parts = [q * d**-0.5, *(p.astype(q.dtype).reshape(b, heads, n, -1) for p in (by_row, by_col))]
+    query = jnp.concatenate(parts, axis=-1)
     place = np.concatenate(
         [np.repeat(np.eye(rows), cols, axis=0), np.tile(np.eye(cols), (rows, 1))], axis=1
     )
     place = jnp.broadcast_to(jnp.asarray(place, k.dtype), (b, heads, n, rows + cols))
     key = jnp.concatenate([k, place], axis=-1)
     query, key = (_widened(x, spare) for x in (query, key))
-    return dot_product_attention(query, key, _widened(v, width - d))[..., :d]
+    return dot_product_attention(query, key, v, scale=1.0, kernel=kernel)
 
 
-def _row_by_row(q: Array, k: Array, v: Array, rel_h: Array, rel_w: Array) -> Array:
+def _row_by_row(q: Array, k: Array, v: Array, by_row: Array, by_col: Array) -> Array:
     """One group of rows of queries after another, in both passes: of the scores, a number per
     pair of tokens and head, only those of a group are ever held."""
     b, heads, n, d = q.shape
-    rows, cols = rel_h.shape[0], rel_w.shape[0]
-    fitting = max(MAX_SCORES // (b * heads * cols * n), 1)
-    group = max(size for size in range(1, min(fitting, rows) + 1) if rows % size == 0)
+    rows, cols = by_row.shape[-1], by_col.shape[-1]
+    fitting = group_size(math.prod(local_share(b, heads)) * n) // cols
+    group = max(size for size in range(1, rows + 1) if rows % size == 0 and size <= max(fitting, 1))
 
     @jax.checkpoint
-    def attend(group_of: tuple[Array, Array]) -> Array:
-        queries, rel_h = group_of  # [b, heads, group, cols, d], [group, rows, d]
+    def attend(part: tuple[Array, Array, Array]) -> Array:
+        queries, by_row, by_col = part  # [b, heads, group, cols, d or rows or cols]
         flat = queries.reshape(b, heads, group * cols, d) * d**-0.5
-        scores = jnp.einsum("bhnd,bhmd->bhnm", flat, k).astype(jnp.float32)
-        by_row, by_col = _products(queries, rel_h, rel_w)
+        scores = jnp.einsum("bhnd,bhmd->bhnm", flat, k, preferred_element_type=jnp.float32)
         scores = scores.reshape(b, heads, group, cols, rows, cols)
         scores = scores + by_row[..., :, None] + by_col[..., None, :]
         return softmax_product(scores.reshape(b, heads, group * cols, n), v)
 
-    groups = jnp.moveaxis(q.reshape(b, heads, rows // group, group, cols, d), 2, 0)
-    y = jax.lax.map(attend, (groups, rel_h.reshape(rows // group, group, rows, d)))
+    def groups(x: Array) -> Array:
+        return jnp.moveaxis(x.reshape(b, heads, rows // group, group, cols, -1), 2, 0)
+
+    # The products are outside of the loop, and with them the gradients of the tables.
+    y = jax.lax.map(attend, (groups(q), groups(by_row), groups(by_col)))
     return jnp.moveaxis(y, 0, 2).reshape(b, heads, n, d)
 
 
@@ -159,7 +173,11 @@ def _products(
     rel_w: Float[Array, "cols cols d"],
 ) -> tuple[Float[Array, "b heads r cols rows"], Float[Array, "b heads r cols cols"]]:
     """Each query with the table of its own row and with that of its own column."""
-    return jnp.einsum("bhijd,ikd->bhijk", q, rel_h), jnp.einsum("bhijd,jkd->bhijk", q, rel_w)
+    f32 = jnp.float32
+    return (
+        jnp.einsum("bhijd,ikd->bhijk", q, rel_h, preferred_element_type=f32),
+        jnp.einsum("bhijd,jkd->bhijk", q, rel_w, preferred_element_type=f32),
+    )
 
 
 def _widened(x: Array, by: int) -> Array:

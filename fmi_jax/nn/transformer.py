@@ -29,6 +29,7 @@ class Block(nnx.Module):
       width: of the tokens.
       num_heads: of the attention.
       mlp: the feed-forward module.
+      attention: one of `attention.KERNELS`.
       eps: of the layer norms.
       layer_scale: initial value of the branch factors; None for a block without them.
       drop_path: stochastic depth rate of both branches.
@@ -42,6 +43,7 @@ class Block(nnx.Module):
         num_heads: int,
         mlp: nnx.Module,
         *,
+        attention: str = "auto",
         eps: float,
         layer_scale: float | None,
         drop_path: float,
@@ -50,20 +52,25 @@ class Block(nnx.Module):
     ):
         self.drop_path = drop_path
         self.norm1 = LayerNorm(width, eps=eps)
-        self.attn = Attention(width, num_heads, dtype=dtype, rngs=rngs)
+        self.attn = Attention(width, num_heads, kernel=attention, dtype=dtype, rngs=rngs)
         self.ls1 = _identity if layer_scale is None else LayerScale(width, layer_scale)
         self.norm2 = LayerNorm(width, eps=eps)
         self.mlp = mlp
         self.ls2 = _identity if layer_scale is None else LayerScale(width, layer_scale)
 
     def __call__(
-        self, x: Float[Array, "b n d"], rngs: nnx.Rngs | None, tokens: slice = slice(None)
+        self,
+        x: Float[Array, "b n d"],
+        rngs: nnx.Rngs | None,
+        tokens: slice = slice(None),
+        length: int | None = None,
     ) -> Float[Array, "b m d"]:
         """The block's output; `rngs` (stream `dropout`) turns drop-path on.
 
-        Only that of `tokens`, if it is given: they attend to all tokens of `x`.
+        Only that of `tokens`, if it is given: they attend to all tokens of `x`, or to the first
+        `length` of them, after which there is padding.
         """
-        mixed = self.attn(self.norm1(x), tokens)
+        mixed = self.attn(self.norm1(x), tokens, length)
         x = x[:, tokens] + drop_path(self.ls1(mixed), self.drop_path, rngs)
         return x + drop_path(self.ls2(self.mlp(self.norm2(x))), self.drop_path, rngs)
 

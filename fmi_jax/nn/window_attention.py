@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from fmi_jax.nn.linear import linear, trunc_normal
+from fmi_jax.nn.shards import fused_parts
 from fmi_jax.nn.stage import pad_map
 
 _HIDDEN = -100.0  # added to the score of a key that a query must not see; the references' value
@@ -55,7 +56,7 @@ class WindowAttention(nnx.Module):
         h, w = x.shape[1:3]
         shift = self.shift if min(h, w) > self.window else 0
         x = jnp.roll(pad_map(x, self.window), (-shift, -shift), axis=(1, 2))
-        parts = jnp.split(self.qkv(x), 3, axis=-1)
+        parts = fused_parts(self.qkv(x), 3)
         q, k, v = (split_windows(part, self.window, self.num_heads) for part in parts)
         index = relative_position_index(self.window, self.window)
         bias = jnp.moveaxis(self.relative_position_bias_table[...][index], 2, 0)

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from fmi_jax import atomic, cka, parallel
@@ -179,11 +180,11 @@ def layers(module: Any, images: Float[Array, "b h w c"], kind: str) -> dict[str,
 def _walk(backbone: Backbone, images: Array, kind: str) -> tuple[dict[str, Array], Features]:
     """The layers of one backbone, and the features after the last of them."""
     grid = backbone.grid(images.shape[1], images.shape[2])
-    x = backbone.embed(images)
+    outputs = backbone.outputs(images, len(backbone.blocks))
+    x = next(outputs)
     found = {} if kind in ("cls", "pooled") else {"embedding": _tokens(x, grid, kind)}
     features = None
-    for i, block in enumerate(backbone.blocks):
-        x = backbone.run_block(block, x, None)
+    for i, x in enumerate(outputs):
         features = backbone.readout(x, i, grid)
         if kind == "cls" and features.cls is None:
             raise UsageError(
@@ -240,10 +241,20 @@ def _step(
     """`of_layer(features, mask)` for every layer of a batch."""
     mesh, kind = context.mesh, context.config.cka.features
 
+    def of_images(arrays: Arrays, images: Array) -> list[Array]:
+        module = network.partition.merge(arrays, placement=network.placement)
+        return list(layers(module, network.preprocess(images), kind).values())
+
+    by_shard = parallel.by_shard(
+        mesh,
+        of_images,
+        in_specs=(dict(network.placement), PartitionSpec("data")),
+        out_specs=PartitionSpec("data"),
+    )
+
     def step(arrays: Arrays, batch: Arrays) -> list[Array]:
-        module = network.partition.merge(arrays)
-        found = layers(module, network.preprocess(batch["images"]), kind)
-        return [of_layer(features, batch["mask"]) for features in found.values()]
+        found = by_shard(arrays, batch["images"])
+        return [of_layer(features, batch["mask"]) for features in found]
 
     jitted = jax.jit(
         step,

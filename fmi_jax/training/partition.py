@@ -6,6 +6,10 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.sharding import NamedSharding
+
+from fmi_jax import parallel
+from fmi_jax.nn import shards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +30,33 @@ class Partition:
     stats: tuple[str, ...]
     frozen: tuple[str, ...]
 
-    def merge(self, *parts: Mapping[str, Any]) -> Any:
-        """The model with the arrays of `parts`, which together name every variable once."""
+    def merge(
+        self, *parts: Mapping[str, Any], placement: Mapping[str, NamedSharding] | None = None
+    ) -> Any:
+        """The model with the arrays of `parts`, which together name every variable once.
+
+        Args:
+          parts: arrays by name.
+          placement: where arrays live, in a program by shard (`parallel.by_shard`), which sees
+            its own part of them. What is divided over "data" is gathered: that of a block when
+            the block runs, everything else here. An array that is not named is whole.
+        """
         values: dict[str, Any] = {}
         for part in parts:
             values |= part
-        state = [(path, var.replace(values[name])) for name, (path, var) in self.variables.items()]
+        placement = placement or {}
+        state = []
+        for name, (path, abstract) in self.variables.items():
+            value = values[name]
+            if (parts := shards.num_parts(name)) > 1:
+                value = shards.interleaved(value, parts)
+            variable = abstract.replace(value)
+            axis = parallel.data_axis(placement[name]) if name in placement else None
+            if axis is not None:
+                variable = shards.divided(variable, axis)
+                if "blocks" not in path:
+                    variable = shards.gathered(variable, variable.get_value().dtype)
+            state.append((path, variable))
         return nnx.merge(self.graphdef, nnx.from_flat_state(state))
 
     def read(self, model: nnx.Module, names: tuple[str, ...]) -> dict[str, Any]:
@@ -52,15 +77,29 @@ def named_values(model: nnx.Module) -> dict[str, Any]:
     }
 
 
-def partition(model: nnx.Module, trainable: Callable[[str], bool]) -> Partition:
+def partition(
+    model: nnx.Module, trainable: Callable[[str], bool], *, divided: bool = False
+) -> Partition:
     """Divide the arrays of an abstract `model` by `trainable`, asked for each native name.
 
     Running statistics go with the parameters beside them: those of a frozen layer stand still.
+
+    Args:
+      model: the network with its head.
+      trainable: whether the array of a native name learns.
+      divided: whether the "model" axis divides heads. Fused kernels are then kept as
+        `[i, parts, w]`, each part divided, and files have them as `[i, parts * w]`.
     """
     graphdef, state = nnx.split(model)
     variables = {
         ".".join(map(str, path)): (path, variable) for path, variable in nnx.to_flat_state(state)
     }
+    if divided:
+        for name, (path, variable) in variables.items():
+            value, parts = variable.get_value(), shards.num_parts(name)
+            if parts > 1:
+                shape = shards.kept_shape(name, value.shape)
+                variables[name] = (path, variable.replace(jax.ShapeDtypeStruct(shape, value.dtype)))
     learns = {name for name in variables if trainable(name)}
     params = tuple(n for n in variables if n in learns and isinstance(variables[n][1], nnx.Param))
     if not params:

@@ -13,8 +13,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from fmi_jax import parallel
+from fmi_jax.nn.shards import DATA
 from fmi_jax.training.partition import Partition
 from fmi_jax.types import Task
+
+_NETWORKS = ("backbone.", "transformer.")  # what computes in the compute type
 
 Arrays = dict[str, Any]
 Augment = Callable[[jax.Array, Array], Array]
@@ -119,6 +122,7 @@ def make_train_step(
     accumulate: int,
     mesh: Mesh,
     placement: Placement,
+    dtype: Any,
 ) -> Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, Any]]]:
     """The step `(state, frozen, batch) -> (state, scalars)`; `state` is donated.
 
@@ -129,7 +133,25 @@ def make_train_step(
     A model whose logits are `[b, g, k]` is `g` models that share what is frozen: every parameter
     has them as its first axis, the scalars and `state.learning_rate` are `[g]`, and none sees
     the loss of another (`classifiers.head_grid`, with `side_by_side` of an optimizer).
+
+    Every device computes its own share of the batch (`parallel.by_shard`). What crosses devices
+    are gradients, once for a batch, and parameters that are divided.
+
+    Args:
+      partition: the model.
+      optimizer: its updates are multiplied by the learning rate.
+      schedule: share of the full learning rate by step, for the scalars.
+      augment: from prepared images to the network's input.
+      task: decides the loss.
+      accumulate: micro-batches per step.
+      mesh: the devices.
+      placement: where each array of the model lives.
+      dtype: compute type of the networks, in which gradients of their matrices are summed over
+        devices.
     """
+
+    # Running statistics are the same on every device, and come whole.
+    divided = {name: placement[name] for name in (*partition.params, *partition.frozen)}
 
     def loss_and_grads(
         params: Arrays, stats: Arrays, frozen: Arrays, batch: Arrays, keys: Any, dropout: Any
@@ -137,7 +159,7 @@ def make_train_step(
         images = augment(keys, batch["images"])
 
         def summed_loss(params: Arrays) -> tuple[Any, tuple[Any, Arrays]]:
-            model = partition.merge(params, stats, frozen)
+            model = partition.merge(params, stats, frozen, placement=divided)
             logits = model(images, rngs=nnx.Rngs(dropout=dropout))
             losses = per_example_loss(task, logits, batch["labels"])
             loss = jnp.einsum("b...,b->...", losses, batch["mask"])
@@ -148,38 +170,68 @@ def make_train_step(
 
     def micro_batches(x: Array) -> Array:
         # Row i*k+j goes to micro-batch j: every device cuts its own rows, nothing moves.
-        x = x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1)
-        spec = PartitionSpec(None, "data")
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+        return x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1)
 
-    def step(state: TrainState, frozen: Arrays, batch: Arrays) -> tuple[TrainState, dict[str, Any]]:
-        augment_key, dropout_key = jax.random.split(
-            jax.random.fold_in(jax.random.key(state.seed), state.step)
-        )
-        keys = jax.random.split(augment_key, batch["mask"].shape[0])
+    def summed(name: str, grad: Array) -> Array:
+        """The gradient over all devices, from that of this one's images."""
+        if parallel.data_axis(placement[name]) is not None:
+            return grad  # summed when it was scattered
+        # Matrices of the networks cross in the type they are used in, at half the bytes.
+        narrow = grad.ndim > 1 and name.startswith(_NETWORKS)
+        return jax.lax.psum(grad.astype(dtype) if narrow else grad, DATA).astype(grad.dtype)
+
+    def gradients(
+        none: Array,
+        params: Arrays,
+        stats: Arrays,
+        frozen: Arrays,
+        batch: Arrays,
+        keys: Any,
+        dropout: Any,
+    ) -> tuple[Any, Arrays, Arrays]:
+        """Loss and gradients summed over the batch, from this device's share of it."""
         if accumulate == 1:
-            loss, stats, grads = loss_and_grads(
-                state.params, state.stats, frozen, batch, keys, dropout_key
-            )
+            loss, stats, grads = loss_and_grads(params, stats, frozen, batch, keys, dropout)
         else:
-            dropout_keys = jax.random.split(dropout_key, accumulate)
 
             def one(carry: Any, part: Any) -> tuple[Any, None]:
                 loss, stats, grads = carry
                 micro, micro_keys, micro_dropout = part
                 more, stats, new = loss_and_grads(
-                    state.params, stats, frozen, micro, micro_keys, micro_dropout
+                    params, stats, frozen, micro, micro_keys, micro_dropout
                 )
                 return (loss + more, stats, jax.tree.map(jnp.add, grads, new)), None
 
             parts = (
                 jax.tree.map(micro_batches, batch),
                 micro_batches(keys),
-                dropout_keys,
+                jax.random.split(dropout, accumulate),
             )
-            zeros = jax.tree.map(jnp.zeros_like, state.params)
-            none = jnp.zeros_like(state.learning_rate)
-            (loss, stats, grads), _ = jax.lax.scan(one, (none, state.stats, zeros), parts)
+            zeros = jax.tree.map(jnp.zeros_like, params)
+            (loss, stats, grads), _ = jax.lax.scan(one, (none, stats, zeros), parts)
+        # Once, whatever the number of micro-batches.
+        grads = {name: summed(name, grad) for name, grad in grads.items()}
+        return jax.lax.psum(loss, DATA), stats, grads
+
+    whole, shared = PartitionSpec(), PartitionSpec(DATA)
+    learning = {name: placement[name] for name in partition.params}
+    frozen_placement = {name: placement[name] for name in partition.frozen}
+    gradients_by_shard = parallel.by_shard(
+        mesh,
+        gradients,
+        in_specs=(whole, learning, whole, frozen_placement, shared, shared, whole),
+        out_specs=(whole, whole, learning),
+    )
+
+    def step(state: TrainState, frozen: Arrays, batch: Arrays) -> tuple[TrainState, dict[str, Any]]:
+        augment_key, dropout_key = jax.random.split(
+            jax.random.fold_in(jax.random.key(state.seed), state.step)
+        )
+        keys = jax.random.split(augment_key, batch["mask"].shape[0])
+        none = jnp.zeros_like(state.learning_rate)
+        loss, stats, grads = gradients_by_shard(
+            none, state.params, state.stats, frozen, batch, keys, dropout_key
+        )
         count = jnp.maximum(batch["mask"].sum(), 1)
         loss = loss / count
         grads = jax.tree.map(lambda g: g / count, grads)
@@ -208,7 +260,6 @@ def make_train_step(
         return new_state, {"loss": loss, "grad_norm": norm, "learning_rate": rate}
 
     state_placement = state_shardings(mesh, partition, optimizer, placement)
-    frozen_placement = {name: placement[name] for name in partition.frozen}
     return jax.jit(
         step,
         in_shardings=(state_placement, frozen_placement, parallel.batch_sharding(mesh)),
@@ -226,9 +277,19 @@ def make_eval_step(
     that each can put the split together.
     """
 
+    def logits_of(arrays: Arrays, images: Array) -> Array:
+        model = partition.merge(arrays, placement=placement)
+        return model(preprocess(images), rngs=None).astype(jnp.float32)
+
+    by_shard = parallel.by_shard(
+        mesh,
+        logits_of,
+        in_specs=(dict(placement), PartitionSpec(DATA)),
+        out_specs=PartitionSpec(DATA),
+    )
+
     def step(arrays: Arrays, batch: Arrays) -> Arrays:
-        model = partition.merge(arrays)
-        logits = model(preprocess(batch["images"]), rngs=None).astype(jnp.float32)
+        logits = by_shard(arrays, batch["images"])
         return {"logits": logits, **{k: batch[k] for k in ("labels", "mask", "index")}}
 
     return jax.jit(
