@@ -285,7 +285,7 @@ def training(backbone: str, pixels: int, batch: int, dtype: str, *, blocks: int 
 
     step = make_train_step(
         structure, optimizer, schedule, augment,
-        task=Task.MULTICLASS, accumulate=1, mesh=mesh, placement=placement,
+        task=Task.MULTICLASS, accumulate=1, mesh=mesh, placement=placement, dtype=execution.dtype,
     )  # fmt: skip
     state = initial_state(structure, arrays, optimizer, mesh, placement, learning_rate=1e-4, seed=0)
     rng = np.random.default_rng(0)

@@ -77,6 +77,8 @@ def test_a_target_is_a_host_or_what_is_asked_for(text, devices, topology, count)
         ("--target h200 --set optim.rate=1", "Did you mean"),
         ("--target h200 --set optim", "FIELD=VALUE"),
         ("--target h200 --batch 6 --accumulate 4", "multiple"),
+        ("--target h200 --protocol knn", "--what features"),
+        ("--target h200 --protocol lra", "Did you mean 'lora'"),
         ("--target h200 --backbones sam_vit_b", "unrecognized"),
     ],
 )

@@ -84,7 +84,7 @@ def test_the_parameters_that_learn_are_counted_in_the_compute_type() -> None:
 
 def test_the_model_axis_divides_parameters_and_reduces_activations() -> None:
     halves = found(model=2, **NANO)
-    columns = (64 * 192 + 192) + (64 * 128 + 128)
+    columns = 64 * 192 + (64 * 128 + 128)  # the bias of queries, keys and values is whole
     rows = 64 * 64 + 128 * 64
     assert halves.learned == 2 * (STEM + 3 * BLOCK + REST - 3 * (columns + rows) // 2)
     # 16 images on 4 pairs of chips, [b, n, d] in bfloat16, two in each of three blocks.

@@ -10,6 +10,8 @@ from fmi_jax.aot.targets import Target
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.config_rules import validate
 from fmi_jax.errors import UsageError
+from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.protocols.spec import ProtocolSpec
 
 WHAT = ("train", "eval", "features")
 CENTRE = 0.875  # of the prepared side is what the default augmentation keeps
@@ -98,6 +100,11 @@ def program(
             raise UsageError(f"--set {assignment}: expected FIELD=VALUE, such as --set {name}=1.")
         configs.assign(config, name, text)
     validate(config)
+    if what == "train" and not isinstance(PROTOCOLS[config.protocol], ProtocolSpec):
+        raise UsageError(
+            f"protocol {config.protocol!r} trains no network: expected --what features, or a"
+            " protocol that trains."
+        )
     return Program(target=target, what=what, config=config, optimization=optimization)
 
 

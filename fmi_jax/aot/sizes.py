@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -12,7 +12,7 @@ from fmi_jax import parallel
 from fmi_jax.aot.program import Program
 from fmi_jax.assembly import Assembly
 from fmi_jax.models.arch import StagedArch
-from fmi_jax.models.base import ArchConfig
+from fmi_jax.models.base import ArchConfig, create_abstract
 
 _PREFIX = r"backbone\.(cls_token|dist_token|register_tokens)"
 _ROW_PARALLEL = r"(.*\.)?(attn\.proj|mlp\.fc2|mlp\.w3)\.kernel"
@@ -31,7 +31,7 @@ class Sizes:
       patches: those of them that are patches.
       score_widths: extents that scores of queries and keys may be summed over.
       pixels: sides of images, which resampling sums over.
-      matrices: shapes of all parameters of two dimensions, whole and as one chip holds them.
+      matrices: shapes of all kernels of linear layers, whole and as one chip holds them.
       learned, frozen: bytes of the parameters that learn and that do not, in the compute type;
         where "model" divides one, of its part.
       backward: whether gradients go through the backbone.
@@ -44,7 +44,7 @@ class Sizes:
     patches: int
     score_widths: frozenset[int]
     pixels: frozenset[int]
-    matrices: frozenset[tuple[int, ...]]
+    matrices: frozenset[tuple[int, int]]
     learned: int
     frozen: int
     backward: bool
@@ -71,7 +71,8 @@ def sizes(program: Program, assembly: Assembly, classes: int, mesh: Mesh) -> Siz
         return sum(math.prod(local[name]) for name in names) * item
 
     prepared = config.data.prepared_size
-    rows, cols = partition.merge(abstract).backbone.grid(config.image_size, config.image_size)
+    backbone = create_abstract(assembly.spec.family, arch, assembly.execution)
+    rows, cols = backbone.grid(config.image_size, config.image_size)
     heads = getattr(arch, "num_heads", None)
     on_tokens = assembly.transformer.arch if assembly.transformer else None
     prefix = sum(
@@ -88,7 +89,9 @@ def sizes(program: Program, assembly: Assembly, classes: int, mesh: Mesh) -> Siz
         pixels=frozenset(
             (config.image_size, prepared, round(config.augment.center_crop * prepared))
         ),
-        matrices=frozenset(s for each in held for s in each.values() if len(s) == 2),
+        matrices=frozenset(
+            matrix for each in held for shape in each.values() for matrix in _as_matrices(shape)
+        ),
         learned=total(partition.params),
         frozen=total(partition.frozen),
         backward=any(name.startswith("backbone.") for name in partition.params),
@@ -104,6 +107,13 @@ def sizes(program: Program, assembly: Assembly, classes: int, mesh: Mesh) -> Siz
 def _local(mesh: Mesh, abstract: Mapping[str, object], strategy: str) -> Shapes:
     placed = parallel.parameter_shardings(mesh, abstract, strategy)
     return {name: placed[name].shard_shape(leaf.shape) for name, leaf in abstract.items()}  # type: ignore[attr-defined]
+
+
+def _as_matrices(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """A kernel as products take it; a fused one also part by part."""
+    if len(shape) in (2, 3):
+        yield shape[0], math.prod(shape[1:])
+        yield shape[0], shape[-1]
 
 
 def _score_widths(arch: ArchConfig | None, rows: int, cols: int) -> frozenset[int]:

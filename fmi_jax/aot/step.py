@@ -19,9 +19,7 @@ from fmi_jax.assembly import (
 )
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo
-from fmi_jax.errors import UsageError
-from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.protocols.spec import GridProtocolSpec, Network, ProtocolSpec
+from fmi_jax.protocols.spec import GridProtocolSpec, Network
 from fmi_jax.training import optim
 from fmi_jax.training.step import TrainState, make_train_step
 from fmi_jax.types import Task
@@ -63,7 +61,7 @@ def lower(program: Program) -> Any:
     """The step of `program`, traced and lowered for its target.
 
     Raises:
-      UsageError: the protocol has no such step, or the batch does not fit the chips.
+      UsageError: the config cannot be, or its batch cannot be divided over the chips.
     """
     config, target = program.config, program.target
     mesh = parallel.make_mesh(config.train.model_parallel, devices=target.devices())
@@ -107,18 +105,13 @@ def _batch(config: ExperimentConfig) -> dict[str, jax.ShapeDtypeStruct]:
 def _train(
     assembly: Assembly, config: ExperimentConfig, info: DatasetInfo, mesh: Mesh, batch: Any
 ) -> Any:
-    chosen = PROTOCOLS[config.protocol]
-    if not isinstance(chosen, ProtocolSpec):
-        raise UsageError(
-            f"protocol {config.protocol!r} trains no network: expected --what features."
-        )
     partition = assembly.partition
     schedule = optim.relative_rate(config.optim, WARMUP, STEPS)
     optimizer = optim.make_optimizer(config.optim, schedule)
     heads: tuple[int, ...] = ()
-    if isinstance(chosen, GridProtocolSpec):
+    if isinstance(assembly.protocol, GridProtocolSpec):
         optimizer = optim.side_by_side(optimizer)
-        heads = (len(chosen.heads(config)),)
+        heads = (len(assembly.protocol.heads(config)),)
     step = make_train_step(
         partition,
         optimizer,
@@ -128,6 +121,7 @@ def _train(
         accumulate=config.optim.accumulate,
         mesh=mesh,
         placement=placement_of(assembly, config, mesh),
+        dtype=assembly.execution.dtype,
     )
     params = partition.shapes(partition.params)
 
