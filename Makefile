@@ -6,13 +6,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help quickstart example-study test test-slow lint clean
+.PHONY: help quickstart example-study test test-slow test-aot test-aot-all lint clean
 
 help:
 	@echo "make quickstart     draw a synthetic fundus set, fine-tune a small ViT on it, report"
 	@echo "make example-study  every protocol on tiny backbones, and its report"
 	@echo "make test           every test (at most 12 minutes on 2 cores)"
 	@echo "make test-slow      the tests that take longer"
+	@echo "make test-aot       steps compiled for TPUs and GPUs, without either"
+	@echo "make test-aot-all   the same for the full product of networks and targets: a table"
 	@echo "make lint           ruff and pyright"
 
 $(BIN)/python:
@@ -54,10 +56,35 @@ test: $(VENV)/.installed-test
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
 
+# The compilers, at the versions that fit the jax of the tests, in an environment of their own
+# (`pip install '.[aot]'`; 2.7 GB); FMI_JAX_AOT names one that is elsewhere.
+AOT := .venv-aot
+
+$(AOT)/.installed: pyproject.toml | $(VENV)/.installed
+	$(BIN)/python -m venv $(AOT)
+	$(AOT)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[aot]' \
+	  "jax==$$($(BIN)/python -c 'import jax; print(jax.__version__)')"
+	@touch $@
+
+$(AOT): $(AOT)/.installed
+
+ifdef FMI_JAX_AOT
+compilers:
+else
+compilers: $(AOT)/.installed
+endif
+.PHONY: compilers
+
+test-aot: $(VENV)/.installed-test compilers
+	$(BIN)/python -m pytest -m aot --durations=30 tests/test_aot_programs.py
+
+test-aot-all: $(VENV)/.installed compilers
+	$(BIN)/python -m benchmarks.aot_all
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(AOT) runs

@@ -57,6 +57,7 @@ TOP = {
     *("assembly", "cli", "entry", "experiment", "predict", "trained", "workdir"),
     *("session", "conclusion", "networks", "study"),
     *("training_run", "grid_run", "feature_run", "analysis_run"),
+    "aot",
 }
 # What the converter may import of fmi_jax.
 CONVERTER = {

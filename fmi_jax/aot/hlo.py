@@ -1,0 +1,219 @@
+"""A compiled program read from its text: computations, instructions, and how often each runs.
+
+The text is that of XLA's optimised HLO (`compiled.as_text()`), of any back end.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_BITS = {"pred": 8, "s4": 4, "u4": 4, "c64": 64, "c128": 128}
+
+
+class Shape(NamedTuple):
+    """The type of an array.
+
+    Attributes:
+      dtype: as HLO names it ("bf16").
+      dims: extents.
+    """
+
+    dtype: str
+    dims: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.dims)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes without any padding of the layout."""
+        digits = re.search(r"\d+", self.dtype)
+        bits = _BITS.get(self.dtype) or (int(digits.group()) if digits else 0)
+        return self.size * bits // 8
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.dims))}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """A line of a computation.
+
+    Attributes:
+      name: unique in its computation.
+      shapes: arrays of its result; several for a tuple.
+      opcode: what it does ("fusion", "custom-call", "all-reduce-start").
+      operands: names of the instructions it reads.
+      attributes: the text after the operands.
+    """
+
+    name: str
+    shapes: tuple[Shape, ...]
+    opcode: str
+    operands: tuple[str, ...]
+    attributes: str
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its result."""
+        return sum(shape.bytes for shape in self.shapes)
+
+    def named(self, attribute: str) -> tuple[str, ...]:
+        """The computations that an attribute names: `calls`, `body`, `branch_computations`."""
+        match = re.search(rf"\b{attribute}=(\{{[^}}]*\}}|%?[\w.\-]+)", self.attributes)
+        return tuple(re.findall(r"[\w.\-]+", match.group(1))) if match else ()
+
+    def text(self, attribute: str) -> str:
+        """The value of an attribute without brackets inside: `dim_labels`, `custom_call_target`."""
+        match = re.search(rf"\b{attribute}=(\"[^\"]*\"|\{{[^{{}}]*\}}|[^\s,]+)", self.attributes)
+        return match.group(1).strip('"{}') if match else ""
+
+
+Computation = dict[str, Instruction]
+"""The instructions of a computation by name, in their order."""
+
+_ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,<=]*)\]")
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .*)?\{$")
+_LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """A program.
+
+    Attributes:
+      computations: by name.
+      entry: name of the one that is run.
+    """
+
+    computations: dict[str, Computation]
+    entry: str
+
+    @functools.cached_property
+    def times(self) -> dict[str, int]:
+        """How often each computation runs: the trips of the loops that it is in multiplied.
+
+        The entry, bodies and conditions of loops, and what is called are here. Fusions and
+        what a reduction applies to elements belong to the instruction that names them. All
+        branches of a conditional count.
+        """
+        found: dict[str, int] = defaultdict(int)
+
+        def run(name: str, times: int) -> None:
+            found[name] += times
+            for instruction in self.computations[name].values():
+                for inner, trips in self._runs(instruction):
+                    run(inner, times * trips)
+
+        run(self.entry, 1)
+        return dict(found)
+
+    def _runs(self, instruction: Instruction) -> Iterator[tuple[str, int]]:
+        if instruction.opcode == "while":
+            for inner in (*instruction.named("condition"), *instruction.named("body")):
+                yield inner, self.trips(instruction)
+        elif instruction.opcode == "call":
+            for inner in instruction.named("to_apply"):
+                yield inner, 1
+        elif instruction.opcode == "async-start":
+            for inner in instruction.named("calls"):
+                yield inner, 1
+        elif instruction.opcode == "conditional":
+            names = ("branch_computations", "true_computation", "false_computation")
+            for inner in (inner for name in names for inner in instruction.named(name)):
+                yield inner, 1
+
+    def trips(self, loop: Instruction) -> int:
+        """How often the body of a `while` runs: as the compiler notes it, else the largest
+        constant that its condition holds; 1 where neither is there."""
+        known = re.search(r'known_trip_count"?[:=]\{"?n"?[:=]"?(\d+)', loop.attributes)
+        if known:
+            return int(known.group(1))
+        bounds = [
+            int(instruction.operands[0])
+            for name in loop.named("condition")
+            for instruction in self.computations.get(name, {}).values()
+            if instruction.opcode == "constant" and instruction.operands[0].isdecimal()
+        ]
+        return max(bounds, default=1)
+
+    def running(self) -> Iterator[tuple[Instruction, Computation, int]]:
+        """Every instruction outside fusions, the computation it is in, and how often it runs."""
+        for name, times in self.times.items():
+            computation = self.computations[name]
+            for instruction in computation.values():
+                yield instruction, computation, times
+
+    def inside(self, instruction: Instruction) -> Iterator[tuple[Instruction, Computation]]:
+        """The instruction, or every one inside a fusion, also of fusions in it."""
+        if instruction.opcode != "fusion":
+            return
+        for name in instruction.named("calls"):
+            computation = self.computations[name]
+            for inner in computation.values():
+                yield inner, computation
+                yield from self.inside(inner)
+
+    def everything(self) -> Iterator[tuple[Instruction, Computation, int]]:
+        """`running`, and what is inside fusions."""
+        for instruction, computation, times in self.running():
+            yield instruction, computation, times
+            for inner, where in self.inside(instruction):
+                yield inner, where, times
+
+
+def read(text: str) -> Module:
+    """The program that `text` is."""
+    computations: dict[str, Computation] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        if not line.startswith(" "):
+            header = _HEADER.match(line.rstrip())
+            current = computations.setdefault(header.group(2), {}) if header else None
+            if header and header.group(1):
+                entry = header.group(2)
+        elif current is not None:
+            instruction = _instruction(line)
+            if instruction:
+                current[instruction.name] = instruction
+    if not entry:
+        raise ValueError("expected the text of an HLO module, with an ENTRY computation")
+    return Module(computations, entry)
+
+
+def _instruction(line: str) -> Instruction | None:
+    match = _LINE.match(line)
+    if not match:
+        return None
+    name, rest = match.groups()
+    end = _closing(rest) + 1 if rest.startswith("(") else rest.find(" ")
+    result, rest = rest[:end], rest[end:].lstrip()
+    opcode, _, rest = rest.partition("(")
+    end = _closing("(" + rest) - 1
+    operands, attributes = rest[:end], rest[end + 1 :]
+    names = re.findall(r"%([\w.\-]+)", operands) or [operands.strip()]
+    return Instruction(name, shapes(result), opcode, tuple(names), attributes)
+
+
+def _closing(text: str) -> int:
+    """Where the bracket that `text` begins with is closed."""
+    depth = 0
+    for i, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return i
+    return len(text)
+
+
+def shapes(text: str) -> tuple[Shape, ...]:
+    """Every array in the text of a type."""
+    return tuple(
+        Shape(dtype, tuple(int(d.lstrip("<=")) for d in dims.split(",") if d))
+        for dtype, dims in _ARRAY.findall(text)
+    )

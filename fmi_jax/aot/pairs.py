@@ -1,0 +1,96 @@
+"""Arrays with a number for every pair of tokens, n x n: what flash attention never holds.
+
+A shape alone does not tell: at 224 pixels n is 197 to 264, and a batch of 256, a width of 384 and
+a side of 224 pixels are as large. So scores are sought where they are made, in the products: a
+product of queries with keys sums over the width of a head, and takes at least n of its rows from
+one side and n of its columns from the other. A linear layer sums over another width, or has a
+parameter's shape; windows and [cls] have fewer than n on a side; a batch and its tokens come from
+the same side.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from fmi_jax.aot.hlo import Module, Shape
+from fmi_jax.aot.products import Product, products
+from fmi_jax.aot.sizes import Sizes
+
+_FILL = 512  # tokens may be filled up to a multiple of it
+_LARGE = 1024  # from so many tokens on a shape tells by itself
+
+
+class Slice(NamedTuple):
+    """Scores of some queries with all keys, or of some keys with all queries.
+
+    Attributes:
+      some: how many those are.
+      elements: numbers in the array of scores, least (with nothing filled up) and largest.
+    """
+
+    some: int
+    least: int
+    largest: int
+
+
+def pairs(module: Module, sizes: Sizes) -> list[str]:
+    """Shapes with two dimensions of at least the number of tokens, the largest first.
+
+    Scores of all pairs count wherever they are, also inside a fusion; scores of a few queries at
+    a time where a loop carries the array that holds all of them.
+    """
+    if not sizes.tokens:
+        return []
+    found: set[Shape] = set()
+    slices: list[Slice] = []
+    for product, _ in products(module):
+        if not _scores(product, sizes):
+            continue
+        if min(product.left, product.right) >= sizes.patches:
+            found.add(product.shape)
+        elif max(product.left, product.right) >= sizes.patches:
+            slices.append(_slice(product, sizes))
+    for shapes in _carried(module):
+        found |= {shape for shape in shapes if any(_stacked(shape, s, sizes) for s in slices)}
+    for instruction, _, _ in module.running():
+        found |= {shape for shape in instruction.shapes if _square(shape, sizes)}
+    return [str(shape) for shape in sorted(found, key=lambda s: (-s.bytes, s))]
+
+
+def _scores(product: Product, sizes: Sizes) -> bool:
+    left, right, summed = product.left, product.right, product.contracted
+    if product.windowed or summed not in sizes.score_widths - sizes.pixels:
+        return False
+    # A linear layer, in one pass or another: a parameter on one side.
+    sides = ((summed, left), (left, summed), (summed, right), (right, summed))
+    return not any(side in sizes.matrices for side in sides)
+
+
+def _slice(product: Product, sizes: Sizes) -> Slice:
+    some, all_of_them = sorted((product.left, product.right))
+    elements = product.shape.size
+    return Slice(some, elements // all_of_them * sizes.patches, elements)
+
+
+def _carried(module: Module) -> Iterator[tuple[Shape, ...]]:
+    for instruction, _, _ in module.running():
+        if instruction.opcode == "while":
+            yield instruction.shapes
+
+
+def _stacked(shape: Shape, part: Slice, sizes: Sizes) -> bool:
+    """Whether `shape` is enough slices for all pairs, one after another along a dimension."""
+    return any(
+        count * part.some >= sizes.patches and part.least <= shape.size // count <= part.largest
+        for count in shape.dims
+        if count > 1
+    )
+
+
+def _square(shape: Shape, sizes: Sizes) -> bool:
+    """Whether two dimensions are tokens, filled up or not, and nothing else of the network."""
+    if sizes.patches < _LARGE:
+        return False
+    extents = {extent for matrix in sizes.matrices for extent in matrix}
+    top = -(-sizes.tokens // _FILL) * _FILL
+    tokens = [d for d in shape.dims if sizes.patches <= d <= top and d not in extents]
+    return len(tokens) >= 2

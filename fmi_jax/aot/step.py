@@ -1,0 +1,140 @@
+"""The real step of a config, lowered. All of it is made by the functions that a run calls."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from fmi_jax import features, parallel
+from fmi_jax.aot.program import Program
+from fmi_jax.assembly import (
+    Assembly,
+    assemble,
+    augmentation,
+    evaluation_preprocess,
+    evaluation_step,
+    placement_of,
+)
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.data.prepared import DatasetInfo
+from fmi_jax.protocols.spec import GridProtocolSpec, Network
+from fmi_jax.training import optim
+from fmi_jax.training.step import TrainState, make_train_step
+from fmi_jax.types import Task
+
+CHANNELS = 3
+CLASSES = 5
+# Constants of the schedule: any will do, the program is the same but for their values.
+WARMUP, STEPS = 100, 10_000
+
+
+def data_set(config: ExperimentConfig) -> DatasetInfo:
+    """A data set of colour images with five classes, of which nothing but this is known."""
+    return DatasetInfo(
+        name="aot",
+        task=Task.MULTICLASS,
+        classes=tuple("01234"),
+        channels=CHANNELS,
+        size=config.data.prepared_size,
+        mean=(0.5,) * CHANNELS,
+        std=(0.25,) * CHANNELS,
+        metric="accuracy",
+        split="",
+        limit=0,
+        split_sha256="",
+        counts={},
+        class_counts={},
+        class_groups={},
+        synthetic=True,
+        manifest_sha256="",
+    )
+
+
+def network(config: ExperimentConfig) -> Assembly:
+    """The classifier of `config` for that data set, in the abstract."""
+    return assemble(config, CHANNELS, CLASSES)
+
+
+def lower(program: Program) -> Any:
+    """The step of `program`, traced and lowered for its target.
+
+    Raises:
+      UsageError: the config cannot be, or its batch cannot be divided over the chips.
+    """
+    config, target = program.config, program.target
+    mesh = parallel.make_mesh(config.train.model_parallel, devices=target.devices())
+    parallel.check_batch_size(
+        mesh, config.train.batch_size, config.optim.accumulate, "train.batch_size"
+    )
+    assembly = network(config)
+    info = data_set(config)
+    batch = _batch(config)
+    if program.what == "train":
+        return _train(assembly, config, info, mesh, batch)
+    arrays = assembly.partition.shapes(tuple(assembly.partition.variables))
+    placement = placement_of(assembly, config, mesh)
+    if program.what == "eval":
+        step = evaluation_step(assembly, config, info, mesh, placement)
+    else:
+        net = Network(
+            name="",
+            config=config,
+            spec=assembly.spec,
+            arch=assembly.arch,
+            partition=assembly.partition,
+            arrays={},
+            placement=placement,
+            preprocess=evaluation_preprocess(assembly, config, info),
+        )
+        step = features._feature_step(net, mesh)
+    return step.lower(arrays, batch)  # type: ignore[attr-defined]
+
+
+def _batch(config: ExperimentConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    b, side = config.train.batch_size, config.data.prepared_size
+    return {
+        "images": jax.ShapeDtypeStruct((b, side, side, CHANNELS), jnp.uint8),
+        "labels": jax.ShapeDtypeStruct((b,), jnp.int32),
+        "mask": jax.ShapeDtypeStruct((b,), jnp.float32),
+        "index": jax.ShapeDtypeStruct((b,), jnp.int32),
+    }
+
+
+def _train(
+    assembly: Assembly, config: ExperimentConfig, info: DatasetInfo, mesh: Mesh, batch: Any
+) -> Any:
+    partition = assembly.partition
+    schedule = optim.relative_rate(config.optim, WARMUP, STEPS)
+    optimizer = optim.make_optimizer(config.optim, schedule)
+    heads: tuple[int, ...] = ()
+    if isinstance(assembly.protocol, GridProtocolSpec):
+        optimizer = optim.side_by_side(optimizer)
+        heads = (len(assembly.protocol.heads(config)),)
+    step = make_train_step(
+        partition,
+        optimizer,
+        schedule,
+        augmentation(assembly, config, info),
+        task=info.task,
+        accumulate=config.optim.accumulate,
+        mesh=mesh,
+        placement=placement_of(assembly, config, mesh),
+        dtype=assembly.execution.dtype,
+    )
+    params = partition.shapes(partition.params)
+
+    def scalar(dtype: Any, shape: tuple[int, ...] = ()) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    state = TrainState(
+        step=scalar(np.int32),
+        params=params,
+        stats=partition.shapes(partition.stats),
+        opt_state=jax.eval_shape(optimizer.init, params),
+        learning_rate=scalar(np.float32, heads),
+        seed=scalar(np.uint32),
+        bad_step=scalar(np.int32),
+    )
+    return step.lower(state, partition.shapes(partition.frozen), batch)  # type: ignore[attr-defined]

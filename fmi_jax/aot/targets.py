@@ -1,0 +1,155 @@
+"""The chips that programs are compiled for, and how many of them one program gets."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fmi_jax.errors import UsageError, unknown_name
+
+GIB = 2**30
+GPUS_PER_HOST = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chip:
+    """A chip that the compilers know.
+
+    Attributes:
+      platform: "gpu" or "tpu", as `jax.default_backend` says it on the chip.
+      memory: bytes that a program can use.
+      flops: dense bfloat16 FLOP/s that the maker states.
+      bandwidth: bytes/s to and from that memory.
+      compute_capability: of a GPU, else None.
+      slices: topologies of a TPU, the smallest (one host) first; empty for a GPU.
+    """
+
+    platform: str
+    memory: int
+    flops: float
+    bandwidth: float
+    compute_capability: tuple[int, int] | None = None
+    slices: tuple[str, ...] = ()
+
+
+_FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
+
+
+def _gpu(name: str, flops: float) -> Chip:
+    """A GPU as its text proto describes it."""
+    text = _description(name)
+
+    def number(field: str) -> int:
+        match = re.search(rf"\b{field}: (\d+)", text)
+        return int(match.group(1)) if match else 0  # as protobuf: a zero is left out
+
+    return Chip(
+        platform="gpu",
+        memory=number("device_memory_size"),
+        flops=flops,
+        bandwidth=number("memory_bandwidth"),
+        compute_capability=(number("major"), number("cuda_compute_capability.*minor")),
+    )
+
+
+def _description(name: str) -> str:
+    return (Path(__file__).parent / f"{name}.txtpb").read_text()
+
+
+# Rates, and memory of TPUs: the makers' data sheets. The TPU compiler keeps some memory for itself
+# and says so when a program does not fit into the rest.
+CHIPS = {
+    "v5e": Chip(platform="tpu", memory=16 * GIB, flops=197e12, bandwidth=819e9, slices=_FLAT),
+    "v5p": Chip(platform="tpu", memory=95 * GIB, flops=459e12, bandwidth=2765e9, slices=_CUBES),
+    "v6e": Chip(platform="tpu", memory=32 * GIB, flops=918e12, bandwidth=1640e9, slices=_FLAT),
+    "a100": _gpu("a100", 312e12),
+    "h100": _gpu("h100", 989e12),
+    "h200": _gpu("h200", 989e12),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What a program is compiled for.
+
+    Attributes:
+      name: a chip of `CHIPS`.
+      topology: of a TPU ("2x2"); hosts x GPUs for GPUs ("1x8").
+      count: the program runs on this many chips, the first of the topology.
+    """
+
+    name: str
+    topology: str
+    count: int
+
+    @property
+    def chip(self) -> Chip:
+        """What the chip is."""
+        return CHIPS[self.name]
+
+    def devices(self) -> list[Any]:
+        """The chips, as devices that can only be compiled for. Needs the compilers."""
+        import jax
+        from jax.experimental import topologies
+
+        if self.chip.platform == "tpu":
+            name = f"{self.name}:{self.topology}"
+            found = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+        else:
+            jax.devices()  # finds the CUDA plugin
+            found = topologies.get_topology_desc(
+                platform="cuda",
+                topology_name="",
+                topology=f"1x{self.topology}",
+                target_config=_description(self.name),
+            ).devices
+        return list(found)[: self.count]
+
+
+def target(text: str, devices: int = 0) -> Target:
+    """The target that `text` names: a chip ("h200", "v5e"), with a topology ("v5e:4x4") or not.
+
+    Without a topology it is one host (8 GPUs, 4 TPU chips), or the smallest slice with
+    `devices` chips.
+
+    Args:
+      text: as on the command line.
+      devices: use the first so many chips; 0: all.
+
+    Raises:
+      UsageError: an unknown chip, a topology that is none, or more chips than there are.
+    """
+    name, _, topology = text.partition(":")
+    if name not in CHIPS:
+        raise unknown_name("target", name, CHIPS)
+    if devices < 0:
+        raise UsageError(f"devices={devices}: expected 1 or more, or 0 for all of the topology.")
+    chip = CHIPS[name]
+    if not topology:
+        if chip.platform == "gpu":
+            topology = f"{max(-(-devices // GPUS_PER_HOST), 1)}x{GPUS_PER_HOST}"
+        else:
+            topology = _smallest(chip.slices, devices)
+    sides = topology.split("x")
+    if not all(side.isdecimal() and int(side) for side in sides):
+        example = f"{name}:{(*chip.slices, '2x8')[0]}"
+        raise UsageError(f"target {text!r}: expected a topology such as {example!r}.")
+    total = math.prod(int(side) for side in sides)
+    if chip.slices and topology not in chip.slices:
+        raise unknown_name(f"topology of {name}", topology, chip.slices)
+    if not chip.slices and (len(sides) != 2 or int(sides[1]) > GPUS_PER_HOST):
+        raise UsageError(
+            f"target {text!r}: expected hosts x GPUs of each host, at most {GPUS_PER_HOST},"
+            f" such as '{name}:2x8'."
+        )
+    if devices > total:
+        raise UsageError(f"devices={devices}: {name}:{topology} has {total}.")
+    return Target(name, topology, devices or total)
+
+
+def _smallest(slices: Sequence[str], devices: int) -> str:
+    sizes = {name: math.prod(map(int, name.split("x"))) for name in slices}
+    return next((name for name, size in sizes.items() if size >= devices), slices[-1])

@@ -1,0 +1,115 @@
+"""What a compiled program moves and starts: collectives, kernels, bytes, estimated cycles."""
+
+import re
+
+from fmi_jax.aot.hlo import Computation, Instruction, Module
+
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "ragged-all-to-all",
+    "collective-broadcast",
+)
+# Instructions that start nothing on the device: names for what is there already, and the ends of
+# what another instruction has started. What `while`, `call` and `conditional` run counts itself.
+_NOTHING = {
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
+    *("while", "call", "conditional", "async-start", "async-update", "async-done"),
+    *("partition-id", "replica-id", "opt-barrier", "add-dependency", "domain"),
+}
+_SLICES = ("slice", "dynamic-slice", "gather")
+_NO_KERNEL = {"AllocateBuffer", "PinToDevice", "AssumeGatherIndicesInBound", "Sharding"}
+
+
+def collectives(module: Module) -> dict[str, tuple[int, int]]:
+    """Count and bytes of each kind of collective that runs, on one device.
+
+    One counts the bytes of its result, as often as the loops around it run; a pair of start and
+    done counts once.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for instruction, _, times in module.running():
+        kind = instruction.opcode.removesuffix("-start")
+        if kind in COLLECTIVES:
+            count, total = found.get(kind, (0, 0))
+            size = result_bytes(instruction)
+            found[kind] = (count + times, total + size * times)
+    return found
+
+
+def result_bytes(instruction: Instruction) -> int:
+    """Bytes that a collective makes. The type of a start holds its operands as well, and after
+    them the results; that of an all-reduce does not."""
+    shapes = instruction.shapes
+    if instruction.opcode.endswith("-start") and not instruction.opcode.startswith("all-reduce"):
+        operands = len(instruction.operands)
+        if len(shapes) >= 2 * operands:
+            shapes = shapes[operands : 2 * operands]
+    return sum(shape.bytes for shape in shapes)
+
+
+def kernels(module: Module) -> int:
+    """How many operations the device starts: fusions, products, calls of libraries and copies,
+    each as often as it runs, and what the condition of a loop takes as often as its body. What is
+    inside a fusion is no operation of its own; collectives are counted apart."""
+    return sum(times for instruction, _, times in module.running() if starts(instruction))
+
+
+def starts(instruction: Instruction) -> bool:
+    """Whether the instruction is an operation that the device starts, and no collective."""
+    opcode = instruction.opcode
+    if opcode in _NOTHING or opcode.endswith(("-done", "-update")):
+        return False
+    if opcode.removesuffix("-start") in COLLECTIVES:
+        return False
+    return not (opcode == "custom-call" and instruction.text("custom_call_target") in _NO_KERNEL)
+
+
+def bytes_accessed(module: Module) -> int:
+    """Bytes that operations read and write, for compilers that state none: operands and results,
+    of which only the part counts that a fusion slices out or updates."""
+    total = 0
+    for instruction, computation, times in module.running():
+        if not starts(instruction):
+            continue
+        moved = instruction.bytes + sum(
+            computation[name].bytes for name in instruction.operands if name in computation
+        )
+        if instruction.opcode == "fusion":
+            moved -= sum(_spared(module.computations[n]) for n in instruction.named("calls"))
+        total += moved * times
+    return total
+
+
+def _spared(fused: Computation) -> int:
+    """Bytes of operands and results that a fusion does not touch."""
+    spared = 0
+    for name, parameter in fused.items():
+        if parameter.opcode != "parameter":
+            continue
+        users = [i for i in fused.values() if name in i.operands]
+        updates = [
+            fused[user.operands[1]].bytes
+            for user in users
+            if user.opcode == "dynamic-update-slice" and user.operands[0] == name
+        ]
+        slices = [user.bytes for user in users if user.opcode in _SLICES]
+        if len(users) == len(slices):
+            spared += max(parameter.bytes - sum(slices), 0)
+        elif len(users) == len(updates):  # in place: neither read nor written but there
+            spared += max(2 * (parameter.bytes - sum(updates)), 0)
+    return spared
+
+
+def cycles(module: Module) -> int | None:
+    """Sum of the cycles that the TPU compiler estimates, with the trips of loops; Pallas kernels
+    have none. None where nothing is estimated."""
+    total, any_found = 0, False
+    for instruction, _, times in module.running():
+        match = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
+        if match:
+            total, any_found = total + int(match.group(1)) * times, True
+    return total if any_found else None

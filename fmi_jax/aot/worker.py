@@ -1,0 +1,72 @@
+"""The process that compiles: a program as JSON on each line of its input, what came of it on each
+line of its output.
+
+    python -m fmi_jax.aot.worker h200
+
+It is started by `compiler`, in the environment that holds the compilers.
+"""
+
+import json
+import os
+import re
+import sys
+from typing import Any
+
+
+def main() -> None:
+    """Answer programs for the chip that the command line names until the input ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the compilers print is no answer
+    prepare()
+    import jax
+
+    from fmi_jax.aot import pretend
+    from fmi_jax.aot.targets import CHIPS
+
+    pretend.hardware_of(CHIPS[sys.argv[1]])
+    jax.config.update("jax_enable_compilation_cache", False)
+    for line in sys.stdin:
+        print(json.dumps(answer(line)), file=answers, flush=True)
+
+
+def prepare() -> None:
+    """Set what the compilers read from the environment when jax starts."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # there is no metadata server to ask
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # else one process at a time
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import nvidia.cuda_nvcc  # type: ignore[import-not-found]
+
+    (folder,) = nvidia.cuda_nvcc.__path__
+    # Nothing of what the caller sets for its own programs, such as devices to simulate.
+    flags = (
+        f"--xla_gpu_cuda_data_dir={folder}",
+        "--xla_gpu_autotune_level=0",  # measures kernels on the device
+        "--xla_gpu_enable_triton_gemm=false",  # needs what autotuning measures
+    )
+    os.environ["XLA_FLAGS"] = " ".join(flags)
+
+
+def answer(line: str) -> dict[str, Any]:
+    """What came of the program on a line: its report, or `error` and the exit code for it."""
+    from fmi_jax.aot import program, report
+    from fmi_jax.errors import UserError
+
+    try:
+        return report.report(program.from_json(line))
+    except UserError as error:
+        return {"error": str(error), "exit_code": error.exit_code}
+    except Exception as error:  # a step that cannot be traced or compiled is an answer
+        return {"error": _reason(error), "exit_code": 1}
+
+
+def _reason(error: Exception) -> str:
+    """What a user needs of the error; of a program that is too large, how much it is."""
+    too_large = re.search(r"Used [\d.]+\w of [\d.]+\w \w+", str(error))
+    if "RESOURCE_EXHAUSTED" in str(error) and too_large:
+        return f"it does not fit: {too_large.group().lower()}"
+    return f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    main()

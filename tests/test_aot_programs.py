@@ -1,0 +1,134 @@
+"""`make test-aot`: the steps compiled for H200s and for TPUs v5e, neither of which is here.
+
+Every family's training step once for each target, cut to two blocks (SAM to three: its third is
+the first that attends over the whole map), with the ways to divide a step spread over them;
+evaluation, features and FSDP of a ViT and of a ResNet beside them. Eight images a chip at 224
+pixels, one at 1022 and 1024.
+
+The TPU compiler works at its level O1. Needs the compilers (`make .venv-aot`); what they made is
+kept between runs.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from fmi_jax.aot.compiler import Compiler
+from fmi_jax.aot.program import Program, program
+from fmi_jax.aot.targets import CHIPS, target
+
+pytestmark = pytest.mark.aot
+
+TARGETS = {"h200": 8, "v5e": 4}
+WITHIN = 1.1  # of the bytes that must be communicated
+LARGE = 1000  # pixels: from here on nothing holds a number for every pair of tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A program, and what is expected of it beside that it compiles and fits.
+
+    Attributes:
+      backbone: its name.
+      what: which step.
+      pixels: side of the images.
+      last_block: where the network is cut.
+      fields: further fields of the config.
+      ideal: whether it communicates what it must and hardly more. A batch norm reduces its
+        statistics beside that.
+      most_collectives: how many there may be; None: any number.
+    """
+
+    backbone: str
+    what: str = "train"
+    pixels: int = 224
+    last_block: int = 1
+    fields: tuple[tuple[str, Any], ...] = ()
+    ideal: bool = True
+    most_collectives: int | None = None
+
+    def __str__(self) -> str:
+        fields = [f"{name.rpartition('.')[2]}-{value}" for name, value in self.fields]
+        return "-".join([self.backbone, str(self.pixels), self.what, *fields])
+
+
+CASES = (
+    Case("deit_base", fields=(("train.sharding", "fsdp"),)),
+    Case("clip_vitb16", fields=(("train.model_parallel", 2),)),
+    Case("blip_base", fields=(("optim.accumulate", 4),)),
+    Case("dinov2_vitb14", pixels=1022),
+    Case("sam_vit_b", pixels=1024, last_block=2, most_collectives=10),
+    Case("resnet50", fields=(("optim.accumulate", 4),), ideal=False),
+    Case("focalnet_tiny"),
+    Case("seem_focal_tiny"),
+    Case("swin_tiny"),
+    Case("focal_tiny"),
+    Case("deit_base", "eval"),
+    Case("deit_base", "features"),
+    Case("resnet50", "eval", fields=(("train.model_parallel", 2),)),
+    Case("resnet50", "features"),
+    Case("resnet50", fields=(("train.sharding", "fsdp"),), ideal=False),
+)
+
+
+def asked(name: str, case: Case) -> Program:
+    images = 1 if case.pixels >= LARGE else 8
+    fields = {
+        "backbone.name": case.backbone,
+        "backbone.last_block": case.last_block,
+        "image_size": case.pixels,
+        "train.batch_size": TARGETS[name] * images,
+        **dict(case.fields),
+    }
+    level = "O1" if CHIPS[name].platform == "tpu" else ""
+    return program(target(name), case.what, fields=fields, optimization=level)
+
+
+Answers = dict[tuple[str, Case], Future[dict[str, Any]]]
+
+
+@pytest.fixture(scope="session")
+def answers(request: pytest.FixtureRequest) -> Iterator[Answers]:
+    """What comes of every program that is to be tested: the targets side by side, each with a
+    process that compiles its programs one after another."""
+    chosen = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    with contextlib.ExitStack() as stack:
+        found: Answers = {}
+        for name in dict.fromkeys(params["name"] for params in chosen):
+            compiler = stack.enter_context(Compiler(name))
+            queue = stack.enter_context(ThreadPoolExecutor(1))
+            stack.callback(queue.shutdown, cancel_futures=True)
+            for params in chosen:
+                if params["name"] == name:
+                    case = params["case"]
+                    found[name, case] = queue.submit(compiler.report, asked(name, case))
+        yield found
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("name", TARGETS)
+def test_it_compiles_fits_and_communicates_what_it_must(
+    name: str, case: Case, answers: Answers
+) -> None:
+    report = answers[name, case].result()
+    assert "error" not in report, report["error"]
+    assert report["fits"]
+    assert report["flops"] > 0
+    if CHIPS[name].platform == "gpu" or case.pixels >= LARGE:
+        assert report["n_by_n"] == []
+    moved = report["collectives"]
+    if case.ideal:
+        assert sum(size for _, size in moved.values()) <= WITHIN * report["ideal_bytes"], (
+            moved,
+            report["ideal"],
+        )
+    if case.most_collectives is not None:
+        assert sum(count for count, _ in moved.values()) <= case.most_collectives
+
+
+def test_there_are_at_most_thirty_programs() -> None:
+    assert len(TARGETS) * len(CASES) <= 30
