@@ -173,12 +173,13 @@ def read(text: str) -> Module:
     computations: dict[str, Computation] = {}
     entry, current = "", None
     for line in text.splitlines():
-        if not line.startswith(" "):
-            header = _HEADER.match(line.rstrip())
-            current = computations.setdefault(header.group(2), {}) if header else None
-            if header and header.group(1):
+        if header := _HEADER.match(line.rstrip()):
+            current = computations.setdefault(header.group(2), {})
+            if header.group(1):
                 entry = header.group(2)
-        elif current is not None:
+        elif line.startswith("}") and not line.startswith("}}"):
+            current = None
+        elif current is not None:  # the text of a kernel may go on over lines of any kind
             instruction = _instruction(line)
             if instruction:
                 current[instruction.name] = instruction
