@@ -129,7 +129,7 @@ def main(argv: Sequence[str]) -> None:
     if not report["fits"]:
         raise UserError(
             f"the program does not fit: it needs {size(report['peak_bytes'])} of the"
-            f" {size(report['memory_bytes'])} of a {asked.target.name}. Fewer images, more chips,"
+            f" {size(report['memory_bytes'])} of one {asked.target.name}. Fewer images, more chips,"
             " --remat or --sharding=fsdp need less."
         )
 

@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from benchmarks import aot
-from fmi_jax.aot import compiler
+from fmi_jax.aot import compiler, worker
 from fmi_jax.aot.program import Program, from_json
 from fmi_jax.aot.targets import CHIPS, target
 from fmi_jax.entry import guarded
@@ -160,6 +160,30 @@ def test_the_last_line_is_json_and_the_code_says_whether_it_fits(
         assert "1.00 ms" in said.out  # FLOPs, and bytes, by the data sheet
         assert "f32[12,5330,5330]" in said.out
         assert "ideally 5.00" in said.out
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "fits"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO"
+            " temporaries (38.28G) exceeds available HBM (15.75G).",
+            "it does not fit: Ran out of memory on HBM, the total memory required for HLO"
+            " temporaries (38.28G) exceeds available HBM (15.75G).",
+            False,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Used 20.10G of 15.75G hbm."
+            " Exceeded hbm capacity by 4.35G.\n\nTotal hbm usage >= 20.37G:",
+            "it does not fit: Used 20.10G of 15.75G hbm.",
+            False,
+        ),
+        ("Unsupported sequence length", "RuntimeError: Unsupported sequence length", None),
+    ],
+)
+def test_what_the_compiler_says_becomes_one_message(said, error, fits) -> None:
+    found = worker.failure(RuntimeError(said))
+    assert (found["error"], found.get("fits"), found["exit_code"]) == (error, fits, 1)
 
 
 def test_gpus_are_described_by_their_data_sheets() -> None:

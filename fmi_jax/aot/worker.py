@@ -57,15 +57,19 @@ def answer(line: str) -> dict[str, Any]:
     except UserError as error:
         return {"error": str(error), "exit_code": error.exit_code}
     except Exception as error:  # a step that cannot be traced or compiled is an answer
-        return {"error": _reason(error), "exit_code": 1}
+        return failure(error)
 
 
-def _reason(error: Exception) -> str:
-    """What a user needs of the error; of a program that is too large, how much it is."""
-    too_large = re.search(r"Used [\d.]+\w of [\d.]+\w \w+", str(error))
-    if "RESOURCE_EXHAUSTED" in str(error) and too_large:
-        return f"it does not fit: {too_large.group().lower()}"
-    return f"{type(error).__name__}: {error}"
+def failure(error: Exception) -> dict[str, Any]:
+    """What a user needs of an error that tracing or the compiler has raised; of a program that is
+    too large for the chip, which is not `fits`, how much too large it is."""
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" not in text:
+        return {"error": f"{type(error).__name__}: {text}", "exit_code": 1}
+    # What the compiler says after the sizes are the largest arrays, by the dozen.
+    sizes = re.search(r"Used [\d.]+\w of [\d.]+\w \w+|[^.:]*\([\d.]+\w\) exceeds [^)]*\)", text)
+    reason = sizes.group().strip() if sizes else text
+    return {"error": f"it does not fit: {reason}.", "fits": False, "exit_code": 1}
 
 
 if __name__ == "__main__":
