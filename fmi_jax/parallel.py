@@ -136,7 +136,7 @@ def by_shard(
 ) -> Callable[..., Any]:
     """`function`, computed by every device on its share along "data" alone.
 
-    Nothing is exchanged but what `nn.shards` is asked for, and `jax.lax.psum`: XLA's partitioner
+    Nothing is exchanged but what `nn.shards` is asked for: XLA's partitioner
     guesses by size otherwise, and with few images a device it gathers tokens instead of
     parameters, 6 times the bytes. What is divided along "model" is left to it.
 
@@ -146,6 +146,14 @@ def by_shard(
       in_specs, out_specs: partition specs (or shardings) of its arguments and results, or
         prefixes of them. Axes beside "data" do not count.
     """
+
+    if mesh.shape["data"] == 1 < mesh.shape["model"]:
+        # XLA takes no exchange over an axis of one device beside one that is left to it.
+        def alone(*args: Any) -> Any:
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return function(*args)
+
+        return alone
 
     def data_only(spec: Any) -> PartitionSpec:
         spec = spec.spec if isinstance(spec, NamedSharding) else spec

@@ -143,8 +143,9 @@ def alone() -> tuple[Training, list[float]]:
         {"devices": 8, "strategy": "fsdp"},
         {"devices": 8, "strategy": "fsdp", "model_parallel": 2},
         {"devices": 8, "model_parallel": 4},
+        {"devices": 4, "model_parallel": 4},
     ],
-    ids=["data", "fsdp", "fsdp+tensor", "tensor"],
+    ids=["data", "fsdp", "fsdp+tensor", "tensor", "tensor alone"],
 )
 def test_eight_devices_train_as_one(alone: tuple[Training, list[float]], layout: dict) -> None:
     one, losses = alone
@@ -153,7 +154,7 @@ def test_eight_devices_train_as_one(alone: tuple[Training, list[float]], layout:
     # The batch is divided over the data axis, and nothing is compiled twice.
     images = parallel.to_devices(eight.mesh, batch(0))["images"]
     rows = {shard.data.shape[0] for shard in images.addressable_shards}
-    assert rows == {BATCH_SIZE * layout.get("model_parallel", 1) // 8}
+    assert rows == {BATCH_SIZE * layout.get("model_parallel", 1) // layout["devices"]}
     assert eight.step._cache_size() == 1
     if layout.get("strategy") == "fsdp":
         for tree in ("params", "opt_state"):

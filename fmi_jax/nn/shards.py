@@ -57,6 +57,11 @@ def batch_mean(local: Float[Array, "*n"]) -> Float[Array, "*n"]:
     return jax.lax.pmean(local, DATA) if _in_shards() else local
 
 
+def batch_sum(local: Array) -> Array:
+    """The sum over the whole batch, from the sum over this device's share of it."""
+    return jax.lax.psum(local, DATA) if _in_shards() else local
+
+
 def own_rows(draw: Callable[[int], Array], count: int) -> Array:
     """The `count` rows of this device, from `draw(n)`, which draws those of the whole batch.
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from fmi_jax import parallel
-from fmi_jax.nn.shards import DATA
+from fmi_jax.nn.shards import DATA, batch_sum
 from fmi_jax.training.partition import Partition
 from fmi_jax.types import Task
 
@@ -178,7 +178,7 @@ def make_train_step(
             return grad  # summed when it was scattered
         # Matrices of the networks cross in the type they are used in, at half the bytes.
         narrow = grad.ndim > 1 and name.startswith(_NETWORKS)
-        return jax.lax.psum(grad.astype(dtype) if narrow else grad, DATA).astype(grad.dtype)
+        return batch_sum(grad.astype(dtype) if narrow else grad).astype(grad.dtype)
 
     def gradients(
         none: Array,
@@ -211,7 +211,7 @@ def make_train_step(
             (loss, stats, grads), _ = jax.lax.scan(one, (none, stats, zeros), parts)
         # Once, whatever the number of micro-batches.
         grads = {name: summed(name, grad) for name, grad in grads.items()}
-        return jax.lax.psum(loss, DATA), stats, grads
+        return batch_sum(loss), stats, grads
 
     whole, shared = PartitionSpec(), PartitionSpec(DATA)
     learning = {name: placement[name] for name in partition.params}
