@@ -86,6 +86,7 @@ def lower(program: Program) -> Any:
             partition=assembly.partition,
             arrays={},
             placement=placement,
+            dtype=assembly.execution.dtype,
             preprocess=evaluation_preprocess(assembly, config, info),
         )
         step = features._feature_step(net, mesh)
