@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
 from fmi_jax.nn.flash import pad_tokens
-from fmi_jax.nn.recompute import recomputed, regathered
-from fmi_jax.nn.shards import gathered, has_divided
+from fmi_jax.nn.recompute import recomputed
+from fmi_jax.nn.shards import gathered
 from fmi_jax.types import Features
 
 
@@ -223,8 +223,6 @@ class Backbone(nnx.Module):
 
         if self.execution.remat:
             run = recomputed(run)
-        elif has_divided((params, stats)):
-            run = regathered(run)
         y, stats = run(x, key, params, stats)
         if key is not None:
             nnx.update(block, stats)

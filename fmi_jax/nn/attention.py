@@ -72,16 +72,16 @@ def dot_product_attention(
       length: number of keys that count; those after them, padding, may hold anything. None: all.
       kernel: one of `KERNELS`.
     """
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
     length = k.shape[2] if length is None else length
     if kernel == "auto":
         attend = flash.kernel_for(q.dtype, q.shape[2], k.shape[2], q.shape[3])
         if attend is not None:
-            return attend(q, k, v, scale, length)
+            return attend(q, k, v, factor, length)
     k, v = k[:, :, :length], v[:, :, :length]
 
     def plain(q: Array) -> Array:
-        scores = jnp.einsum("bhnd,bhmd->bhnm", q * scale, k, preferred_element_type=jnp.float32)
+        scores = jnp.einsum("bhnd,bhmd->bhnm", q * factor, k, preferred_element_type=jnp.float32)
         return softmax_product(scores, v)
 
     size = group_size(math.prod(local_share(*q.shape[:2])) * length)

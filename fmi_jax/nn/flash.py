@@ -1,8 +1,8 @@
 """Flash attention: cuDNN's on NVIDIA GPUs, Pallas' splash attention on TPUs.
 
-Both compute the scores tile by tile in both passes and never hold all of them. Neither has run
-where this was written: the kernels were compiled for H200 and v5e, and splash attention was
-computed in Pallas' interpreter. `backbone.attention=plain` turns them off.
+Both compute the scores tile by tile in both passes and never hold all of them. Neither has run on
+the hardware it is for: they were compiled for H200 and v5e, and splash attention was computed in
+Pallas' interpreter. `backbone.attention=plain` turns them off.
 """
 
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def _cudnn(q: Array, k: Array, v: Array, scale: float, length: int) -> Array:
     v = jnp.pad(v, ((0, 0), (0, 0), (0, 0), (0, d - e)))
 
     def attend(q: Array, k: Array, v: Array) -> Array:
-        lengths = {}
+        lengths: dict[str, Any] = {}
         if length < k.shape[1]:  # of queries all: their rows are computed, and cut off at the end
             lengths = {
                 "query_seq_lengths": jnp.full(q.shape[0], q.shape[1], jnp.int32),
@@ -132,7 +132,8 @@ def splash(
                 q=jnp.ones(q.shape[2], jnp.int32),
                 kv=(jnp.arange(k.shape[2]) < length).astype(jnp.int32),
             )
-        return jax.vmap(lambda q, k, v: kernel(q, k, v, segment_ids=ids))(q, k, v)
+        one: Callable[..., Any] = lambda q, k, v: kernel(q, k, v, segment_ids=ids)  # noqa: E731
+        return jax.vmap(one)(q, k, v)
 
     return per_device(attend, q, k, v, heads=1)[:, :, :n]
 

@@ -8,7 +8,6 @@ import jax
 from jax.custom_derivatives import SymbolicZero
 
 from fmi_jax.nn.compute_once import compute_once
-from fmi_jax.nn.shards import GATHERED
 
 Leaves = dict[int, Any]
 
@@ -36,14 +35,6 @@ def recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
         return jax.tree.unflatten(results, _call(of_leaves, *leaves))
 
     return call
-
-
-def regathered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, which keeps for its backward pass whatever it computes, but what it gathered
-    (`shards.gathered`): that is gathered again, or the whole network would be on every device.
-    """
-    policy = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
-    return jax.checkpoint(function, policy=policy)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

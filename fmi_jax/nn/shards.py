@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
@@ -27,9 +26,6 @@ DATA, MODEL = "data", "model"
 
 FUSED = {"attn.qkv": 3, "mlp.w12": 2}
 """Number of parts of each fused layer, by the end of its name."""
-
-GATHERED = "gathered"
-"""Name of what was gathered, for a policy of rematerialisation."""
 
 _DIVIDED = "divided"  # metadata of a variable: its dimension that DATA divides
 
@@ -79,12 +75,6 @@ def divided(variable: nnx.Variable, axis: int) -> nnx.Variable:
     return variable
 
 
-def has_divided(state: Any) -> bool:
-    """Whether a state has divided variables."""
-    leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nnx.Variable))
-    return any(variable.get_metadata().get(_DIVIDED) is not None for variable in leaves)
-
-
 def gathered(state: Any, dtype: Any) -> Any:
     """A state whose divided variables are whole.
 
@@ -102,7 +92,7 @@ def gathered(state: Any, dtype: Any) -> Any:
         if value.ndim > 1:
             value = value.astype(dtype)
         value = jax.lax.all_gather(value, DATA, axis=axis, tiled=True)
-        whole = variable.replace(checkpoint_name(value, GATHERED))
+        whole = variable.replace(value)
         whole.set_metadata(_DIVIDED, None)
         return whole
 

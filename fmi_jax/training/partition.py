@@ -48,8 +48,8 @@ class Partition:
         state = []
         for name, (path, abstract) in self.variables.items():
             value = values[name]
-            if (parts := shards.num_parts(name)) > 1:
-                value = shards.interleaved(value, parts)
+            if (fused := shards.num_parts(name)) > 1:
+                value = shards.interleaved(value, fused)
             variable = abstract.replace(value)
             axis = parallel.data_axis(placement[name]) if name in placement else None
             if axis is not None:
