@@ -50,7 +50,7 @@ class Row:
       title: for the table.
       backbone: ours.
       pixels, batch: images of a step.
-      timm: the same network's name there; empty for none.
+      timm: timm's name for the network; empty where it has none.
       options: arguments of `timm.create_model`.
       blocks: ours is cut after so many; 0: whole.
     """
@@ -238,7 +238,7 @@ def training(backbone: str, pixels: int, batch: int, dtype: str, *, blocks: int 
 
     Args:
       backbone: its name.
-      pixels, batch: of the images.
+      pixels, batch: side of the images in pixels, and number of images.
       dtype: compute type.
       blocks: cut the network after so many; 0: whole.
     """

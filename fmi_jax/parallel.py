@@ -141,8 +141,8 @@ def by_shard(
     parameters, 6 times the bytes. What is divided along "model" is left to it.
 
     Args:
-      mesh: from `make_mesh`.
-      function: of arrays that are this device's shares.
+      mesh: the devices.
+      function: takes and returns this device's shares of arrays.
       in_specs, out_specs: partition specs (or shardings) of its arguments and results, or
         prefixes of them. Axes beside "data" do not count.
     """

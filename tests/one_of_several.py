@@ -31,7 +31,7 @@ class Job:
     """What the processes do together.
 
     Attributes:
-      port: where they meet.
+      port: port of the coordinator.
       processes: how many there are.
       devices: devices of each.
       order: devices in the order of the mesh, by their number.
@@ -39,7 +39,7 @@ class Job:
       batch_size: images per step.
       runs: names of `RUNS` to carry out.
       config: path of the config file.
-      folder: where results go.
+      folder: folder of the results.
     """
 
     port: int

@@ -36,7 +36,7 @@ class Case:
       backbone: its name.
       what: which step.
       pixels: side of the images.
-      last_block: where the network is cut.
+      last_block: last block that is kept.
       fields: further fields of the config.
       ideal: whether it communicates what it must and hardly more. A batch norm reduces its
         statistics beside that.

@@ -48,7 +48,7 @@ class Instruction:
     Attributes:
       name: unique in its computation.
       shapes: arrays of its result; several for a tuple.
-      opcode: what it does ("fusion", "custom-call", "all-reduce-start").
+      opcode: operation ("fusion", "custom-call", "all-reduce-start").
       operands: names of the instructions it reads.
       attributes: the text after the operands.
     """
@@ -88,7 +88,7 @@ class Module:
     """A program.
 
     Attributes:
-      computations: by name.
+      computations: instructions of each computation, by its name.
       entry: name of the one that is run.
     """
 

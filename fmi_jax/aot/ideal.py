@@ -20,7 +20,7 @@ def communication(
     through the backbone. An evaluation returns its outputs whole on every chip.
 
     Args:
-      sizes: of the program.
+      sizes: sizes of the program's network.
       what: "train", "eval" or "features".
       data, model: chips along each axis of the mesh.
       fsdp: whether parameters are divided along "data".

@@ -55,7 +55,7 @@ class Program:
         )
 
     def title(self) -> str:
-        """One line: what it is, and every field of the config that is not the default."""
+        """One line: kind of step, target, and every field of the config that is not the default."""
         changed = configs.differences(ExperimentConfig(), self.config)
         fields = " ".join(f"{name}={new}" for name, (_, new) in changed.items())
         where = f"{self.target.count} x {self.target.name} ({self.target.topology})"
@@ -79,8 +79,8 @@ def program(
       target: the chips.
       what: one of `WHAT`.
       fields: values by dotted name ("train.batch_size").
-      assignments: the same as they are typed: "backbone.drop_path=0.1".
-      optimization: of the TPU compiler.
+      assignments: config fields as they are typed: "backbone.drop_path=0.1".
+      optimization: level of the TPU compiler.
 
     Raises:
       UsageError: no such step or field, or a value that cannot be.

@@ -26,9 +26,9 @@ class Sizes:
     """Sizes of a program's network, and of its part on one chip.
 
     Attributes:
-      tokens: what attention over the whole image takes, [cls] and registers among them; of a
-        network of stages, places of its first stage; 0 where nothing attends.
-      patches: those of them that are patches.
+      tokens: number of tokens that attend to each other over the whole image, [cls] and registers
+        included; in a network of stages, places of its first stage; 0 where nothing attends.
+      patches: number of tokens that are patches.
       score_widths: extents that scores of queries and keys may be summed over.
       pixels: sides of images, which resampling sums over.
       matrices: shapes of all kernels of linear layers, whole and as one chip holds them.

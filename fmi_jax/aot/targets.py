@@ -22,7 +22,7 @@ class Chip:
       memory: bytes that a program can use.
       flops: dense bfloat16 FLOP/s that the maker states.
       bandwidth: bytes/s to and from that memory.
-      compute_capability: of a GPU, else None.
+      compute_capability: compute capability of a GPU, else None.
       slices: topologies of a TPU, the smallest (one host) first; empty for a GPU.
     """
 
@@ -77,7 +77,7 @@ class Target:
 
     Attributes:
       name: a chip of `CHIPS`.
-      topology: of a TPU ("2x2"); hosts x GPUs for GPUs ("1x8").
+      topology: arrangement of TPU chips ("2x2"), or hosts x GPUs ("1x8").
       count: the program runs on this many chips, the first of the topology.
     """
 

@@ -68,7 +68,7 @@ def dot_product_attention(
 
     Args:
       q, k, v: queries, keys and values.
-      scale: of the scores; None: `d ** -0.5`.
+      scale: factor of the scores; None: `d ** -0.5`.
       length: number of keys that count; those after them, padding, may hold anything. None: all.
       kernel: one of `KERNELS`.
     """

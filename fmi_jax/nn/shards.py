@@ -173,7 +173,7 @@ def per_device(kernel: Callable[..., Array], *args: Array, heads: int) -> Array:
     """`kernel(*args)`, for a kernel that XLA's partitioner cannot divide by itself.
 
     Args:
-      kernel: of arrays with images first, and one array with images first as its result.
+      kernel: function of arrays with images first, whose result is one such array.
       args: its arrays.
       heads: dimension of all of them, the result too, that "model" divides.
     """

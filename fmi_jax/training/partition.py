@@ -37,8 +37,8 @@ class Partition:
 
         Args:
           parts: arrays by name.
-          placement: where arrays live, in a program by shard (`parallel.by_shard`), which sees
-            its own part of them. What is divided over "data" is gathered: that of a block when
+          placement: sharding of each array, in a program by shard (`parallel.by_shard`), which
+            sees its own part of them. What is divided over "data" is gathered: that of a block when
             the block runs, everything else here. An array that is not named is whole.
         """
         values: dict[str, Any] = {}

@@ -141,11 +141,11 @@ def make_train_step(
       partition: the model.
       optimizer: its updates are multiplied by the learning rate.
       schedule: share of the full learning rate by step, for the scalars.
-      augment: from prepared images to the network's input.
+      augment: makes the network's input from prepared images.
       task: decides the loss.
       accumulate: micro-batches per step.
       mesh: the devices.
-      placement: where each array of the model lives.
+      placement: sharding of each array of the model.
       dtype: compute type of the networks, in which gradients of their matrices are summed over
         devices.
     """
