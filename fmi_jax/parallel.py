@@ -78,8 +78,9 @@ def parameter_sharding(
         matches the whole name decides the "model" axis; a name without a rule is not divided
         along it.
       shape: its shape.
-      strategy: "replicated", or "fsdp": the largest dimension that "data" divides and that is
-        not divided already is divided along "data"; tiny parameters stay whole.
+      strategy: "replicated", or "fsdp": the first dimension that "data" divides and that is not
+        divided already is divided along "data", for its parts lie in memory as they are gathered;
+        tiny parameters stay whole.
     """
     spec: list[Any] = [None] * len(shape)
     if mesh.shape["model"] > 1:
@@ -96,7 +97,7 @@ def parameter_sharding(
             i for i, size in enumerate(shape) if spec[i] is None and size % mesh.shape["data"] == 0
         ]
         if free:
-            spec[max(free, key=lambda i: shape[i])] = "data"
+            spec[free[0]] = "data"
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 

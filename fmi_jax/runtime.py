@@ -16,10 +16,13 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nu
 
 
 def configure() -> None:
-    """Set up the process: a persistent compilation cache and quiet libraries.
+    """Set up the process: exact products, a persistent compilation cache and quiet libraries.
 
     The cache lives in `JAX_COMPILATION_CACHE_DIR`, else under the user's cache folder.
     """
+    # Float32 is float32 on every back end, as in PyTorch: by default jax rounds what it multiplies
+    # to bfloat16 on a TPU and to TF32 on a GPU. Products of bfloat16 are not concerned.
+    jax.config.update("jax_default_matmul_precision", "highest")
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(root / "fmi_jax" / "xla"))

@@ -177,3 +177,10 @@ ENTRY %main (a: f32[]) -> f32[] {{
 )
 def test_scores_of_groups_count_where_all_are_kept(kept: str, found: list[str]) -> None:
     assert pairs(hlo.read(LOOP.format(kept=kept)), LARGE) == found
+
+
+def test_a_kernel_that_a_loop_carries_is_no_scores_however_large() -> None:
+    program = hlo.read(LOOP.format(kept="bf16[8,42661320]"))
+    assert pairs(program, LARGE) == ["bf16[8,42661320]"]
+    kernels = LARGE.matrices | {(8, 42661320)}
+    assert pairs(program, dataclasses.replace(LARGE, matrices=kernels)) == []

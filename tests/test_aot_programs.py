@@ -126,6 +126,12 @@ def test_it_compiles_fits_and_communicates_what_it_must(
             moved,
             report["ideal"],
         )
+        gathered, reduced = moved.get("all-gather", (0, 0))[1], moved.get("all-reduce", (0, 0))[1]
+        # A reduce-scatter takes as many times the bytes that it makes as there are chips.
+        reduced += moved.get("reduce-scatter", (0, 0))[1] * TARGETS[name]
+        ideal = report["ideal"]
+        assert gathered <= WITHIN * ideal.get("all-gather", 0)
+        assert reduced <= WITHIN * (ideal.get("all-reduce", 0) + ideal.get("reduce-scatter", 0))
     if case.most_collectives is not None:
         assert sum(count for count, _ in moved.values()) <= case.most_collectives
 

@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.data": {"types", "errors", "registry", "metrics", "atomic", "cores"},
     "fmi_jax.models": {"types", "errors", "registry", "nn", "jax"},
     "fmi_jax.classifiers": {"types", "errors", "nn", "models.base", "jax"},
-    "fmi_jax.augment": {"types", "errors", "config", "jax"},
+    "fmi_jax.augment": {"types", "errors", "config", "nn.hardware", "jax"},
     "fmi_jax.parallel": {"types", "errors", "jax"},
     "fmi_jax.launch": {"errors", "jax"},
     "fmi_jax.writers": {"types", "errors", "config"},

@@ -35,6 +35,7 @@ from fmi_jax.augment.warp import affine, perspective, rotate
 from fmi_jax.config import AugmentConfig, ExperimentConfig
 from fmi_jax.config_rules import validate
 from fmi_jax.errors import UsageError
+from fmi_jax.nn import hardware
 
 STUDY = AugmentConfig()
 OFF = AugmentConfig(
@@ -168,12 +169,47 @@ def test_grayscale_and_solarize(expected, operation):
     assert np.array_equal(ours[~chosen], images[~chosen])
 
 
+@pytest.mark.parametrize("back_end", ["cpu", "tpu"])
 @pytest.mark.parametrize("name", WARPS)
-def test_pixels_move_as_in_torchvision(expected, name):
+def test_pixels_move_as_in_torchvision(expected, name, back_end, monkeypatch):
+    monkeypatch.setattr(hardware, "platform", lambda: back_end)
     images = unit(expected["warp_images"])
     ours = jax.jit(checked(WARPS[name]))(images, expected[f"{name}_parameters"])
     np.testing.assert_allclose(ours, expected[name], rtol=0, atol=AUGMENT_FLOAT)
     assert np.array_equal(ours[0], images[0])  # whose parameters change nothing
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(
+                st.floats(-360, 360), st.sampled_from([-45.0, 0.0, 45.0, 90.0, 135.0, 180.0])
+            ),
+            st.integers(-9, 9),
+            st.integers(-9, 9),
+            st.floats(0.2, 4),
+            st.floats(-60, 60),
+        ),
+        min_size=3,
+        max_size=3,
+    )
+)
+def test_affine_maps_of_a_tpu_take_the_same_pixels(parameters):
+    parameters = np.array(parameters, np.float32)
+    images = np.random.default_rng(0).random((3, 13, 19, 2), np.float32)
+    on_tpu, on_cpu = (compiled_affine(name)(images, parameters) for name in ("tpu", "cpu"))
+    assert np.array_equal(on_tpu, on_cpu)
+
+
+@functools.cache
+def compiled_affine(back_end: str):
+    """`affine` as it is on that back end, computed on a CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hardware, "platform", lambda: back_end)
+        images = jax.ShapeDtypeStruct((3, 13, 19, 2), jnp.float32)
+        parameters = jax.ShapeDtypeStruct((3, 5), jnp.float32)
+        return jax.jit(lambda *x: affine(*x)).lower(images, parameters).compile()
 
 
 def test_erased_boxes():

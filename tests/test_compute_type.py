@@ -114,3 +114,10 @@ def test_float16_is_refused_with_the_reason():
     config.backbone.dtype = "float16"
     with pytest.raises(UsageError, match=r"65504.*loss scaling; expected bfloat16 or float32"):
         validate(config)
+
+
+def test_products_of_float32_are_float32_on_every_back_end() -> None:
+    runtime.configure()
+    product = jax.jit(jnp.matmul)
+    lowered = product.lower(jnp.ones((2, 3)), jnp.ones((3, 5))).as_text()
+    assert lowered.count("HIGHEST") == 2

@@ -51,13 +51,18 @@ def test_attention_in_groups_of_queries_is_that_of_all_at_once_and_holds_fewer_s
         return step.lower(*qkv).compile(AS_FOR_USERS)
 
     at_once = compiled()
+    assert "[2,3,7,7]" in at_once.as_text()
+    monkeypatch.setattr(attention, "MAX_QUERIES", 3)  # three products, of which none is recomputed
+    in_parts = compiled()
     monkeypatch.setattr(attention, "MAX_SCORES", 2 * 2 * 3 * 7)  # two queries of seven
     in_groups = compiled()
-    for ours, expected in zip(*map(jax.tree.leaves, (in_groups(*qkv), at_once(*qkv))), strict=True):
-        largest = np.abs(expected).max()
-        np.testing.assert_allclose(ours, expected, rtol=0, atol=SAME_FLOAT32 * largest)
-    assert "[2,3,7,7]" in at_once.as_text()
-    assert "[2,3,7,7]" not in in_groups.as_text()
+    assert "while(" in in_groups.as_text()
+    assert "while(" not in in_parts.as_text()
+    for fewer in (in_parts, in_groups):
+        for ours, expected in zip(*map(jax.tree.leaves, (fewer(*qkv), at_once(*qkv))), strict=True):
+            largest = np.abs(expected).max()
+            np.testing.assert_allclose(ours, expected, rtol=0, atol=SAME_FLOAT32 * largest)
+        assert "[2,3,7,7]" not in fewer.as_text()
 
 
 @pytest.mark.parametrize(

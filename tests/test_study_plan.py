@@ -9,6 +9,8 @@ import pytest
 
 from fmi_jax.config import ExperimentConfig, as_dict, assign, field_names
 from fmi_jax.errors import UsageError
+from fmi_jax.nn import hardware
+from fmi_jax.study import estimate
 from fmi_jax.study import published as published_module
 from fmi_jax.study.cells import Cell, Score, candidates, cell_id, chosen, due
 from fmi_jax.study.plan import Plan, make_plan, select
@@ -269,3 +271,17 @@ def test_every_number_of_a_table_stands_beside_its_cell():
 
 def test_a_plan_is_a_plan_of_its_study():
     assert isinstance(make_plan(grid(setting(model="a"))), Plan)
+
+
+def test_operations_are_counted_also_where_kernels_hide_them(monkeypatch) -> None:
+    config = ExperimentConfig(protocol="finetune", image_size=64)
+    config.backbone.name, config.backbone.dtype = "deit_nano", "bfloat16"
+    on_cpu = estimate.per_image(config, 3, 5)
+    monkeypatch.setattr(hardware, "platform", lambda: "gpu")
+    monkeypatch.setattr(hardware, "compute_capability", lambda: (9, 0))
+    estimate._per_image.cache_clear()
+    on_gpu = estimate.per_image(config, 3, 5)
+    estimate._per_image.cache_clear()
+    # Its 17 tokens are padded to 24, and the last block is computed for [cls] apart.
+    for fewer, more in zip(on_cpu, on_gpu, strict=True):
+        assert fewer < more < 1.1 * fewer

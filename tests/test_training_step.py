@@ -326,6 +326,9 @@ def test_sharding_rules_leave_no_axis_twice_and_no_indivisible_one() -> None:
         sharding = parallel.parameter_sharding(mesh, name, shape, "fsdp")
         sharding.shard_shape(shape)  # raises if a dimension does not divide
     assert parallel.parameter_sharding(mesh, "head.kernel", (768, 5), "fsdp").spec[0] == "data"
+    # Rows before columns, of which an exchange would have to be put in order.
+    wide = parallel.parameter_sharding(mesh, "backbone.tokens.kernel", (48, 192), "fsdp")
+    assert tuple(wide.spec) == ("data", None)
 
 
 @pytest.mark.parametrize(("size", "message"), [(12, "nearest valid: 8 or 16"), (3, "valid: 8")])

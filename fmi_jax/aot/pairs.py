@@ -50,7 +50,8 @@ def pairs(module: Module, sizes: Sizes) -> list[str]:
         elif max(product.left, product.right) >= sizes.patches:
             slices.append(_slice(product, sizes))
     for shapes in _carried(module):
-        found |= {shape for shape in shapes if any(_stacked(shape, s, sizes) for s in slices)}
+        kept = {shape for shape in shapes if shape.dims not in sizes.matrices}
+        found |= {shape for shape in kept if any(_stacked(shape, s, sizes) for s in slices)}
     for instruction, _, _ in module.running():
         found |= {shape for shape in instruction.shapes if _square(shape, sizes)}
     return [str(shape) for shape in sorted(found, key=lambda s: (-s.bytes, s))]

@@ -20,9 +20,11 @@ def main() -> None:
     prepare()
     import jax
 
+    from fmi_jax import runtime
     from fmi_jax.aot import pretend
     from fmi_jax.aot.targets import CHIPS
 
+    runtime.configure()
     pretend.hardware_of(CHIPS[sys.argv[1]])
     jax.config.update("jax_enable_compilation_cache", False)
     for line in sys.stdin:

@@ -4,10 +4,12 @@ Positions are x to the right and y down, in pixels from the image's upper left c
 the centre of the first pixel is at 0.5. What lies outside the image is black.
 """
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from fmi_jax.augment.uniform import between
+from fmi_jax.nn import hardware
 
 ROTATION_NUMBERS = 2
 AFFINE_NUMBERS = 6
@@ -155,8 +157,12 @@ def _corners(height: int, width: int) -> Float[Array, "4 2"]:
 def _nearest(
     images: Float[Array, "b h w c"], x: Float[Array, "b i j"], y: Float[Array, "b i j"]
 ) -> Float[Array, "b i j c"]:
-    """The pixels nearest to positions (x, y)."""
-    return _pixels(images, jnp.round(x - 0.5), jnp.round(y - 0.5))
+    """The pixels nearest to positions (x, y), which an affine map has moved."""
+    column, row = jnp.round(x - 0.5), jnp.round(y - 0.5)
+    if hardware.platform() != "tpu":
+        return _pixels(images, column, row)
+    steep = jnp.ptp(y[:, 0], axis=1) > jnp.ptp(x[:, 0], axis=1)
+    return _pixels_on_lines(images, column, row, steep)
 
 
 def _bilinear(
@@ -186,3 +192,64 @@ def _pixels(
     flat = images.reshape(batch, height * width, channels)
     taken = jnp.take_along_axis(flat, index.reshape(batch, -1, 1), axis=1)
     return jnp.where(inside[..., None], taken.reshape(*index.shape, channels), 0.0)
+
+
+def _pixels_on_lines(
+    images: Float[Array, "b h w c"],
+    column: Float[Array, "b i j"],
+    row: Float[Array, "b i j"],
+    steep: Bool[Array, " b"],
+) -> Float[Array, "b i j c"]:
+    """`_pixels`, to the bit, at positions that an affine map has moved; without a gather.
+
+    A TPU fetches the pixels of a gather one by one, a whole tile of memory for each. Here they are
+    chosen by products with matrices of zeros and ones. The map has taken each row `i` of the result
+    to a line: where it is flatter than a diagonal, it meets a column of the image in one row or two.
+    So first both are taken from every column, then from the columns what is wanted of them. Rows and
+    columns change places where the line is steep.
+
+    Args:
+      images: float.
+      column, row: whole numbers.
+      steep: whether rows of the result run more downwards than to the right.
+    """
+    height, width = images.shape[1:3]
+    side = max(height, width)
+    square = ((0, 0), (0, side - height), (0, side - width), (0, 0))
+    source = jnp.pad(images, square)  # outside it is black as well
+    source = jnp.where(steep[:, None, None, None], source.swapaxes(1, 2), source)
+    along = jnp.where(steep[:, None, None], row, column)
+    across = jnp.where(steep[:, None, None], column, row)
+    places = jnp.arange(side, dtype=column.dtype)
+
+    across = jnp.clip(across, -1, side)
+    there = along[..., None] == places  # [b, i, j, place along]
+    changes = jnp.pad(
+        along[..., 1:] != along[..., :-1], ((0, 0), (0, 0), (1, 1)), constant_values=True
+    )
+    begins, ends = (there & where[..., None] for where in (changes[..., :-1], changes[..., 1:]))
+    first, last = (
+        _product("bijp,bijk->bpik", x, across[..., None])[..., 0] for x in (begins, ends)
+    )
+
+    def taken(across: Float[Array, "b p i"], wanted: Bool[Array, "b i j p"]) -> Array:
+        columns = _product("bpiq,bqpk->bipk", across[..., None] == places, source)
+        return _product("bijp,bipk->bijk", wanted, columns)
+
+    is_first = across[..., None] == first.swapaxes(1, 2)[:, :, None]
+    return taken(first, there & is_first) + taken(last, there & ~is_first)
+
+
+def _product(sums: str, chosen: Bool[Array, "..."], values: Float[Array, "*n k"]) -> Array:
+    """A product by `chosen` in which at most one term of every sum is not zero: exact, though the
+    matrix units of a TPU take bfloat16, of which three make a number of float32."""
+    parts = []
+    for _ in range(3):
+        # What conversion to bfloat16 does, but XLA may leave that out.
+        part = jax.lax.reduce_precision(values, exponent_bits=8, mantissa_bits=7)
+        parts.append(part.astype(jnp.bfloat16))
+        values = values - part
+    parts = jnp.concatenate(parts, axis=-1)
+    product = jnp.einsum(sums, chosen.astype(jnp.bfloat16), parts).astype(jnp.float32)
+    high, middle, low = jnp.split(product, 3, axis=-1)
+    return (high + middle) + low

@@ -5,6 +5,7 @@ the hardware it is for: they were compiled for H200 and v5e, and splash attentio
 Pallas' interpreter. `backbone.attention=plain` turns them off.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -135,7 +136,29 @@ def splash(
         one: Callable[..., Any] = lambda q, k, v: kernel(q, k, v, segment_ids=ids)  # noqa: E731
         return jax.vmap(one)(q, k, v)
 
-    return per_device(attend, q, k, v, heads=1)[:, :, :n]
+    return per_device(_of_narrow_products(attend), q, k, v, heads=1)[:, :, :n]
+
+
+def _of_narrow_products(kernel: Callable[..., Array]) -> Callable[..., Array]:
+    """`kernel`, whose products have the precision of their operands in both passes: Pallas has no
+    other for bfloat16, whatever is asked of products of float32 (`runtime.configure`)."""
+    narrow = functools.partial(jax.default_matmul_precision, "default")
+
+    @jax.custom_vjp
+    def call(*args: Array) -> Array:
+        with narrow():
+            return kernel(*args)
+
+    def forward(*args: Array) -> Any:
+        with narrow():
+            return jax.vjp(kernel, *args)
+
+    def backward(pull: Callable[[Array], tuple[Array, ...]], dy: Array) -> tuple[Array, ...]:
+        with narrow():
+            return pull(dy)
+
+    call.defvjp(forward, backward)
+    return call
 
 
 def _block(tokens: int) -> int:

@@ -138,6 +138,7 @@ def per_image(config: ExperimentConfig, channels: int, num_classes: int) -> tupl
     bare.backbone.weights = bare.transformer.weights = bare.cka.run = ""
     bare.optim.learning_rate = ExperimentConfig().optim.learning_rate
     bare.train.seed = 0
+    bare.backbone.attention = "plain"  # what a kernel computes cannot be read from the program
     return _per_image(json.dumps(as_dict(bare)), channels, num_classes)
 
 
