@@ -1,7 +1,8 @@
 """What computing in bfloat16 changes: features, logits and metrics of two runs side by side.
 
-    fmi-jax run --config=configs/logistic.py --workdir=runs/float32  --config.backbone.dtype=float32
-    fmi-jax run --config=configs/logistic.py --workdir=runs/bfloat16 --config.backbone.dtype=bfloat16
+    for type in float32 bfloat16; do
+      fmi-jax run --config=configs/logistic.py --workdir=runs/$type --config.backbone.dtype=$type
+    done
     python benchmarks/bfloat16.py runs/float32 runs/bfloat16
 
 Both are finished runs on one data set. Logits are the logarithms of the test probabilities, less

@@ -202,11 +202,11 @@ def _pixels_on_lines(
 ) -> Float[Array, "b i j c"]:
     """`_pixels`, to the bit, at positions that an affine map has moved; without a gather.
 
-    A TPU fetches the pixels of a gather one by one, a whole tile of memory for each. Here they are
-    chosen by products with matrices of zeros and ones. The map has taken each row `i` of the result
-    to a line: where it is flatter than a diagonal, it meets a column of the image in one row or two.
-    So first both are taken from every column, then from the columns what is wanted of them. Rows and
-    columns change places where the line is steep.
+    A TPU fetches the pixels of a gather one by one, a whole tile of memory for each. Here they
+    are chosen by products with matrices of zeros and ones. The map has taken each row `i` of the
+    result to a line: where it is flatter than a diagonal, it meets a column of the image in one
+    row or two. So first both are taken from every column, then from the columns what is wanted of
+    them. Rows and columns change places where the line is steep.
 
     Args:
       images: float.
