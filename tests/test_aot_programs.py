@@ -25,7 +25,7 @@ pytestmark = pytest.mark.aot
 
 TARGETS = {"h200": 8, "v5e": 4}
 WITHIN = 1.1  # of the bytes that must be communicated
-LARGE = 1000  # pixels: from here on nothing holds a number for every pair of tokens
+LARGE = 1000  # pixels: from here on one image a chip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,20 +118,19 @@ def test_it_compiles_fits_and_communicates_what_it_must(
     assert "error" not in report, report["error"]
     assert report["fits"]
     assert report["flops"] > 0
-    if CHIPS[name].platform == "gpu" or case.pixels >= LARGE:
-        assert report["n_by_n"] == []
+    assert report["n_by_n"] == []
     moved = report["collectives"]
     if case.ideal:
         assert sum(size for _, size in moved.values()) <= WITHIN * report["ideal_bytes"], (
             moved,
             report["ideal"],
         )
-        gathered, reduced = moved.get("all-gather", (0, 0))[1], moved.get("all-reduce", (0, 0))[1]
-        # A reduce-scatter takes as many times the bytes that it makes as there are chips.
-        reduced += moved.get("reduce-scatter", (0, 0))[1] * TARGETS[name]
-        ideal = report["ideal"]
-        assert gathered <= WITHIN * ideal.get("all-gather", 0)
-        assert reduced <= WITHIN * (ideal.get("all-reduce", 0) + ideal.get("reduce-scatter", 0))
+        if ("train.sharding", "fsdp") in case.fields:
+            # A reduce-scatter takes as many times the bytes that it makes as there are chips.
+            scattered = moved["reduce-scatter"][1] * TARGETS[name]
+            ideal = report["ideal"]
+            assert moved["all-gather"][1] <= WITHIN * ideal["all-gather"]
+            assert scattered + moved["all-reduce"][1] <= WITHIN * ideal["reduce-scatter"]
     if case.most_collectives is not None:
         assert sum(count for count, _ in moved.values()) <= case.most_collectives
 

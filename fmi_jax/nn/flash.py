@@ -20,7 +20,8 @@ Kernel = Callable[[Array, Array, Array, float, int], Array]
 """`(q, k, v, scale, length)`, heads before tokens, as `attention.dot_product_attention`."""
 
 _LANES = 128  # tokens in a tile of a TPU: blocks of splash attention are multiples of it
-_MANY = 1024  # tokens
+_MANY = 1024  # tokens, from which on a tile more is little
+_SPLASH_FROM = 192  # tokens; with fewer, splash attention would compute more padding than tokens
 _BLOCK = 1024  # largest block of queries or keys there
 _FEW = 8  # queries; fewer, such as [cls] alone, have no square of scores
 
@@ -47,7 +48,7 @@ def kernel_for(dtype: Any, queries: int, keys: int, width: int) -> Kernel | None
         return None
     if hardware.platform() == "gpu":
         return _cudnn if width % 8 == 0 else None
-    return splash if min(queries, keys) >= _MANY else None
+    return splash if min(queries, keys) >= _SPLASH_FROM else None
 
 
 def widest() -> int:
