@@ -1,7 +1,7 @@
 """Convolutions that the library ones are no match for."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -169,13 +169,9 @@ _ROWS = 16  # of all images in a step of the loop below: 8 took twice as long
 
 
 def _padded(x: Float[Array, "b h w c"], side: int) -> Float[Array, "b rows cols c"]:
-    """`x` with `side // 2` zeros around, and below as many more as `_kernel_gradient` needs to
-    take all rows in steps of `_ROWS`."""
-    b, h, _, _ = x.shape
+    """`x` with `side // 2` zeros around."""
     pad = side // 2
-    steps = -(-(b * (h + 2 * pad) - 2 * pad) // _ROWS)
-    rows = -(-(steps * _ROWS + 2 * pad) // b)
-    return jnp.pad(x, ((0, 0), (pad, rows - h - pad), (pad, pad), (0, 0)))
+    return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
 
 
 def _sum_of_taps(
@@ -204,20 +200,25 @@ def _kernel_gradient(
     w = cols - 2 * pad
     x, tall_dy = x.reshape(-1, cols, c), dy.reshape(-1, cols, c)
 
-    def add(step: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
-        x_rows = jax.lax.dynamic_slice_in_dim(x, step * _ROWS, _ROWS + 2 * pad)
-        dy_rows = jax.lax.dynamic_slice(tall_dy, (step * _ROWS + pad, pad, 0), (_ROWS, w, c))
+    def add(first: Array | int, count: int, sums: tuple[Array, ...]) -> tuple[Array, ...]:
+        x_rows = jax.lax.dynamic_slice_in_dim(x, first, count + 2 * pad)
+        dy_rows = jax.lax.dynamic_slice(tall_dy, (first + pad, pad, 0), (count, w, c))
         return tuple(
             total
             + sum(
                 (x_rows[r : r + side, j : j + w] * dy_rows[r]).astype(jnp.float32)
-                for r in range(_ROWS)
+                for r in range(count)
             )
             for j, total in enumerate(sums)
         )
 
     zeros = tuple(jnp.zeros((side, w, c), jnp.float32) for _ in range(side))
-    steps = (x.shape[0] - 2 * pad) // _ROWS
-    by_column = jax.lax.fori_loop(0, steps, add, zeros)  # for each j, [i, w, c]
+    steps, rest = divmod(x.shape[0] - 2 * pad, _ROWS)
+    by_column = zeros  # for each j, [i, w, c]
+    if steps:
+        step: Callable[..., Any] = lambda i, sums: add(i * _ROWS, _ROWS, sums)  # noqa: E731
+        by_column = jax.lax.fori_loop(0, steps, step, by_column)
+    if rest:
+        by_column = add(steps * _ROWS, rest, by_column)
     gradient = jnp.stack([total.sum(1) for total in by_column], axis=1)
     return gradient[:, :, None].astype(x.dtype)
