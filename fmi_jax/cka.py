@@ -9,7 +9,7 @@ unrelated (single values may fall below 0).
 A whole split is measured from batches, in three ways:
 
 * `summed`: HSIC is averaged over batches and divided once (Nguyen et al. 2021, arXiv 2010.15327).
-* `averaged`: the CKA of each batch is averaged, as the study's authors do (REFERENCE 1.1.7).
+* `averaged`: the CKA of each batch is averaged, as the study's authors do.
   A mean of ratios is not the ratio of means: it is biased for small batches.
 * `exact`: all pairs of images at once, from features that are all kept.
 

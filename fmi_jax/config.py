@@ -53,7 +53,7 @@ class DataConfig:
 class AugmentConfig:
     """What happens to a training image on the device, in this order.
 
-    Defaults are the study's (REFERENCE 1.1.3), which leaves the operations of probability 0 off.
+    Defaults are the study's, which leaves the operations of probability 0 off.
 
     Attributes:
       center_crop: fraction of the prepared side kept before the random crop (224 of 256),

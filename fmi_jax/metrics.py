@@ -5,7 +5,7 @@ over batches and never rounded. One implementation serves a point estimate (each
 once) and a thousand bootstrap resamples (each image counted as often as it was drawn), so the
 two cannot disagree: `weighted_metrics`, which the tests hold against scikit-learn.
 
-A metric that the data do not define is NaN and named, never 0 or 0.5 (REFERENCE 2.1, B24, B25):
+A metric that the data do not define is NaN and named, never 0 or 0.5 (docs/protocols.md, B24, B25):
 
 * the recall, AUROC and average precision of a class without images, the precision of a class
   that was never predicted, kappa where labels and predictions are one and the same class;
@@ -81,7 +81,7 @@ METRICS: Mapping[str, Metric] = {
         higher_is_better=False,
     ),
 }
-"""Every metric by name, in the order of tables. Names are the study's (REFERENCE 1.1.9).
+"""Every metric by name, in the order of tables. Names are the study's.
 
 A data set with `class_groups` has one more for each group: see `describe`.
 """
@@ -246,7 +246,7 @@ def evaluate(
     Args:
       task: what the labels mean.
       logits: scores of each image. Probabilities (kNN) are passed through `logits_of`, and no
-        second activation distorts them then (REFERENCE 2.1, B11 and B12).
+        second activation distorts them then (docs/protocols.md, B11 and B12).
       labels: class index `[n]`, or 0 to 1 `[n, k]` for a multi-label task (`hard_labels`).
       classes: names of the `k` classes.
       class_groups: classes by name of the group, for `roc_auc_<group>`: the mean AUROC of these

@@ -27,7 +27,7 @@ from fmi_jax.types import Task
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics" / "io.npz"
 
-# Where the study's value is not ours, and why (REFERENCE 2.1):
+# Where the study's value is not ours, and why (docs/protocols.md):
 UPSTREAM_WRONG = {
     # a class without images has recall 0, an AUROC error becomes 0.5 (B25)
     ("missing_class", "recall"),

@@ -1,6 +1,6 @@
 """Augmentation and normalisation of uint8 batches, on the device, inside the jitted step.
 
-The order is the study's (REFERENCE 1.1.3): centre crop, random resized crop, vertical and
+The order is the study's: centre crop, random resized crop, vertical and
 horizontal flip, rotation, colour jitter, grayscale, Gaussian blur, affine map, perspective,
 solarization, normalisation, random erasing. Each operation is the torchvision operation of that
 name on float images in 0..1, a function of explicit parameters, one per image of the batch. The

@@ -29,7 +29,7 @@ class View:
 def dino_views() -> tuple[View, View, View]:
     """Two global views of 224 pixels and six local ones of 96, as in DINO.
 
-    The numbers are those of medical_transformers (REFERENCE 1.2.3): the whole prepared image
+    The numbers are those of medical_transformers: the whole prepared image
     without a centre crop, bilinear, no vertical flip. BYOL and SimSiam train on the first two.
     """
     global_1 = AugmentConfig(

@@ -31,7 +31,7 @@ class Projector(nnx.Module):
 
 
 class StackedClassifier(nnx.Module):
-    """Foundation model, projector, transformer, head (paper, Figure 1; REFERENCE `Ymodel_*`).
+    """Foundation model, projector, transformer, head (paper, Figure 1).
 
     The foundation's tokens are a grid in every family, so one class serves all of them.
 

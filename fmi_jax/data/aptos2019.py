@@ -1,4 +1,4 @@
-"""APTOS 2019: fundus photographs graded for diabetic retinopathy (REFERENCE 1.1.2)."""
+"""APTOS 2019: fundus photographs graded for diabetic retinopathy."""
 
 import functools
 from pathlib import Path

@@ -6,7 +6,7 @@ Three data sets of one download:
 * `cbis_ddsm_crops`: the published crop around each abnormality, benign or malignant.
 * `cbis_ddsm_type`: the same crops, mass or calcification.
 
-None of them is the study's "DDSM" task (data set `ddsm`: normal or not, REFERENCE 1.1.2): CBIS-DDSM
+None of them is the study's "DDSM" task (data set `ddsm`: normal or not): CBIS-DDSM
 has no normal mammograms. Benign without callback counts as benign.
 
 The tables say of each abnormality: 3,568 on 3,032 mammograms of 1,566 patients. 71 mammograms are

@@ -1,4 +1,4 @@
-"""ChestX-ray14: frontal chest radiographs with fourteen findings (REFERENCE 1.3.1)."""
+"""ChestX-ray14: frontal chest radiographs with fourteen findings."""
 
 import os
 import random

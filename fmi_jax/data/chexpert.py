@@ -1,4 +1,4 @@
-"""CheXpert: chest radiographs with fourteen findings (REFERENCE 1.1.2; Irvin et al. 2019)."""
+"""CheXpert: chest radiographs with fourteen findings (Irvin et al. 2019)."""
 
 import dataclasses
 import functools
@@ -64,7 +64,7 @@ def read(source: Path, *, uncertain: tuple[float, float] = U_ZEROS) -> RawDatase
 
 
 def upstream(examples: Sequence[RawExample]) -> Assignment:
-    """The study's split of `train.csv`, to the row (REFERENCE 1.1.2, B21); `valid.csv` is unused.
+    """The study's split of `train.csv`, to the row (docs/protocols.md, B21); `valid.csv` is unused.
 
     The study sorts the table by path and then slices it by row number, with both ends included.
     So a row lies in train and in test, and another in validation and in test (of 223,414 rows).

@@ -1,4 +1,4 @@
-"""DDSM: whole mammograms by the file lists that the study used (REFERENCE 0 and 1.1.2).
+"""DDSM: whole mammograms by the file lists that the study used.
 
 The study calls its data CBIS-DDSM, but reads the full DDSM: CBIS-DDSM has no normal mammograms.
 """

@@ -8,7 +8,7 @@
    looked up, CMYK is converted, transparency is dropped, as the reference does. Of 16-bit values
    the high byte is kept.
 4. The image is resized to a square, without keeping the aspect ratio, with Pillow's antialiased
-   bilinear kernel: to the last bit what torchvision's `Resize((s, s))` does (REFERENCE 1.1.3).
+   bilinear kernel: to the last bit what torchvision's `Resize((s, s))` does.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""ISIC 2019: dermoscopic photographs of eight kinds of skin lesion (REFERENCE 1.1.2)."""
+"""ISIC 2019: dermoscopic photographs of eight kinds of skin lesion."""
 
 import functools
 from pathlib import Path

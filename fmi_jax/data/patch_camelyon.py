@@ -1,4 +1,4 @@
-"""PatchCamelyon: is there a metastasis in the middle of a histology patch? (REFERENCE 1.1.2).
+"""PatchCamelyon: is there a metastasis in the middle of a histology patch?
 
 A patch is positive if its central 32 x 32 pixels hold at least one pixel of tumour tissue.
 """

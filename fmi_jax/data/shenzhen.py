@@ -1,4 +1,4 @@
-"""Shenzhen Hospital: chest radiographs with and without tuberculosis (REFERENCE 1.3.1)."""
+"""Shenzhen Hospital: chest radiographs with and without tuberculosis."""
 
 import re
 from pathlib import Path

@@ -19,7 +19,7 @@ Assignment = dict[str, list[int]]
 
 
 def upstream(examples: Sequence[RawExample], *, held_out: float = 0.3) -> Assignment:
-    """The study's own shuffle, to the row (REFERENCE 1.1.2); it minds neither class nor patient.
+    """The study's own shuffle, to the row; it minds neither class nor patient.
 
     The first rows of the shuffle are validation and test, half and half.
 

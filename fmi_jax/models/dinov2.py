@@ -54,7 +54,7 @@ class DINOv2(Backbone):
     """A DINOv2; `pooled` and `cls` are its normed [cls] token.
 
     `tokens` are the patch tokens before the final norm: what the study's stacked classifier
-    reads (REFERENCE: `x_prenorm[:, 1:]`), here without the registers.
+    reads (in its code `x_prenorm[:, 1:]`), here without the registers.
 
     Args:
       arch: its shape.

@@ -1,6 +1,6 @@
 """CKA: how alike the layers of networks are, before and after training or between foundations.
 
-Paper, Figures 7, 8 and A.1; REFERENCE 1.1.7. A network is compared with itself before training
+Paper, Figures 7, 8 and A.1. A network is compared with itself before training
 (`cka.run`, and "pretrained" as the other), with other runs or with other foundations; of a
 stacked classifier the layers of foundation and transformer are all taken. Every image goes
 through every network once, and one batch of it is held at a time.

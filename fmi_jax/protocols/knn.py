@@ -1,8 +1,8 @@
-"""k nearest neighbours among the training images (paper, protocol 5; REFERENCE 1.1.7).
+"""k nearest neighbours among the training images (paper, protocol 5).
 
 Features are L2-normalised. The `k` training images of largest cosine `s` vote with weights
 `exp(s / temperature)` that add up to 1; the share of a class is its probability, which no second
-activation distorts (REFERENCE 2.1, B11, B12). The bank is the whole training split under the
+activation distorts (docs/protocols.md, B11, B12). The bank is the whole training split under the
 evaluation transform (B9); `k` and `temperature` are lists (B14), and all pairs of them are judged
 from one search.
 """

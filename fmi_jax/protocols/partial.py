@@ -6,8 +6,8 @@ backbone is in evaluation mode: no stochastic depth, and batch norms keep their 
 blocks that learn, too. A layer that leads from one stage to the next belongs to the block behind
 it.
 
-Unlike the study, whose stacked classifiers freeze the backbone again at every step (REFERENCE 2.1,
-B34), a stacked transformer can learn on a partly frozen backbone.
+Unlike the study, whose stacked classifiers freeze the backbone again at every step
+(docs/protocols.md, B34), a stacked transformer can learn on a partly frozen backbone.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Speed of backbones under a linear head or a DeiT: latency of one image, throughput, compiling.
 
-Paper protocol 8, inference: mean time of a single instance, relative to DeiT-B (REFERENCE 1.1.7).
+Paper protocol 8, inference: mean time of a single instance, relative to DeiT-B.
 Each backbone is measured in turn with the reference in the same process, so that whatever else
 the machine does hits both; a round gives one ratio. Only the forward pass is timed: images are on
 the device already, as the network takes them. Time and iterations to the best validation score

@@ -1,4 +1,4 @@
-"""AdamW, warm-up and schedules, as the studies train (REFERENCE 1.1.6)."""
+"""AdamW, warm-up and schedules, as the studies train."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
