@@ -81,14 +81,7 @@ def dot_product_attention(
     k, v = k[:, :, :length], v[:, :, :length]
 
     def plain(q: Array) -> Array:
-        scores = jnp.einsum(
-            "bhnd,bhmd->bhnm",
-            q * factor,
-            k,
-            precision=precision(k.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        return softmax_product(scores, v)
+        return softmax_product(scores_of(q * factor, k), v)
 
     n, size = q.shape[2], group_size(math.prod(local_share(*q.shape[:2])) * length)
     if hardware.platform() != "cpu":
@@ -117,7 +110,20 @@ MAX_QUERIES = 240
 took three times as long as 240."""
 
 
-def precision(dtype: Any) -> jax.lax.Precision | None:
+def scores_of(
+    q: Float[Array, "b heads n d"], k: Float[Array, "b heads m d"]
+) -> Float[Array, "b heads n m"]:
+    """Scores in float32 of queries, scaled already, with keys."""
+    return jnp.einsum(
+        "bhnd,bhmd->bhnm",
+        q,
+        k,
+        precision=_precision(k.dtype),
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _precision(dtype: Any) -> jax.lax.Precision | None:
     """Precision of products of operands of `dtype`: None, what the process asks for, where they
     are float32. Asked for more than bfloat16 has, XLA on a TPU fuses less around the product."""
     return None if dtype == jnp.float32 else jax.lax.Precision.DEFAULT
@@ -134,7 +140,7 @@ def softmax_product(
     scores = scores.astype(jnp.float32)
     largest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
     weights = jnp.exp(scores - largest)
-    y = jnp.matmul(weights.astype(v.dtype), v, precision=precision(v.dtype))
+    y = jnp.matmul(weights.astype(v.dtype), v, precision=_precision(v.dtype))
     return (y / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
 
 

@@ -15,7 +15,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.nn import flash
-from fmi_jax.nn.attention import dot_product_attention, group_size, softmax_product
+from fmi_jax.nn.attention import (
+    dot_product_attention,
+    group_size,
+    scores_of,
+    softmax_product,
+)
 from fmi_jax.nn.linear import linear
 from fmi_jax.nn.shards import fused_parts, local_share
 from fmi_jax.nn.window_attention import join_windows, split_windows
@@ -154,7 +159,7 @@ def _row_by_row(q: Array, k: Array, v: Array, by_row: Array, by_col: Array) -> A
     def attend(part: tuple[Array, Array, Array]) -> Array:
         queries, by_row, by_col = part  # [b, heads, group, cols, d or rows or cols]
         flat = queries.reshape(b, heads, group * cols, d) * d**-0.5
-        scores = jnp.einsum("bhnd,bhmd->bhnm", flat, k, preferred_element_type=jnp.float32)
+        scores = scores_of(flat, k)
         scores = scores.reshape(b, heads, group, cols, rows, cols)
         scores = scores + by_row[..., :, None] + by_col[..., None, :]
         return softmax_product(scores.reshape(b, heads, group * cols, n), v)
