@@ -71,3 +71,7 @@ LOGISTIC = 5e-4
 # Relative: training losses of the first few steps on eight devices against one. Gradients are
 # summed in another order, and every step begins where the one before it ended.
 LOSS_ON_DEVICES = 1e-5
+
+# Losses of six steps of a small network, half of them on another CPU or compiled otherwise: float32
+# sums in another order, carried along by Adam.
+ACROSS_CPUS = 1e-3

@@ -1,0 +1,115 @@
+"""What earlier versions left on disk is gone on with: runs, studies, prepared sets, weights."""
+
+import copy
+import json
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import older_folders
+import pytest
+import short_runs
+from tolerances import ACROSS_CPUS
+
+from fmi_jax import cli, experiment
+from fmi_jax.checkpoints.weights import load_backbone
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.data import loader
+from fmi_jax.data.prepared import open_dataset
+from fmi_jax.models.registry import BACKBONES
+from fmi_jax.report.result import Result
+from fmi_jax.study.ledger import Ledger, State
+from fmi_jax.trained import read_trained
+from fmi_jax.training.loop import Loop
+from fmi_jax.workdir import RunRecord
+
+
+@pytest.fixture(scope="module", params=[1])
+def left(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return older_folders.unpack(request.param, tmp_path_factory.mktemp("older"))
+
+
+@pytest.fixture(scope="module")
+def expected(left: Path) -> dict:
+    return json.loads((left / "expected.json").read_text())
+
+
+def config_of(left: Path, run: str) -> ExperimentConfig:
+    """What a run is resumed with: its own config, its data where they are now."""
+    record = RunRecord.read(left / run)
+    assert record is not None
+    config = copy.deepcopy(record.config)
+    config.data.data_dir = str(left / "data")
+    return config
+
+
+def times(folder: Path) -> dict[Path, int]:
+    """When each file under a folder was written last; locks apart."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+@pytest.mark.parametrize("protocol", ["finetune", "probe_grid"])
+def test_a_run_that_was_stopped_goes_on_where_it_stood(
+    protocol: str, left: Path, expected: dict
+) -> None:
+    """With its optimizer, its batch statistics, and the best of its heads."""
+    workdir = left / f"half_{protocol}"
+    before = short_runs.losses(workdir)
+    result = short_runs.run(config_of(left, workdir.name), workdir)
+    then = expected[protocol]
+    assert short_runs.losses(workdir)[: len(before)] == before
+    np.testing.assert_allclose(short_runs.losses(workdir), then["losses"], rtol=ACROSS_CPUS)
+    for split in ("val", "test"):
+        found = getattr(result, split).values["loss"]
+        np.testing.assert_allclose(found, then[split]["loss"], rtol=ACROSS_CPUS)
+    assert result.best.step == then["best"]["step"]
+
+
+def test_a_finished_run_is_announced_and_read(left: Path, expected: dict, capsys) -> None:
+    with mock.patch.object(Loop, "run", side_effect=AssertionError("it trains again")):
+        result = experiment.run(config_of(left, "finished"), left / "finished")
+    assert isinstance(result, Result)
+    assert result.test.values == pytest.approx(expected["finetune"]["test"])
+    assert "accuracy" in capsys.readouterr().out
+    learned = read_trained(left / "finished").arrays
+    assert np.isfinite(np.asarray(learned["head.kernel"])).all()
+
+
+def test_prepared_images_and_kept_features_are_read(left: Path) -> None:
+    dataset = open_dataset(left / "data", "squares", 16)
+    batches = loader.eval_batches(dataset, "test", batch_size=3, threads=1, places=np.arange(3))
+    assert sum(int(batch["mask"].sum()) for batch in batches) == dataset.info.counts["test"] == 9
+    [knn] = (left / "root" / "cells").glob("*-knn-*")
+    config = config_of(left, f"root/cells/{knn.name}")
+    features = times(left / "data" / "features")
+    result = short_runs.run(config, left / "knn_again")
+    assert times(left / "data" / "features") == features
+    assert result.test.values == pytest.approx(Result.read(knn).test.values)
+
+
+def test_converted_weights_are_loaded(left: Path, expected: dict) -> None:
+    spec = BACKBONES["resnet_nano"]
+    path = left / "weights" / "resnet_nano.drawn.safetensors"
+    loaded = load_backbone(path, spec, spec.arch, stem="sum")
+    sums = {name: np.abs(value.astype(np.float64)).sum() for name, value in loaded.items()}
+    assert sums == pytest.approx(expected["weights"])
+
+
+def test_a_study_runs_what_is_left_of_it_and_reports_the_rest(left: Path, capsys) -> None:
+    root, study = left / "root", str(left / "study.py")
+    done = {path.parent.name: path.read_bytes() for path in root.glob("cells/*/result.json")}
+    assert {name.split("-")[2] for name in done} == {"finetune", "cka", "knn"}
+    arguments = [study, "--root", str(root), "--data-dir", str(left / "data")]
+    # The failed cell is not run again; the begun one is resumed, the open one ends in NaN.
+    assert cli.main(["study", "run", *arguments]) == 1
+    logs = {path.parent.name: path.read_text() for path in root.glob("cells/*/log.txt")}
+    [begun] = (name for name, text in logs.items() if "resuming at step 3" in text)
+    assert "linear_probe" in begun
+    assert Ledger(root).state(begun) is State.DONE
+    for name, result in done.items():
+        assert (root / "cells" / name / "result.json").read_bytes() == result
+    assert cli.main(["report", "squares", "--root", str(root)]) == 0
+    assert "Of 4 settings" in capsys.readouterr().out
+    numbers = (root / "report" / "numbers.csv").read_text()
+    assert all(name in numbers for name in ("finetune", "linear_probe", "knn", "cka"))
