@@ -317,6 +317,24 @@ def test_when_every_checkpoint_is_damaged_nothing_is_deleted(stopped: Path, tmp_
     assert sorted(folder.rglob("*")) == before
 
 
+def test_killed_before_the_first_checkpoint_was_sealed_it_begins_anew(
+    squares: Path, whole: Path, stopped: Path, tmp_path: Path
+) -> None:
+    """Orbax has committed the step, the manifest is not written yet."""
+    workdir, newest = tmp_path / "run", newest_step(stopped)
+    shutil.copytree(stopped, workdir)
+    folder = workdir / "checkpoints"
+    shutil.rmtree(folder / "manifests")
+    for path in folder.iterdir():
+        if path.name != str(newest):
+            shutil.rmtree(path)
+    code, out, err = runs.finish(runs.start(f"--config={squares}", f"--workdir={workdir}"))
+    assert code == 0, err
+    assert f"checkpoint step {newest} is set aside: it was not written to the end" in err
+    assert runs.steps_in(out)[0] == 1
+    assert_same_run(workdir, whole)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(
     squares: Path, tmp_path: Path
 ) -> None:

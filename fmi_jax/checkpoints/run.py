@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +130,16 @@ class RunCheckpoints:
 
         It is the newest one that verifies and whose best step verifies too. Steps that cannot
         be used are set aside under `damaged/`, each with a warning. Raises `UserError` if there
-        are steps but none can be used.
+        are steps but none can be used; a first step that was never sealed (the run was killed
+        between Orbax's commit and the manifest) is none, and the run is new.
         """
         steps = sorted(self._manager.all_steps())
         if not steps:
             return None
         damage = {step: self._damage(step) for step in steps}
+        if len(steps) == 1 and not any((self.folder / "manifests").glob("*.json")):
+            self._set_aside(damage)
+            return None
         unusable: dict[int, str] = {}
         for step in reversed(steps):
             reason = damage[step]
@@ -235,7 +240,7 @@ class RunCheckpoints:
             return f"{len(changed)} file(s) differ from the manifest, first {changed[0]}"
         return None
 
-    def _set_aside(self, unusable: dict[int, str]) -> None:
+    def _set_aside(self, unusable: Mapping[int, str | None]) -> None:
         for step, reason in sorted(unusable.items()):
             log.warning("checkpoint step %d is set aside: %s", step, reason)
             if jax.process_index() == 0:
