@@ -317,6 +317,30 @@ def test_when_every_checkpoint_is_damaged_nothing_is_deleted(stopped: Path, tmp_
     assert sorted(folder.rglob("*")) == before
 
 
+def test_killed_before_a_checkpoint_is_sealed_the_one_before_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orbax has committed a new best step and deleted what it need not keep."""
+    seal = run_checkpoints.RunCheckpoints._seal
+
+    def killed_before(self: run_checkpoints.RunCheckpoints, step: int) -> None:
+        shutil.copytree(self.folder, tmp_path / f"killed{step}")
+        seal(self, step)
+
+    monkeypatch.setattr(run_checkpoints.RunCheckpoints, "_seal", killed_before)
+    checkpoints = run_checkpoints.RunCheckpoints(tmp_path / "run")
+    best = {1: 1, 2: 1, 3: 1, 4: 1, 5: 5, 6: 5, 7: 7}
+    for step, best_step in best.items():
+        tree = {"params": {"x": jax.numpy.full(3, float(step))}, "stats": {}}
+        checkpoints.save(step, tree, {"step": jax.numpy.int32(step)}, {"best_step": best_step})
+    checkpoints.close()
+    kept = {int(path.name) for path in (tmp_path / "run").iterdir() if path.name.isdecimal()}
+    assert kept <= {4, 5, 6, 7}  # two newest, and the best
+    for step in best:
+        resumed = run_checkpoints.RunCheckpoints(tmp_path / f"killed{step}")
+        assert resumed.newest_sound() == (step - 1 or None)
+
+
 def test_killed_before_the_first_checkpoint_was_sealed_it_begins_anew(
     squares: Path, whole: Path, stopped: Path, tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ class RunCheckpoints:
         self.folder = folder.resolve()
         self._policy = _NewestAndBest()
         self._unsealed: int | None = None
+        self._best_step: int | None = None  # of the step that is not sealed yet
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -71,7 +72,6 @@ class RunCheckpoints:
     def save(self, step: int, model: Any, training: Any, meta: dict[str, Any]) -> None:
         """Start to write a step; the arrays may be donated as soon as this returns."""
         self.wait()
-        self._policy.best_step = meta["best_step"]
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -81,6 +81,7 @@ class RunCheckpoints:
             ),
         )
         self._unsealed = step
+        self._best_step = meta["best_step"]
 
     def poll(self) -> None:
         """Seal a step whose writing has ended meanwhile; call now and then."""
@@ -102,6 +103,8 @@ class RunCheckpoints:
         if jax.process_index() == 0:
             self._seal(self._unsealed)
         self._unsealed = None
+        # Not before: until a step is sealed, what the steps before it refer to must not go.
+        self._policy.best_step = self._best_step
 
     def close(self) -> None:
         """Finish writing."""
