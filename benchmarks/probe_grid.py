@@ -32,7 +32,7 @@ from fmi_jax.models.base import Execution
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocol_config import ProbeGridConfig
 from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.protocols.spec import GridProtocolSpec, Parts, ProtocolSpec
+from fmi_jax.protocols.spec import Parts, ProtocolSpec
 from fmi_jax.training import optim
 from fmi_jax.training.partition import named_values, partition
 from fmi_jax.training.step import initial_state, make_train_step
@@ -95,8 +95,8 @@ def trainer(row: Row, heads: int) -> Callable[[], None]:
 
     schedule = optim.relative_rate(config.optim, 10, 1000)
     rate, optimizer = RATES[0], optim.make_optimizer(config.optim, schedule)
-    if isinstance(protocol, GridProtocolSpec):
-        rate = [head.learning_rate for head in protocol.heads(config)]
+    if protocol.grid is not None:
+        rate = [head.learning_rate for head in protocol.grid.heads(config)]
         optimizer = optim.side_by_side(optimizer)
     state = initial_state(structure, arrays, optimizer, mesh, placement, learning_rate=rate, seed=0)
     step = make_train_step(

@@ -29,7 +29,7 @@ from pathlib import Path
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepare import open_or_draw
 from fmi_jax.huge_pages import with_huge_pages
-from fmi_jax.study.cells import alone
+from fmi_jax.study.cells import Cell, cell_id
 from fmi_jax.study.driver import Driver, make_slots
 from fmi_jax.study.grids import example
 from fmi_jax.study.ledger import Ledger
@@ -94,7 +94,8 @@ def one_by_one(folder: Path, data: Path, best: dict[str, float]) -> tuple[float,
         (own / "data").mkdir(parents=True)
         (own / "data" / "synthetic").symlink_to(data / "synthetic")
         made.data = dataclasses.replace(made.data, data_dir=str(own / "data"))
-        claim = Ledger(own).claim(alone(made))
+        name = cell_id(made)
+        claim = Ledger(own).claim(Cell(id=name, config=made, program=name))
         assert claim is not None
         command = [sys.executable, "-m", "fmi_jax.study.worker", str(claim.folder)]
         command.append(",".join(map(str, sorted(os.sched_getaffinity(0)))))

@@ -1,5 +1,6 @@
 """The run of an analysis: it measures, and what it found is written beside its figures."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -10,6 +11,7 @@ from fmi_jax.protocols.spec import AnalysisContext, AnalysisResult, AnalysisSpec
 from fmi_jax.report.analysis import FILE_NAME as REPORT
 from fmi_jax.report.analysis import write_analysis_report
 from fmi_jax.report.result import FILE_NAME as RESULT
+from fmi_jax.report.result import FORMAT
 from fmi_jax.session import Session, now
 
 
@@ -49,6 +51,7 @@ def analyse(session: Session) -> dict[str, Any]:
 
 def _document(session: Session, spec: AnalysisSpec, found: AnalysisResult) -> dict[str, Any]:
     return {
+        "format": FORMAT,
         "kind": spec.name,
         "summary": spec.summary,
         "title": found.title,
@@ -57,6 +60,9 @@ def _document(session: Session, spec: AnalysisSpec, found: AnalysisResult) -> di
         "dataset": session.record.dataset,
         "values": found.values,
         "text": found.text,
+        "headline": None if found.headline is None else dataclasses.asdict(found.headline),
+        "speeds": [dataclasses.asdict(speed) for speed in found.speeds],
+        "unread": spec.unread,
         "figures": dict(found.figures),
         "notes": list(found.notes),
         "seconds": session.clock.laps,

@@ -10,7 +10,6 @@ from fmi_jax import config as config_module
 from fmi_jax import metrics, runtime
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.metrics import Evaluation
-from fmi_jax.protocols.spec import GridProtocolSpec, ProtocolSpec
 from fmi_jax.report.console import console_table
 from fmi_jax.report.page import write_report
 from fmi_jax.report.predictions import FILE_NAME as PREDICTIONS
@@ -65,6 +64,7 @@ def conclude(
         details=dict(details or {}),
         started=record.started,
         finished=now(),
+        unread=tuple(session.protocol.unread),
     )
     if session.active:
         predictions_of(session, test).write(session.workdir / PREDICTIONS)
@@ -119,10 +119,10 @@ def describe_backbone(session: Session) -> dict[str, Any]:
     assembly, config, record = session.assembly, session.config, session.record
     shapes = assembly.partition.variables
     size = {name: int(np.prod(v.get_value().shape)) for name, (_, v) in shapes.items()}
-    trains = isinstance(session.protocol, ProtocolSpec)
-    trained = sum(size[name] for name in assembly.partition.params) if trains else 0
-    if isinstance(session.protocol, GridProtocolSpec):
-        trained //= len(session.protocol.heads(config))  # those of the head that is reported
+    learned = assembly.partition.params if session.protocol.trains else ()
+    trained = sum(size[name] for name in learned)
+    if assembly.protocol.grid is not None:
+        trained //= len(assembly.protocol.grid.heads(config))  # those of the one reported
     described = {
         "name": assembly.spec.name,
         "params": sum(n for name, n in size.items() if name.startswith("backbone.")),

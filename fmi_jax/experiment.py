@@ -11,7 +11,7 @@ from fmi_jax.config import ExperimentConfig
 from fmi_jax.config_rules import validate
 from fmi_jax.feature_run import judge
 from fmi_jax.grid_run import train_grid
-from fmi_jax.protocols.spec import AnalysisSpec, FeatureProtocolSpec, GridProtocolSpec
+from fmi_jax.protocols.spec import AnalysisSpec, FeatureProtocolSpec
 from fmi_jax.report.result import FILE_NAME as RESULT
 from fmi_jax.report.result import Result
 from fmi_jax.training_run import train
@@ -48,6 +48,4 @@ def run(config: ExperimentConfig, workdir: Path) -> Result | dict[str, Any]:
             return result
         if isinstance(begun.protocol, FeatureProtocolSpec):
             return judge(begun)
-        if isinstance(begun.protocol, GridProtocolSpec):
-            return train_grid(begun)
-        return train(begun)
+        return train(begun) if begun.protocol.grid is None else train_grid(begun)

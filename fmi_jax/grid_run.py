@@ -21,7 +21,7 @@ from fmi_jax.data import feature_batches
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.features import extract
 from fmi_jax.metrics import Evaluation
-from fmi_jax.protocols.spec import GridProtocolSpec, Head
+from fmi_jax.protocols.spec import Head, ProtocolSpec
 from fmi_jax.report.result import Result
 from fmi_jax.session import Session
 from fmi_jax.training.evaluation import Outputs
@@ -39,8 +39,9 @@ def train_grid(session: Session) -> Result:
       Stopped: on SIGTERM, after saving.
     """
     config, info = session.config, session.info
-    assert isinstance(session.protocol, GridProtocolSpec)
-    heads = session.protocol.heads(config)
+    assert isinstance(session.protocol, ProtocolSpec)
+    assert session.protocol.grid is not None
+    heads = session.protocol.grid.heads(config)
     plan = Plan.of(config, len(session.dataset.ids("train")))
     subject = on_features(session) if config.probe_grid.cached else on_images(session)
     predict = predictor(session, subject)

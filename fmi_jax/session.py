@@ -20,7 +20,7 @@ from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
 from fmi_jax.data.subset import training_subset
 from fmi_jax.nn import hardware
 from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.protocols.spec import AnyProtocol, FeatureProtocolSpec
+from fmi_jax.protocols.spec import AnyProtocol
 from fmi_jax.workdir import RunRecord
 
 
@@ -128,8 +128,7 @@ def begin(config: ExperimentConfig, workdir: Path) -> Session:
     clock.lap("data")
 
     protocol = PROTOCOLS[config.protocol]
-    if isinstance(protocol, FeatureProtocolSpec):
-        protocol.check(config, info)
+    protocol.check(config, info)
     assembly = assemble(config, info.channels, len(info.classes))
     record = RunRecord(
         config=config,

@@ -19,7 +19,7 @@ from fmi_jax.errors import UserError
 from fmi_jax.models.base import ArchConfig, parameters
 from fmi_jax.protocol_config import ProbeGridConfig
 from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.protocols.spec import GridProtocolSpec, Head, ProtocolSpec
+from fmi_jax.protocols.spec import Grid, Head
 from fmi_jax.report.result import Result
 from fmi_jax.training.side_by_side import at_their_best
 from fmi_jax.training.step import Placement
@@ -53,7 +53,7 @@ def read_trained(workdir: Path) -> Trained:
     """
     runtime.configure()
     record = RunRecord.read(workdir)
-    if record is not None and not isinstance(PROTOCOLS[record.config.protocol], ProtocolSpec):
+    if record is not None and not PROTOCOLS[record.config.protocol].trains:
         raise UserError(
             f"{workdir} holds a run of protocol {record.config.protocol!r}, which trains no"
             " network: expected the folder of one that does, such as 'linear_probe' or 'finetune'."
@@ -72,9 +72,9 @@ def read_trained(workdir: Path) -> Trained:
         name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=placement[name])
         for name, shape in assembly.partition.shapes(tuple(assembly.partition.variables)).items()
     }
-    is_grid = isinstance(assembly.protocol, GridProtocolSpec)
+    grid = assembly.protocol.grid
     learned = RunCheckpoints(workdir / "checkpoints").restore_model(
-        result.steps if is_grid else result.best.step,  # the last one holds every head's best
+        result.best.step if grid is None else result.steps,  # the last holds every head's best
         {
             "params": {name: shapes[name] for name in assembly.partition.params},
             "stats": {name: shapes[name] for name in assembly.partition.stats},
@@ -91,15 +91,13 @@ def read_trained(workdir: Path) -> Trained:
         placement=placement,
         arrays=arrays,
     )
-    return _chosen_head(run, result) if is_grid else run
+    return run if grid is None else _chosen_head(run, result, grid)
 
 
-def _chosen_head(run: Trained, result: Result) -> Trained:
+def _chosen_head(run: Trained, result: Result, grid: Grid) -> Trained:
     """The linear probe that a grid of heads reports, as if it had been trained alone."""
-    protocol = run.assembly.protocol
-    assert isinstance(protocol, GridProtocolSpec)
-    head = protocol.heads(run.config).index(Head(**result.details["chosen"]))
-    config = dataclasses.replace(run.config, protocol="linear_probe", probe_grid=ProbeGridConfig())
+    head = grid.heads(run.config).index(Head(**result.details["chosen"]))
+    config = dataclasses.replace(run.config, protocol=grid.alone, probe_grid=ProbeGridConfig())
     assembly = assemble(config, run.info.channels, len(run.info.classes))
     placement = placement_of(assembly, config, run.mesh)
     arrays = {name: run.arrays[name] for name in assembly.partition.frozen}

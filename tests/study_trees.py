@@ -8,6 +8,7 @@ import numpy as np
 
 from fmi_jax import config as config_module
 from fmi_jax.metrics import evaluate, logits_of, probabilities
+from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.report.predictions import Predictions
 from fmi_jax.report.result import Best, Result
 from fmi_jax.types import Task
@@ -143,6 +144,7 @@ def finish(
         "details": details,
         "started": "2024-01-01T00:00:00+00:00",
         "finished": "2024-01-01T00:01:00+00:00",
+        "unread": tuple(PROTOCOLS[protocol].unread),
     }
     result = Result(**{**fields, **changes})
     predictions.write(folder / "predictions.csv")
@@ -150,10 +152,14 @@ def finish(
     return result
 
 
-def analyse(folder: Path, kind: str, values: dict, dataset: str = "aptos2019") -> None:
-    """The `result.json` of a finished analysis in `folder`."""
+def analyse(
+    folder: Path, kind: str, values: dict, dataset: str = "aptos2019", of: str = ""
+) -> None:
+    """The `result.json` of a finished analysis in `folder`; `of`: the run it looked at."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = config_module.as_dict(config_module.ExperimentConfig(protocol=kind))
+    made = config_module.ExperimentConfig(protocol=kind)
+    made.cka.run = of
+    config = config_module.as_dict(made)
     written = {
         "kind": kind, "config": config, "values": values, "seconds": {kind: 5.0}, "notes": [],
         "backbone": {"name": "tiny", "weights": "in1k", "weights_sha256": "ab" * 32},

@@ -17,10 +17,9 @@ from fmi_jax.errors import UsageError
 from fmi_jax.models.base import BackboneSpec, Execution, count_params, create_abstract
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.protocols.spec import AnalysisSpec
 
 FAMILIES = {tiny.family.__name__: name for name, tiny in reversed(TINY.items())}
-CLASSIFYING = [name for name, spec in PROTOCOLS.items() if not isinstance(spec, AnalysisSpec)]
+CLASSIFYING = [name for name, spec in PROTOCOLS.items() if spec.shows == "score"]
 pytestmark = pytest.mark.slow
 
 

@@ -11,7 +11,6 @@ from fmi_jax.config import ExperimentConfig
 from fmi_jax.config_rules import validate
 from fmi_jax.errors import UsageError
 from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.protocols.spec import ProtocolSpec
 
 WHAT = ("train", "eval", "features")
 CENTRE = 0.875  # of the prepared side is what the default augmentation keeps
@@ -100,7 +99,7 @@ def program(
             raise UsageError(f"--set {assignment}: expected FIELD=VALUE, such as --set {name}=1.")
         configs.assign(config, name, text)
     validate(config)
-    if what == "train" and not isinstance(PROTOCOLS[config.protocol], ProtocolSpec):
+    if what == "train" and not PROTOCOLS[config.protocol].trains:
         raise UsageError(
             f"protocol {config.protocol!r} trains no network: expected --what features, or a"
             " protocol that trains."

@@ -19,7 +19,7 @@ from fmi_jax.assembly import (
 )
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo
-from fmi_jax.protocols.spec import GridProtocolSpec, Network
+from fmi_jax.protocols.spec import Network
 from fmi_jax.training import optim
 from fmi_jax.training.step import TrainState, make_train_step
 from fmi_jax.types import Task
@@ -110,9 +110,9 @@ def _train(
     schedule = optim.relative_rate(config.optim, WARMUP, STEPS)
     optimizer = optim.make_optimizer(config.optim, schedule)
     heads: tuple[int, ...] = ()
-    if isinstance(assembly.protocol, GridProtocolSpec):
+    if assembly.protocol.grid is not None:
         optimizer = optim.side_by_side(optimizer)
-        heads = (len(assembly.protocol.heads(config)),)
+        heads = (len(assembly.protocol.grid.heads(config)),)
     step = make_train_step(
         partition,
         optimizer,

@@ -20,12 +20,20 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from fmi_jax import atomic, cka, parallel
-from fmi_jax.config import BackboneConfig
+from fmi_jax.config import BackboneConfig, ExperimentConfig
 from fmi_jax.data import loader
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Backbone
-from fmi_jax.protocols.spec import AnalysisContext, AnalysisResult, AnalysisSpec, Network
+from fmi_jax.protocols.spec import (
+    AnalysisContext,
+    AnalysisResult,
+    AnalysisSpec,
+    Images,
+    Network,
+    PretrainedNetwork,
+)
 from fmi_jax.report import cka_figures
+from fmi_jax.report.result import Headline
 from fmi_jax.training.step import Arrays
 from fmi_jax.types import Batch, Features
 
@@ -96,6 +104,10 @@ def run(context: AnalysisContext) -> AnalysisResult:
             "pairs": pairs,
         },
         text=_text(pairs),
+        # Of a network that was trained: its last layer beside that before training.
+        headline=Headline(name="cka_last_layer", unit="CKA", value=pairs[0]["cka"][-1][-1])
+        if settings.run
+        else None,
         figures=figures,
         notes=_notes(settings.estimator, rows),
     )
@@ -129,10 +141,16 @@ def _networks(context: AnalysisContext) -> list[Network]:
     return networks
 
 
+def _is_folder(name: str) -> bool:
+    """Whether one of `cka.other` is a run's folder, not a backbone with or without weights."""
+    backbone = name.partition(":")[0]
+    return "/" in backbone or Path(backbone).exists()
+
+
 def _named(context: AnalysisContext, name: str) -> Network:
-    backbone, _, weights = name.partition(":")
-    if "/" in backbone or Path(backbone).exists():
+    if _is_folder(name):
         return context.trained(Path(name))
+    backbone, _, weights = name.partition(":")
     config = context.config.backbone
     config = BackboneConfig(
         name=backbone,
@@ -350,9 +368,22 @@ def _notes(estimator: str, rows: Sequence[np.ndarray]) -> tuple[str, ...]:
     )
 
 
+def _others(config: ExperimentConfig) -> list[PretrainedNetwork]:
+    named = [
+        other.partition(":")
+        for other in config.cka.other
+        if other != "pretrained" and not _is_folder(other)
+    ]
+    return [PretrainedNetwork("cka.other", name, weights) for name, _, weights in named]
+
+
 SPEC = AnalysisSpec(
     name="cka",
     summary="similarity of the layers of networks (CKA)",
     run=run,
     reads=("cka",),
+    images=lambda config, counts: Images(0, counts[config.cka.split] * (1 + len(config.cka.other))),
+    networks=_others,
+    follows="cka.run",
+    label="CKA of the last layer",
 )

@@ -6,6 +6,7 @@ best step are its own. Order and augmentation of the images are shared; those of
 `linear_probe` with the same `train.seed`.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 
 from flax import nnx
@@ -14,7 +15,7 @@ from fmi_jax.classifiers.head_grid import HeadGrid
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import ArchConfig
-from fmi_jax.protocols.spec import GridProtocolSpec, Head, Parts
+from fmi_jax.protocols.spec import Grid, Head, Parts, ProtocolSpec, Variant
 
 
 def heads(config: ExperimentConfig) -> tuple[Head, ...]:
@@ -63,11 +64,21 @@ def _trainable(config: ExperimentConfig, arch: ArchConfig) -> Callable[[str], bo
     return lambda name: not name.startswith("backbone.")
 
 
-SPEC = GridProtocolSpec(
+def _variants(config: ExperimentConfig, rates: Sequence[float], seeds: int) -> tuple[Variant, ...]:
+    """All rates and seeds in one run."""
+    config = copy.deepcopy(config)
+    config.probe_grid.learning_rates = tuple(rates) or config.probe_grid.learning_rates
+    config.probe_grid.seeds = seeds
+    return (Variant(config),)
+
+
+SPEC = ProtocolSpec(
     name="probe_grid",
     summary="frozen backbone, linear heads of all learning rates at once",
     classifier=_classifier,
     trainable=_trainable,
-    heads=heads,
+    grid=Grid(heads=heads, alone="linear_probe"),
+    variants=_variants,
     reads=("probe_grid",),
+    ignores=("optim.learning_rate",),
 )

@@ -1,9 +1,14 @@
-"""What a protocol is: one of three kinds, each a way of judging a backbone."""
+"""What a protocol is: one of three kinds, each a way of judging a backbone.
 
+Everything that other parts of the program must know of a protocol stands on its spec: they ask it,
+and name none.
+"""
+
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from flax import nnx
@@ -14,6 +19,8 @@ from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec
+from fmi_jax.report.result import Headline, Shows, Speed
+from fmi_jax.training.loop import Plan
 from fmi_jax.training.partition import Partition
 from fmi_jax.training.step import Arrays, Placement, Preprocess
 
@@ -29,7 +36,113 @@ OPTIONAL = (
     "backbone.frozen_blocks",
     "optim.layer_decay",
 )
-"""Sections and fields of a config that only some protocols read; the rest belongs to all."""
+"""Sections and fields of a config that only some protocols read, and say so (`Protocol.reads`)."""
+
+
+class Variant(NamedTuple):
+    """One of the experiments behind a number of a study.
+
+    Attributes:
+      config: the experiment.
+      learning_rate, seed: what it was given of the study; None: it has no such choice.
+    """
+
+    config: ExperimentConfig
+    learning_rate: float | None = None
+    seed: int | None = None
+
+
+class Images(NamedTuple):
+    """How many images go through the network in an experiment.
+
+    Attributes:
+      trained: in a training step, one seen twice counted twice.
+      judged: in a forward pass alone.
+    """
+
+    trained: int
+    judged: int
+
+
+class PretrainedNetwork(NamedTuple):
+    """A converted checkpoint that an experiment reads.
+
+    Attributes:
+      field: of the config that asks for it.
+      backbone, weights: its name, and the tag or the file.
+    """
+
+    field: str
+    backbone: str
+    weights: str
+
+
+def one_cell(config: ExperimentConfig, rates: Sequence[float], seeds: int) -> tuple[Variant, ...]:
+    """The experiment as it is: it has no learning rate, and every seed gives the same."""
+    del rates, seeds
+    return (Variant(config),)
+
+
+def rates_and_seeds(
+    config: ExperimentConfig, rates: Sequence[float], seeds: int
+) -> tuple[Variant, ...]:
+    """Every learning rate (that of the config, if there are none) with every seed."""
+    made = []
+    for rate in rates or (config.optim.learning_rate,):
+        for seed in range(seeds):
+            own = copy.deepcopy(config)
+            own.optim.learning_rate = rate
+            own.train.seed += seed
+            made.append(Variant(own, rate, own.train.seed))
+    return tuple(made)
+
+
+def training_images(config: ExperimentConfig, counts: Mapping[str, int]) -> Images:
+    """Those of a run that trains on images and is tested at its best step."""
+    plan = Plan.of(config, counts["train"])
+    judged = (len(plan.evaluate_at) + 1) * counts["val"] + counts["test"]
+    return Images(plan.total_steps * config.train.batch_size, judged)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What every part of the program may ask of a protocol.
+
+    Attributes:
+      name: as in `config.protocol`.
+      summary: one line for help and reports.
+      reads: which of `OPTIONAL` it reads.
+      ignores: which sections and fields beside those it does not read.
+      check: raises `UsageError` where the config does not fit the data; asked before anything is
+        computed.
+      variants: `(config, learning rates, seeds) -> the experiments` that a study makes of it, by
+        rate and then by seed; no rates: that of the config alone.
+      images: `(config, images by split) -> Images`.
+      networks: weights that an experiment reads beside those of `backbone` and `transformer`.
+      follows: the field that names the finished run whose network it looks at; empty: none does.
+      shows: what a study's report makes of it; the report knows no protocols: plans and results
+        carry this, `label` and `unread`.
+      label: of an analysis, what its headline is, in words; empty: it has none.
+      trains: whether it trains a network.
+    """
+
+    name: str
+    summary: str
+    reads: tuple[str, ...] = ()
+    ignores: tuple[str, ...] = ()
+    check: Callable[[ExperimentConfig, DatasetInfo], None] = lambda config, info: None
+    variants: Callable[[ExperimentConfig, Sequence[float], int], tuple[Variant, ...]] = one_cell
+    images: Callable[[ExperimentConfig, Mapping[str, int]], Images]
+    networks: Callable[[ExperimentConfig], Sequence[PretrainedNetwork]] = lambda config: ()
+    follows: str = ""
+    shows: Shows = "score"
+    label: str = ""
+    trains: ClassVar[bool] = False
+
+    @property
+    def unread(self) -> list[str]:
+        """The sections and fields of a config that it does not read, by dotted name."""
+        return [*(name for name in OPTIONAL if name not in self.reads), *self.ignores]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,31 +165,6 @@ class Parts:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProtocolSpec:
-    """A protocol that trains: a classifier, and which of its parameters learn.
-
-    Attributes:
-      name: as in `config.protocol`.
-      summary: one line for help and reports.
-      classifier: builds the model, with the backbone under the attribute `backbone`; called as
-        `model(images, rngs=...)`, it returns logits.
-      trainable: `(config, arch of the backbone)` -> whether the parameter of a native name
-        ("backbone.blocks.0...", "transformer...", "projector...", "head.kernel") learns. What
-        does not gets no gradient, no optimizer slot and no place in the checkpoints of the run.
-        Raises `UsageError` where the config asks for what the arch does not have.
-      needs_transformer: whether a transformer is put on the tokens of the backbone.
-      reads: which of `OPTIONAL` it reads.
-    """
-
-    name: str
-    summary: str
-    classifier: Callable[[Parts], nnx.Module]
-    trainable: Callable[[ExperimentConfig, ArchConfig], Callable[[str], bool]]
-    needs_transformer: bool = False
-    reads: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Head:
     """One of the heads that train side by side.
 
@@ -95,15 +183,43 @@ class Head:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GridProtocolSpec(ProtocolSpec):
-    """A protocol that trains many heads on one frozen feature.
+class Grid:
+    """Many heads that learn side by side on one frozen feature.
 
     Attributes:
-      heads: of an experiment, in the order of the first axis of what learns. The logits of the
+      heads: of an experiment, in the order of the first axis of what learns; the logits of the
         classifier are `[b, g, k]`.
+      alone: name of the protocol that trains one such head by itself.
     """
 
     heads: Callable[[ExperimentConfig], tuple[Head, ...]]
+    alone: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProtocolSpec(Protocol):
+    """A protocol that trains: a classifier, and which of its parameters learn.
+
+    Attributes:
+      classifier: builds the model, with the backbone under the attribute `backbone`; called as
+        `model(images, rngs=...)`, it returns logits.
+      trainable: `(config, arch of the backbone)` -> whether the parameter of a native name
+        ("backbone.blocks.0...", "transformer...", "projector...", "head.kernel") learns. What
+        does not gets no gradient, no optimizer slot and no place in the checkpoints of the run.
+        Raises `UsageError` where the config asks for what the arch does not have.
+      needs_transformer: whether a transformer is put on the tokens of the backbone.
+      grid: the heads that it trains side by side; None: one model is trained.
+    """
+
+    classifier: Callable[[Parts], nnx.Module]
+    trainable: Callable[[ExperimentConfig, ArchConfig], Callable[[str], bool]]
+    needs_transformer: bool = False
+    grid: Grid | None = None
+    variants: Callable[[ExperimentConfig, Sequence[float], int], tuple[Variant, ...]] = (
+        rates_and_seeds
+    )
+    images: Callable[[ExperimentConfig, Mapping[str, int]], Images] = training_images
+    trains: ClassVar[bool] = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,21 +255,18 @@ class Judgement:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureProtocolSpec:
+class FeatureProtocolSpec(Protocol):
     """A protocol that reads frozen features, computed once and kept.
 
     Attributes:
-      name, summary, reads: as of `ProtocolSpec`.
       judge: `(features by split, config, info) -> Judgement`.
-      check: raises `UsageError` where the config does not fit the data; asked before anything is
-        computed.
     """
 
-    name: str
-    summary: str
     judge: Callable[[Mapping[str, SplitFeatures], ExperimentConfig, DatasetInfo], Judgement]
-    reads: tuple[str, ...] = ()
-    check: Callable[[ExperimentConfig, DatasetInfo], None] = lambda config, info: None
+    ignores: tuple[str, ...] = ("optim",)
+    images: Callable[[ExperimentConfig, Mapping[str, int]], Images] = lambda config, counts: Images(
+        0, sum(counts.values())
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -212,6 +325,8 @@ class AnalysisResult:
       title: of the report.
       values: JSON values; go to `result.json` under this name.
       text: a short table for the console.
+      headline: the number of `values` that sums it up, if one does.
+      speeds: those among `values`.
       figures: captions of the PNG files it wrote into the workdir, by file name.
       notes: what a reader must know, one sentence each.
     """
@@ -219,23 +334,23 @@ class AnalysisResult:
     title: str
     values: dict[str, Any]
     text: str
+    headline: Headline | None = None
+    speeds: Sequence[Speed] = ()
     figures: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AnalysisSpec:
+class AnalysisSpec(Protocol):
     """A protocol that measures something else than a score.
 
     Attributes:
-      name, summary, reads: as of `ProtocolSpec`.
       run: measures; writes figures and tables into the workdir.
     """
 
-    name: str
-    summary: str
     run: Callable[[AnalysisContext], AnalysisResult]
-    reads: tuple[str, ...] = ()
+    ignores: tuple[str, ...] = ("optim",)
+    shows: Shows = "analysis"
 
 
 AnyProtocol = ProtocolSpec | FeatureProtocolSpec | AnalysisSpec

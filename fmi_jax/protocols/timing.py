@@ -13,7 +13,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,19 @@ from fmi_jax import atomic, parallel
 from fmi_jax.config import BackboneConfig
 from fmi_jax.cores import available_cores
 from fmi_jax.protocol_config import TimingConfig, TransformerConfig
-from fmi_jax.protocols.spec import AnalysisContext, AnalysisResult, AnalysisSpec, Network
+from fmi_jax.protocols.spec import (
+    AnalysisContext,
+    AnalysisResult,
+    AnalysisSpec,
+    Images,
+    Network,
+)
 from fmi_jax.report import timing_figures
+from fmi_jax.report.result import Speed
 from fmi_jax.training.step import Arrays
 
 FIGURE = "timing.png"
+_ON = " + "  # a backbone, and what stands on it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +92,7 @@ def run(context: AnalysisContext) -> AnalysisResult:
         under = TransformerConfig(name=settings.transformer)
         stacked = {"protocol": "stacked_probe", "transformer": under}
         wanted |= {
-            f"{title} + {under.name}": dataclasses.replace(linear, **stacked)
+            f"{title}{_ON}{under.name}": dataclasses.replace(linear, **stacked)
             for title, linear in wanted.items()
         }
 
@@ -112,6 +120,7 @@ def run(context: AnalysisContext) -> AnalysisResult:
             "rows": rows,
         },
         text=_text(rows, reference.name, settings.batch_size),
+        speeds=[_speed(row, reference.name) for row in rows],
         figures={
             FIGURE: f"Latency and throughput relative to {reference.name}: median and range of"
             f" {settings.repeats} rounds"
@@ -276,9 +285,26 @@ def _notes() -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _speed(row: Mapping[str, Any], reference: str) -> Speed:
+    backbone, _, transformer = row["backbone"].partition(_ON)
+    relative = row["relative_latency"]
+    return Speed(
+        backbone=backbone,
+        transformer=transformer,
+        median=relative["median"],
+        low=relative["low"],
+        high=relative["high"],
+        milliseconds=row["latency_ms"]["median"],
+        reference=reference,
+    )
+
+
 SPEC = AnalysisSpec(
     name="timing",
     summary="latency and throughput",
     run=run,
     reads=("timing",),
+    ignores=("optim", "augment.center_crop", "data.split"),
+    images=lambda config, counts: Images(0, 0),  # how many rounds there are says little of time
+    shows="speed",
 )

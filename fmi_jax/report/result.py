@@ -5,13 +5,16 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from fmi_jax import atomic
 from fmi_jax.errors import UserError
 from fmi_jax.metrics import Evaluation
+from fmi_jax.report import older
 
 FILE_NAME = "result.json"
+FORMAT = 2
+"""Of `result.json`; 1 had no `unread`, and no `headline` and `speeds` of an analysis."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,66 @@ class Best:
     step: int
     epoch: float
     seconds: float
+
+
+Shows = Literal["score", "analysis", "speed"]
+"""What a study's report makes of a result: a number of its table; a figure with a headline; or a
+speed, which says nothing of a data set."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Headline:
+    """The one number that sums an analysis up.
+
+    Attributes:
+      name: in tables for programs ("cka_last_layer").
+      unit: before the number ("CKA"), for a column of another metric.
+      value: the number; None where it is undefined.
+    """
+
+    name: str
+    unit: str
+    value: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Inference of one image, relative to a reference.
+
+    Attributes:
+      backbone: its name.
+      transformer: what stands on it; empty: a linear head.
+      median, low, high: time divided by that of the reference, over rounds.
+      milliseconds: median time.
+      reference: name of the reference.
+    """
+
+    backbone: str
+    transformer: str
+    median: float
+    low: float
+    high: float
+    milliseconds: float
+    reference: str
+
+
+def current(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What a `result.json` of this or an earlier version holds, as this version writes it.
+
+    Args:
+      values: of the file.
+      path: the file.
+
+    Raises:
+      UserError: a later version wrote it.
+    """
+    number = values.get("format", 1)
+    if number > FORMAT:
+        raise UserError(
+            f"{path} is of format {number}, and this version of fmi_jax reads up to {FORMAT}:"
+            " install the version that wrote it, or a later one."
+        )
+    return dict(values) if number == FORMAT else older.result(values)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +121,7 @@ class Result:
       details: what the protocol adds: every learning rate of a grid, every k of a kNN.
       notes: deviations and warnings a reader must know, one sentence each.
       started, finished: ISO 8601 times.
+      unread: sections and fields of the config that nothing read, by dotted name.
     """
 
     config: dict[str, Any]
@@ -77,6 +141,7 @@ class Result:
     started: str
     finished: str
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The result as strict JSON values: NaN becomes None."""
@@ -86,11 +151,11 @@ class Result:
             "val": self.val.to_json(),
             "test": self.test.to_json(),
         }
-        return _strict(values)
+        return {"format": FORMAT, **_strict(values)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`, of values that are `current`."""
         best = dict(values["best"])
         best["value"] = math.nan if best["value"] is None else best["value"]
         parts = {
@@ -98,8 +163,10 @@ class Result:
             "val": Evaluation.from_json(values["val"]),
             "test": Evaluation.from_json(values["test"]),
             "notes": tuple(values["notes"]),
+            "unread": tuple(values["unread"]),
         }
-        return cls(**{**values, **parts})
+        named = {name: value for name, value in values.items() if name != "format"}
+        return cls(**{**named, **parts})
 
     def write(self, workdir: Path) -> Path:
         """Write `result.json` into `workdir`; returns its path."""
@@ -118,7 +185,7 @@ class Result:
                 " (the --workdir of run.py)."
             )
         try:
-            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+            return cls.from_json(current(json.loads(path.read_text(encoding="utf-8")), path))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path} is not the result of a run ({type(error).__name__}: {error});"

@@ -13,9 +13,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from fmi_jax import metrics
-from fmi_jax.config import ExperimentConfig, as_dict
+from fmi_jax.config import ExperimentConfig, as_dict, assign
 from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.protocols.spec import GridProtocolSpec, ProtocolSpec
 from fmi_jax.study.spec import Setting
 from fmi_jax.workdir import FREE
 
@@ -29,7 +28,7 @@ class Cell:
       config: the experiment.
       program: the same for cells that share what is compiled: those of one setting.
       learning_rate, seed: what it was given of the study; None: it has no such choice.
-      of: the cell whose network it analyses (`config.cka.run` of a run folder).
+      of: the cell whose network it looks at, by the field that its protocol `follows`.
     """
 
     id: str
@@ -59,43 +58,25 @@ def candidates(setting: Setting, rates: tuple[float, ...], seeds: int) -> tuple[
     """
     assert setting.config is not None
     protocol = PROTOCOLS[setting.config.protocol]
+    program = cell_id(setting.config)
     if setting.after is not None:
-        analysed = candidates(setting.after, rates, seeds)
-        first = analysed[0].seed
-        return tuple(_analysis(setting.config, cell) for cell in analysed if cell.seed == first)
-    if isinstance(protocol, GridProtocolSpec):  # all rates and seeds in one run
-        config = copy.deepcopy(setting.config)
-        config.probe_grid.learning_rates = tuple(rates) or config.probe_grid.learning_rates
-        config.probe_grid.seeds = seeds
-        return (alone(config),)
-    if not isinstance(protocol, ProtocolSpec):
-        return (alone(setting.config),)
+        followed = candidates(setting.after, rates, seeds)
+        first = followed[0].seed
+        return tuple(_following(setting.config, of, program) for of in followed if of.seed == first)
     return tuple(
-        _trained(setting.config, rate, seed)
-        for rate in rates or (setting.config.optim.learning_rate,)
-        for seed in range(seeds)
+        Cell(
+            id=cell_id(variant.config),
+            config=variant.config,
+            program=program,
+            learning_rate=variant.learning_rate,
+            seed=variant.seed,
+        )
+        for variant in protocol.variants(setting.config, rates, seeds)
     )
 
 
-def alone(config: ExperimentConfig) -> Cell:
-    """The cell of an experiment that shares its program with no other."""
-    name = cell_id(config)
-    return Cell(id=name, config=config, program=name)
-
-
-def _trained(config: ExperimentConfig, rate: float, seed: int) -> Cell:
-    program = cell_id(config)
-    config = copy.deepcopy(config)
-    config.optim.learning_rate = rate
-    config.train.seed += seed
-    seed = config.train.seed
-    return Cell(id=cell_id(config), config=config, program=program, learning_rate=rate, seed=seed)
-
-
-def _analysis(config: ExperimentConfig, of: Cell) -> Cell:
-    program = cell_id(config)
-    config = copy.deepcopy(config)
-    config.cka.run = of.id
+def _following(config: ExperimentConfig, of: Cell, program: str) -> Cell:
+    config = following(config, of.id)
     return Cell(
         id=cell_id(config),
         config=config,
@@ -104,6 +85,13 @@ def _analysis(config: ExperimentConfig, of: Cell) -> Cell:
         seed=of.seed,
         of=of,
     )
+
+
+def following(config: ExperimentConfig, run: str) -> ExperimentConfig:
+    """The experiment, looking at the network of a run: its cell's name, or its folder."""
+    config = copy.deepcopy(config)
+    assign(config, PROTOCOLS[config.protocol].follows, run)
+    return config
 
 
 def due(

@@ -24,13 +24,11 @@ from fmi_jax.data.prepared import DatasetInfo, open_dataset
 from fmi_jax.data.subset import training_subset
 from fmi_jax.errors import UserError
 from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.protocols.spec import FeatureProtocolSpec, ProtocolSpec
 from fmi_jax.report.template import duration
-from fmi_jax.study.cells import Cell
+from fmi_jax.study.cells import Cell, following
 from fmi_jax.study.ledger import Ledger, State
 from fmi_jax.study.plan import Missing, Plan
 from fmi_jax.study.spec import Setting
-from fmi_jax.training.loop import Plan as TrainingPlan
 
 
 def describe_plan(
@@ -102,26 +100,16 @@ def _cost(
 
 
 def operations(config: ExperimentConfig) -> float | None:
-    """Floating-point operations of an experiment; None where its data are not prepared.
-
-    Those of timings, whose number is not known before, count as 0.
-    """
+    """Floating-point operations of an experiment; None where its data are not prepared."""
     try:
         info = _info(config)
     except UserError:
         return None
-    protocol, counts = PROTOCOLS[config.protocol], info.counts
-    if config.protocol == "timing":
+    images = PROTOCOLS[config.protocol].images(config, info.counts)
+    if not any(images):
         return 0.0
     train, forward = per_image(config, info.channels, len(info.classes))
-    if isinstance(protocol, ProtocolSpec):
-        times = TrainingPlan.of(config, counts["train"])
-        seen = times.total_steps * config.train.batch_size
-        judged = (len(times.evaluate_at) + 1) * counts["val"] + counts["test"]
-        return train * seen + forward * judged
-    if isinstance(protocol, FeatureProtocolSpec):
-        return forward * sum(counts.values())
-    return forward * counts[config.cka.split] * (1 + len(config.cka.other))
+    return train * images.trained + forward * images.judged
 
 
 def _info(config: ExperimentConfig) -> DatasetInfo:
@@ -134,8 +122,9 @@ def _info(config: ExperimentConfig) -> DatasetInfo:
 
 def per_image(config: ExperimentConfig, channels: int, num_classes: int) -> tuple[float, float]:
     """Operations of a training step and of a forward pass, per image."""
-    bare = copy.deepcopy(config)
-    bare.backbone.weights = bare.transformer.weights = bare.cka.run = ""
+    follows = PROTOCOLS[config.protocol].follows
+    bare = following(config, "") if follows else copy.deepcopy(config)
+    bare.backbone.weights = bare.transformer.weights = ""
     bare.optim.learning_rate = ExperimentConfig().optim.learning_rate
     bare.train.seed = 0
     bare.backbone.attention = "plain"  # what a kernel computes cannot be read from the program

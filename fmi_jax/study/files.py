@@ -1,4 +1,4 @@
-"""Names of the files of a cell, beside those of its run."""
+"""Names of the files of a cell beside those of its run, and the format of a study's plan."""
 
 CELL = "cell.json"
 """The config it is run with."""
@@ -11,3 +11,6 @@ LOG = "log.txt"
 
 CLAIM = ".claim"
 """What is locked while it runs."""
+
+FORMAT = 2
+"""Of `<study>.json`; in 1 settings did not say what is shown of them."""

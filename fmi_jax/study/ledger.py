@@ -23,7 +23,7 @@ from fmi_jax import atomic
 from fmi_jax.config import as_dict
 from fmi_jax.errors import UserError
 from fmi_jax.report.result import FILE_NAME as RESULT
-from fmi_jax.study.cells import Cell, Score
+from fmi_jax.study.cells import Cell, Score, following
 from fmi_jax.study.files import CELL, CLAIM, FAILED
 
 
@@ -132,10 +132,10 @@ class Ledger:
             os.close(descriptor)
             return None
         failed.unlink(missing_ok=True)
-        values = as_dict(cell.config)
+        config = cell.config
         if cell.of is not None:
-            values["cka"]["run"] = str(self.folder(cell.of.id))
-        text = json.dumps({"config": values}, indent=2) + "\n"
+            config = following(config, str(self.folder(cell.of.id)))
+        text = json.dumps({"config": as_dict(config)}, indent=2) + "\n"
         atomic.write_bytes(folder / CELL, text.encode())
         return Claim(descriptor, folder)
 

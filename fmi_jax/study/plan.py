@@ -16,7 +16,10 @@ from fmi_jax.data.prepared import open_dataset
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError, UserError, unknown_name
 from fmi_jax.models.registry import BACKBONES
+from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.protocols.spec import PretrainedNetwork
 from fmi_jax.study.cells import Cell, Score, candidates, due
+from fmi_jax.study.files import FORMAT
 from fmi_jax.study.spec import Setting, Study
 
 
@@ -93,6 +96,7 @@ class Plan:
         """The study and every cell that it could need, as JSON values."""
         study = self.study
         return {
+            "format": FORMAT,
             "name": study.name,
             "title": study.title,
             "note": study.note,
@@ -106,12 +110,15 @@ class Plan:
         }
 
     def _setting(self, setting: Setting) -> dict[str, Any]:
-        published = setting.published
+        published, config = setting.published, setting.config
+        protocol = None if config is None else PROTOCOLS[config.protocol]
         return {
             "at": dict(setting.at),
-            "protocol": setting.config.protocol if setting.config is not None else None,
+            "protocol": None if protocol is None else protocol.name,
+            "shows": "score" if protocol is None else protocol.shows,
+            "label": "" if protocol is None else protocol.label,
             "published": None if published is None else dataclasses.asdict(published),
-            "why_not": setting.why_not if setting.config is None else "",
+            "why_not": setting.why_not if config is None else "",
             "cells": [
                 {
                     "id": cell.id,
@@ -236,19 +243,16 @@ class Missing:
 
 
 def _missing(config: ExperimentConfig) -> list[str]:
-    backbone, found = config.backbone, []
-    networks = [(backbone.name, backbone.weights, "backbone.weights")]
-    if config.transformer.weights:
+    backbone, transformer, found = config.backbone, config.transformer, []
+    networks = [PretrainedNetwork("backbone.weights", backbone.name, backbone.weights)]
+    if transformer.weights:
         networks.append(
-            (config.transformer.name, config.transformer.weights, "transformer.weights")
+            PretrainedNetwork("transformer.weights", transformer.name, transformer.weights)
         )
-    for other in config.cka.other if config.protocol == "cka" else ():
-        name, _, weights = other.partition(":")
-        if name in BACKBONES:
-            networks.append((name, weights, "cka.other"))
-    for name, weights, field in networks:
+    for network in (*networks, *PROTOCOLS[config.protocol].networks(config)):
         try:
-            find_weights(weights, backbone.weights_dir, BACKBONES[name], field)
+            spec = BACKBONES[network.backbone]
+            find_weights(network.weights, backbone.weights_dir, spec, network.field)
         except UserError as error:
             found.append(str(error))
     data = config.data

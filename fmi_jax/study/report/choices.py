@@ -10,9 +10,6 @@ from typing import Any
 
 from fmi_jax.study.report.numbers import Number
 
-_FEATURES = ("knn", "logistic", "cka", "timing")
-"""Protocols that train no network."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Choice:
@@ -23,16 +20,12 @@ class Choice:
       field: of the config.
       theirs: what the code of the study does.
       empty: what an empty value means.
-      protocols: the only ones that read the field; empty: all but `not_protocols`.
-      not_protocols: those that do not read it.
     """
 
     finding: str
     field: str
     theirs: str
     empty: str = ""
-    protocols: tuple[str, ...] = ()
-    not_protocols: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +68,6 @@ CHOICES = (
         finding="B29",
         field="augment.center_crop",
         theirs="0.875: the central 224 of 256 pixels, in training too",
-        not_protocols=("timing",),
     ),
     Choice(
         finding="B6, B7",
@@ -86,77 +78,65 @@ CHOICES = (
         finding="B20",
         field="data.split",
         theirs="a list in the data folder, used again if the sizes match",
-        not_protocols=("timing",),
     ),
     Choice(
         finding="B16",
         field="optim.schedule",
         theirs="constant, as shipped; the paper says a tenth at each plateau",
-        not_protocols=_FEATURES,
     ),
     Choice(
         finding="B15, B44",
         field="optim.warmup_steps",
         theirs="by data set, whatever the config says; ends 1/w too high, doubled without warm-up",
-        not_protocols=_FEATURES,
     ),
     Choice(
         finding="B15, B44",
         field="optim.warmup_epochs",
         theirs="the same",
-        not_protocols=_FEATURES,
     ),
     Choice(
         finding="B45",
         field="optim.weight_decay",
         theirs="the same: on every tensor of rank above 1",
-        not_protocols=_FEATURES,
     ),
     Choice(
         finding="rates",
         field="optim.learning_rate",
         theirs="the best of four between 1e-5 and 1e-3, printed nowhere",
-        not_protocols=(*_FEATURES, "probe_grid"),
     ),
     Choice(
         finding="rates",
         field="probe_grid.learning_rates",
         theirs="the best of four between 1e-5 and 1e-3, printed nowhere",
-        protocols=("probe_grid",),
     ),
-    Choice(finding="B14", field="knn.k", theirs="200", protocols=("knn",)),
-    Choice(finding="B14", field="knn.temperature", theirs="0.1", protocols=("knn",)),
+    Choice(finding="B14", field="knn.k", theirs="200"),
+    Choice(finding="B14", field="knn.temperature", theirs="0.1"),
     Choice(
         finding="CKA",
         field="cka.estimator",
         theirs="averaged: the mean of the CKA of each batch",
-        protocols=("cka",),
     ),
 )
 
 
 def choices_of(numbers: Sequence[Number]) -> list[Made]:
     """The choices that matter to the cells behind these numbers, with their values."""
-    configs = [
-        outcome.result.config if outcome.result else (outcome.analysis or {})["config"]
-        for outcome in dict.fromkeys(o for number in numbers for o in number.used)
-    ]
+    outcomes = dict.fromkeys(outcome for number in numbers for outcome in number.used)
     found = []
     for choice in CHOICES:
         values: dict[str, int] = {}
-        for config in configs:
-            if _reads(config["protocol"], choice):
-                text = _text(_value(config, choice.field)) or choice.empty or "empty"
+        for outcome in outcomes:
+            if not _among(outcome.unread, choice.field):
+                text = _text(_value(outcome.config, choice.field)) or choice.empty or "empty"
                 values[text] = values.get(text, 0) + 1
         if values:
             found.append(Made(choice=choice, values=values))
     return found
 
 
-def _reads(protocol: str, choice: Choice) -> bool:
-    if choice.protocols:
-        return protocol in choice.protocols
-    return protocol not in choice.not_protocols
+def _among(names: Sequence[str], field: str) -> bool:
+    """Whether a field is one of those, or in one of those sections."""
+    return any(field == name or field.startswith(name + ".") for name in names)
 
 
 def _value(config: Mapping[str, Any], field: str) -> Any:

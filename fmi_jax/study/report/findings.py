@@ -134,10 +134,11 @@ def of_speed(trained: Sequence[Iterations], timed: Sequence[Latency]) -> list[st
             f" {' '.join(filter(None, most.row))}, {most.relative:.2g} times."
         )
     if len(timed) > 1:
-        least, most = (pick(timed, key=lambda row: row.median) for pick in (min, max))
+        least, most = (pick(timed, key=lambda row: row.speed.median) for pick in (min, max))
         texts.append(
-            f"Fastest at inference: {least.model} ({least.row[0]}), {least.median:.2g} times"
-            f" {least.reference}; slowest: {most.model} ({most.row[0]}), {most.median:.2g} times."
+            f"Fastest at inference: {least.model} ({least.row[0]}), {least.speed.median:.2g} times"
+            f" {least.speed.reference}; slowest: {most.model} ({most.row[0]}),"
+            f" {most.speed.median:.2g} times."
         )
     return texts
 
@@ -147,9 +148,9 @@ def of_layers(table: Table) -> list[str]:
     texts = []
     for column in table.columns:
         found = {
-            table.title(cell.number): cell.number.last_layer
+            table.title(cell.number): headline.value
             for cell in table.column(column.dataset)
-            if not math.isnan(cell.number.last_layer)
+            if (headline := cell.number.headline) is not None and headline.value is not None
         }
         if len(found) > 1:
             least, most = max(found, key=found.__getitem__), min(found, key=found.__getitem__)
@@ -166,7 +167,7 @@ def of_models(numbers: Sequence[Number]) -> list[str]:
     texts = []
     for n in numbers:
         values = n.found
-        if values is None or len(values["networks"]) < 3:
+        if values is None or len(values.get("networks", ())) < 3:
             continue
         matrix, names = np.array(values["last_layers"], float), values["networks"]
         rows, columns = np.triu_indices(len(names), 1)

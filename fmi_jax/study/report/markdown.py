@@ -13,7 +13,6 @@ from fmi_jax.study.report.study_report import StudyReport
 from fmi_jax.study.report.table import Cell
 from fmi_jax.study.report.wording import (
     between,
-    cka,
     count,
     number,
     p_value,
@@ -96,7 +95,7 @@ def _results(r: StudyReport, out: Path) -> str:
 def _ours(r: StudyReport, cell: Cell, out: Path) -> str:
     n = cell.number
     if n.analysis is not None:
-        return f"[{cka(n.last_layer)}]({link(n.analysis.written, out)})"
+        return f"[{n.summary}]({link(n.analysis.written, out)})"
     if not n.runs:
         return f"{n.status}: {escaped(n.reason)}" if n.reason else str(n.status)
     text = f"[{spread(n.mean, n.std)}]({link(n.runs[0].outcome.written, out)})"

@@ -11,13 +11,10 @@ import numpy as np
 
 from fmi_jax.metrics import describe, selection_score
 from fmi_jax.report.predictions import FILE_NAME as PREDICTIONS
-from fmi_jax.report.result import Result
+from fmi_jax.report.result import Headline, Result, Speed
+from fmi_jax.study.report import wording
 from fmi_jax.study.report.outcomes import Outcome, Outcomes, State
 from fmi_jax.study.report.planned import PlannedCell, PlannedSetting, PlannedStudy
-from fmi_jax.study.report.wording import count
-
-ANALYSES = ("cka", "timing")
-"""Protocols whose results are no test metrics."""
 
 
 class Status(enum.StrEnum):
@@ -130,15 +127,30 @@ class Number:
     @property
     def is_analysis(self) -> bool:
         """Whether it is no test metric, but what a network or a model was found to be like."""
-        return self.setting.protocol in ANALYSES
+        return self.setting.shows != "score"
 
     @property
-    def last_layer(self) -> float:
-        """CKA of the last layer with itself before training; NaN where that was not analysed."""
-        if self.setting.protocol != "cka" or self.found is None or not self.setting.cells[0].of:
-            return math.nan
-        value = self.found["pairs"][0]["cka"][-1][-1]
-        return math.nan if value is None else value
+    def headline(self) -> Headline | None:
+        """What a finished analysis is summed up by, if it is."""
+        if self.analysis is None or self.analysis.analysis is None:
+            return None
+        values = self.analysis.analysis["headline"]
+        return None if values is None else Headline(**values)
+
+    @property
+    def summary(self) -> str:
+        """An analysis in a column of another metric: "CKA 0.754", or "figure"."""
+        headline = self.headline
+        if headline is None or headline.value is None:
+            return "figure"
+        return f"{headline.unit} {wording.number(headline.value)}"
+
+    @property
+    def speeds(self) -> list[Speed]:
+        """What a finished timing measured."""
+        if self.analysis is None or self.analysis.analysis is None:
+            return []
+        return [Speed(**values) for values in self.analysis.analysis["speeds"]]
 
     @property
     def seconds(self) -> float:
@@ -264,4 +276,6 @@ def _reasons(outcomes: Sequence[Outcome], unit: str) -> str:
         State.OPEN: "not run",
     }
     texts = [words[o.state].format(o.reason) for o in outcomes if o.state in words]
-    return "; ".join(f"{count(texts.count(text), unit)} {text}" for text in dict.fromkeys(texts))
+    return "; ".join(
+        f"{wording.count(texts.count(text), unit)} {text}" for text in dict.fromkeys(texts)
+    )

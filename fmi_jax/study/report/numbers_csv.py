@@ -49,8 +49,8 @@ def _values(report: StudyReport, number: Number, out: Path) -> list[str]:
     metric, mean = "", ""
     if number.runs:
         metric, mean = number.metric, repr(number.mean)
-    elif not math.isnan(number.last_layer):
-        metric, mean = "cka_last_layer", repr(number.last_layer)
+    elif (headline := number.headline) is not None and headline.value is not None:
+        metric, mean = headline.name, repr(headline.value)
     rate = number.learning_rate
     printed = ("", "", "", "")
     if published is not None:

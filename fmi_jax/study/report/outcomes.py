@@ -4,13 +4,13 @@ import dataclasses
 import enum
 import json
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fmi_jax.errors import UserError
 from fmi_jax.report.result import FILE_NAME as RESULT
-from fmi_jax.report.result import Result
+from fmi_jax.report.result import Result, Speed, current
 from fmi_jax.study.files import CELL, FAILED
 
 REPORT = "report.html"
@@ -45,6 +45,22 @@ class Outcome:
     reason: str = ""
     result: Result | None = None
     analysis: Mapping[str, Any] | None = None
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Of a cell that is finished: its experiment."""
+        return self._document("config")
+
+    @property
+    def unread(self) -> Sequence[str]:
+        """Of a cell that is finished: what of its config nothing read."""
+        return self._document("unread")
+
+    def _document(self, name: str) -> Any:
+        if self.result is not None:
+            return getattr(self.result, name)
+        assert self.analysis is not None
+        return self.analysis[name]
 
     @property
     def seconds(self) -> Mapping[str, float]:
@@ -101,7 +117,7 @@ def _outcome(cell: str, folder: Path) -> Outcome:
 def _finished(cell: str, folder: Path) -> Outcome:
     path = folder / RESULT
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = current(json.loads(path.read_text(encoding="utf-8")), path)
         if "kind" not in values:
             result = Result.from_json(values)
             _check(result)
@@ -116,11 +132,9 @@ def _finished(cell: str, folder: Path) -> Outcome:
 
 
 _NAMES = operator.itemgetter("name", "counts", "split", "split_sha256")
-_ANALYSIS = operator.itemgetter("backbone", "seconds", "device", "versions", "notes")
-_VALUES = {
-    "cka": operator.itemgetter("networks", "last_layers", "pairs"),
-    "timing": operator.itemgetter("reference", "rows"),
-}
+_ANALYSIS = operator.itemgetter(
+    "backbone", "seconds", "device", "versions", "notes", "values", "headline", "unread"
+)
 
 
 def _check(result: Result) -> None:
@@ -139,7 +153,8 @@ def _check_analysis(values: Mapping[str, Any]) -> None:
     """The same of an analysis, as `fmi_jax.analysis_run` writes it."""
     _ANALYSIS(values)
     _NAMES(values["dataset"])
-    _VALUES[values["kind"]](values["values"])
+    for speed in values["speeds"]:
+        Speed(**speed)
     operator.itemgetter("protocol")(values["config"])
 
 

@@ -55,7 +55,6 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "number": wording.number,
-        "cka": wording.cka,
         "signed": wording.signed,
         "between": wording.between,
         "p_value": wording.p_value,

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from fmi_jax.errors import UserError, unknown_name
+from fmi_jax.report import older
+from fmi_jax.report.result import Shows
+from fmi_jax.study.files import FORMAT
 from fmi_jax.study.published import Published
 from fmi_jax.study.spec import Figure
 
@@ -37,6 +40,8 @@ class PlannedSetting:
     Attributes:
       at: where it stands.
       protocol: name of the protocol; None where it cannot be run.
+      shows: what the report shows of it.
+      label: what its number is, in words, where that is no metric.
       published: the number as it was printed, if it was.
       why_not: why it cannot be run.
       cells: all that its number could need, by rate and then by seed.
@@ -44,6 +49,8 @@ class PlannedSetting:
 
     at: Mapping[str, str]
     protocol: str | None
+    shows: Shows
+    label: str
     published: Published | None
     why_not: str
     cells: tuple[PlannedCell, ...]
@@ -76,11 +83,17 @@ class PlannedStudy:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `Plan.to_json`."""
+        """The inverse of `Plan.to_json`, of this version or an earlier one."""
+        if values.get("format", 1) == 1:
+            values = older.plan(values)
+        if values["format"] > FORMAT:
+            raise ValueError(f"it is of format {values['format']}, expected {FORMAT} or less")
         settings = tuple(
             PlannedSetting(
                 at=setting["at"],
                 protocol=setting["protocol"],
+                shows=setting["shows"],
+                label=setting["label"],
                 published=Published(**setting["published"]) if setting["published"] else None,
                 why_not=setting["why_not"],
                 cells=tuple(PlannedCell(**cell) for cell in setting["cells"]),

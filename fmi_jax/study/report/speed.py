@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fmi_jax.report.result import Speed
 from fmi_jax.study.report.gains import is_base
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.table import Table
@@ -35,18 +36,12 @@ class Latency:
       row: what stands on it, and the name of the model (of the backbone, where no result says
         which model it is).
       model: that name.
-      median, low, high: time divided by that of the reference, over rounds.
-      milliseconds: median time.
-      reference: name of the reference.
+      speed: what was measured.
     """
 
     row: tuple[str, str]
     model: str
-    median: float
-    low: float
-    high: float
-    milliseconds: float
-    reference: str
+    speed: Speed
 
 
 def iterations(table: Table) -> list[Iterations]:
@@ -92,23 +87,7 @@ def latencies(numbers: Sequence[Number]) -> list[Latency]:
         if n.runs and "model" in n.setting.at
     }
     found = []
-    for number in numbers:
-        values = number.found
-        if values is None or number.setting.protocol != "timing":
-            continue
-        for row in values["rows"]:
-            spread = row["relative_latency"]
-            backbone, _, transformer = row["backbone"].partition(" + ")
-            model = models.get(backbone) or backbone
-            found.append(
-                Latency(
-                    row=(transformer or "linear", model),
-                    model=model,
-                    median=spread["median"],
-                    low=spread["low"],
-                    high=spread["high"],
-                    milliseconds=row["latency_ms"]["median"],
-                    reference=values["reference"],
-                )
-            )
-    return sorted(found, key=lambda latency: (latency.row[0] != "linear", latency.median))
+    for speed in (speed for number in numbers for speed in number.speeds):
+        model = models.get(speed.backbone) or speed.backbone
+        found.append(Latency(row=(speed.transformer or "linear", model), model=model, speed=speed))
+    return sorted(found, key=lambda latency: (latency.row[0] != "linear", latency.speed.median))

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 from fmi_jax.metrics import METRICS, describe, selection_score
-from fmi_jax.study.report.numbers import ANALYSES, Number
+from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.planned import PlannedStudy
 
 
@@ -92,8 +92,8 @@ class Table:
 
 
 def make_table(study: PlannedStudy, numbers: Sequence[Number]) -> Table:
-    """The table of everything but timings, which say nothing of a data set."""
-    numbers = [number for number in numbers if number.setting.protocol != "timing"]
+    """The table of everything but speeds, which say nothing of a data set."""
+    numbers = [number for number in numbers if number.setting.shows != "speed"]
     datasets = tuple(dict.fromkeys(number.setting.dataset for number in numbers))
     by_place = {(_row(study, number), number.setting.dataset): number for number in numbers}
     best, published_best = {}, {}
@@ -153,6 +153,4 @@ def _metric(numbers: Sequence[Number], dataset: str) -> str:
         published = number.setting.published
         if published is not None and published.metric in METRICS:
             return next(iter(describe(published.metric).labels.values()))
-    if any(number.setting.protocol in ANALYSES for number in column):
-        return "CKA of the last layer"
-    return ""
+    return next((n.setting.label for n in column if n.setting.label), "")

@@ -11,11 +11,6 @@ def number(value: float, digits: int = 3) -> str:
     return "undefined" if math.isnan(value) else f"{value:.{digits}f}".replace("-", MINUS)
 
 
-def cka(last_layer: float) -> str:
-    """ "CKA 0.754", in a column of another metric too; "figure" for NaN."""
-    return "figure" if math.isnan(last_layer) else f"CKA {number(last_layer)}"
-
-
 def signed(value: float, digits: int = 3) -> str:
     """ "+0.012", with a real minus; never a signed nought."""
     text = f"{value:+.{digits}f}".replace("-", MINUS)

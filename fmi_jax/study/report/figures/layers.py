@@ -42,7 +42,7 @@ def _layers(table: Table) -> Figure:
     for i, row in enumerate(table.rows):
         for j, (ax, cell) in enumerate(zip(axes[i], row.cells, strict=True)):
             values = None if cell is None else cell.number.found
-            if values is None:
+            if values is None or "pairs" not in values:
                 _empty(ax, "" if cell is None else str(cell.number.status))
             else:
                 image = _panel(ax, values["pairs"][0])
@@ -100,7 +100,7 @@ def _models(table: Table) -> Figure:
         (column.dataset, values)
         for column in table.columns
         for cell in table.column(column.dataset)
-        if (values := cell.number.found) is not None
+        if "last_layers" in (values := cell.number.found or {})
     ]
     down, across = drawing.columns(len(found), 2)
     side = 0.26 * max(len(values["networks"]) for _, values in found)

@@ -37,8 +37,8 @@ def draw(
         )
     if timed:
         parts.append(
-            f"Latency of one image relative to {timed[0].reference}: median and range over the"
-            " rounds of the timing."
+            f"Latency of one image relative to {timed[0].speed.reference}: median and range over"
+            " the rounds of the timing."
         )
     caption = " ".join([*parts, "Logarithmic: twice and half are equally far from 1."])
     return drawing.save("time", caption, lambda: _figure(trained, timed, looks, lines))
@@ -69,15 +69,15 @@ def _figure(
         places = drawing.row_axis(ax, names)
         for latency in timed:
             look, y = looks.get(latency.model, _PLAIN), places[latency.row]
-            ax.plot((latency.low, latency.high), (y, y), color=look.colour)
-            ax.plot(latency.median, y, **drawing.filled(look))
+            ax.plot((latency.speed.low, latency.speed.high), (y, y), color=look.colour)
+            ax.plot(latency.speed.median, y, **drawing.filled(look))
             ax.annotate(
-                f"{latency.milliseconds:.3g} ms", (1, y), (3, 0), va="center", fontsize=6,
+                f"{latency.speed.milliseconds:.3g} ms", (1, y), (3, 0), va="center", fontsize=6,
                 xycoords=ax.get_yaxis_transform(), textcoords="offset points", color="#444444",
             )  # fmt: skip
-        _ratios(ax, [end for latency in timed for end in (latency.low, latency.high)])
+        _ratios(ax, [end for latency in timed for end in (latency.speed.low, latency.speed.high)])
         ax.set_title("Inference")
-        ax.set_xlabel(f"Latency relative to {short(timed[0].reference)}")
+        ax.set_xlabel(f"Latency relative to {short(timed[0].speed.reference)}")
     return figure
 
 
