@@ -7,6 +7,7 @@ overridden on the command line: `--config.optim.learning_rate=3e-4`.
 import ast
 import dataclasses
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fmi_jax.errors import UsageError, unknown_name
@@ -294,6 +295,18 @@ def assign(config: ExperimentConfig, name: str, text: str) -> None:
     if type(value) is not type(current):
         raise UsageError(f"{name}={text}: expected {type(current).__name__}, such as {current!r}.")
     setattr(target, field, value)
+
+
+def within(field: str, names: Iterable[str]) -> bool:
+    """Whether a field is one of those, or in one of those sections, by dotted name."""
+    return any(field == name or field.startswith(name + ".") for name in names)
+
+
+def set_fields(config: ExperimentConfig, values: Mapping[str, Any]) -> None:
+    """Set fields by their dotted names."""
+    for name, value in values.items():
+        section, _, field = name.rpartition(".")
+        setattr(getattr(config, section) if section else config, field, value)
 
 
 def differences(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:

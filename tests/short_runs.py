@@ -10,7 +10,7 @@ import pytest
 import runs
 
 from fmi_jax import conclusion, experiment, parallel
-from fmi_jax.config import ExperimentConfig
+from fmi_jax.config import ExperimentConfig, from_dict
 from fmi_jax.data.class_folders import folder_spec
 from fmi_jax.data.prepare import prepare
 from fmi_jax.report.result import Result
@@ -25,6 +25,11 @@ def read_config(path: Path) -> ExperimentConfig:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config()
+
+
+def config_of_cell(folder: Path) -> ExperimentConfig:
+    """What a driver has a cell run."""
+    return from_dict(json.loads((folder / "cell.json").read_text())["config"])
 
 
 def prepare_squares(folder: Path) -> ExperimentConfig:

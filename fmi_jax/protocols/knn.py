@@ -166,6 +166,7 @@ SPEC = FeatureProtocolSpec(
     name="knn",
     summary="k nearest neighbours of frozen features",
     judge=_judge,
+    small={"knn.k": (5, 20)},
     reads=("knn",),
     check=_check,
 )

@@ -24,5 +24,6 @@ SPEC = ProtocolSpec(
     summary="low-rank adapters in a frozen backbone, linear head",
     classifier=_classifier,
     trainable=lambda config, arch: _learns,
+    small={"lora.rank": 4},
     reads=("lora", "optim.layer_decay"),
 )

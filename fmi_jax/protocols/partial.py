@@ -47,6 +47,7 @@ LINEAR = ProtocolSpec(
         parts.backbone, parts.num_classes, frozen=True, rngs=parts.rngs
     ),
     trainable=trainable,
+    small={"backbone.frozen_blocks": 1},
     reads=("backbone.frozen_blocks", "optim.layer_decay"),
 )
 STACKED = ProtocolSpec(
@@ -55,5 +56,6 @@ STACKED = ProtocolSpec(
     classifier=_stacked,
     trainable=trainable,
     needs_transformer=True,
+    small={"backbone.frozen_blocks": 1, "transformer.name": "deit_nano"},
     reads=("backbone.frozen_blocks", "transformer", "optim.layer_decay"),
 )

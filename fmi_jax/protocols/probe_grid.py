@@ -79,6 +79,7 @@ SPEC = ProtocolSpec(
     trainable=_trainable,
     grid=Grid(heads=heads, alone="linear_probe"),
     variants=_variants,
+    small={"probe_grid.learning_rates": (1e-3, 1e-2)},
     reads=("probe_grid",),
     ignores=("optim.learning_rate",),
 )

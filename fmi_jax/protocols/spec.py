@@ -122,6 +122,7 @@ class Protocol:
       follows: the field that names the finished run whose network it looks at; empty: none does.
       shows: what a study's report makes of it; the report knows no protocols: plans and results
         carry this, `label` and `unread`.
+      small: what it needs set, by dotted name, in an experiment on tiny backbones and few images.
       label: of an analysis, what its headline is, in words; empty: it has none.
       trains: whether it trains a network.
     """
@@ -135,6 +136,7 @@ class Protocol:
     images: Callable[[ExperimentConfig, Mapping[str, int]], Images]
     networks: Callable[[ExperimentConfig], Sequence[PretrainedNetwork]] = lambda config: ()
     follows: str = ""
+    small: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     shows: Shows = "score"
     label: str = ""
     trains: ClassVar[bool] = False
@@ -362,7 +364,7 @@ def check_read(protocol: AnyProtocol, config: ExperimentConfig) -> None:
     changed = [
         name
         for name in config_module.differences(ExperimentConfig(), config)
-        if any(name == section or name.startswith(section + ".") for section in unread)
+        if config_module.within(name, unread)
     ]
     if changed:
         raise UsageError(

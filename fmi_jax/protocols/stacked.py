@@ -29,6 +29,7 @@ PROBE = ProtocolSpec(
     classifier=_stacked(frozen=True),
     trainable=lambda config, arch: lambda name: not name.startswith("backbone."),
     needs_transformer=True,
+    small={"transformer.name": "deit_nano"},
     reads=("transformer",),
 )
 FINETUNE = ProtocolSpec(
@@ -37,5 +38,6 @@ FINETUNE = ProtocolSpec(
     classifier=_stacked(frozen=False),
     trainable=lambda config, arch: lambda name: True,
     needs_transformer=True,
+    small={"transformer.name": "deit_nano"},
     reads=("transformer", "optim.layer_decay"),
 )

@@ -303,6 +303,7 @@ SPEC = AnalysisSpec(
     name="timing",
     summary="latency and throughput",
     run=run,
+    small={"timing.reference": "deit_nano", "timing.transformer": "deit_nano"},
     reads=("timing",),
     ignores=("optim", "augment.center_crop", "data.split"),
     images=lambda config, counts: Images(0, 0),  # how many rounds there are says little of time

@@ -6,7 +6,8 @@ nothing about patients or models; they show what a study does and what its repor
 
 from collections.abc import Iterator
 
-from fmi_jax.config import ExperimentConfig
+from fmi_jax.config import ExperimentConfig, set_fields, within
+from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.study.spec import Figure, Setting, Study
 
 DATASETS = ("isic2019", "chexpert")
@@ -30,20 +31,12 @@ def config(dataset: str, backbone: str, protocol: str) -> ExperimentConfig:
     config.train.eval_every_epochs = 2
     config.train.batch_size = 32
     config.train.bootstrap_samples = 500
-    if protocol == "probe_grid":
-        config.probe_grid.learning_rates = (1e-3, 1e-2)
-    elif protocol not in ("knn", "logistic", "cka", "timing"):
+    spec = PROTOCOLS[protocol]
+    if not within("optim.learning_rate", spec.unread):
         config.optim.learning_rate = _RATES.get(protocol, 5e-3)
         config.optim.warmup_epochs = 1
         config.optim.schedule = "cosine"
-    if protocol == "knn":
-        config.knn.k = (5, 20)
-    if protocol.startswith("stacked"):
-        config.transformer.name = "deit_nano"
-    if protocol.endswith("partial"):
-        config.backbone.frozen_blocks = 1
-    if protocol == "lora":
-        config.lora.rank = 4
+    set_fields(config, spec.small)
     return config
 
 
@@ -75,9 +68,7 @@ def _setting(dataset: str, backbone: str, protocol: str) -> Setting:
 def speed_settings() -> tuple[Setting, ...]:
     """One timing of all backbones, under a linear head and under a transformer."""
     made = config(DATASETS[0], BACKBONES[0], "timing")
-    made.timing.reference = BACKBONES[0]
     made.timing.backbones = BACKBONES[1:]
-    made.timing.transformer = BACKBONES[0]
     return (Setting(at={"dataset": DATASETS[0], "measured": "inference"}, config=made),)
 
 

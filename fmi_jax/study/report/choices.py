@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fmi_jax.config import within
 from fmi_jax.study.report.numbers import Number
 
 
@@ -126,17 +127,12 @@ def choices_of(numbers: Sequence[Number]) -> list[Made]:
     for choice in CHOICES:
         values: dict[str, int] = {}
         for outcome in outcomes:
-            if not _among(outcome.unread, choice.field):
+            if not within(choice.field, outcome.unread):
                 text = _text(_value(outcome.config, choice.field)) or choice.empty or "empty"
                 values[text] = values.get(text, 0) + 1
         if values:
             found.append(Made(choice=choice, values=values))
     return found
-
-
-def _among(names: Sequence[str], field: str) -> bool:
-    """Whether a field is one of those, or in one of those sections."""
-    return any(field == name or field.startswith(name + ".") for name in names)
 
 
 def _value(config: Mapping[str, Any], field: str) -> Any:

@@ -1,0 +1,108 @@
+"""Every protocol of the registry through all that a user does with it, on tiny data.
+
+A run, stopped and resumed; its result and its page; a cell of a study; the study's report. The
+protocols are those of the registry: a new one is in here without being named.
+"""
+
+import copy
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import short_runs
+
+from fmi_jax import cli, experiment
+from fmi_jax.config import ExperimentConfig, as_dict, set_fields
+from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.report.result import FORMAT
+from fmi_jax.study.ledger import Ledger, State
+from fmi_jax.study.plan import Plan, make_plan
+from fmi_jax.study.spec import Setting, Study
+from fmi_jax.training.interrupt import Stopped, StopRequest
+
+SPECS = dict(PROTOCOLS.items())
+
+
+def config_of(protocol: str, squares: ExperimentConfig) -> ExperimentConfig:
+    config = dataclasses.replace(copy.deepcopy(squares), protocol=protocol)
+    spec = SPECS[protocol]
+    config.backbone.last_block = 1
+    set_fields(config, spec.small)
+    if "optim.learning_rate" in spec.unread:
+        config.optim.learning_rate = ExperimentConfig().optim.learning_rate
+    return config
+
+
+def study_of(squares: ExperimentConfig) -> Study:
+    """Every protocol; one that follows a run looks at the first that trains."""
+    first = next(name for name, spec in SPECS.items() if spec.trains)
+
+    def setting(protocol: str) -> Setting:
+        return Setting(
+            at={"dataset": "squares", "model": protocol},
+            config=config_of(protocol, squares),
+            after=setting(first) if SPECS[protocol].follows else None,
+        )
+
+    return Study(
+        name="presets",
+        title="Every protocol",
+        settings=lambda: tuple(map(setting, SPECS)),
+        rows=("model",),
+        rates=(),
+        seeds=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    return make_plan(study_of(short_runs.prepare_squares(tmp_path_factory.mktemp("squares"))))
+
+
+def run_cell(ledger: Ledger, plan: Plan, setting: Setting) -> Path:
+    """Run the one cell of a setting as a driver's process does, stopped half-way if it trains."""
+    [cell] = plan.candidates(setting)
+    claim = ledger.claim(cell)
+    assert claim is not None
+    config = short_runs.config_of_cell(claim.folder)
+    assert config.protocol in SPECS
+    if SPECS[config.protocol].trains:
+        stop = mock.patch.object(StopRequest, "requested", lambda self, step: step == 3)
+        with stop, pytest.raises(Stopped):
+            experiment.run(config, claim.folder)
+        assert ledger.state(cell.id) is State.RUNNING
+    experiment.run(config, claim.folder)
+    claim.release()
+    assert ledger.state(cell.id) is State.DONE
+    return claim.folder
+
+
+def test_every_protocol_runs_resumes_and_is_reported(plan: Plan, tmp_path: Path, capsys) -> None:
+    ledger = Ledger(tmp_path)
+    for setting in plan.settings:
+        assert setting.config is not None
+        protocol = setting.config.protocol
+        spec, folder = SPECS[protocol], run_cell(ledger, plan, setting)
+        said = capsys.readouterr().out
+        assert ("resuming at step 3" in said) == spec.trains, protocol
+        result = json.loads((folder / "result.json").read_text())
+        assert result["format"] == FORMAT
+        assert result["unread"] == spec.unread
+        assert result["config"] == as_dict(short_runs.config_of_cell(folder))
+        assert ("kind" in result) == (spec.shows != "score"), protocol
+        assert (folder / "predictions.csv").exists() == (spec.shows == "score"), protocol
+        assert b"</html>" in (folder / "report.html").read_bytes()
+        written = (folder / "result.json").stat().st_mtime_ns
+        experiment.run(short_runs.config_of_cell(folder), folder)  # finished: it is announced
+        assert (folder / "result.json").stat().st_mtime_ns == written
+    plan.write(tmp_path)
+    assert cli.main(["report", "--root", str(tmp_path)]) == 0
+    with (tmp_path / "report" / "numbers.csv").open(newline="") as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    for protocol, spec in SPECS.items():
+        assert rows[protocol]["status"] == "done", rows[protocol]
+        shown = spec.shows == "score" or bool(spec.label)
+        assert bool(rows[protocol]["metric"]) == bool(rows[protocol]["mean"]) == shown, protocol
