@@ -4,9 +4,9 @@ Configs are files with `get_config(arg)` that return an `ExperimentConfig`; any 
 overridden on the command line: `--config.optim.learning_rate=3e-4`.
 """
 
-import ast
 import dataclasses
 import json
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -244,7 +244,7 @@ def as_dict(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> ExperimentConfig:
-    """The inverse of `as_dict`; a field that does not exist raises `UsageError`."""
+    """The inverse of `as_dict`; `UsageError` for a field or a type that does not exist."""
 
     def fill(target: Any, values: dict[str, Any], where: str) -> Any:
         names = [field.name for field in dataclasses.fields(target)]
@@ -255,46 +255,84 @@ def from_dict(values: dict[str, Any]) -> ExperimentConfig:
             if dataclasses.is_dataclass(current):
                 fill(current, value, f"{where}{name}.")
             else:
-                setattr(target, name, tuple(value) if isinstance(current, tuple) else value)
+                setattr(target, name, value)
         return target
 
-    return fill(ExperimentConfig(), values, "")
+    config = fill(ExperimentConfig(), values, "")
+    check_types(config)
+    return config
+
+
+def flat(config: ExperimentConfig) -> dict[str, Any]:
+    """The config as plain JSON values by dotted name: `{"optim.learning_rate": 1e-4, ...}`."""
+
+    def flatten(values: dict[str, Any], where: str) -> dict[str, Any]:
+        found = {}
+        for name, value in values.items():
+            inner = isinstance(value, dict)
+            found |= flatten(value, f"{where}{name}.") if inner else {where + name: value}
+        return found
+
+    return flatten(as_dict(config), "")
 
 
 def field_names() -> list[str]:
     """Every field of a config by its dotted name."""
-
-    def names(node: Any, where: str) -> list[str]:
-        found = []
-        for field in dataclasses.fields(node):
-            value = getattr(node, field.name)
-            inner = dataclasses.is_dataclass(value)
-            found += names(value, f"{where}{field.name}.") if inner else [where + field.name]
-        return found
-
-    return names(ExperimentConfig(), "")
+    return list(flat(ExperimentConfig()))
 
 
-def assign(config: ExperimentConfig, name: str, text: str) -> None:
-    """Set a field by its dotted name to a value as it is typed: "3e-4", "True", "(20, 200)".
+def check_types(config: ExperimentConfig) -> None:
+    """Give every value its field's type, where it stands for one: 1 for 1.0, a list for a tuple.
 
     Raises:
-      UsageError: there is no such field, or the text is no value of its type.
+      UsageError: values that do not, all of them.
     """
-    if name not in field_names():
-        raise unknown_name("config field", name, field_names())
-    section, _, field = name.rpartition(".")
-    target = getattr(config, section) if section else config
-    current = getattr(target, field)
-    try:
-        value = text if isinstance(current, str) else ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = None
-    if isinstance(current, float) and type(value) is int:
-        value = float(value)
-    if type(value) is not type(current):
-        raise UsageError(f"{name}={text}: expected {type(current).__name__}, such as {current!r}.")
-    setattr(target, field, value)
+    wrong = []
+
+    def check(node: Any, where: str) -> None:
+        kinds = typing.get_type_hints(type(node))
+        for field in dataclasses.fields(node):
+            value, name = getattr(node, field.name), where + field.name
+            if dataclasses.is_dataclass(value):
+                check(value, f"{name}.")
+                continue
+            kind = kinds[field.name]
+            try:
+                setattr(node, field.name, _of_type(kind, value))
+            except TypeError:
+                example = getattr(type(node)(), field.name)
+                wrong.append(f"{name}={value!r}: expected {_words(kind)}, such as {example!r}")
+
+    check(config, "")
+    if wrong:
+        raise UsageError("config: " + "; ".join(wrong) + ".")
+
+
+def _of_type(kind: Any, value: Any) -> Any:
+    """The value as that type; `TypeError` where it stands for none."""
+    if typing.get_origin(kind) is tuple:
+        kinds = typing.get_args(kind)
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        if kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(value)
+        if len(kinds) != len(value):
+            raise TypeError
+        return tuple(_of_type(k, v) for k, v in zip(kinds, value, strict=True))
+    if isinstance(value, bool) != (kind is bool):
+        raise TypeError
+    if not isinstance(value, (int, float) if kind is float else kind):
+        raise TypeError
+    return kind(value)
+
+
+def _words(kind: Any) -> str:
+    """A type in words: "float", "2 values of float"."""
+    if typing.get_origin(kind) is not tuple:
+        return kind.__name__
+    kinds = typing.get_args(kind)
+    count = "values" if kinds[-1] is Ellipsis else f"{len(kinds)} values"
+    return f"{count} of {kinds[0].__name__}"
 
 
 def within(field: str, names: Iterable[str]) -> bool:
@@ -311,15 +349,5 @@ def set_fields(config: ExperimentConfig, values: Mapping[str, Any]) -> None:
 
 def differences(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
     """Fields that differ, by dotted name: `{"optim.learning_rate": (old, new)}`."""
-
-    def flatten(values: dict[str, Any], where: str = "") -> dict[str, Any]:
-        flat = {}
-        for name, value in values.items():
-            if isinstance(value, dict):
-                flat |= flatten(value, f"{where}{name}.")
-            else:
-                flat[where + name] = value
-        return flat
-
-    a, b = flatten(as_dict(old)), flatten(as_dict(new))
+    a, b = flat(old), flat(new)
     return {name: (a[name], b[name]) for name in a if a[name] != b[name]}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fmi_jax.config import ExperimentConfig
+from fmi_jax.config import ExperimentConfig, check_types
 from fmi_jax.errors import UsageError
 
 _CHOICES = {
@@ -83,7 +83,11 @@ _RANGES = (  # from more than 0
 
 
 def validate(config: ExperimentConfig) -> None:
-    """Raise one `UsageError` that lists every value of `config` that cannot be."""
+    """Raise one `UsageError` that lists every value of `config` that cannot be.
+
+    Values that stand for one of another type become it (`config.check_types`).
+    """
+    check_types(config)
 
     def value(name: str) -> Any:
         target = config

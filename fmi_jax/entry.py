@@ -10,8 +10,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from fmi_jax.config import ExperimentConfig, field_names
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError, UserError, unknown_name
+from fmi_jax.flags import check_field
 
 
 def guarded(main: Callable[[], None]) -> int:
@@ -71,7 +72,7 @@ def run_main(argv: Sequence[str], default_config: Path | None) -> None:
         elif argument == "--config":
             _check_file(following)
         elif argument.startswith("--config."):
-            _check_field(argument.removeprefix("--config.").partition("=")[0])
+            check_field(argument.removeprefix("--config.").partition("=")[0])
     try:
         rest = values(list(argv))
     except flags.UnrecognizedFlagError as error:
@@ -99,11 +100,6 @@ def run_main(argv: Sequence[str], default_config: Path | None) -> None:
 
     launch.start(values.coordinator_address, values.num_processes, values.process_id)
     experiment.run(values.config, Path(values.workdir))
-
-
-def _check_field(name: str) -> None:
-    if name not in field_names():
-        raise unknown_name("config field", name, field_names())
 
 
 def _check_file(config: str) -> None:

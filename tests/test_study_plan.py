@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fmi_jax.config import ExperimentConfig, as_dict, assign, field_names
+from fmi_jax.config import ExperimentConfig, as_dict, field_names
 from fmi_jax.errors import UsageError
+from fmi_jax.flags import assign
 from fmi_jax.nn import hardware
 from fmi_jax.study import estimate
 from fmi_jax.study import published as published_module
@@ -208,6 +209,11 @@ def test_values_that_are_set_are_set_everywhere(tmp_path: Path):
         ("train.epochs", "7", 7.0),
         ("knn.k", "(20, 200)", (20, 200)),
         ("backbone.remat", "True", True),
+        ("backbone.remat", "true", True),
+        ("backbone.remat", "1", True),
+        ("knn.temperature", "(1, 2)", (1.0, 2.0)),
+        ("probe_grid.learning_rates", "1e-3", (1e-3,)),
+        ("cka.other", "sam_vit_b:sa1b", ("sam_vit_b:sa1b",)),
         ("data.name", "ddsm", "ddsm"),
         ("image_size", "384", 384),
     ],
@@ -222,7 +228,7 @@ def test_a_field_is_set_as_it_is_typed(name: str, text: str, value: object):
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("train.epochs", "many"), ("image_size", "2.5"), ("backbone.remat", "1")]
+    ("name", "text"), [("train.epochs", "many"), ("image_size", "2.5"), ("backbone.remat", "yes")]
 )
 def test_a_value_of_another_type_is_refused(name: str, text: str):
     with pytest.raises(UsageError, match=f"{name}={text}: expected"):
@@ -298,3 +304,20 @@ def test_operations_are_counted_also_where_kernels_hide_them(monkeypatch) -> Non
     # Its 17 tokens are padded to 24, and the last block is computed for [cls] apart.
     for fewer, more in zip(on_cpu, on_gpu, strict=True):
         assert fewer < more < 1.1 * fewer
+
+
+def test_a_new_section_renames_no_cell_before_it_is_set() -> None:
+    @dataclasses.dataclass(slots=True)
+    class Options:
+        strength: float = 1.0
+
+    @dataclasses.dataclass(slots=True)
+    class Later(ExperimentConfig):
+        robustness: Options = dataclasses.field(default_factory=Options)
+        adapt: str = ""
+
+    before, later = ExperimentConfig(), Later()
+    assert cell_id(later) == cell_id(before)
+    later.robustness.strength = 2.0
+    assert cell_id(later) != cell_id(before)
+    assert cell_id(Later(adapt="full")) not in (cell_id(before), cell_id(later))

@@ -10,6 +10,7 @@ from fmi_jax.aot.targets import Target
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.config_rules import validate
 from fmi_jax.errors import UsageError
+from fmi_jax.flags import assign
 from fmi_jax.protocols.registry import PROTOCOLS
 
 WHAT = ("train", "eval", "features")
@@ -97,7 +98,7 @@ def program(
         name, equals, text = assignment.partition("=")
         if not equals:
             raise UsageError(f"--set {assignment}: expected FIELD=VALUE, such as --set {name}=1.")
-        configs.assign(config, name, text)
+        assign(config, name, text)
     validate(config)
     if what == "train" and not PROTOCOLS[config.protocol].trains:
         raise UsageError(

@@ -11,9 +11,10 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fmi_jax import metrics
-from fmi_jax.config import ExperimentConfig, as_dict, assign
+from fmi_jax.config import ExperimentConfig, flat, set_fields
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.study.spec import Setting
 from fmi_jax.workdir import FREE
@@ -45,6 +46,41 @@ class Score:
 
     metric: str
     value: float
+
+
+_BASELINE = {
+    "": "protocol image_size metric",
+    "data": "name prepared_size split fraction shots subset_seed",
+    "augment": (
+        "center_crop crop_scale crop_ratio flip_horizontal flip_vertical "
+        "rotation_probability rotation_degrees jitter_probability brightness contrast "
+        "saturation hue grayscale_probability blur_probability blur_sigma "
+        "affine_probability affine_degrees affine_translate affine_scale affine_shear "
+        "perspective_probability perspective_distortion solarize_probability "
+        "erase_probability erase_area"
+    ),
+    "backbone": (
+        "name weights stem readout rel_pos_resize last_block frozen_blocks dtype remat drop_path"
+    ),
+    "optim": (
+        "learning_rate weight_decay warmup_steps warmup_epochs schedule plateau_factor "
+        "plateau_patience clip_norm accumulate layer_decay"
+    ),
+    "train": (
+        "epochs max_steps batch_size eval_batch_size eval_every_epochs seed "
+        "model_parallel sharding bootstrap_samples"
+    ),
+    "transformer": "name weights",
+    "probe_grid": "learning_rates seeds cached",
+    "knn": "k temperature",
+    "logistic": "c max_iterations",
+    "lora": "rank alpha targets",
+    "attentive": "num_heads",
+    "cka": "run other features estimator batch_size split",
+    "timing": "backbones reference transformer batch_size repeats",
+}
+"""Fields by section that every cell's name has always counted. Another one counts where it is set
+alone: a new field or section renames no cell that has been run."""
 
 
 @functools.cache
@@ -90,7 +126,7 @@ def _following(config: ExperimentConfig, of: Cell, program: str) -> Cell:
 def following(config: ExperimentConfig, run: str) -> ExperimentConfig:
     """The experiment, looking at the network of a run: its cell's name, or its folder."""
     config = copy.deepcopy(config)
-    assign(config, PROTOCOLS[config.protocol].follows, run)
+    set_fields(config, {PROTOCOLS[config.protocol].follows: run})
     return config
 
 
@@ -155,9 +191,12 @@ def chosen(cells: Sequence[Cell], scores: Mapping[str, Score | None]) -> Cell | 
 
 def cell_id(config: ExperimentConfig) -> str:
     """`<data set>-<backbone>-<protocol>-<digits>`; the digits stand for the whole config."""
-    values = as_dict(config)
-    for name in FREE:
-        section, _, field = name.partition(".")
-        del values[section][field]
+    default = flat(type(config)())
+    values: dict[str, Any] = {}
+    for name, value in flat(config).items():
+        section, _, field = name.rpartition(".")
+        counts = field in _BASELINE.get(section, "").split()
+        if counts or (name not in FREE and value != default[name]):
+            (values.setdefault(section, {}) if section else values)[field] = value
     digits = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
     return f"{config.data.name}-{config.backbone.name}-{config.protocol}-{digits}"

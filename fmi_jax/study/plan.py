@@ -10,11 +10,12 @@ from typing import Any
 
 from fmi_jax import atomic
 from fmi_jax.assembly import find_weights
-from fmi_jax.config import ExperimentConfig, assign
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.config_rules import validate
 from fmi_jax.data.prepared import open_dataset
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError, UserError, unknown_name
+from fmi_jax.flags import assign
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import PretrainedNetwork
@@ -170,7 +171,7 @@ def make_plan(
         config = copy.deepcopy(config)
         for name, text in values.items():
             assign(config, name, text)
-        validate(config)
+        validate(copy.deepcopy(config))  # cells are named by the numbers as the study wrote them
         return config
 
     def changed_setting(setting: Setting) -> Setting:

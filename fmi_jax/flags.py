@@ -1,0 +1,43 @@
+"""A field of a config as it is typed: one parser, that of the flags of `run.py`."""
+
+import copy
+
+from absl import flags
+from ml_collections import config_flags
+
+from fmi_jax.config import ExperimentConfig, check_types, field_names, set_fields
+from fmi_jax.errors import UsageError, unknown_name
+
+
+def assign(config: ExperimentConfig, name: str, text: str) -> None:
+    """Set a field by its dotted name to a value as it is typed: "3e-4", "True", "(20, 200)".
+
+    What `--config.NAME=TEXT` means to `run.py` it means to every `--set NAME=TEXT`.
+
+    Raises:
+      UsageError: there is no such field, or the text is no value of its type.
+    """
+    check_field(name)
+    section, _, field = name.rpartition(".")
+
+    def value(of: ExperimentConfig) -> object:
+        return getattr(getattr(of, section) if section else of, field)
+
+    values = flags.FlagValues()
+    line = ["", f"--config.{name}={text}"]
+    try:
+        config_flags.DEFINE_config_dataclass(
+            "config", copy.deepcopy(config), flag_values=values, sys_argv=line
+        )
+        values(line)
+        check_types(values.config)
+    except (flags.Error, UsageError) as error:
+        expected = f"{type(value(config)).__name__}, such as {value(config)!r}"
+        raise UsageError(f"{name}={text}: expected {expected}.") from error
+    set_fields(config, {name: value(values.config)})
+
+
+def check_field(name: str) -> None:
+    """Raise `UsageError` unless a config has a field of that dotted name."""
+    if name not in field_names():
+        raise unknown_name("config field", name, field_names())
