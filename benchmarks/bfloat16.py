@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fmi_jax.metrics import Evaluation
-from fmi_jax.report.predictions import FILE_NAME, read_predictions
-from fmi_jax.report.result import Result
+from fmi_jax.artifacts.predictions import FILE_NAME, read_predictions
+from fmi_jax.artifacts.result import Result
+from fmi_jax.tasks.metrics import Evaluation
 
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ def draw_photographs(folder: Path, count: int) -> None:
     import numpy as np
     from PIL import Image
 
-    from fmi_jax.data.drawn.fundus import grades_of, photograph
+    from fmi_jax.data.raw.drawn.fundus import grades_of, photograph
 
     def write(index: int) -> str:
         photo = photograph(1, index, int(grades[index]))
@@ -62,7 +62,7 @@ def draw_photographs(folder: Path, count: int) -> None:
 
 def prepare_sets(folder: Path) -> dict[str, float]:
     """Prepare the photographs at both sizes, and the quickstart's set; seconds per photograph."""
-    from fmi_jax.data.prepare import prepare
+    from fmi_jax.data.preparing.prepare import prepare
     from fmi_jax.data.registry import DATASETS
 
     aptos = DATASETS["aptos2019"]

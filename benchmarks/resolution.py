@@ -37,8 +37,8 @@ def take_a_step(model: str, remat: bool) -> dict[str, Any]:
     import numpy as np
 
     from fmi_jax import parallel
-    from fmi_jax.assembly import assemble, augmentation, initial_arrays, placement_of
     from fmi_jax.data.registry import DATASETS
+    from fmi_jax.run.assembly import assemble, augmentation, initial_arrays, placement_of
     from fmi_jax.training import optim
     from fmi_jax.training.step import initial_state, make_train_step
     from fmi_jax.types import Task

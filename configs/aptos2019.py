@@ -11,7 +11,7 @@ and does not print them.
 """
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
+from fmi_jax.study.grids import recipe
 
 
 def get_config(arg: str = "") -> ExperimentConfig:

@@ -14,7 +14,7 @@ The query has a head for every 64 channels; another number of them:
 """
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
+from fmi_jax.study.grids import recipe
 
 
 def get_config(arg: str = "") -> ExperimentConfig:

@@ -16,7 +16,7 @@ what they hold.
 
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
-from fmi_jax.study import recipe
+from fmi_jax.study.grids import recipe
 
 
 def get_config(arg: str = "10") -> ExperimentConfig:

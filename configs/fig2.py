@@ -16,8 +16,7 @@ Features are kept in data/features: a second run on the same ones takes seconds.
 """
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
-from fmi_jax.study.grids import fig2
+from fmi_jax.study.grids import fig2, recipe
 
 
 def get_config(arg: str = "aptos2019,dinov2") -> ExperimentConfig:

@@ -16,8 +16,7 @@ the study; to train them, too, take Table 2. Under a DeiT-B instead of a linear 
 """
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
-from fmi_jax.study.grids import fig4
+from fmi_jax.study.grids import fig4, recipe
 
 
 def get_config(arg: str = "aptos2019,dinov2,6") -> ExperimentConfig:

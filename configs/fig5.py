@@ -17,8 +17,7 @@ A linear head instead of the DeiT-B: configs/table2.py with --config.backbone.la
 """
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
-from fmi_jax.study.grids import fig5
+from fmi_jax.study.grids import fig5, recipe
 
 
 def get_config(arg: str = "ddsm,dinov2,5,frozen") -> ExperimentConfig:

@@ -15,8 +15,7 @@ parameters with --config.train.sharding=fsdp.
 """
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
-from fmi_jax.study.grids import fig6
+from fmi_jax.study.grids import fig6, recipe
 
 
 def get_config(arg: str = "aptos2019,b") -> ExperimentConfig:

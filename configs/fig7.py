@@ -12,8 +12,7 @@ batches and divided once, which depends less on the batch size. Features are all
 """
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
-from fmi_jax.study.grids import fig7
+from fmi_jax.study.grids import fig7, recipe
 
 
 def get_config(arg: str = "aptos2019,runs/table2_linear") -> ExperimentConfig:

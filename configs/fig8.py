@@ -11,8 +11,7 @@ in configs/fig7.py.
 """
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
-from fmi_jax.study.grids import fig8
+from fmi_jax.study.grids import fig8, recipe
 
 
 def get_config(arg: str = "aptos2019") -> ExperimentConfig:

@@ -10,8 +10,7 @@ DeiT-B. Published without numbers. Estimator and features as in configs/fig7.py.
 """
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
-from fmi_jax.study.grids import fig7
+from fmi_jax.study.grids import fig7, recipe
 
 
 def get_config(arg: str = "aptos2019,runs/table1_deit") -> ExperimentConfig:

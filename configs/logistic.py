@@ -10,7 +10,7 @@ rate to search. Few labels: --config.data.shots=10, or --config.data.fraction=0.
 """
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
+from fmi_jax.study.grids import recipe
 
 
 def get_config(arg: str = "") -> ExperimentConfig:

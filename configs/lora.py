@@ -15,7 +15,7 @@ More capacity: --config.lora.rank=32 --config.lora.alpha=64
 """
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
+from fmi_jax.study.grids import recipe
 
 
 def get_config(arg: str = "") -> ExperimentConfig:

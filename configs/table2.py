@@ -33,8 +33,7 @@ Not reproduced by us: the data sets and the checkpoints are not ours to ship.
 """
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
-from fmi_jax.study.grids import table2
+from fmi_jax.study.grids import recipe, table2
 
 
 def get_config(arg: str = "aptos2019,dinov2,linear") -> ExperimentConfig:

@@ -27,8 +27,7 @@ Not reproduced by us: the data sets and the checkpoints are not ours to ship.
 
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
-from fmi_jax.study import recipe
-from fmi_jax.study.grids import tableb
+from fmi_jax.study.grids import recipe, tableb
 
 
 def get_config(arg: str = "aptos2019,imagenet,frozen") -> ExperimentConfig:

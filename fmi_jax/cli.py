@@ -91,7 +91,7 @@ def _report(commands: argparse._SubParsersAction) -> None:
 
 
 def _prepare(commands: argparse._SubParsersAction) -> None:
-    from fmi_jax.data import commands as data_commands
+    from fmi_jax.data.preparing import commands as data_commands
 
     def main(values: argparse.Namespace) -> None:
         for dataset in data_commands.run_prepare(values):
@@ -108,7 +108,7 @@ def _prepare(commands: argparse._SubParsersAction) -> None:
 
 
 def _check_data(commands: argparse._SubParsersAction) -> None:
-    from fmi_jax.data import commands as data_commands
+    from fmi_jax.data.preparing import commands as data_commands
 
     summary = "look for mistakes in a raw data set without writing anything"
     parser = _command(commands, "check-data", summary, data_commands.run_check)
@@ -116,7 +116,7 @@ def _check_data(commands: argparse._SubParsersAction) -> None:
 
 
 def _draw(commands: argparse._SubParsersAction) -> None:
-    from fmi_jax.data import commands as data_commands
+    from fmi_jax.data.preparing import commands as data_commands
 
     summary = "draw a small raw data set in the layout of a real one, to try things out"
     parser = _command(commands, "draw", summary, data_commands.run_draw)
@@ -125,7 +125,7 @@ def _draw(commands: argparse._SubParsersAction) -> None:
 
 def _predict(commands: argparse._SubParsersAction) -> None:
     def main(values: argparse.Namespace) -> None:
-        from fmi_jax.predict import predict
+        from fmi_jax.run.predict import predict
 
         predictions = predict(values.workdir, values.images, values.batch_size)
         predictions.write(values.out)
@@ -187,7 +187,7 @@ def _doctor(commands: argparse._SubParsersAction) -> None:
     def main(values: argparse.Namespace) -> None:
         import shutil
 
-        from fmi_jax import launch, runtime
+        from fmi_jax.run import launch, runtime
 
         for name, version in runtime.versions().items():
             print(f"{name:18} {version}")

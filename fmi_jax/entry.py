@@ -96,7 +96,7 @@ def run_main(argv: Sequence[str], default_config: Path | None) -> None:
             " expected a fmi_jax.config.ExperimentConfig."
         )
     # Imported here: a wrong flag should not wait for JAX.
-    from fmi_jax import experiment, launch
+    from fmi_jax.run import experiment, launch
 
     launch.start(values.coordinator_address, values.num_processes, values.process_id)
     experiment.run(values.config, Path(values.workdir))

@@ -17,11 +17,12 @@ import numpy as np
 import short_runs
 from jax.sharding import Mesh
 
-from fmi_jax import conclusion, experiment, features, launch, networks, parallel
+from fmi_jax import parallel
 from fmi_jax.config import ExperimentConfig, OptimConfig
 from fmi_jax.data import loader
-from fmi_jax.data.prepare import open_or_draw
+from fmi_jax.data.preparing.prepare import open_or_draw
 from fmi_jax.protocol_config import ProbeGridConfig
+from fmi_jax.run import conclusion, experiment, features, launch, networks
 
 STEPS = 3
 

@@ -25,7 +25,7 @@ from parity_families import FAMILIES
 from parity_families.family import Family, Groups
 from tolerances import PARITY_FORWARD, PARITY_GRADIENT, PARITY_ROUNDING
 
-from fmi_jax.checkpoints.weights import Provenance, adapt_stem, load_backbone, save_backbone
+from fmi_jax.artifacts.weights import Provenance, adapt_stem, load_backbone, save_backbone
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import ArchConfig, BackboneSpec, Execution, create_abstract, parameters
 from weights_convert.engine import Layout, Match, convert

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fmi_jax.data import units
+from fmi_jax.data.preparing import units
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -9,11 +9,12 @@ import jax
 import pytest
 import runs
 
-from fmi_jax import conclusion, experiment, parallel
+from fmi_jax import parallel
+from fmi_jax.artifacts.result import Result
 from fmi_jax.config import ExperimentConfig, from_dict
-from fmi_jax.data.class_folders import folder_spec
-from fmi_jax.data.prepare import prepare
-from fmi_jax.report.result import Result
+from fmi_jax.data.preparing.prepare import prepare
+from fmi_jax.data.raw.class_folders import folder_spec
+from fmi_jax.run import conclusion, experiment
 from fmi_jax.training.interrupt import Stopped, StopRequest
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from fmi_jax import config as config_module
-from fmi_jax.metrics import evaluate, logits_of, probabilities
+from fmi_jax.artifacts.predictions import Predictions
+from fmi_jax.artifacts.result import Best, Result
 from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.report.predictions import Predictions
-from fmi_jax.report.result import Best, Result
+from fmi_jax.tasks.metrics import evaluate, logits_of, probabilities
 from fmi_jax.types import Task
 
 CLASSES = ("none", "mild", "severe")

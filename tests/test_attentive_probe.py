@@ -12,11 +12,11 @@ from flax import nnx
 from tiny_backbones import TINY
 from tolerances import SAME_FLOAT32
 
-from fmi_jax.assembly import assemble
-from fmi_jax.classifiers.attentive import AttentionPool, AttentiveClassifier
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Execution, parameters
-from fmi_jax.trained import read_trained
+from fmi_jax.protocols.heads.attentive import AttentionPool, AttentiveClassifier
+from fmi_jax.run.assembly import assemble
+from fmi_jax.run.trained import read_trained
 
 
 @pytest.fixture(scope="module")

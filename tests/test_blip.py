@@ -11,12 +11,12 @@ import transformers
 from flax import nnx
 from tolerances import PARITY_FORWARD
 
-from fmi_jax.assembly import assemble
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.blip import BLIP, BLIPArch
 from fmi_jax.models.registry import BACKBONES
+from fmi_jax.run.assembly import assemble
 from weights_convert import __main__ as command
 from weights_convert.engine import convert, plan
 from weights_convert.layouts.registry import LAYOUTS, layouts_of

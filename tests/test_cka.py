@@ -19,17 +19,19 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmi_jax import cka, experiment, networks, parallel
-from fmi_jax.classifiers.stacked import StackedClassifier
+from fmi_jax import parallel
 from fmi_jax.config import CkaConfig, DataConfig, ExperimentConfig
-from fmi_jax.data.class_folders import folder_spec
-from fmi_jax.data.prepare import open_or_draw, prepare
+from fmi_jax.data.preparing.prepare import open_or_draw, prepare
+from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.models.base import Backbone, Execution, create, create_abstract
 from fmi_jax.models.deit import TokenDeiT
 from fmi_jax.protocols import cka as protocol
+from fmi_jax.protocols import hsic
+from fmi_jax.protocols.heads.stacked import StackedClassifier
 from fmi_jax.protocols.spec import AnalysisContext
 from fmi_jax.report import cka_figures
+from fmi_jax.run import experiment, networks
 
 
 def pairs_of_images(x: np.ndarray, y: np.ndarray) -> float:
@@ -80,14 +82,14 @@ def drawn(n: int, widths: tuple[int, ...] = (7, 13, 29), seed: int = 0) -> list[
 def grams(features: list[np.ndarray], rows: np.ndarray, padding: int = 0) -> np.ndarray:
     mask = jnp.r_[jnp.ones(len(rows)), jnp.zeros(padding)]
     padded = [np.r_[x[rows], np.full((padding, x.shape[1]), 9, np.float32)] for x in features]
-    found = np.stack([cka.gram(jnp.asarray(x), mask) for x in padded])
+    found = np.stack([hsic.gram(jnp.asarray(x), mask) for x in padded])
     assert not found[:, len(rows) :].any()
     return found[:, : len(rows), : len(rows)]
 
 
 def test_hsic_is_the_sum_over_quadruples_of_images() -> None:
     x, y, _ = [x.astype(np.float64) for x in drawn(7)]
-    found = cka.hsic(np.stack([x @ x.T, y @ y.T]))
+    found = hsic.hsic(np.stack([x @ x.T, y @ y.T]))
     expected = [[pairs_of_images(a, b) for b in (x, y)] for a in (x, y)]
     np.testing.assert_allclose(found, expected, rtol=tolerances.METRIC * 100)
 
@@ -95,11 +97,11 @@ def test_hsic_is_the_sum_over_quadruples_of_images() -> None:
 @pytest.mark.parametrize("padding", [0, 3])
 @pytest.mark.parametrize(("n", "batch_size"), [(61, 16), (61, 61), (29, 8)])
 def test_batches_that_do_not_divide_the_images(n: int, batch_size: int, padding: int) -> None:
-    features, groups = drawn(n), cka.even_batches(n, batch_size, seed=3)
+    features, groups = drawn(n), hsic.even_batches(n, batch_size, seed=3)
     assert sorted(np.concatenate(groups)) == list(range(n))
     assert max(map(len, groups)) <= batch_size
     assert max(map(len, groups)) - min(map(len, groups)) <= 1
-    for estimate, mean in ((cka.summed, False), (cka.averaged, True)):
+    for estimate, mean in ((hsic.summed, False), (hsic.averaged, True)):
         found = estimate(grams(features, rows, padding) for rows in groups)
         expected = direct(features, groups, mean=mean)
         np.testing.assert_allclose(found, expected, rtol=0, atol=tolerances.CKA)
@@ -109,16 +111,16 @@ def test_batches_that_do_not_divide_the_images(n: int, batch_size: int, padding:
 def test_exact_is_one_batch_of_all_images(n: int) -> None:
     features = drawn(n)
     expected = direct(features, [np.arange(n)], mean=False)
-    np.testing.assert_allclose(cka.exact(features), expected, rtol=0, atol=tolerances.CKA)
+    np.testing.assert_allclose(hsic.exact(features), expected, rtol=0, atol=tolerances.CKA)
 
 
 def test_summed_batches_come_near_the_exact_value_and_the_biased_estimate_does_not() -> None:
     """Independent wide features: unbiased about 0, where the biased CKA of a batch is about 1."""
     rng = np.random.default_rng(5)
     features = [rng.normal(size=(509, 307)).astype(np.float32) for _ in range(2)]
-    batches = [grams(features, rows) for rows in cka.even_batches(509, 16, seed=0)]
-    assert abs(cka.summed(batches)[0, 1]) < 0.02
-    assert abs(cka.exact(features)[0, 1]) < 0.02
+    batches = [grams(features, rows) for rows in hsic.even_batches(509, 16, seed=0)]
+    assert abs(hsic.summed(batches)[0, 1]) < 0.02
+    assert abs(hsic.exact(features)[0, 1]) < 0.02
     x, y = (x[:16] - x[:16].mean(0) for x in features)
     biased = np.square(y.T @ x).sum() / np.linalg.norm(x.T @ x) / np.linalg.norm(y.T @ y)
     assert biased > 0.9
@@ -136,7 +138,7 @@ def test_rotation_scale_and_shift_change_nothing(
 ) -> None:
     x, y, _ = [x.astype(np.float64) for x in drawn(n, seed=seed)]
     rotation, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(7, 7)))
-    found = cka.exact([x, y, scale * x @ rotation + shift])
+    found = hsic.exact([x, y, scale * x @ rotation + shift])
     # The third is the first in other coordinates.
     np.testing.assert_allclose(found[2], found[0], rtol=0, atol=tolerances.CKA)
     np.testing.assert_allclose(found.diagonal(), 1, atol=tolerances.CKA)
@@ -145,12 +147,12 @@ def test_rotation_scale_and_shift_change_nothing(
 def test_an_invertible_map_that_is_no_rotation_changes_it() -> None:
     x, *_ = drawn(61)
     stretched = x * np.array([1, 1, 1, 1, 1, 1, 30], np.float32)
-    assert cka.exact([x, stretched])[0, 1] < 0.95
+    assert hsic.exact([x, stretched])[0, 1] < 0.95
 
 
 def test_a_layer_that_is_the_same_for_all_images_has_no_similarity() -> None:
     x, *_ = drawn(11)
-    found = cka.summed([grams([x, np.ones((11, 3), np.float32)], np.arange(11))])
+    found = hsic.summed([grams([x, np.ones((11, 3), np.float32)], np.arange(11))])
     assert np.isnan(found[0, 1])
     assert np.isnan(found[1, 1])
     assert found[0, 0] == pytest.approx(1)
@@ -294,7 +296,7 @@ def test_a_network_before_and_after_training(
         arrays = jax.device_put(network.arrays, jax.devices()[0])
         layers = protocol.layers(network.partition.merge(arrays), network.preprocess(images), "all")
         features += [np.asarray(x).reshape(len(images), -1) for x in layers.values()]
-    groups = cka.even_batches(len(images), 8, seed=0)
+    groups = hsic.even_batches(len(images), 8, seed=0)
     assert len({len(rows) for rows in groups}) == 2  # they do not divide the images
     expected = direct(features, groups, mean=False)
     between = np.array(values["pairs"][0]["cka"], float)

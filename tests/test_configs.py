@@ -16,19 +16,21 @@ from unittest import mock
 import jax
 import pytest
 
-from fmi_jax import conclusion, entry, experiment, metrics, parallel
 from fmi_jax import config as config_module
-from fmi_jax.assembly import assemble
+from fmi_jax import entry, parallel
 from fmi_jax.config import DataConfig, ExperimentConfig, TrainConfig
 from fmi_jax.config_rules import validate
-from fmi_jax.data.prepare import prepare
+from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import check_read
-from fmi_jax.study import recipe
+from fmi_jax.run import conclusion, experiment
+from fmi_jax.run.assembly import assemble
+from fmi_jax.study.grids import recipe
 from fmi_jax.study.registry import STUDIES
+from fmi_jax.tasks import metrics
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from fmi_jax.checkpoints import load_backbone
+from fmi_jax.artifacts.weights import load_backbone
 from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.registry import BACKBONES
 from weights_convert.__main__ import main

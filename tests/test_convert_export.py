@@ -11,15 +11,15 @@ from safetensors.numpy import load_file
 from test_convert import VARIANTS, native_of, random_tensors
 from tiny_backbones import TINY, fill
 
-from fmi_jax.checkpoints.weights import Provenance, save_backbone
-from fmi_jax.classifiers.linear import LinearClassifier
+from fmi_jax.artifacts.weights import Provenance, save_backbone
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import BackboneSpec, Execution, create_abstract, parameters
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.models.sam import SAM
 from fmi_jax.models.swin import Swin
-from fmi_jax.trained import whole_backbone
+from fmi_jax.protocols.heads.linear import LinearClassifier
+from fmi_jax.run.trained import whole_backbone
 from fmi_jax.training.partition import named_values, partition
 from weights_convert.__main__ import main
 from weights_convert.engine import convert

@@ -10,10 +10,10 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from fmi_jax.data.cbis_ddsm import CBIS_DDSM, CBIS_DDSM_CROPS, CBIS_DDSM_TYPE
-from fmi_jax.data.check import check
-from fmi_jax.data.drawn.cbis_ddsm import draw
-from fmi_jax.data.spec import SPLITS, DatasetSpec
+from fmi_jax.data.preparing.check import check
+from fmi_jax.data.raw.cbis_ddsm import CBIS_DDSM, CBIS_DDSM_CROPS, CBIS_DDSM_TYPE
+from fmi_jax.data.raw.drawn.cbis_ddsm import draw
+from fmi_jax.data.raw.spec import SPLITS, DatasetSpec
 from fmi_jax.errors import UserError
 
 ALL = (CBIS_DDSM, CBIS_DDSM_CROPS, CBIS_DDSM_TYPE)

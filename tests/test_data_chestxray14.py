@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fmi_jax.data.chestxray14 import BENCHMARK_LISTS, CHESTXRAY14, CLASSES
-from fmi_jax.data.images import load_image
-from fmi_jax.data.locate import locate_images
-from fmi_jax.data.spec import SPLITS
-from fmi_jax.data.splits import assign
+from fmi_jax.data.preparing.images import load_image
+from fmi_jax.data.preparing.locate import locate_images
+from fmi_jax.data.raw.chestxray14 import BENCHMARK_LISTS, CHESTXRAY14, CLASSES
+from fmi_jax.data.raw.spec import SPLITS
+from fmi_jax.data.raw.splits import assign
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.types import Task
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from fmi_jax.conclusion import evaluate
-from fmi_jax.data.chexpert import (
+from fmi_jax.data.preparing.prepare import prepare
+from fmi_jax.data.raw.chexpert import (
     CHEXPERT,
     CHEXPERT_SMOOTH,
     CHEXPERT_U_ONES,
@@ -24,10 +24,10 @@ from fmi_jax.data.chexpert import (
     COMPETITION,
     upstream,
 )
-from fmi_jax.data.prepare import prepare
-from fmi_jax.data.spec import SPLITS, RawExample
+from fmi_jax.data.raw.spec import SPLITS, RawExample
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.report.console import console_table
+from fmi_jax.run.conclusion import evaluate
 from fmi_jax.training.evaluation import Outputs
 
 POLICIES = (CHEXPERT, CHEXPERT_U_ONES, CHEXPERT_SMOOTH)

@@ -4,8 +4,8 @@ import pytest
 from raw_sets import write_aptos, write_csv, write_image
 
 from fmi_jax import cli
-from fmi_jax.data import commands
 from fmi_jax.data.prepared import open_dataset
+from fmi_jax.data.preparing import commands
 from fmi_jax.errors import UsageError, UserError
 
 

@@ -8,9 +8,9 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from fmi_jax.data.ddsm import DDSM, DDSM_3CLASS
-from fmi_jax.data.prepare import prepare
-from fmi_jax.data.spec import SPLITS
+from fmi_jax.data.preparing.prepare import prepare
+from fmi_jax.data.raw.ddsm import DDSM, DDSM_3CLASS
+from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.errors import UserError
 from fmi_jax.types import Task
 

@@ -18,8 +18,8 @@ from pydicom import uid
 from pydicom.data import get_testdata_file, get_testdata_files
 from pydicom.encaps import encapsulate, generate_frames
 
-from fmi_jax.data import dicom, pixel_limit
-from fmi_jax.data.images import decode_image, load_image, read_image
+from fmi_jax.data.preparing import dicom, pixel_limit
+from fmi_jax.data.preparing.images import decode_image, load_image, read_image
 from fmi_jax.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")

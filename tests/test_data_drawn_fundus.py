@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fmi_jax.data.drawn import fundus
+from fmi_jax.data.raw.drawn import fundus
 from fmi_jax.errors import UserError
 
 COUNT, SEED = 160, 7

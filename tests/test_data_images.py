@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from raw_sets import write_image
 
-from fmi_jax.data.images import decode_image, load_image, read_image, resize_image
+from fmi_jax.data.preparing.images import decode_image, load_image, read_image, resize_image
 from fmi_jax.errors import UserError
 
 # What Pillow says of damaged metadata.

@@ -13,9 +13,9 @@ import pytest
 from prepared_sets import contents, note_reads
 from raw_sets import write_aptos
 
-from fmi_jax.data import pool, reading, units
-from fmi_jax.data.prepare import prepare, prepare_sizes
 from fmi_jax.data.prepared import open_dataset
+from fmi_jax.data.preparing import pool, reading, units
+from fmi_jax.data.preparing.prepare import prepare, prepare_sizes
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError, UserError
 
@@ -68,14 +68,14 @@ def test_a_full_disk_is_an_error_and_leaves_nothing_that_is_used(raw, tmp_path):
 
 
 def test_workers_do_without_jax():
-    program = "import sys, fmi_jax.data.reading; sys.exit('jax' in sys.modules)"
+    program = "import sys, fmi_jax.data.preparing.reading; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from fmi_jax.data.prepare import prepare_sizes
+from fmi_jax.data.preparing.prepare import prepare_sizes
 from fmi_jax.data.registry import DATASETS
 raw, data = map(Path, sys.argv[1:])
 for dataset in prepare_sizes(

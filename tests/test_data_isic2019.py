@@ -3,10 +3,10 @@ import shutil
 
 import pytest
 
-from fmi_jax.data.isic2019 import CLASSES, CODES, ISIC2019
-from fmi_jax.data.locate import locate_images
-from fmi_jax.data.spec import SPLITS, RawExample
-from fmi_jax.data.splits import assign
+from fmi_jax.data.preparing.locate import locate_images
+from fmi_jax.data.raw.isic2019 import CLASSES, CODES, ISIC2019
+from fmi_jax.data.raw.spec import SPLITS, RawExample
+from fmi_jax.data.raw.splits import assign
 from fmi_jax.errors import UsageError, UserError
 
 TRUTH = "ISIC_2019_Training_GroundTruth.csv"

@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 import pytest
 
-from fmi_jax.data.drawn.patch_camelyon import draw
-from fmi_jax.data.images import read_image
-from fmi_jax.data.patch_camelyon import PATCH_CAMELYON
-from fmi_jax.data.splits import assign
+from fmi_jax.data.preparing.images import read_image
+from fmi_jax.data.raw.drawn.patch_camelyon import draw
+from fmi_jax.data.raw.patch_camelyon import PATCH_CAMELYON
+from fmi_jax.data.raw.splits import assign
 from fmi_jax.errors import UsageError, UserError
 
 PARTS = {"train": "train", "valid": "val", "test": "test"}

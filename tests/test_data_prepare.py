@@ -12,18 +12,18 @@ from PIL import Image
 from prepared_sets import contents, note_reads
 from raw_sets import write_aptos, write_csv, write_image
 
-from fmi_jax.data import build
-from fmi_jax.data.class_folders import folder_spec
-from fmi_jax.data.csv_table import csv_spec
-from fmi_jax.data.drawn.fundus import draw
-from fmi_jax.data.images import load_image
-from fmi_jax.data.prepare import open_or_draw, prepare, prepare_sizes
 from fmi_jax.data.prepared import DatasetInfo, open_dataset, open_folder
+from fmi_jax.data.preparing import build
+from fmi_jax.data.preparing.images import load_image
+from fmi_jax.data.preparing.prepare import open_or_draw, prepare, prepare_sizes
+from fmi_jax.data.raw.class_folders import folder_spec
+from fmi_jax.data.raw.csv_table import csv_spec
+from fmi_jax.data.raw.drawn.fundus import draw
+from fmi_jax.data.raw.spec import SPLITS
+from fmi_jax.data.raw.splits import upstream
 from fmi_jax.data.registry import DATASETS
-from fmi_jax.data.spec import SPLITS
-from fmi_jax.data.splits import upstream
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.metrics import check_metric
+from fmi_jax.tasks.metrics import check_metric
 from fmi_jax.types import Task
 
 APTOS = DATASETS["aptos2019"]

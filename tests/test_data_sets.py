@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fmi_jax.data.check import check
-from fmi_jax.data.locate import locate_images
-from fmi_jax.data.prepare import prepare
+from fmi_jax.data.preparing.check import check
+from fmi_jax.data.preparing.locate import locate_images
+from fmi_jax.data.preparing.prepare import prepare
+from fmi_jax.data.raw.spec import SPLITS
+from fmi_jax.data.raw.splits import assign
 from fmi_jax.data.registry import DATASETS
-from fmi_jax.data.spec import SPLITS
-from fmi_jax.data.splits import assign
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.metrics import check_metric
+from fmi_jax.tasks.metrics import check_metric
 from fmi_jax.types import Task
 
 OWN_DATA = {"csv", "folder"}

@@ -2,9 +2,9 @@ import shutil
 
 import pytest
 
-from fmi_jax.data.shenzhen import LISTS, SHENZHEN
-from fmi_jax.data.spec import SPLITS
-from fmi_jax.data.splits import assign
+from fmi_jax.data.raw.shenzhen import LISTS, SHENZHEN
+from fmi_jax.data.raw.spec import SPLITS
+from fmi_jax.data.raw.splits import assign
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.types import Task
 

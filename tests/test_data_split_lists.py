@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmi_jax.data.split_lists import read_split_lists
+from fmi_jax.data.raw.split_lists import read_split_lists
 from fmi_jax.errors import UserError
 
 LISTS = {"train": "a.txt", "val": "b.txt", "test": "c.txt"}

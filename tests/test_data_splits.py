@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmi_jax.data.csv_table import csv_spec
+from fmi_jax.data.raw.csv_table import csv_spec
+from fmi_jax.data.raw.spec import SPLITS, RawExample
+from fmi_jax.data.raw.splits import assign, grouped, official, stratified, upstream
 from fmi_jax.data.registry import DATASETS
-from fmi_jax.data.spec import SPLITS, RawExample
-from fmi_jax.data.splits import assign, grouped, official, stratified, upstream
 from fmi_jax.errors import UsageError
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmi_jax.data import aptos2019, class_folders, csv_table
-from fmi_jax.data.table import read_table
+from fmi_jax.data.raw import aptos2019, class_folders, csv_table
+from fmi_jax.data.raw.table import read_table
 from fmi_jax.errors import UserError
 from fmi_jax.types import Task
 

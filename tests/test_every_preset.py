@@ -14,10 +14,11 @@ from unittest import mock
 import pytest
 import short_runs
 
-from fmi_jax import cli, experiment
+from fmi_jax import cli
+from fmi_jax.artifacts.result import FORMAT
 from fmi_jax.config import ExperimentConfig, as_dict, set_fields
 from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.report.result import FORMAT
+from fmi_jax.run import experiment
 from fmi_jax.study.ledger import Ledger, State
 from fmi_jax.study.plan import Plan, make_plan
 from fmi_jax.study.spec import Setting, Study

@@ -11,12 +11,12 @@ import short_runs
 from tiny_backbones import TINY
 from tolerances import LOGISTIC, LOSS_ON_DEVICES
 
-from fmi_jax.assembly import assemble
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import BackboneSpec, Execution, count_params, create_abstract
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.run.assembly import assemble
 
 FAMILIES = {tiny.family.__name__: name for name, tiny in reversed(TINY.items())}
 CLASSIFYING = [name for name, spec in PROTOCOLS.items() if spec.shows == "score"]

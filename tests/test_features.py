@@ -16,16 +16,17 @@ import pytest
 import runs
 from tolerances import SAME_FLOAT32
 
-from fmi_jax import features, networks, parallel
+from fmi_jax import parallel
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data import loader
-from fmi_jax.data.class_folders import folder_spec
-from fmi_jax.data.prepare import prepare
 from fmi_jax.data.prepared import PreparedDataset, open_dataset
-from fmi_jax.data.spec import SPLITS
+from fmi_jax.data.preparing.prepare import prepare
+from fmi_jax.data.raw.class_folders import folder_spec
+from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.data.subset import training_subset
 from fmi_jax.errors import UserError
 from fmi_jax.protocols.spec import Network, SplitFeatures
+from fmi_jax.run import features, networks
 
 
 @pytest.fixture(scope="module")

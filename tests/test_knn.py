@@ -9,12 +9,13 @@ import pytest
 from compiling import AS_FOR_USERS
 from tolerances import SAME_FLOAT32
 
-from fmi_jax import metrics, parallel
+from fmi_jax import parallel
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
 from fmi_jax.protocols import knn
 from fmi_jax.protocols.spec import SplitFeatures
+from fmi_jax.tasks import metrics
 from fmi_jax.types import Task
 
 GOLDEN = Path(__file__).parent / "golden" / "knn" / "io.npz"

@@ -17,9 +17,10 @@ import runs
 from jax._src import clusters, hardware_utils
 from jax._src.clusters import cloud_tpu_cluster
 
-from fmi_jax import cli, launch, session
+from fmi_jax import cli
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError, UserError
+from fmi_jax.run import launch, session
 
 # Variables that launchers set.
 LAUNCHERS = (
@@ -330,7 +331,7 @@ def test_a_run_tells_it(
 
 PROGRAM = """
 import sys
-from fmi_jax import launch
+from fmi_jax.run import launch
 from fmi_jax.entry import guarded
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from raw_sets import write_aptos, write_csv
 
 from fmi_jax.data import loader
-from fmi_jax.data.csv_table import csv_spec
 from fmi_jax.data.loader import batch_ids, eval_batches, train_batches
-from fmi_jax.data.prepare import prepare
 from fmi_jax.data.prepared import PreparedDataset, open_folder
+from fmi_jax.data.preparing.prepare import prepare
+from fmi_jax.data.raw.csv_table import csv_spec
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError, UserError
 

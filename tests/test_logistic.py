@@ -6,10 +6,10 @@ from sklearn.linear_model import LogisticRegression
 from test_knn import info_of, mesh_of
 from tolerances import LOGISTIC
 
-from fmi_jax import metrics
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.protocols import logistic
 from fmi_jax.protocols.spec import SplitFeatures
+from fmi_jax.tasks import metrics
 from fmi_jax.types import Task
 
 C = (1e-3, 1.0, 100.0)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tolerances import METRIC
 
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.metrics import (
+from fmi_jax.tasks.metrics import (
     METRICS,
     Evaluation,
     bootstrap,

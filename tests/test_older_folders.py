@@ -11,17 +11,18 @@ import pytest
 import short_runs
 from tolerances import ACROSS_CPUS
 
-from fmi_jax import cli, experiment
-from fmi_jax.checkpoints.weights import load_backbone
+from fmi_jax import cli
+from fmi_jax.artifacts.record import RunRecord
+from fmi_jax.artifacts.result import Result
+from fmi_jax.artifacts.weights import load_backbone
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data import loader
 from fmi_jax.data.prepared import open_dataset
 from fmi_jax.models.registry import BACKBONES
-from fmi_jax.report.result import Result
+from fmi_jax.run import experiment
+from fmi_jax.run.trained import read_trained
 from fmi_jax.study.ledger import Ledger, State
-from fmi_jax.trained import read_trained
 from fmi_jax.training.loop import Loop
-from fmi_jax.workdir import RunRecord
 
 
 @pytest.fixture(scope="module", params=[1])

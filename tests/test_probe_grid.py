@@ -14,18 +14,18 @@ import short_runs
 from flax import nnx
 from tolerances import PARITY_FORWARD
 
-from fmi_jax import experiment
+from fmi_jax.artifacts.predictions import read_predictions
+from fmi_jax.artifacts.result import Result
 from fmi_jax.config import ExperimentConfig, OptimConfig
 from fmi_jax.errors import UsageError
-from fmi_jax.grid_run import choose
-from fmi_jax.predict import predict
 from fmi_jax.protocol_config import ProbeGridConfig
 from fmi_jax.protocols import probe_grid
 from fmi_jax.protocols.spec import Head
 from fmi_jax.report.history import part, read_history
 from fmi_jax.report.page import write_report
-from fmi_jax.report.predictions import read_predictions
-from fmi_jax.report.result import Result
+from fmi_jax.run import experiment
+from fmi_jax.run.grid_run import choose
+from fmi_jax.run.predict import predict
 from fmi_jax.training import optim
 from fmi_jax.training.step import per_example_loss
 from fmi_jax.types import Task

@@ -13,8 +13,9 @@ from tiny_backbones import TINY
 from tolerances import LOSS_ON_DEVICES
 
 from fmi_jax import parallel
-from fmi_jax.assembly import assemble, initial_arrays, placement_of
-from fmi_jax.checkpoints.weights import Provenance, save_backbone
+from fmi_jax.artifacts.record import RunRecord
+from fmi_jax.artifacts.result import Result
+from fmi_jax.artifacts.weights import Provenance, save_backbone
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.models.base import Execution, create_abstract, parameters
@@ -23,10 +24,9 @@ from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols import partial
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts, check_read
-from fmi_jax.report.result import Result
-from fmi_jax.trained import read_trained
+from fmi_jax.run.assembly import assemble, initial_arrays, placement_of
+from fmi_jax.run.trained import read_trained
 from fmi_jax.training.partition import Partition, partition
-from fmi_jax.workdir import RunRecord
 
 DEIT = DeiTArch(
     in_channels=3,

@@ -16,15 +16,15 @@ from PIL import Image
 from rich.console import Console
 
 from fmi_jax import config
+from fmi_jax.artifacts.predictions import Predictions, read_predictions
+from fmi_jax.artifacts.result import Best, Result
 from fmi_jax.errors import UserError
-from fmi_jax.metrics import bootstrap, evaluate, probabilities, with_intervals
 from fmi_jax.report import figures
 from fmi_jax.report.console import console_table
 from fmi_jax.report.examples import confident_mistakes, example, typical_rows
 from fmi_jax.report.history import read_history, series
 from fmi_jax.report.page import write_report
-from fmi_jax.report.predictions import Predictions, read_predictions
-from fmi_jax.report.result import Best, Result
+from fmi_jax.tasks.metrics import bootstrap, evaluate, probabilities, with_intervals
 from fmi_jax.types import Task
 
 HOSTILE = (

@@ -23,16 +23,16 @@ from safetensors.numpy import load_file
 from tiny_backbones import fill
 from tolerances import PARITY_FORWARD
 
-import fmi_jax.checkpoints.run as run_checkpoints
-from fmi_jax.checkpoints.weights import Provenance, save_backbone
-from fmi_jax.data.class_folders import folder_spec
-from fmi_jax.data.images import load_image
-from fmi_jax.data.prepare import prepare
+import fmi_jax.artifacts.checkpoints as run_checkpoints
+from fmi_jax.artifacts.weights import Provenance, save_backbone
+from fmi_jax.data.preparing.images import load_image
+from fmi_jax.data.preparing.prepare import prepare
+from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.errors import UserError
 from fmi_jax.models import base
 from fmi_jax.models.deit import DeiT
 from fmi_jax.models.registry import BACKBONES
-from fmi_jax.trained import read_trained
+from fmi_jax.run.trained import read_trained
 from weights_convert.__main__ import main as weights_convert
 from weights_convert.engine import convert
 from weights_convert.layouts.registry import layouts_of

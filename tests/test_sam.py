@@ -11,7 +11,6 @@ from flax import nnx
 from tiny_backbones import TINY
 from tolerances import PARITY_GRADIENT
 
-from fmi_jax.assembly import assemble
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.models import base
@@ -20,6 +19,7 @@ from fmi_jax.models.registry import BACKBONES
 from fmi_jax.models.sam import SAM, Block
 from fmi_jax.nn import attention as plain_attention
 from fmi_jax.nn.relative_position import attention, by_pair
+from fmi_jax.run.assembly import assemble
 
 ARCH = TINY["sam"].arch
 

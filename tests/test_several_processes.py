@@ -22,10 +22,10 @@ from one_of_several import STEPS, Job
 from tolerances import SAME_FLOAT32
 
 from fmi_jax import parallel
+from fmi_jax.artifacts.result import Result
 from fmi_jax.data import loader
-from fmi_jax.data.class_folders import folder_spec
-from fmi_jax.data.prepare import open_or_draw, prepare
-from fmi_jax.report.result import Result
+from fmi_jax.data.preparing.prepare import open_or_draw, prepare
+from fmi_jax.data.raw.class_folders import folder_spec
 
 
 def free_port() -> int:

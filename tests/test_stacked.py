@@ -12,12 +12,12 @@ from flax import nnx
 from safetensors.numpy import load_file
 from tiny_backbones import TINY, fill
 
-from fmi_jax.checkpoints import load_backbone
-from fmi_jax.classifiers.stacked import StackedClassifier
+from fmi_jax.artifacts.weights import load_backbone
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.deit import DeiT, DeiTArch, TokenDeiT
 from fmi_jax.models.registry import BACKBONES
+from fmi_jax.protocols.heads.stacked import StackedClassifier
 from fmi_jax.training.partition import partition
 from weights_convert.__main__ import main
 from weights_convert.engine import plan, source_shapes

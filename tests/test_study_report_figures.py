@@ -11,8 +11,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from study_trees import Images, analyse, cells, finish, setting, single, write_plan
 
+from fmi_jax.study.grids.recipe import DATASETS
 from fmi_jax.study.published import published, rows
-from fmi_jax.study.recipe import DATASETS
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.agreement import agreements
 from fmi_jax.study.report.cache import Cache

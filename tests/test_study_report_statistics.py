@@ -7,7 +7,6 @@ import pytest
 import scipy.stats
 from study_trees import Images
 
-from fmi_jax.metrics import GROUP_PREFIX, logits_of
 from fmi_jax.study.published import rows
 from fmi_jax.study.report import condense
 from fmi_jax.study.report.statistics import (
@@ -20,8 +19,9 @@ from fmi_jax.study.report.statistics import (
     reliability,
     two_level,
 )
+from fmi_jax.tasks.metrics import GROUP_PREFIX, logits_of
+from fmi_jax.tasks.weighted_metrics import measure
 from fmi_jax.types import Task
-from fmi_jax.weighted_metrics import measure
 
 
 @pytest.mark.parametrize("task", list(Task))

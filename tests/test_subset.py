@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from raw_sets import write_aptos
 
 from fmi_jax.data.loader import train_batches
-from fmi_jax.data.prepare import prepare
 from fmi_jax.data.prepared import open_folder
+from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.data.subset import few_shot_rows, fraction_rows, training_subset
 from fmi_jax.errors import UsageError, UserError

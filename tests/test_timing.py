@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import runs
 
-from fmi_jax import experiment
 from fmi_jax.config import DataConfig, ExperimentConfig
-from fmi_jax.data.class_folders import folder_spec
-from fmi_jax.data.prepare import prepare
+from fmi_jax.data.preparing.prepare import prepare
+from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.errors import UsageError
 from fmi_jax.protocols import timing
 from fmi_jax.report import timing_figures
+from fmi_jax.run import experiment
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from fmi_jax import parallel
+from fmi_jax.artifacts.scalars import MetricWriter
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UserError
 from fmi_jax.training.loop import Loop, Plan, Progress
 from fmi_jax.training.step import TrainState
 from fmi_jax.types import Batch
-from fmi_jax.writers import MetricWriter
 
 BATCH = Batch(
     images=np.zeros((4, 1, 1, 1), np.uint8),

@@ -12,18 +12,18 @@ from flax import nnx
 from tiny_backbones import TINY
 
 from fmi_jax import parallel
-from fmi_jax.checkpoints.run import RunCheckpoints
+from fmi_jax.artifacts.checkpoints import RunCheckpoints
 from fmi_jax.config import ExperimentConfig, OptimConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Execution
 from fmi_jax.models.deit import DeiT, DeiTArch
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts
+from fmi_jax.run.training_run import abstract
 from fmi_jax.training import optim
 from fmi_jax.training.loop import counters
 from fmi_jax.training.partition import partition
 from fmi_jax.training.step import initial_state, make_train_step, per_example_loss
-from fmi_jax.training_run import abstract
 from fmi_jax.types import Batch, Task
 
 ARCH = DeiTArch(

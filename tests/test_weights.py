@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from fmi_jax.atomic import whole_file
-from fmi_jax.checkpoints.weights import (
+from fmi_jax.artifacts.weights import (
     Provenance,
     adapt_stem,
     load_backbone,
     read_backbone,
     save_backbone,
 )
+from fmi_jax.atomic import whole_file
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.models.base import BackboneSpec, Execution, create_abstract, parameters
 from fmi_jax.models.dinov2 import DINOv2, DINOv2Arch

@@ -11,8 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from fmi_jax.atomic import whole_file
-from fmi_jax.checkpoints.weights import (
+from fmi_jax.artifacts.weights import (
     ENTRY,
     FORMAT,
     NativeFile,
@@ -20,6 +19,7 @@ from fmi_jax.checkpoints.weights import (
     read_backbone,
     save_backbone,
 )
+from fmi_jax.atomic import whole_file
 from fmi_jax.errors import UsageError, UserError, unknown_name
 from fmi_jax.models.base import (
     BackboneSpec,

@@ -1,6 +1,6 @@
 """The model card of a converted file: what it is and where it comes from, for people."""
 
-from fmi_jax.checkpoints.weights import Provenance, arch_fields
+from fmi_jax.artifacts.weights import Provenance, arch_fields
 from fmi_jax.models.base import BackboneSpec
 
 

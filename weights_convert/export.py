@@ -8,16 +8,11 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from fmi_jax.artifacts.weights import NativeFile, check_backbone, held_arch, read_backbone
 from fmi_jax.atomic import whole_file
-from fmi_jax.checkpoints.weights import (
-    NativeFile,
-    check_backbone,
-    held_arch,
-    read_backbone,
-)
 from fmi_jax.errors import UserError, unknown_name
 from fmi_jax.models.base import ArchConfig, BackboneSpec
-from fmi_jax.trained import read_trained, whole_backbone
+from fmi_jax.run.trained import read_trained, whole_backbone
 from weights_convert.engine import Layout, Shapes, Step, plan
 from weights_convert.layouts.registry import layouts_for
 from weights_convert.stacked import StackedArch, blocks_again, stacked_of_native

@@ -13,7 +13,6 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fmi_jax.classifiers.stacked import StackedClassifier
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import (
     ArchConfig,
@@ -25,6 +24,7 @@ from fmi_jax.models.base import (
 )
 from fmi_jax.models.deit import DeiT, DeiTArch, TokenDeiT
 from fmi_jax.models.registry import BACKBONES
+from fmi_jax.protocols.heads.stacked import StackedClassifier
 from fmi_jax.types import Features
 from weights_convert.engine import (
     Ignored,

@@ -10,9 +10,9 @@ from jax.sharding import Mesh
 
 from fmi_jax import parallel
 from fmi_jax.aot.program import Program
-from fmi_jax.assembly import Assembly
 from fmi_jax.models.arch import StagedArch
 from fmi_jax.models.base import ArchConfig, create_abstract
+from fmi_jax.run.assembly import Assembly
 
 _PREFIX = r"backbone\.(cls_token|dist_token|register_tokens)"
 _ROW_PARALLEL = r"(.*\.)?(attn\.proj|mlp\.fc2|mlp\.w3)\.kernel"

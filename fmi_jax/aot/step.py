@@ -7,9 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from fmi_jax import features, parallel
+from fmi_jax import parallel
 from fmi_jax.aot.program import Program
-from fmi_jax.assembly import (
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.data.prepared import DatasetInfo
+from fmi_jax.protocols.spec import Network
+from fmi_jax.run import features
+from fmi_jax.run.assembly import (
     Assembly,
     assemble,
     augmentation,
@@ -17,9 +21,6 @@ from fmi_jax.assembly import (
     evaluation_step,
     placement_of,
 )
-from fmi_jax.config import ExperimentConfig
-from fmi_jax.data.prepared import DatasetInfo
-from fmi_jax.protocols.spec import Network
 from fmi_jax.training import optim
 from fmi_jax.training.step import TrainState, make_train_step
 from fmi_jax.types import Task

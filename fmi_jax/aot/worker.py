@@ -20,9 +20,9 @@ def main() -> None:
     prepare()
     import jax
 
-    from fmi_jax import runtime
     from fmi_jax.aot import pretend
     from fmi_jax.aot.targets import CHIPS
+    from fmi_jax.run import runtime
 
     runtime.configure()
     pretend.hardware_of(CHIPS[sys.argv[1]])

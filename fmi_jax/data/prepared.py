@@ -23,8 +23,8 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from tensorflow_datasets.proto import tf_example_pb2
 
+from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.data.registry import DATASETS
-from fmi_jax.data.spec import SPLITS
 from fmi_jax.errors import UsageError, UserError, unknown_name
 from fmi_jax.types import Task
 

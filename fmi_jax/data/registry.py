@@ -3,18 +3,18 @@
 import dataclasses
 import functools
 
-from fmi_jax.data.aptos2019 import APTOS2019
-from fmi_jax.data.cbis_ddsm import CBIS_DDSM, CBIS_DDSM_CROPS, CBIS_DDSM_TYPE
-from fmi_jax.data.chestxray14 import CHESTXRAY14
-from fmi_jax.data.chexpert import CHEXPERT, CHEXPERT_SMOOTH, CHEXPERT_U_ONES
-from fmi_jax.data.class_folders import folder_spec
-from fmi_jax.data.csv_table import csv_spec
-from fmi_jax.data.ddsm import DDSM, DDSM_3CLASS
-from fmi_jax.data.drawn.fundus import draw as draw_fundus
-from fmi_jax.data.isic2019 import ISIC2019
-from fmi_jax.data.patch_camelyon import PATCH_CAMELYON
-from fmi_jax.data.shenzhen import SHENZHEN
-from fmi_jax.data.spec import DatasetSpec
+from fmi_jax.data.raw.aptos2019 import APTOS2019
+from fmi_jax.data.raw.cbis_ddsm import CBIS_DDSM, CBIS_DDSM_CROPS, CBIS_DDSM_TYPE
+from fmi_jax.data.raw.chestxray14 import CHESTXRAY14
+from fmi_jax.data.raw.chexpert import CHEXPERT, CHEXPERT_SMOOTH, CHEXPERT_U_ONES
+from fmi_jax.data.raw.class_folders import folder_spec
+from fmi_jax.data.raw.csv_table import csv_spec
+from fmi_jax.data.raw.ddsm import DDSM, DDSM_3CLASS
+from fmi_jax.data.raw.drawn.fundus import draw as draw_fundus
+from fmi_jax.data.raw.isic2019 import ISIC2019
+from fmi_jax.data.raw.patch_camelyon import PATCH_CAMELYON
+from fmi_jax.data.raw.shenzhen import SHENZHEN
+from fmi_jax.data.raw.spec import DatasetSpec
 from fmi_jax.registry import Registry
 
 SYNTHETIC = dataclasses.replace(

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Sequence
 import numpy as np
 
 from fmi_jax.data.prepared import PreparedDataset
-from fmi_jax.data.spec import SPLITS
+from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.errors import UsageError
 from fmi_jax.types import Task
 

@@ -3,7 +3,7 @@
 Not in the paper: what the tokens hold beside the pooled feature that a linear probe reads.
 """
 
-from fmi_jax.classifiers.attentive import AttentiveClassifier
+from fmi_jax.protocols.heads.attentive import AttentiveClassifier
 from fmi_jax.protocols.spec import Parts, ProtocolSpec
 
 

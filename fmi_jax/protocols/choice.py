@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fmi_jax import metrics
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.protocols.spec import Judgement, SplitFeatures
+from fmi_jax.tasks import metrics
 
 
 def choose_by_validation(

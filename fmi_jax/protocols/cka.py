@@ -19,11 +19,13 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from fmi_jax import atomic, cka, parallel
+from fmi_jax import atomic, parallel
+from fmi_jax.artifacts.result import Headline
 from fmi_jax.config import BackboneConfig, ExperimentConfig
 from fmi_jax.data import loader
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Backbone
+from fmi_jax.protocols import hsic
 from fmi_jax.protocols.spec import (
     AnalysisContext,
     AnalysisResult,
@@ -33,7 +35,6 @@ from fmi_jax.protocols.spec import (
     PretrainedNetwork,
 )
 from fmi_jax.report import cka_figures
-from fmi_jax.report.result import Headline
 from fmi_jax.training.step import Arrays
 from fmi_jax.types import Batch, Features
 
@@ -41,7 +42,7 @@ TABLE = "cka.csv"
 EXACT_BYTES = 2**32
 """The most that the features of a split may take for the estimator "exact"."""
 
-_MIN_BATCH = 2 * cka.MIN_IMAGES  # evenly divided, no batch is then smaller than MIN_IMAGES
+_MIN_BATCH = 2 * hsic.MIN_IMAGES  # evenly divided, no batch is then smaller than MIN_IMAGES
 
 
 def run(context: AnalysisContext) -> AnalysisResult:
@@ -54,13 +55,13 @@ def run(context: AnalysisContext) -> AnalysisResult:
         that do not fit into memory.
     """
     settings = context.config.cka
-    rows = cka.even_batches(_count(context), settings.batch_size, context.config.train.seed)
+    rows = hsic.even_batches(_count(context), settings.batch_size, context.config.train.seed)
     networks = _networks(context)
     names = [list(_shapes(network, context)) for network in networks]
     if settings.estimator == "exact":
-        matrix = cka.exact(_features(context, networks, rows))
+        matrix = hsic.exact(_features(context, networks, rows))
     else:
-        estimate = {"summed": cka.summed, "averaged": cka.averaged}[settings.estimator]
+        estimate = {"summed": hsic.summed, "averaged": hsic.averaged}[settings.estimator]
         matrix = estimate(_grams(context, networks, rows))
 
     titles = _distinct([network.name for network in networks])
@@ -116,14 +117,14 @@ def run(context: AnalysisContext) -> AnalysisResult:
 def _count(context: AnalysisContext) -> int:
     settings = context.config.cka
     count = len(context.dataset.ids(settings.split))
-    if count < cka.MIN_IMAGES:
+    if count < hsic.MIN_IMAGES:
         raise UsageError(
-            f"cka.split={settings.split!r} has {count} image(s): CKA needs {cka.MIN_IMAGES}."
+            f"cka.split={settings.split!r} has {count} image(s): CKA needs {hsic.MIN_IMAGES}."
         )
     if settings.batch_size < _MIN_BATCH:
         raise UsageError(
             f"cka.batch_size={settings.batch_size}: expected {_MIN_BATCH} or more, for the unbiased"
-            f" estimate needs {cka.MIN_IMAGES} images in every batch."
+            f" estimate needs {hsic.MIN_IMAGES} images in every batch."
         )
     return count
 
@@ -284,7 +285,7 @@ def _grams(
     context: AnalysisContext, networks: Sequence[Network], rows: Sequence[np.ndarray]
 ) -> Iterator[Float[np.ndarray, "l n n"]]:
     """The kernel matrices of all layers of all networks, batch by batch."""
-    steps = [_step(network, context, cka.gram) for network in networks]
+    steps = [_step(network, context, hsic.gram) for network in networks]
     for batch, some in zip(_batches(context, rows), rows, strict=True):
         grams = np.stack([gram for step in steps for gram in step(batch)])
         yield grams[:, : len(some), : len(some)]

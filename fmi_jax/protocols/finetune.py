@@ -1,6 +1,6 @@
 """Fine-tuning: backbone and linear head learn together (paper, Table 2 "linear")."""
 
-from fmi_jax.classifiers.linear import LinearClassifier
+from fmi_jax.protocols.heads.linear import LinearClassifier
 from fmi_jax.protocols.spec import ProtocolSpec
 
 SPEC = ProtocolSpec(

@@ -1,6 +1,6 @@
 """Linear probe: the backbone is frozen, one linear layer learns (paper, Table 1 "linear")."""
 
-from fmi_jax.classifiers.linear import LinearClassifier
+from fmi_jax.protocols.heads.linear import LinearClassifier
 from fmi_jax.protocols.spec import ProtocolSpec
 
 SPEC = ProtocolSpec(

@@ -19,11 +19,12 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from fmi_jax import metrics, parallel
+from fmi_jax import parallel
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.protocols.choice import choose_by_validation
 from fmi_jax.protocols.spec import FeatureProtocolSpec, Judgement, SplitFeatures
+from fmi_jax.tasks import metrics
 from fmi_jax.types import Task
 
 _TOLERANCE = 1e-6  # of the largest entry of the gradient of the mean loss; float32 has 1e-7

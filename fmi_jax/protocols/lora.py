@@ -4,8 +4,8 @@ Not in the paper. Unlike in other frozen backbones, stochastic depth acts where 
 it: the adapters learn inside the network.
 """
 
-from fmi_jax.classifiers.linear import LinearClassifier
-from fmi_jax.classifiers.lora import add_adapters
+from fmi_jax.protocols.heads.linear import LinearClassifier
+from fmi_jax.protocols.heads.lora import add_adapters
 from fmi_jax.protocols.spec import Parts, ProtocolSpec
 
 

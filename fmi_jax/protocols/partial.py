@@ -12,11 +12,11 @@ Unlike the study, whose stacked classifiers freeze the backbone again at every s
 
 from collections.abc import Callable
 
-from fmi_jax.classifiers.linear import LinearClassifier
-from fmi_jax.classifiers.stacked import StackedClassifier
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import ArchConfig
+from fmi_jax.protocols.heads.linear import LinearClassifier
+from fmi_jax.protocols.heads.stacked import StackedClassifier
 from fmi_jax.protocols.spec import Parts, ProtocolSpec
 
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 
 from flax import nnx
 
-from fmi_jax.classifiers.head_grid import HeadGrid
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import ArchConfig
+from fmi_jax.protocols.heads.head_grid import HeadGrid
 from fmi_jax.protocols.spec import Grid, Head, Parts, ProtocolSpec, Variant
 
 

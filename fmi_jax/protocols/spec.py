@@ -15,11 +15,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from fmi_jax import config as config_module
+from fmi_jax.artifacts.result import Headline, Shows, Speed
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec
-from fmi_jax.report.result import Headline, Shows, Speed
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.partition import Partition
 from fmi_jax.training.step import Arrays, Placement, Preprocess

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from flax import nnx
 
-from fmi_jax.classifiers.stacked import StackedClassifier
+from fmi_jax.protocols.heads.stacked import StackedClassifier
 from fmi_jax.protocols.spec import Parts, ProtocolSpec
 
 

@@ -23,6 +23,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import Array
 
 from fmi_jax import atomic, parallel
+from fmi_jax.artifacts.result import Speed
 from fmi_jax.config import BackboneConfig
 from fmi_jax.cores import available_cores
 from fmi_jax.protocol_config import TimingConfig, TransformerConfig
@@ -34,7 +35,6 @@ from fmi_jax.protocols.spec import (
     Network,
 )
 from fmi_jax.report import timing_figures
-from fmi_jax.report.result import Speed
 from fmi_jax.training.step import Arrays
 
 FIGURE = "timing.png"

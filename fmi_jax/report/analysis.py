@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from fmi_jax import atomic
+from fmi_jax.artifacts.result import FILE_NAME as RESULT
 from fmi_jax.errors import UserError
-from fmi_jax.report.result import FILE_NAME as RESULT
 from fmi_jax.report.template import png_uri, render
 
 FILE_NAME = "report.html"

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fmi_jax.metrics import METRICS, PER_CLASS, Evaluation, describe
+from fmi_jax.tasks.metrics import METRICS, PER_CLASS, Evaluation, describe
 
 _SHOWN = ("quadratic_kappa", "mAP", "accuracy", "balanced_accuracy", "f1", "roc_auc")
 

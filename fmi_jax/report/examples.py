@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import UInt8
 
-from fmi_jax.report.predictions import Predictions
+from fmi_jax.artifacts.predictions import Predictions
 from fmi_jax.report.template import jpeg_uri, thumbnail
 from fmi_jax.types import Task
 

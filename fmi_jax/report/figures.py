@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fmi_jax.metrics import Evaluation, describe
 from fmi_jax.report.history import Series
 from fmi_jax.report.style import BLUE, COLOURS, GREY, LINES, VERMILION, png, short
+from fmi_jax.tasks.metrics import Evaluation, describe
 from fmi_jax.types import Task
 
 

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from fmi_jax import atomic
-from fmi_jax.metrics import PER_CLASS, describe
+from fmi_jax.artifacts import predictions as _predictions
+from fmi_jax.artifacts.result import Result
 from fmi_jax.report import figures
 from fmi_jax.report import history as _history
-from fmi_jax.report import predictions as _predictions
 from fmi_jax.report.examples import ImageOf, confident_mistakes, example, typical_rows
-from fmi_jax.report.result import Result
 from fmi_jax.report.template import png_uri, render
+from fmi_jax.tasks.metrics import PER_CLASS, describe
 from fmi_jax.types import Task
 
 FILE_NAME = "report.html"

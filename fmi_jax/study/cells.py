@@ -13,11 +13,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fmi_jax import metrics
+from fmi_jax.artifacts.record import FREE
 from fmi_jax.config import ExperimentConfig, flat, set_fields
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.study.spec import Setting
-from fmi_jax.workdir import FREE
+from fmi_jax.tasks import metrics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

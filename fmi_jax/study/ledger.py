@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from fmi_jax import atomic
+from fmi_jax.artifacts.result import FILE_NAME as RESULT
 from fmi_jax.config import as_dict
 from fmi_jax.errors import UserError
-from fmi_jax.report.result import FILE_NAME as RESULT
 from fmi_jax.study.cells import Cell, Score, following
 from fmi_jax.study.files import CELL, CLAIM, FAILED
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from fmi_jax import atomic
-from fmi_jax.assembly import find_weights
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.config_rules import validate
 from fmi_jax.data.prepared import open_dataset
@@ -19,6 +18,7 @@ from fmi_jax.flags import assign
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import PretrainedNetwork
+from fmi_jax.run.assembly import find_weights
 from fmi_jax.study.cells import Cell, Score, candidates, due
 from fmi_jax.study.files import FORMAT
 from fmi_jax.study.spec import Setting, Study

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-_METRICS = {"balanced_recall": "recall"}  # as `fmi_jax.metrics` calls it
+_METRICS = {"balanced_recall": "recall"}  # as `fmi_jax.tasks.metrics` calls it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Published:
       mean: over the runs, a fraction of 1.
       std: over the runs; None where none was printed.
       runs: how many there were.
-      metric: a name of `fmi_jax.metrics`.
+      metric: a name of `fmi_jax.tasks.metrics`.
       source: where it stands.
     """
 

@@ -14,7 +14,7 @@ def main(folder: Path, cores: str) -> None:
     """Run the experiment that `cell.json` in `folder` describes, in that folder."""
     if hasattr(os, "sched_setaffinity"):  # before JAX counts them
         os.sched_setaffinity(0, map(int, cores.split(",")))
-    from fmi_jax import experiment
+    from fmi_jax.run import experiment
 
     config = from_dict(json.loads((folder / CELL).read_text(encoding="utf-8"))["config"])
     experiment.run(config, folder)

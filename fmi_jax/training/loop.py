@@ -9,17 +9,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fmi_jax import metrics, parallel
-from fmi_jax.checkpoints.run import RunCheckpoints
+from fmi_jax import parallel
+from fmi_jax.artifacts.checkpoints import RunCheckpoints
+from fmi_jax.artifacts.scalars import MetricWriter, ProgressReport
 from fmi_jax.config import ExperimentConfig, OptimConfig
 from fmi_jax.errors import UserError
+from fmi_jax.tasks import metrics
 from fmi_jax.training.evaluation import STEPS_AHEAD
 from fmi_jax.training.interrupt import Stopped, StopRequest
 from fmi_jax.training.kernel_errors import kernel_errors
 from fmi_jax.training.optim import warmup_steps
 from fmi_jax.training.step import Arrays, TrainState
 from fmi_jax.types import Batch
-from fmi_jax.writers import MetricWriter, ProgressReport
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

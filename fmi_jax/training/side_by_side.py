@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmi_jax import metrics
+from fmi_jax.tasks import metrics
 from fmi_jax.training.loop import Loop, Progress
 from fmi_jax.training.step import Arrays, TrainState
 

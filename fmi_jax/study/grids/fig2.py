@@ -1,7 +1,7 @@
 """Figure 2: nearest neighbours of frozen features."""
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
+from fmi_jax.study.grids import recipe
 from fmi_jax.study.spec import Figure, Setting, Study
 
 

@@ -1,8 +1,7 @@
 """Figure 3: what training and inference cost, relative to supervised DeiT-B."""
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
-from fmi_jax.study.grids import table1, table2
+from fmi_jax.study.grids import recipe, table1, table2
 from fmi_jax.study.spec import Figure, Setting, Study
 
 

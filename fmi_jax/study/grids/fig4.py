@@ -1,7 +1,7 @@
 """Figure 4: progressive freezing, the first blocks frozen and a linear head."""
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
+from fmi_jax.study.grids import recipe
 from fmi_jax.study.spec import Figure, Setting, Study
 
 

@@ -1,7 +1,7 @@
 """Figure 5: a DeiT-B on the tokens of an earlier block, later ones cut off."""
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
+from fmi_jax.study.grids import recipe
 from fmi_jax.study.spec import Figure, Setting, Study
 
 PROTOCOLS = {"frozen": "stacked_probe", "unfrozen": "stacked_finetune"}

@@ -1,7 +1,7 @@
 """Figure 6: DINOv2 of four sizes, fine-tuned with a linear head."""
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
+from fmi_jax.study.grids import recipe
 from fmi_jax.study.spec import Figure, Setting, Study
 
 SIZES = ("s", "b", "l", "g")

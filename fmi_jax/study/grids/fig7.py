@@ -1,8 +1,7 @@
 """Figure 7: which layers fine-tuning changes, by the CKA of every layer before and after."""
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
-from fmi_jax.study.grids import table2
+from fmi_jax.study.grids import recipe, table2
 from fmi_jax.study.spec import Figure, Setting, Study
 
 

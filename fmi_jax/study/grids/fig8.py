@@ -1,7 +1,7 @@
 """Figure 8: how alike the models are, by the CKA of their last layers."""
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
+from fmi_jax.study.grids import recipe
 from fmi_jax.study.spec import Figure, Setting, Study
 
 

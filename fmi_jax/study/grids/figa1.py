@@ -1,7 +1,6 @@
 """Figure A.1: which layers of a stacked classifier training changes, the DeiT-B's among them."""
 
-from fmi_jax.study import recipe
-from fmi_jax.study.grids import fig7, table1, table2
+from fmi_jax.study.grids import fig7, recipe, table1, table2
 from fmi_jax.study.spec import Figure, Setting, Study
 
 

@@ -1,7 +1,7 @@
 """Table 1: frozen foundation models, under a linear head and under a DeiT-B."""
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
+from fmi_jax.study.grids import recipe
 from fmi_jax.study.published import published
 from fmi_jax.study.spec import Setting, Study
 

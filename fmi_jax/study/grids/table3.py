@@ -1,7 +1,7 @@
 """Table 3: foundation models fine-tuned at 1024 pixels, under a linear head."""
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
+from fmi_jax.study.grids import recipe
 from fmi_jax.study.published import published
 from fmi_jax.study.spec import Setting, Study
 

@@ -1,7 +1,7 @@
 """Tables B.1 and B.2: ResNet-152 from ImageNet and from in-domain DINO, beside DINOv2."""
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study import recipe
+from fmi_jax.study.grids import recipe
 from fmi_jax.study.published import published
 from fmi_jax.study.spec import Setting, Study
 

@@ -6,11 +6,11 @@ import io
 import itertools
 from collections.abc import Mapping, Sequence
 
-from fmi_jax.metrics import describe
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.planned import DATASET, PlannedStudy
 from fmi_jax.study.report.samples import Sample
 from fmi_jax.study.report.statistics import holm, paired_p
+from fmi_jax.tasks.metrics import describe
 
 _NOT_COMPARED = ("protocol", "head", "backbone")
 """Coordinates of a row that say how a model is used."""

@@ -13,8 +13,8 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float, Int
 
+from fmi_jax.tasks.weighted_metrics import log_probabilities, measure
 from fmi_jax.types import Task
-from fmi_jax.weighted_metrics import log_probabilities, measure
 
 _OF_CONFUSION = (
     *("quadratic_kappa", "cohen_kappa", "accuracy", "balanced_accuracy"),

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from fmi_jax.metrics import describe, selection_score
-from fmi_jax.report.predictions import FILE_NAME as PREDICTIONS
-from fmi_jax.report.result import Headline, Result, Speed
+from fmi_jax.artifacts.predictions import FILE_NAME as PREDICTIONS
+from fmi_jax.artifacts.result import Headline, Result, Speed
 from fmi_jax.study.report import wording
 from fmi_jax.study.report.outcomes import Outcome, Outcomes, State
 from fmi_jax.study.report.planned import PlannedCell, PlannedSetting, PlannedStudy
+from fmi_jax.tasks.metrics import describe, selection_score
 
 
 class Status(enum.StrEnum):

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fmi_jax.artifacts.result import FILE_NAME as RESULT
+from fmi_jax.artifacts.result import Result, Speed, current
 from fmi_jax.errors import UserError
-from fmi_jax.report.result import FILE_NAME as RESULT
-from fmi_jax.report.result import Result, Speed, current
 from fmi_jax.study.files import CELL, FAILED
 
 REPORT = "report.html"
@@ -150,7 +150,7 @@ def _check(result: Result) -> None:
 
 
 def _check_analysis(values: Mapping[str, Any]) -> None:
-    """The same of an analysis, as `fmi_jax.analysis_run` writes it."""
+    """The same of an analysis, as `fmi_jax.run.analysis_run` writes it."""
     _ANALYSIS(values)
     _NAMES(values["dataset"])
     for speed in values["speeds"]:

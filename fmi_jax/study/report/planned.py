@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from fmi_jax.artifacts import older
+from fmi_jax.artifacts.result import Shows
 from fmi_jax.errors import UserError, unknown_name
-from fmi_jax.report import older
-from fmi_jax.report.result import Shows
 from fmi_jax.study.files import FORMAT
 from fmi_jax.study.published import Published
 from fmi_jax.study.spec import Figure

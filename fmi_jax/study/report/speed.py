@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fmi_jax.report.result import Speed
+from fmi_jax.artifacts.result import Speed
 from fmi_jax.study.report.gains import is_base
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.table import Table

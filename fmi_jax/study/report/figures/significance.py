@@ -7,13 +7,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from fmi_jax.metrics import describe
 from fmi_jax.report.style import short
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.comparisons import LEVEL, Comparison
 from fmi_jax.study.report.drawing import TWO_COLUMNS, Drawn
 from fmi_jax.study.report.planned import DATASET
 from fmi_jax.study.report.wording import signed
+from fmi_jax.tasks.metrics import describe
 
 _SIDE = 0.29  # of a square, in inches
 _LEFT, _BELOW = 0.85, 0.7  # inches beside and below the squares, for the names

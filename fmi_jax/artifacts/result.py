@@ -1,0 +1,203 @@
+"""The result of a run: everything a reader needs in order to believe it and to repeat it."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from fmi_jax import atomic
+from fmi_jax.artifacts import older
+from fmi_jax.errors import UserError
+from fmi_jax.tasks.metrics import Evaluation
+
+FILE_NAME = "result.json"
+FORMAT = 2
+"""Of `result.json`; 1 had no `unread`, and no `headline` and `speeds` of an analysis."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Best:
+    """The checkpoint that was evaluated: the one with the best validation metric.
+
+    Attributes:
+      metric: name of the metric that selected it (a key of `metrics.METRICS`).
+      value: its value on the whole validation split.
+      step: optimizer steps taken until then.
+      epoch: the same in passes over the training split.
+      seconds: training time until then.
+    """
+
+    metric: str
+    value: float
+    step: int
+    epoch: float
+    seconds: float
+
+
+Shows = Literal["score", "analysis", "speed"]
+"""What a study's report makes of a result: a number of its table; a figure with a headline; or a
+speed, which says nothing of a data set."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Headline:
+    """The one number that sums an analysis up.
+
+    Attributes:
+      name: in tables for programs ("cka_last_layer").
+      unit: before the number ("CKA"), for a column of another metric.
+      value: the number; None where it is undefined.
+    """
+
+    name: str
+    unit: str
+    value: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Inference of one image, relative to a reference.
+
+    Attributes:
+      backbone: its name.
+      transformer: what stands on it; empty: a linear head.
+      median, low, high: time divided by that of the reference, over rounds.
+      milliseconds: median time.
+      reference: name of the reference.
+    """
+
+    backbone: str
+    transformer: str
+    median: float
+    low: float
+    high: float
+    milliseconds: float
+    reference: str
+
+
+def current(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What a `result.json` of this or an earlier version holds, as this version writes it.
+
+    Args:
+      values: of the file.
+      path: the file.
+
+    Raises:
+      UserError: a later version wrote it.
+    """
+    number = values.get("format", 1)
+    if number > FORMAT:
+        raise UserError(
+            f"{path} is of format {number}, and this version of fmi_jax reads up to {FORMAT}:"
+            " install the version that wrote it, or a later one."
+        )
+    return dict(values) if number == FORMAT else older.result(values)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Result:
+    """What a run did and what came of it. Kept as `result.json` in the run's folder.
+
+    Mappings hold JSON values and are shown as they are; the keys named here have a meaning.
+
+    Attributes:
+      config: the resolved config, all defaults filled in.
+      protocol: how the backbone was judged, in words.
+      backbone: "name"; "params" (its own); "trained_params" (with the head); "weights" (tag,
+        file or "random initialisation"); "weights_sha256"; where there is a transformer on top,
+        "transformer", "transformer_weights" and "transformer_weights_sha256".
+      dataset: "name"; "split" (the rule) and "split_sha256"; "counts" (images by split);
+        "synthetic" (true for drawn images).
+      seed: from which all randomness of the run follows.
+      steps: optimizer steps of the whole run.
+      best: the checkpoint that was evaluated.
+      val, test: metrics of that checkpoint; the test metrics with confidence intervals.
+      resampled: what one draw of the bootstrap is: "image", "patient", "lesion" ...
+      seconds: wall-clock time by phase.
+      device: what it ran on.
+      versions: of Python and of the libraries that matter.
+      details: what the protocol adds: every learning rate of a grid, every k of a kNN.
+      notes: deviations and warnings a reader must know, one sentence each.
+      started, finished: ISO 8601 times.
+      unread: sections and fields of the config that nothing read, by dotted name.
+    """
+
+    config: dict[str, Any]
+    protocol: str
+    backbone: dict[str, Any]
+    dataset: dict[str, Any]
+    seed: int
+    steps: int
+    best: Best
+    val: Evaluation
+    test: Evaluation
+    resampled: str
+    seconds: dict[str, float]
+    device: dict[str, Any]
+    versions: dict[str, str]
+    notes: tuple[str, ...]
+    started: str
+    finished: str
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as strict JSON values: NaN becomes None."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values |= {
+            "best": dataclasses.asdict(self.best),
+            "val": self.val.to_json(),
+            "test": self.test.to_json(),
+        }
+        return {"format": FORMAT, **_strict(values)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`, of values that are `current`."""
+        best = dict(values["best"])
+        best["value"] = math.nan if best["value"] is None else best["value"]
+        parts = {
+            "best": Best(**best),
+            "val": Evaluation.from_json(values["val"]),
+            "test": Evaluation.from_json(values["test"]),
+            "notes": tuple(values["notes"]),
+            "unread": tuple(values["unread"]),
+        }
+        named = {name: value for name, value in values.items() if name != "format"}
+        return cls(**{**named, **parts})
+
+    def write(self, workdir: Path) -> Path:
+        """Write `result.json` into `workdir`; returns its path."""
+        path = workdir / FILE_NAME
+        text = json.dumps(self.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
+        atomic.write_bytes(path, (text + "\n").encode())
+        return path
+
+    @classmethod
+    def read(cls, workdir: Path) -> Self:
+        """The result of the finished run in `workdir`; `UserError` where there is none."""
+        path = workdir / FILE_NAME
+        if not path.is_file():
+            raise UserError(
+                f"{workdir} holds no {FILE_NAME}: expected the folder of a finished run"
+                " (the --workdir of run.py)."
+            )
+        try:
+            return cls.from_json(current(json.loads(path.read_text(encoding="utf-8")), path))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is not the result of a run ({type(error).__name__}: {error});"
+                " expected the file as run.py wrote it."
+            ) from error
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,1 +1,0 @@
-"""Backbones with a head."""

@@ -1,0 +1,52 @@
+"""Everything that is wrong with a raw data set, found without writing anything."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from fmi_jax.data.preparing.locate import locate_images
+from fmi_jax.data.preparing.reading import scan_images
+from fmi_jax.data.preparing.units import UnitRow
+from fmi_jax.data.raw.problems import Problems
+from fmi_jax.data.raw.spec import DatasetSpec, RawDataset
+from fmi_jax.errors import UserError
+
+
+class Checked(NamedTuple):
+    """What a check found.
+
+    Attributes:
+      raw: the rows, or None if the table itself cannot be read.
+      problems: one line per kind of fault; empty: `prepare` will take the data as they are.
+    """
+
+    raw: RawDataset | None
+    problems: list[str]
+
+
+def check(spec: DatasetSpec, source: Path, *, processes: int = 0) -> Checked:
+    """Read the table, check every row and decode every image, as `prepare` would.
+
+    Args:
+      spec: the data set.
+      source: the raw data, as `spec.layout` says.
+      processes: as of `prepare`.
+    """
+    if not source.exists():
+        return Checked(None, [f"{source} does not exist; expected {spec.layout}."])
+    try:
+        raw = spec.read(source)
+    except UserError as error:
+        return Checked(None, str(error).splitlines())
+    try:
+        paths = locate_images(raw)
+    except UserError as error:
+        return Checked(raw, str(error).splitlines())
+    rows = [UnitRow.of(example, path) for example, path in zip(raw.examples, paths, strict=True)]
+    found = scan_images(
+        rows, channels=spec.channels, description=f"Checking {spec.name}", processes=processes
+    )
+    problems = Problems(raw.table)
+    for row, scanned in zip(rows, found, strict=True):
+        if scanned.fault:
+            problems.add(scanned.fault, row.place)
+    return Checked(raw, problems.lines())

@@ -1,0 +1,236 @@
+"""`fmi-jax prepare`, `check-data` and `draw`: their arguments and what they print."""
+
+import argparse
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from fmi_jax.data.prepared import PreparedDataset
+from fmi_jax.data.preparing.check import check
+from fmi_jax.data.preparing.prepare import ON_BAD, prepare_sizes
+from fmi_jax.data.raw.class_folders import folder_spec
+from fmi_jax.data.raw.csv_table import csv_spec
+from fmi_jax.data.raw.problems import SHOWN
+from fmi_jax.data.raw.spec import SPLITS, DatasetSpec
+from fmi_jax.data.registry import DATASETS
+from fmi_jax.errors import UsageError, UserError
+
+
+def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `fmi-jax prepare`."""
+    _add_source_arguments(parser)
+    parser.add_argument(
+        "--data-dir", type=Path, default=Path("data"), help="folder of the prepared data sets"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs="+",
+        default=[256],
+        help="side of the images in pixels (default: 256); several: each image is still read once",
+    )
+    parser.add_argument("--split", default="", help="split rule (default: the data set's first)")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        default=0,
+        metavar="N",
+        help="a smoke run: only the first N rows of every split, in a folder that says so",
+    )
+    parser.add_argument(
+        "--on-bad",
+        default=ON_BAD[0],
+        choices=ON_BAD,
+        help="refuse the data set for an image that cannot be read, or leave the image out",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what was prepared from other data"
+    )
+
+
+def add_check_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `fmi-jax check-data`."""
+    _add_source_arguments(parser)
+
+
+def add_draw_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `fmi-jax draw`."""
+    parser.add_argument("dataset", metavar="NAME", help=f"one of {', '.join(_drawable())}")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="a new or an empty folder")
+    parser.add_argument(
+        "--images", type=int, metavar="N", help="how many, about (default: some fifty)"
+    )
+
+
+def run_prepare(args: argparse.Namespace) -> list[PreparedDataset]:
+    """Prepare a data set, print what is in it and return it at every size.
+
+    Raises:
+      UsageError, UserError: as `prepare_sizes`.
+    """
+    datasets = prepare_sizes(
+        _spec(args),
+        args.source,
+        args.data_dir,
+        sizes=args.size,
+        split=args.split,
+        on_bad=args.on_bad,
+        overwrite=args.overwrite,
+        limit=args.limit,
+        processes=args.processes,
+    )
+    print("\n".join(_summary(datasets)))
+    return datasets
+
+
+def run_check(args: argparse.Namespace) -> None:
+    """Print what raw data hold.
+
+    Raises:
+      UserError: everything that is wrong with them.
+    """
+    spec = _spec(args, unnamed="unnamed")  # nothing is written, so nothing needs a name
+    if args.source is None:
+        raise UsageError(f"check-data {spec.name} needs --source: {spec.layout}.")
+    raw, problems = check(spec, args.source, processes=args.processes)
+    if raw is not None:
+        print(f"{raw.table}: {len(raw.examples)} rows, {raw.task}: {', '.join(raw.classes)}")
+    if problems:
+        raise UserError(f"{args.source} has problems:\n  " + "\n  ".join(problems))
+    print("No problems found.")
+
+
+def run_draw(args: argparse.Namespace) -> None:
+    """Draw a small raw data set.
+
+    Raises:
+      UsageError: there is no such data set, or it is the user's own.
+      UserError: the folder holds something else.
+    """
+    draw = DATASETS[args.dataset].draw
+    if draw is None:
+        raise UsageError(
+            f"{args.dataset} cannot be drawn: it stands for your own data;"
+            f" expected one of {', '.join(_drawable())}."
+        )
+    if args.images is not None and args.images < 20:
+        raise UsageError(f"--images {args.images}: expected 20 or more, for three splits.")
+    draw(args.folder, **({} if args.images is None else {"count": args.images}))
+    print(
+        f"{args.folder}: a drawn {args.dataset}, which shows nothing real. To prepare it:\n"
+        f"  fmi-jax prepare {args.dataset} --source {args.folder}"
+    )
+
+
+def _drawable() -> list[str]:
+    return [spec.name for spec in DATASETS.values() if spec.draw]
+
+
+def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "NAME and what --source is:\n" + "\n".join(
+        textwrap.fill(f"{spec.name}: {spec.layout}", initial_indent="  ", subsequent_indent="    ")
+        for spec in DATASETS.values()
+    )
+    parser.add_argument("dataset", metavar="NAME", help="the data set; csv and folder: your own")
+    parser.add_argument("--source", type=Path, help="the raw data (see below)")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=0,
+        metavar="N",
+        help="how many read images (default: one per core, fewer for few images)",
+    )
+    own = parser.add_argument_group("your own data (NAME is csv or folder)")
+    own.add_argument("--name", help="what to call the data set")
+    own.add_argument(
+        "--image-root", type=Path, help="csv: where its paths start (default: beside the table)"
+    )
+    own.add_argument(
+        "--label-columns",
+        type=_names,
+        default=(),
+        help="csv: columns with a 0 or 1 for each class, in place of 'label': a,b,c."
+        " (Several classes in the column 'label' are written a|b.)",
+    )
+    own.add_argument(
+        "--classes",
+        type=_names,
+        default=(),
+        help="class names in order: a,b,c (default: those found, in numeric or alphabetic order)",
+    )
+    own.add_argument("--channels", type=int, choices=(1, 3), help="3 colour (default), 1 grey")
+    own.add_argument("--metric", help="validation metric that selects the best checkpoint")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _spec(args: argparse.Namespace, unnamed: str = "") -> DatasetSpec:
+    """The data set that the arguments describe; `UsageError` where they do not fit together.
+
+    `unnamed` is what one's own data are called without `--name`; empty: that is refused.
+    """
+    spec = DATASETS[args.dataset]
+    own = {
+        "--name": args.name,
+        "--image-root": args.image_root,
+        "--label-columns": args.label_columns,
+        "--classes": args.classes,
+        "--channels": args.channels,
+        "--metric": args.metric,
+    }
+    allowed = {
+        "csv": set(own),
+        "folder": set(own) - {"--image-root", "--label-columns"},
+    }.get(spec.name, set())
+    if wrong := [flag for flag, value in own.items() if value and flag not in allowed]:
+        raise UsageError(
+            f"{', '.join(wrong)} cannot be used with {spec.name}; expected"
+            f" {', '.join(sorted(allowed)) or 'none of the options for your own data'}."
+        )
+    if not allowed:
+        return spec
+    name = args.name or unnamed
+    if not name or name in DATASETS:
+        raise UsageError(
+            f"{spec.name} needs --name: what to call your data set, and none of"
+            f" {', '.join(DATASETS)}."
+        )
+    common = {"classes": args.classes, "channels": args.channels or 3, "metric": args.metric or ""}
+    if spec.name == "folder":
+        return folder_spec(name, **common)
+    return csv_spec(name, image_root=args.image_root, label_columns=args.label_columns, **common)
+
+
+def _summary(datasets: Sequence[PreparedDataset]) -> list[str]:
+    """What is in a data set, which is the same at every size."""
+    info, manifest = datasets[0].info, datasets[0].manifest
+    lines = [
+        f"{dataset.folder}: {info.name}, {info.task}, {dataset.info.size} x {dataset.info.size}, "
+        f"{info.channels} channel(s), split {info.split}"
+        for dataset in datasets
+    ]
+    width = max(len(name) for name in (*info.classes, "images"))
+    lines.append(f"  {'':{width}}" + "".join(f"{split:>9}" for split in SPLITS))
+    lines.append(f"  {'images':{width}}" + "".join(f"{info.counts[s]:>9}" for s in SPLITS))
+    for i, name in enumerate(info.classes):
+        row = "".join(f"{info.class_counts[split][i]:>9g}" for split in SPLITS)
+        lines.append(f"  {name:{width}}{row}")
+    if info.limit:
+        lines.append(f"  Note: a smoke run, only the first {info.limit} rows of every split.")
+    for what, title in (
+        ("quarantined", "image(s) left out because they cannot be read"),
+        ("duplicates_across_splits", "image(s) occur in more than one split"),
+        ("duplicates_within_splits", "image(s) occur more than once in a split"),
+        ("groups_across_splits", "group(s) have images in more than one split"),
+    ):
+        if manifest[what]:
+            lines.append(f"  Note: {len(manifest[what])} {title} ({what} in manifest.json).")
+    for split in SPLITS:
+        counts = zip(info.classes, info.class_counts[split], strict=True)
+        if unseen := [name for name, count in counts if not count]:
+            more = f" and {len(unseen) - SHOWN} more" * (len(unseen) > SHOWN)
+            lines.append(f"  Note: no image of class {', '.join(unseen[:SHOWN])}{more} in {split}.")
+    return lines

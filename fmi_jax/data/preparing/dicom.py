@@ -1,0 +1,233 @@
+"""From the bytes of a DICOM file to 8-bit grey or RGB, as a viewer shows the file when it opens.
+
+1. One image: a DICOM file with a preamble and "DICM", of one frame, up to 16 bits, and a transfer
+   syntax of `DECODERS`. Each syntax is always decoded by the same library, so that the pixels do
+   not depend on what else is installed.
+2. Grey (MONOCHROME1, MONOCHROME2): stored values go through the modality transformation (its
+   table, else rescale slope and intercept), then the VOI transformation (its table, else the
+   first window: LINEAR, LINEAR_EXACT or SIGMOID) to 0..1. Without a VOI transformation 0..1 is
+   the full range that the stored bits can express: never the range of one image, which would
+   make brightness mean something else in every file. An image of more than 8 bits of which that
+   leaves fewer than `MIN_LEVELS` grey levels is refused. MONOCHROME1 is inverted last.
+3. RGB, YBR and PALETTE COLOR become RGB; modality and VOI do not apply to colour.
+4. 0..1 becomes 256 equal steps, `min(floor(256 y), 255)`: for values of 8 bits or more without
+   a window exactly their high byte, as for 16-bit PNG.
+
+Overlays, padding values, colour profiles, shutters, orientation and pixel spacing are ignored.
+Source: DICOM PS3.3 C.7.6.3 (pixels), C.11.1 (modality), C.11.2 (VOI).
+"""
+
+import io
+import logging
+import warnings
+import zlib
+
+import numpy as np
+import pydicom
+from jaxtyping import UInt8
+from pydicom import uid
+from pydicom.filereader import read_dataset
+from pydicom.multival import MultiValue
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import pixel_array
+
+from fmi_jax.data.preparing import dicom_codecs
+from fmi_jax.data.preparing.pixel_limit import MAX_PIXELS, check_size
+from fmi_jax.errors import UserError
+
+DECODERS = {
+    uid.ImplicitVRLittleEndian: "",
+    uid.ExplicitVRLittleEndian: "",
+    uid.DeflatedExplicitVRLittleEndian: "",
+    uid.ExplicitVRBigEndian: "",
+    uid.RLELossless: "pydicom",
+    uid.JPEGBaseline8Bit: "pillow",
+    uid.JPEG2000Lossless: "pillow",
+    uid.JPEG2000: "pillow",
+    **dict.fromkeys(dicom_codecs.DECODER_DEPENDENCIES, "imagecodecs"),
+}
+"""Transfer syntaxes that are read, and pydicom's name of the plugin that decodes each."""
+
+MIN_LEVELS = 32
+"""Grey levels that an image without a window must span: with fewer it is a grey square."""
+
+for _syntax in dicom_codecs.DECODER_DEPENDENCIES:
+    get_decoder(_syntax).add_plugin("imagecodecs", (dicom_codecs.__name__, "decode_frame"))
+
+_REQUIRED = (
+    *("PixelData", "Rows", "Columns", "BitsStored", "PixelRepresentation"),
+    "PhotometricInterpretation",
+)
+_PHOTOMETRIC = (
+    *("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB"),
+    *("YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"),
+)
+
+# Odd values in a header are no reason to refuse an image, nor to fill the screen; what ends in
+# an error is in its message.
+warnings.filterwarnings("ignore", module=r"pydicom\.")
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+
+def decode_dicom(data: bytes) -> UInt8[np.ndarray, "h w *c"]:
+    """The pixels of the one image in a DICOM file, `[h, w]` for grey and `[h, w, 3]` for RGB.
+
+    Raises:
+      UserError: why there is no such image. What pydicom raises on damaged bytes is not caught.
+    """
+    dataset = _read(data)
+    missing = [name for name in _REQUIRED if name not in dataset]
+    if missing:
+        raise UserError(
+            f"DICOM ({_kind(dataset)}) without {', '.join(missing)}: cut short, or not an image"
+        )
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames != 1:
+        raise UserError(f"{frames} frames; expected a single image")
+    check_size(dataset.Columns, dataset.Rows)
+    if not 1 <= dataset.BitsStored <= 16:
+        raise UserError(f"pixels of {dataset.BitsStored} bits; expected 1 to 16")
+    photometric = dataset.PhotometricInterpretation
+    if photometric not in _PHOTOMETRIC:
+        raise UserError(
+            f"photometric interpretation {photometric}; expected {', '.join(_PHOTOMETRIC)}"
+        )
+    stored = _stored_values(dataset)
+    if photometric == "PALETTE COLOR":
+        colours = apply_color_lut(stored, dataset)[..., :3]  # the fourth is transparency
+        return colours if colours.dtype == np.uint8 else (colours >> 8).astype(np.uint8)
+    if stored.ndim == 2:
+        return _grey(stored, dataset)
+    return _levels(_full_range(_possible(stored, dataset)))[stored]
+
+
+def _read(data: bytes) -> pydicom.FileDataset:
+    file = io.BytesIO(data)
+    file.seek(132)
+    meta = read_dataset(
+        file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != 2
+    )
+    syntax = meta.get("TransferSyntaxUID")
+    if syntax not in DECODERS:
+        found = syntax.name if syntax else "no transfer syntax"
+        raise UserError(
+            f"DICOM with {found}, which is not read;"
+            " expected uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000"
+        )
+    if syntax == uid.DeflatedExplicitVRLittleEndian:
+        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+        inflate.decompress(data[file.tell() :], 8 * MAX_PIXELS)
+        if inflate.unconsumed_tail:
+            raise UserError(f"more than {8 * MAX_PIXELS / 1e6:.0f} MB when decompressed")
+    return pydicom.dcmread(io.BytesIO(data))
+
+
+def _stored_values(dataset: pydicom.FileDataset) -> np.ndarray:
+    """The samples as integers, `[h, w]` or `[h, w, 3]`; other colour spaces become RGB here."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    plugin = DECODERS[syntax]
+    if plugin and plugin not in get_decoder(syntax).available_plugins:
+        raise UserError(
+            f"compressed as {syntax.name}, which needs the package {plugin}: pip install {plugin}"
+        )
+    try:
+        return pixel_array(dataset, decoding_plugin=plugin)
+    except RuntimeError as error:  # "... by all available plugins:\n\t" and the one that was asked
+        raise ValueError(str(error).rpartition("\n")[2]) from None
+
+
+def _grey(stored: np.ndarray, dataset: pydicom.Dataset) -> UInt8[np.ndarray, "h w"]:
+    values = _rescale(_possible(stored, dataset), dataset)
+    fractions = _window(values, dataset)
+    pixels = _levels(_full_range(values) if fractions is None else fractions)[stored]
+    if fractions is None and dataset.BitsStored > 8 and np.ptp(pixels) < MIN_LEVELS - 1:
+        raise UserError(
+            f"no window in the header, and of the range of {dataset.BitsStored} bits the pixels"
+            f" span {np.ptp(pixels) + 1} of 256 grey levels; expected a window or"
+            f" at least {MIN_LEVELS}"
+        )
+    return 255 - pixels if dataset.PhotometricInterpretation == "MONOCHROME1" else pixels
+
+
+def _possible(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
+    """Every value that the stored bits can express, in the order in which it is looked up.
+
+    All that follows is done to these few values instead of the many pixels. Negative values come
+    last, where a negative index finds them.
+    """
+    count = 2**dataset.BitsStored
+    low = -count // 2 if dataset.PixelRepresentation else 0
+    if stored.min() < low or stored.max() >= low + count:
+        raise UserError(
+            f"pixel values outside the {dataset.BitsStored} bits that the header gives them"
+        )
+    return np.roll(np.arange(low, low + count), low)
+
+
+def _rescale(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
+    """The modality transformation: what the manufacturer's stored values mean."""
+    if dataset.get("ModalityLUTSequence"):
+        return _look_up(stored, dataset.ModalityLUTSequence[0])[0]
+    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+    if slope is None or intercept is None:
+        return stored
+    return stored * float(slope) + float(intercept)
+
+
+def _window(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
+    """The VOI transformation: the values of interest as 0..1; None where the file gives none."""
+    if dataset.get("VOILUTSequence"):
+        values, largest = _look_up(values, dataset.VOILUTSequence[0])
+        return values / largest
+    centre, width = _first(dataset, "WindowCenter"), _first(dataset, "WindowWidth")
+    if centre is None or width is None:
+        return None
+    shape = dataset.get("VOILUTFunction") or "LINEAR"
+    if shape not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        raise UserError(f"VOI LUT function {shape}; expected LINEAR, LINEAR_EXACT or SIGMOID")
+    if not (width >= 1 if shape == "LINEAR" else width > 0):
+        raise UserError(f"window width {width:g}; expected 1 or more")
+    if shape == "SIGMOID":
+        return 1 / (1 + np.exp(-4 * (values - centre) / width))
+    if shape == "LINEAR":
+        centre, width = centre - 0.5, width - 1
+    low = centre - width / 2
+    return (values - low) / width if width else (values > low).astype(float)
+
+
+def _full_range(values: np.ndarray) -> np.ndarray:
+    low, high = values.min(), values.max()
+    if low == high:
+        raise UserError(f"every stored value means {low:g}; expected a rescale slope other than 0")
+    return (values - low) / (high - low)
+
+
+def _look_up(values: np.ndarray, item: pydicom.Dataset) -> tuple[np.ndarray, int]:
+    """`values` through a table of PS3.3 C.11, and the largest value that it may hold."""
+    entries, first, bits = item.LUTDescriptor
+    entries = entries or 2**16
+    table = item.LUTData
+    if isinstance(table, bytes):
+        order = "<" if item.original_encoding[1] else ">"
+        table = np.frombuffer(table, f"{order}u{2 if len(table) >= 2 * entries else 1}")
+    at = np.clip(np.floor(values) - first, 0, entries - 1).astype(int)
+    return np.asarray(table)[at], 2**bits - 1
+
+
+def _levels(fractions: np.ndarray) -> UInt8[np.ndarray, "..."]:
+    """0..1 in 256 equal steps."""
+    return np.clip(np.floor(256 * fractions), 0, 255).astype(np.uint8)
+
+
+def _first(dataset: pydicom.Dataset, name: str) -> float | None:
+    """The first of the alternatives that a file offers: the one that its maker prefers."""
+    value = dataset.get(name)
+    if isinstance(value, MultiValue):
+        value = value[0] if value else None
+    return None if value is None else float(value)
+
+
+def _kind(dataset: pydicom.FileDataset) -> str:
+    sop_class = dataset.file_meta.get("MediaStorageSOPClassUID")
+    return sop_class.name if sop_class else "of unknown kind"

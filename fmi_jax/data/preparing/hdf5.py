@@ -1,0 +1,51 @@
+"""Images in an HDF5 file: row `item` of the data set `x`, as PatchCamelyon is published."""
+
+import functools
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+from jaxtyping import UInt8
+
+from fmi_jax.data.preparing.pixel_limit import check_size
+from fmi_jax.errors import UserError
+
+SUFFIXES = (".h5", ".hdf5")
+"""What HDF5 files are called."""
+
+
+def read_item(path: Path, item: int) -> UInt8[np.ndarray, "h w *c"]:
+    """Image number `item` (from 0) of the data set `x` (`[n, h, w]`, or with 1 or 3 channels).
+
+    Raises:
+      UserError: there is no such image, without the name of the file. What h5py raises on a
+        missing file and on damaged bytes is not caught.
+    """
+    images = _open(path, os.getpid())
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in _CHANNELS:
+        raise UserError(
+            f"the HDF5 data set 'x' is {images.dtype} {list(images.shape)};"
+            " expected uint8 [n, h, w] or [n, h, w, 1 or 3]"
+        )
+    if not 0 <= item < len(images):
+        raise UserError(f"no item {item}; the HDF5 file holds items 0 to {len(images) - 1}")
+    check_size(images.shape[2], images.shape[1])
+    pixels = images[item]
+    return pixels[..., 0] if images.shape[3:] == (1,) else pixels
+
+
+_CHANNELS = ((), (1,), (3,))
+
+
+# Opened once per process (the id is part of the key: a handle does not survive a fork); the
+# lock inside h5py lets threads share it. The cache of 64 MB holds a chunk of many images.
+@functools.lru_cache(maxsize=8)
+def _open(path: Path, process: int) -> h5py.Dataset:
+    file = h5py.File(path, "r", rdcc_nbytes=2**26)
+    images = file.get("x")
+    if not isinstance(images, h5py.Dataset):
+        raise UserError(
+            f"the HDF5 file has no data set 'x'; it holds {', '.join(file) or 'nothing'}"
+        )
+    return images

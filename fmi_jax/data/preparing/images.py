@@ -1,0 +1,151 @@
+"""From an image file to the pixels a network sees: one policy for preparation and prediction.
+
+1. The header is read first: a format, number of frames or number of pixels that is not allowed
+   is refused before anything is decoded. A file that is cut short or damaged is refused.
+2. The EXIF orientation is applied. DICOM goes through `dicom`, one row of an HDF5 file through
+   `hdf5`; both give 8 bits.
+3. The channels become RGB or grey ("L", ITU-R 601 luma) as Pillow converts them: palettes are
+   looked up, CMYK is converted, transparency is dropped, as the reference does. Of 16-bit values
+   the high byte is kept.
+4. The image is resized to a square, without keeping the aspect ratio, with Pillow's antialiased
+   bilinear kernel: to the last bit what torchvision's `Resize((s, s))` does.
+"""
+
+import hashlib
+import io
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from fmi_jax.data.preparing import hdf5
+from fmi_jax.data.preparing.pixel_limit import MAX_PIXELS, check_size
+from fmi_jax.errors import UserError
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+"""Formats that Pillow reads here; these and DICOM are told by content, whatever the file's name."""
+
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"),
+    *hdf5.SUFFIXES,
+)
+"""File names that may hold an image; anything else that a table names is refused unread."""
+
+# Between 89 and 179 megapixels Pillow only warns; `check_size` decides here.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class RawImage(NamedTuple):
+    """One raw image, upright and in the channels that were asked for.
+
+    Attributes:
+      image: in mode "RGB" or "L", of the raw size.
+      sha256: of the bytes of its file; of an image among others in a file, of its own bytes.
+    """
+
+    image: Image.Image
+    sha256: str
+
+
+def read_image(path: Path, *, channels: int, item: int | None = None) -> RawImage:
+    """Read one raw image.
+
+    Args:
+      path: a file of any format that is read.
+      channels: 3 for colour, 1 for grey.
+      item: which image of a file that holds many (HDF5), from 0.
+
+    Raises:
+      UserError: why there is no image that can be used, without the name of the file.
+    """
+    try:
+        if path.suffix.lower() in hdf5.SUFFIXES:
+            if item is None:
+                raise UserError("an HDF5 file holds many images; expected the number of one")
+            pixels = hdf5.read_item(path, item)
+            image, data = Image.fromarray(pixels), pixels.tobytes()
+            return RawImage(_to_mode(image, channels), hashlib.sha256(data).hexdigest())
+        if item is not None:
+            raise UserError(f"item {item} of a file that holds one image; expected an HDF5 file")
+        data = path.read_bytes()
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError("image file is missing") from None
+    except Exception as error:  # h5py, too, raises anything on hostile bytes.
+        reason = getattr(error, "strerror", None) or _reason(error)
+        raise UserError(f"image file cannot be read ({reason})") from None
+    return RawImage(decode_image(data, channels=channels), hashlib.sha256(data).hexdigest())
+
+
+def load_image(path: Path, channels: int, size: int) -> UInt8[np.ndarray, "h w c"]:
+    """Read one image file as prepared data would hold it, `[size, size, channels]`.
+
+    Raises:
+      UserError: the file is missing or not an image that can be used; the message names it.
+    """
+    try:
+        return resize_image(read_image(path, channels=channels).image, size=size)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def decode_image(data: bytes, *, channels: int) -> Image.Image:
+    """The upright image in the bytes of a file, in mode "RGB" (3 channels) or "L" (1).
+
+    Raises:
+      UserError: why these bytes cannot be used, without the name of a file.
+    """
+    try:
+        image = _open_dicom(data) if data[128:132] == b"DICM" else _open(data)
+        return _to_mode(ImageOps.exif_transpose(image), channels)
+    except UserError:
+        raise
+    except Exception as error:  # Decoders raise anything on hostile bytes.
+        raise UserError(f"damaged or cut short ({_reason(error)})") from None
+
+
+def resize_image(image: Image.Image, *, size: int) -> UInt8[np.ndarray, "h w c"]:
+    """The pixels of `image`, stretched to `[size, size, channels]`."""
+    pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise UserError(f"more than {MAX_PIXELS / 1e6:.0f} megapixels") from None
+    except Exception as error:
+        expected = ", ".join((*FORMATS, "DICOM"))
+        raise UserError(f"not an image ({_reason(error)}); expected {expected}") from None
+    check_size(image.width, image.height)
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # MPO: a JPEG with a preview behind it.
+        raise UserError(f"{frames} frames; expected a single image")
+    image.load()
+    return image
+
+
+def _open_dicom(data: bytes) -> Image.Image:
+    from fmi_jax.data.preparing.dicom import decode_dicom  # Seldom needed, and slow to import.
+
+    return Image.fromarray(decode_dicom(data))
+
+
+def _to_mode(image: Image.Image, channels: int) -> Image.Image:
+    if image.mode == "F":
+        raise UserError("floating-point pixels, whose range is not known; expected 8 or 16 bits")
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise UserError("pixels of more than 16 bits; expected 8 or 16 bits")
+        image = Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split("<_io")[0].split())[:200] or type(error).__name__

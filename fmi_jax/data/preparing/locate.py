@@ -1,0 +1,69 @@
+"""From the rows of a raw data set to its image files, none of them outside the image root."""
+
+import collections
+import functools
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from fmi_jax.data.preparing.images import SUFFIXES
+from fmi_jax.data.raw.problems import Problems
+from fmi_jax.data.raw.spec import RawDataset
+from fmi_jax.errors import UserError
+
+
+def locate_images(raw: RawDataset) -> list[Path]:
+    """The file of each row, whether it is there or not.
+
+    Raises:
+      UserError: an id is empty, not text or used twice, or a path leads out of the image root
+        (absolute, `..`, a symbolic link) or is not the name of an image file. All are listed.
+    """
+    problems = Problems(raw.table)
+    ids = collections.Counter(example.id for example in raw.examples)
+    root = raw.image_root.resolve()
+    if not root.is_dir():
+        raise UserError(f"{raw.image_root} is not a folder; expected the images of {raw.table}.")
+
+    @functools.cache  # files that hold many images are named in many rows
+    def locate(path: str) -> tuple[Path, str | None]:
+        if fault := _fault(path):
+            return root, fault
+        if not (root / path).resolve().is_relative_to(root):
+            return root, f"path leads out of {raw.image_root} through a symbolic link"
+        return root / path, None
+
+    paths = []
+    for example in raw.examples:
+        if not example.id:
+            problems.add("id is empty", example.where)
+        elif not _is_plain(example.id):
+            problems.add("id has a character that is not text", example.where)
+        elif ids[example.id] > 1:
+            problems.add("id is used more than once", example.where)
+        path, fault = locate(example.path)
+        if fault:
+            problems.add(fault, f"{example.where}: {example.path!r}")
+        paths.append(path)
+    problems.raise_if_any()
+    return paths
+
+
+def _is_plain(text: str) -> bool:
+    """No control characters, and none that UTF-8 cannot hold (undecodable file names)."""
+    return not any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in text)
+
+
+def _fault(path: str) -> str | None:
+    """Why `path`, as a table gives it, cannot be taken for an image under the image root."""
+    if not path:
+        return "path is empty"
+    if not _is_plain(path):
+        return "path has a character that is not text"
+    if "\\" in path:
+        return "path has a backslash, expected '/' between folders"
+    if PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive:
+        return "path is absolute, expected one that starts at the image root"
+    if ".." in PurePosixPath(path).parts:
+        return "path has '..', expected one that stays under the image root"
+    if PurePosixPath(path).suffix.lower() not in SUFFIXES:
+        return f"path is not an image file name, expected {', '.join(SUFFIXES)}"
+    return None

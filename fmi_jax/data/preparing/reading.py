@@ -1,0 +1,95 @@
+"""Reading every image of a raw data set once, on several processes."""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+from fmi_jax.cores import available_cores
+from fmi_jax.data.preparing.pool import WorkerLostError, run_tasks
+from fmi_jax.data.preparing.progress import track_images
+from fmi_jax.data.preparing.units import UnitRow, read_row
+from fmi_jax.errors import UserError
+
+# This module runs in worker processes, so it imports neither jax nor what imports it.
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_ROWS_PER_TASK = 16
+_ROWS_PER_PROCESS = 100  # for fewer, starting another process (2 s) does not pay
+
+
+class Scanned(NamedTuple):
+    """What was found at one row: the SHA-256 of its file, or why its image cannot be used."""
+
+    file_sha256: str = ""
+    fault: str = ""
+
+
+def scan_images(
+    rows: Sequence[UnitRow], *, channels: int, description: str, processes: int = 0
+) -> list[Scanned]:
+    """Read and decode every image, as preparation would, with a bar on the terminal.
+
+    Args:
+      rows: what to read.
+      channels: 3 for colour, 1 for grey.
+      description: what the bar says.
+      processes: as of `prepare`.
+
+    Raises:
+      UserError: a process was killed; the message names what it was reading.
+    """
+    tasks = [rows[i : i + _ROWS_PER_TASK] for i in range(0, len(rows), _ROWS_PER_TASK)]
+    found: list[list[Scanned]] = [[] for _ in tasks]
+    read = read_images(
+        functools.partial(scan_rows, channels=channels),
+        tasks,
+        tasks,
+        description=description,
+        processes=processes,
+    )
+    for task, scanned in read:
+        found[task].append(scanned)
+    return [scanned for task in found for scanned in task]
+
+
+def read_images(
+    function: Callable[[T], Iterable[R]],
+    tasks: Sequence[T],
+    rows: Sequence[Sequence[UnitRow]],
+    *,
+    description: str,
+    processes: int,
+) -> Iterator[tuple[int, R]]:
+    """`run_tasks`, for tasks whose items are images.
+
+    Args:
+      function, tasks: as of `run_tasks`; each item stands for one image.
+      rows: of each task.
+      description: what the bar on the terminal says.
+      processes: how many to use; 0: one per core, fewer for few images.
+
+    Raises:
+      UserError: a process was killed; the message names what it was reading.
+    """
+    total = sum(map(len, rows))
+    processes = processes or max(1, min(len(available_cores()), total // _ROWS_PER_PROCESS))
+    try:
+        yield from track_images(run_tasks(function, tasks, processes), description, total)
+    except WorkerLostError as lost:
+        row = rows[lost.task][min(lost.items, len(rows[lost.task]) - 1)]
+        raise UserError(
+            f"a process that prepares images was lost ({lost.reason}) while it read {row.place}."
+            " Expected it to finish; if the memory was full, take fewer --processes."
+            " The same command goes on where this run stopped."
+        ) from None
+
+
+def scan_rows(rows: Sequence[UnitRow], channels: int) -> Iterator[Scanned]:
+    """Read and decode images in order, without keeping them."""
+    for row in rows:
+        image = read_row(row, channels)
+        found = Scanned(fault=str(image)) if isinstance(image, UserError) else Scanned(image.sha256)
+        del image  # before there is another
+        yield found

@@ -1,0 +1,83 @@
+"""Whether a prepared data set is still what would be prepared."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fmi_jax.data.prepared import open_folder
+from fmi_jax.data.preparing.reading import scan_images
+from fmi_jax.data.preparing.selection import Row
+from fmi_jax.data.raw.problems import SHOWN
+from fmi_jax.data.raw.spec import SPLITS
+from fmi_jax.errors import UserError
+
+
+def check_unchanged(
+    folder: Path, recipe: Mapping[str, Any], rows: Sequence[Row], channels: int, processes: int
+) -> None:
+    """Refuse to take `folder` for what the recipe says, if it was prepared from something else."""
+    dataset = open_folder(folder)
+    old = dataset.manifest
+    changed = [name for name, value in recipe.items() if old.get(name) != value]
+    what = ", ".join(name.removesuffix("_sha256") for name in changed)
+    stamps = Stamps(folder)
+    touched = stamps.touched(dataset.info.manifest_sha256, rows)
+    if not what and touched:
+        found = scan_images(
+            [row.for_worker for row in touched],
+            channels=channels,
+            description=f"{len(touched)} files were touched",
+            processes=processes,
+        )
+        prepared = {
+            image_id: sha256
+            for split in SPLITS
+            for image_id, sha256 in zip(dataset.ids(split), dataset.file_sha256(split), strict=True)
+        }
+        other = [
+            f"{row.example.where}: {row.path}"
+            for row, scanned in zip(touched, found, strict=True)
+            if prepared.get(row.example.id, "") != scanned.file_sha256
+        ]
+        if other:
+            what = f"the content of {len(other)} image file(s): {'; '.join(other[:SHOWN])}"
+        else:
+            stamps.write(dataset.info.manifest_sha256, rows)
+    if what:
+        raise UserError(
+            f"{folder} was prepared from something else (differs in: {what});"
+            " expected the same data and options, or --overwrite to replace it."
+        )
+
+
+class Stamps:
+    """When the raw files were last changed, kept beside the prepared folder.
+
+    A time says nothing on another machine, so this is no part of the prepared data. It only
+    spares reading files that have not been touched: without it, all are read again.
+
+    Args:
+      folder: the prepared data set.
+    """
+
+    def __init__(self, folder: Path):
+        self._file = folder.with_name(f".{folder.name}.stamps")
+
+    def write(self, manifest_sha256: str, rows: Sequence[Row]) -> None:
+        """Remember the rows that `manifest_sha256` was made from."""
+        values = {"manifest_sha256": manifest_sha256, "mtime_ns": [row.mtime_ns for row in rows]}
+        draft = self._file.with_name(self._file.name + ".tmp")  # the caller holds the lock
+        draft.write_text(json.dumps(values))
+        draft.replace(self._file)
+
+    def touched(self, manifest_sha256: str, rows: Sequence[Row]) -> list[Row]:
+        """The rows whose files may have changed since."""
+        try:
+            values = json.loads(self._file.read_text())
+            known = values["mtime_ns"] if values["manifest_sha256"] == manifest_sha256 else []
+        except (OSError, ValueError, KeyError, TypeError):
+            known = []
+        if len(known) != len(rows):
+            return list(rows)
+        return [row for row, then in zip(rows, known, strict=True) if row.mtime_ns != then]

@@ -1,0 +1,235 @@
+"""The folder of a prepared data set, put together from finished units."""
+
+import collections
+import csv
+import hashlib
+import importlib.metadata
+import io
+import itertools
+import json
+import math
+import operator
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from fmi_jax.data.prepared import INDEX, INDEX_COLUMNS, MANIFEST, manifest_sha256
+from fmi_jax.data.preparing.selection import Row
+from fmi_jax.data.preparing.units import Seen, UnitNote, features_of, record_file
+from fmi_jax.data.raw.drawn.folder import is_drawn
+from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawDataset
+from fmi_jax.errors import UserError
+from fmi_jax.types import Task
+
+
+class WrittenUnit(NamedTuple):
+    """A unit that is done, for one size.
+
+    Attributes:
+      split: to which its rows belong.
+      rows: in order.
+      shard: where its records are, as of `record_file`.
+      note: what went into them.
+    """
+
+    split: str
+    rows: Sequence[Row]
+    shard: Path
+    note: UnitNote
+
+
+def versions() -> dict[str, str]:
+    """Versions of all that has a say in the bytes."""
+    names = ("fmi_jax", "numpy", "pillow", "pydicom", "h5py", "tensorflow-datasets", "array_record")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def write_folder(
+    folder: Path,
+    spec: DatasetSpec,
+    raw: RawDataset,
+    units: Sequence[WrittenUnit],
+    recipe: Mapping[str, Any],
+) -> str:
+    """Put the shards of one size into the empty `folder` and write what belongs to them.
+
+    Args:
+      folder: nobody reads it before it is complete.
+      spec, raw: the data set and its rows.
+      units: in the order of the splits and of their rows.
+      recipe: the part of the manifest that is known beforehand.
+
+    Returns:
+      The checksum of the manifest.
+
+    Raises:
+      UserError: the training images are all of one plain colour; nothing is written then.
+    """
+    if spec.mean is None:
+        mean, std = _statistics(units, raw.table)
+    else:
+        mean, std = spec.mean, spec.std
+    index = _index_csv(units)
+    manifest = {
+        **recipe,
+        "mean": mean,
+        "std": std,
+        "synthetic": is_drawn(raw.table),
+        **_summary(units, len(raw.classes)),
+        "index_sha256": hashlib.sha256(index).hexdigest(),
+        "citation": spec.citation,
+        "licence": spec.licence,
+        "url": spec.url,
+        "versions": versions(),
+    }
+    _place_records(folder, spec, raw, units, recipe)
+    (folder / INDEX).write_bytes(index)
+    manifest["files"] = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    manifest = json.loads(json.dumps(manifest))
+    manifest["sha256"] = manifest_sha256(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    return manifest["sha256"]
+
+
+def _place_records(
+    folder: Path,
+    spec: DatasetSpec,
+    raw: RawDataset,
+    units: Sequence[WrittenUnit],
+    recipe: Mapping[str, Any],
+) -> None:
+    """Give the shards the names and the metadata of a TFDS data set."""
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.DatasetIdentity(
+            name=spec.name,
+            version=tfds.core.Version("1.0.0"),
+            data_dir=os.fspath(folder),
+            module_name="",
+            config_name=f"{recipe['size']}-{recipe['split']}",
+        ),
+        description=f"{spec.name}, prepared by fmi_jax",
+        features=features_of(
+            recipe["size"], spec.channels, raw.classes, raw.task is Task.MULTILABEL
+        ),
+        homepage=spec.url,
+        citation=spec.citation,
+        license=spec.licence,
+    )
+    info.set_file_format("array_record")
+    splits = []
+    for split in SPLITS:
+        template = tfds.core.ShardedFileTemplate(
+            dataset_name=spec.name,
+            data_dir=tfds.core.Path(folder),
+            split=split,
+            filetype_suffix="array_record",
+            template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}",
+        )
+        full = [unit for unit in units if unit.split == split and unit.note.records]
+        for i, unit in enumerate(full):
+            target = template.sharded_filepath(shard_index=i, num_shards=None)
+            _place(record_file(unit.shard), Path(target))
+        splits.append(
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[unit.note.records for unit in full],
+                num_bytes=sum(unit.note.record_bytes for unit in full),
+                filename_template=template,
+            )
+        )
+    info.set_splits(tfds.core.SplitDict(splits))
+    info.write_to_directory(folder)
+
+
+def _place(file: Path, target: Path) -> None:
+    """Put a finished file where it belongs; a run killed right here need not write it again."""
+    try:
+        os.link(file, target)
+    except OSError:  # a file system without links
+        file.rename(target)
+
+
+def _seen(units: Sequence[WrittenUnit]) -> Iterable[tuple[Row, Seen]]:
+    """The rows that have an image, and what was seen of it."""
+    for unit in units:
+        for row, image in zip(unit.rows, unit.note.images, strict=True):
+            if isinstance(image, Seen):
+                yield row, image
+
+
+def _index_csv(units: Sequence[WrittenUnit]) -> bytes:
+    """The index, one line per image."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(INDEX_COLUMNS)
+    for row, image in _seen(units):
+        example = row.example
+        writer.writerow(
+            (row.split, example.id, json.dumps(example.label), example.group or "", example.path,
+             image.file_sha256, image.width, image.height)
+        )  # fmt: skip
+    return text.getvalue().encode()
+
+
+def _summary(units: Sequence[WrittenUnit], num_classes: int) -> dict[str, Any]:
+    """The part of the manifest that tells of the images."""
+    seen = list(_seen(units))
+    counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
+    class_counts: dict[str, np.ndarray] = {split: np.zeros(num_classes) for split in SPLITS}
+    groups: dict[str, dict[str, None]] = collections.defaultdict(dict)  # an ordered set of splits
+    same_pixels: dict[str, list[dict[str, str]]] = collections.defaultdict(list)
+    for row, image in seen:
+        label = row.example.label
+        counts[row.split] += 1
+        if isinstance(label, int):
+            class_counts[row.split][label] += 1
+        else:
+            class_counts[row.split] += label
+        if row.example.group:
+            groups[row.example.group][row.split] = None
+        same_pixels[image.pixels_sha256].append({"split": row.split, "id": row.example.id})
+    same = [entries for entries in same_pixels.values() if len(entries) > 1]
+    spread = [len({x["split"] for x in entries}) > 1 for entries in same]
+    return {
+        "counts": counts,
+        "class_counts": {split: n.tolist() for split, n in class_counts.items()},
+        "group_counts": {split: sum(split in s for s in groups.values()) for split in SPLITS},
+        "groups_across_splits": {g: sorted(s) for g, s in groups.items() if len(s) > 1},
+        "duplicates_across_splits": list(itertools.compress(same, spread)),
+        "duplicates_within_splits": list(itertools.compress(same, map(operator.not_, spread))),
+        "quarantined": [
+            {"split": row.split, "id": row.example.id, "reason": image}
+            for unit in units
+            for row, image in zip(unit.rows, unit.note.images, strict=True)
+            if isinstance(image, str)
+        ],
+        "split_sha256": _sha256_of_lines(
+            f"{row.split},{row.example.id}" for row, _ in _seen(units)
+        ),
+        "files_sha256": _sha256_of_lines(image.file_sha256 for _, image in seen),
+    }
+
+
+def _statistics(
+    units: Sequence[WrittenUnit], table: Path
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of the training images, in 0..1."""
+    histogram = np.sum([unit.note.histogram for unit in units if unit.split == "train"], axis=0)
+    values = np.arange(256) / 255
+    weights = histogram / histogram.sum(axis=1, keepdims=True)
+    mean = weights @ values
+    std = [math.sqrt(w @ np.square(values - m)) for w, m in zip(weights, mean, strict=True)]
+    if min(std) < 1e-6:
+        raise UserError(f"{table}: every training image is the same plain colour in a channel.")
+    return tuple(mean.tolist()), tuple(std)
+
+
+def _sha256_of_lines(lines: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(f"{line}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,167 @@
+"""ChestX-ray14: frontal chest radiographs with fourteen findings."""
+
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from fmi_jax.data.raw import splits
+from fmi_jax.data.raw.drawn.chestxray14 import draw
+from fmi_jax.data.raw.labels import encode_class_lists
+from fmi_jax.data.raw.problems import SHOWN, Problems
+from fmi_jax.data.raw.spec import DatasetSpec, RawDataset, RawExample
+from fmi_jax.data.raw.split_lists import read_split_lists
+from fmi_jax.data.raw.table import Row, read_table
+from fmi_jax.errors import UsageError
+
+CLASSES = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
+"""In the order of the second study, named as in the table."""
+
+NO_FINDING = "No Finding"
+
+TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+OFFICIAL_LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
+BENCHMARK_LISTS = {name: f"Xray14_{name}_official.txt" for name in ("train", "val", "test")}
+"""Of the second study, whose licence lets nobody pass them on: the user puts them there."""
+
+
+def read(source: Path) -> RawDataset:
+    """Read the table, the lists of the splits, and which folder each image lies in.
+
+    `RawExample.split` is that of the benchmark's lists where they are there, else "train" for
+    the official train_val list and "test" for the test list. All labels are those of the table.
+
+    Raises:
+      UserError: the table is missing or not of that form, a finding is unknown, a list names an
+        image that the table does not have, or the lists disagree on the test images.
+    """
+    tables = [source / name for name in TABLES]
+    table = next(filter(Path.is_file, tables), tables[-1])
+    _, rows = read_table(table, required=("Image Index", "Finding Labels", "Patient ID"))
+    problems = Problems(table)
+    places = [f"row {row.line} ({row.fields['Image Index']!r})" for row in rows]
+    labels, classes, task = encode_class_lists(
+        [_findings(row, place, problems) for row, place in zip(rows, places, strict=True)],
+        places,
+        CLASSES,
+        problems,
+    )
+    images = [row.fields["Image Index"] for row in rows]
+    nih = read_split_lists(source, OFFICIAL_LISTS, images)
+    split_of = read_split_lists(source, BENCHMARK_LISTS, images) or nih
+    for row, image, place in zip(rows, images, places, strict=True):
+        if not row.fields["Patient ID"]:
+            problems.add("Patient ID is empty", place)
+        if nih and (nih.get(image) == "test") != (split_of.get(image) == "test"):
+            problems.add(f"{OFFICIAL_LISTS['test']} and {BENCHMARK_LISTS['test']} disagree", place)
+    problems.raise_if_any()
+    paths = _image_paths(source)
+    examples = [
+        RawExample(
+            id=image,
+            path=paths.get(image, f"images/{image}"),
+            label=label,
+            group=row.fields["Patient ID"],
+            split=split_of.get(image),
+            row=row.line,
+        )
+        for row, image, label in zip(rows, images, labels, strict=True)
+    ]
+    return RawDataset(table=table, image_root=source, examples=examples, classes=classes, task=task)
+
+
+def official(examples: Sequence[RawExample]) -> splits.Assignment:
+    """The official test list; of the patients of the train_val list, an eighth is validation.
+
+    Patients are sorted by their id as text and shuffled by `random.Random(SEED)`; the first
+    eighth is validation, which gives about the 70/10/20 of the data set's paper.
+
+    Raises:
+      UsageError: a row that is in none of the lists.
+    """
+    without = [example.where for example in examples if not example.split]
+    if without:
+        raise UsageError(
+            f"the split 'official' needs every row in one of {', '.join(OFFICIAL_LISTS.values())};"
+            f" {len(without)} are in none: {', '.join(without[:SHOWN])}."
+        )
+    patients = sorted({str(e.group) for e in examples if e.split != "test"})
+    random.Random(splits.SEED).shuffle(patients)
+    val = set(patients[: len(patients) // 8])
+    rows: splits.Assignment = {"train": [], "val": [], "test": []}
+    for i, example in enumerate(examples):
+        if example.split == "test":
+            rows["test"].append(i)
+        else:
+            rows["val" if str(example.group) in val else "train"].append(i)
+    return rows
+
+
+def upstream(examples: Sequence[RawExample]) -> splits.Assignment:
+    """The second study's own lists; in train, validation and test no patient occurs twice.
+
+    Raises:
+      UsageError: the lists are not there.
+    """
+    if not any(example.split == "val" for example in examples):
+        raise UsageError(
+            f"the split 'upstream' needs {', '.join(BENCHMARK_LISTS.values())} beside the table;"
+            " they come with the code of the benchmark. 'official' has the same test images."
+        )
+    return splits.official(examples)
+
+
+def _findings(row: Row, place: str, problems: Problems) -> str:
+    """The classes of a row, "a|b"; empty where nothing was found."""
+    findings = row.fields["Finding Labels"]
+    if not findings:
+        problems.add(f"Finding Labels is empty, expected {NO_FINDING!r} or findings", place)
+    return "" if findings == NO_FINDING else findings
+
+
+def _image_paths(source: Path) -> dict[str, str]:
+    """Where each image lies: in `images/`, or in one of `images_001/images/` to 012."""
+    paths = {}
+    for folder in (source / "images", *sorted(source.glob("images_*/images"))):
+        if folder.is_dir():
+            where = folder.relative_to(source).as_posix()
+            paths |= {entry.name: f"{where}/{entry.name}" for entry in os.scandir(folder)}
+    return paths
+
+
+CHESTXRAY14 = DatasetSpec(
+    name="chestxray14",
+    read=read,
+    # The benchmark gives its networks RGB with the statistics of ImageNet, and so do we.
+    channels=3,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    metric="roc_auc",
+    splits={
+        "official": official,
+        "grouped": splits.grouped,
+        "stratified": splits.stratified,
+        "upstream": upstream,
+    },
+    layout="a folder with Data_Entry_2017.csv (or Data_Entry_2017_v2020.csv), train_val_list.txt,"
+    " test_list.txt and images/ or images_001/images/ to images_012/images/",
+    citation="Wang et al., ChestX-ray8: Hospital-Scale Chest X-ray Database and Benchmarks, 2017",
+    licence="free to use; acknowledge the NIH Clinical Center",
+    url="https://nihcc.app.box.com/v/ChestXray-NIHCC",
+    draw=draw,
+)

@@ -1,0 +1,192 @@
+"""CheXpert: chest radiographs with fourteen findings (Irvin et al. 2019)."""
+
+import dataclasses
+import functools
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from fmi_jax.data.raw.drawn.chexpert import draw
+from fmi_jax.data.raw.problems import Problems
+from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawDataset, RawExample
+from fmi_jax.data.raw.splits import SEED, Assignment
+from fmi_jax.data.raw.table import Row, read_table
+from fmi_jax.errors import UsageError, UserError
+from fmi_jax.types import Task
+
+CLASSES = (
+    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion",
+    "Edema", "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion",
+    "Pleural Other", "Fracture", "Support Devices",
+)  # fmt: skip
+COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+"""The five findings of the CheXpert competition, over which the second study averages."""
+
+U_ZEROS, U_ONES, SMOOTHED = (0.0, 0.0), (1.0, 1.0), (0.55, 0.85)
+"""What an uncertain finding counts as: a value of this range. Smoothed: Pham et al. 2021."""
+
+_PRESENT, _ABSENT, _UNCERTAIN = ("1.0", "1"), ("", "0.0", "0"), ("-1.0", "-1")
+_PATH = re.compile(r"[^/]+/((?:train|valid)/(patient\d+)/[^/]+/[^/]+)")
+
+
+def read(source: Path, *, uncertain: tuple[float, float] = U_ZEROS) -> RawDataset:
+    """Read `train.csv` and `valid.csv`; a `Path` starts with the name of the folder itself.
+
+    A finding that is not mentioned is absent, and an image with nothing at all has "No Finding",
+    as in the study. The group is the patient. The split is "train" for `train.csv`, whose labels
+    a program read from the reports, and "test" for `valid.csv`, labelled by radiologists.
+
+    Args:
+      source: the folder of the two tables, or the folder around it.
+      uncertain: an uncertain finding counts as a value from this range. It is drawn once for an
+        image and a finding, and is the same at every reading.
+
+    Raises:
+      UserError: a table is missing or not of that form, or a label is none of those written
+        there. All faults of a table are listed.
+    """
+    folder = _folder(source)
+    examples = []
+    for name, split in (("train", "train"), ("valid", "test")):
+        table = folder / f"{name}.csv"
+        _, rows = read_table(table, required=("Path", *CLASSES))
+        problems = Problems(table)
+        examples += [_example(row, split, uncertain, problems) for row in rows]
+        problems.raise_if_any()
+    return RawDataset(
+        table=folder / "train.csv",
+        image_root=folder,
+        examples=examples,
+        classes=CLASSES,
+        task=Task.MULTILABEL,
+    )
+
+
+def upstream(examples: Sequence[RawExample]) -> Assignment:
+    """The study's split of `train.csv`, to the row (docs/protocols.md, B21); `valid.csv` is unused.
+
+    The study sorts the table by path and then slices it by row number, with both ends included.
+    So a row lies in train and in test, and another in validation and in test (of 223,414 rows).
+    They stay: `prepare` reports them as duplicates across splits.
+
+    Raises:
+      UsageError: the row at which the study cuts is not where its rule looks for it, which
+        happens with small tables only.
+    """
+    rows = _of_train_csv(examples)
+    cut = int(0.2 * len(rows)) + 15
+    ranked = sorted(rows, key=lambda i: examples[i].path)
+    try:
+        start = ranked.index(cut)
+        held_out = ranked[: start + 1]
+        middle = held_out.index(len(held_out) // 2)
+    except ValueError:
+        raise UsageError(
+            f"the split 'upstream' cannot cut these {len(rows)} rows of train.csv; expected the"
+            " table as published. Other splits: official, grouped."
+        ) from None
+    return {"train": ranked[start:], "val": held_out[: middle + 1], "test": held_out[middle:]}
+
+
+def official(examples: Sequence[RawExample]) -> Assignment:
+    """`valid.csv` is the test; of the patients of `train.csv` a random tenth validate."""
+    rows = _deal_patients(examples, ("val",))
+    rows["test"] = [i for i, example in enumerate(examples) if example.split == "test"]
+    return rows
+
+
+def grouped(examples: Sequence[RawExample]) -> Assignment:
+    """80/10/10 of the patients of `train.csv`, at random; `valid.csv` is unused.
+
+    It does not look at the labels, so it is the same whatever becomes of uncertain findings.
+    """
+    return _deal_patients(examples, ("val", "test"))
+
+
+def _folder(source: Path) -> Path:
+    """The folder of the tables: `source`, or the one inside it."""
+    if (source / "train.csv").is_file():
+        return source
+    inside = sorted(table.parent for table in source.glob("CheXpert-v1.0*/train.csv"))
+    if len(inside) > 1:
+        names = ", ".join(folder.name for folder in inside)
+        raise UserError(f"{source} holds {names}; expected one of them as the source.")
+    return inside[0] if inside else source
+
+
+def _example(
+    row: Row, split: str, uncertain: tuple[float, float], problems: Problems
+) -> RawExample:
+    written = row.fields["Path"]
+    match = _PATH.fullmatch(written)
+    if not match:
+        problems.add(
+            "path without a patient, expected 'CheXpert-v1.0-small/train/patient00001/study1/...'",
+            f"row {row.line}: {written!r}",
+        )
+    path, patient = match.groups() if match else (written, "")
+
+    def value(name: str) -> float:
+        label = row.fields[name]
+        if label in _UNCERTAIN:
+            return random.Random(f"{path} {name}").uniform(*uncertain)
+        if label not in _ABSENT and label not in _PRESENT:
+            problems.add(
+                "label is not 1.0 (present), 0.0 (absent), -1.0 (uncertain) or blank",
+                f"row {row.line} ({path!r}), {name}: {label!r}",
+            )
+        return float(label in _PRESENT)
+
+    label = tuple(value(name) for name in CLASSES)
+    if not any(label):
+        label = (1.0, *label[1:])  # "No Finding"
+    return RawExample(id=path, path=path, label=label, group=patient, split=split, row=row.line)
+
+
+def _of_train_csv(examples: Sequence[RawExample]) -> list[int]:
+    return [i for i, example in enumerate(examples) if example.split == "train"]
+
+
+def _deal_patients(examples: Sequence[RawExample], parts: tuple[str, ...]) -> Assignment:
+    """The rows of `train.csv`: a tenth of the patients to each of `parts`, the others to train."""
+    rows = _of_train_csv(examples)
+    patients = sorted({str(examples[i].group) for i in rows})
+    random.Random(SEED).shuffle(patients)
+    tenth = max(1, len(patients) // 10)
+    part_of = {
+        patient: part
+        for n, part in enumerate(parts)
+        for patient in patients[n * tenth : (n + 1) * tenth]
+    }
+    dealt: Assignment = {name: [] for name in SPLITS}
+    for i in rows:
+        dealt[part_of.get(str(examples[i].group), "train")].append(i)
+    return dealt
+
+
+CHEXPERT = DatasetSpec(
+    name="chexpert",
+    read=read,
+    channels=1,
+    mean=(0.503,),
+    std=(0.292,),
+    metric="roc_auc",
+    splits={"upstream": upstream, "official": official, "grouped": grouped},
+    layout="the folder CheXpert-v1.0-small (or CheXpert-v1.0) with train.csv, valid.csv and the"
+    " images in train/ and valid/",
+    citation="Irvin et al., CheXpert: A Large Chest Radiograph Dataset with Uncertainty Labels and"
+    " Expert Comparison, AAAI 2019",
+    licence="Stanford University School of Medicine CheXpert Dataset Research Use Agreement",
+    url="https://stanfordmlgroup.github.io/competitions/chexpert/",
+    draw=draw,
+    class_groups={"competition": COMPETITION},
+)
+
+CHEXPERT_U_ONES = dataclasses.replace(
+    CHEXPERT, name="chexpert_u_ones", read=functools.partial(read, uncertain=U_ONES)
+)
+
+CHEXPERT_SMOOTH = dataclasses.replace(
+    CHEXPERT, name="chexpert_smooth", read=functools.partial(read, uncertain=SMOOTHED)
+)

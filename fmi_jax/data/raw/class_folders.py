@@ -1,0 +1,83 @@
+"""The user's own images, sorted into one folder per class."""
+
+import functools
+from pathlib import Path
+
+from fmi_jax.data.preparing.images import SUFFIXES
+from fmi_jax.data.raw.labels import encode_classes
+from fmi_jax.data.raw.problems import Problems
+from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawDataset, RawExample
+from fmi_jax.data.raw.splits import official, stratified
+from fmi_jax.errors import UserError
+
+
+def folder_spec(
+    name: str = "folder", *, classes: tuple[str, ...] = (), channels: int = 3, metric: str = ""
+) -> DatasetSpec:
+    """A data set whose classes are the folders its images lie in.
+
+    Args:
+      name: what to call it.
+      classes: the folders in the order of the classes; empty: numeric or alphabetic order.
+      channels: 3 for colour, 1 for grey.
+      metric: validation metric that selects the best checkpoint; empty: by the task.
+    """
+    return DatasetSpec(
+        name=name,
+        read=functools.partial(read, classes=classes),
+        channels=channels,
+        mean=None,
+        std=None,
+        metric=metric,
+        splits={"official": official, "stratified": stratified},
+        layout="a folder with one folder of images per class, or train/, val/ and test/ with these",
+        citation="",
+        licence="",
+        url="",
+    )
+
+
+def read(source: Path, *, classes: tuple[str, ...] = ()) -> RawDataset:
+    """List `source/<class>/**`, or `source/{train,val,test}/<class>/**` where those are there.
+
+    Hidden files are passed over. The id of an image is its path under `source`.
+
+    Raises:
+      UserError: no such folder, no class folders, only some of train, val and test, or a file
+        that is not an image.
+    """
+    if not source.is_dir():
+        raise UserError(f"{source} is not a folder; expected one that holds a folder per class.")
+    names = {entry.name for entry in source.iterdir() if entry.is_dir()}
+    divided = names >= set(SPLITS)
+    if names & set(SPLITS) and not divided:
+        raise UserError(
+            f"{source} has {', '.join(sorted(names & set(SPLITS)))} but not all of"
+            f" {', '.join(SPLITS)}; expected all three, or one folder per class."
+        )
+    depth = 2 if divided else 1  # folders between the source and the images
+
+    problems = Problems(source)
+    found: list[tuple[str, ...]] = []
+    for path in sorted(source.rglob("*")):
+        parts = path.relative_to(source).parts
+        if path.is_dir() or any(part.startswith(".") for part in parts):
+            continue
+        if len(parts) <= depth:
+            problems.add("file beside the class folders", "/".join(parts))
+        elif path.suffix.lower() not in SUFFIXES:
+            problems.add(f"not an image file ({', '.join(SUFFIXES)})", "/".join(parts))
+        else:
+            found.append(parts)
+    problems.raise_if_any("Move them out of the folder.")
+
+    paths = ["/".join(parts) for parts in found]
+    labels, names, task = encode_classes(
+        [parts[depth - 1] for parts in found], paths, classes, problems
+    )
+    problems.raise_if_any()
+    examples = [
+        RawExample(id=path, path=path, label=label, split=parts[0] if divided else None)
+        for path, parts, label in zip(paths, found, labels, strict=True)
+    ]
+    return RawDataset(table=source, image_root=source, examples=examples, classes=names, task=task)

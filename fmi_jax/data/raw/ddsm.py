@@ -1,0 +1,116 @@
+"""DDSM: whole mammograms by the file lists that the study used.
+
+The study calls its data CBIS-DDSM, but reads the full DDSM: CBIS-DDSM has no normal mammograms.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from fmi_jax.data.raw.drawn.ddsm import draw
+from fmi_jax.data.raw.problems import Problems
+from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawDataset, RawExample
+from fmi_jax.data.raw.splits import grouped, official
+from fmi_jax.types import Task
+
+LISTS = "ddsm_raw_image_lists"
+IMAGES = "ddsm_raw"
+
+TWO_CLASSES = {"normal": "Normal", "benign": "Cancer", "cancer": "Cancer"}
+"""The study's task, in its words: normal against benign and cancer together."""
+
+THREE_CLASSES = {"normal": "Normal", "benign": "Benign", "cancer": "Cancer"}
+
+_FILE = re.compile(r"(normal|benign|cancer)(?:_without_callback)?_\d+-([A-Z]_\d+)_\d+\.[^/\\]+")
+
+
+def read(source: Path, *, class_of: Mapping[str, str] = TWO_CLASSES) -> RawDataset:
+    """Read `ddsm_raw_image_lists/{train,val,test}.txt`, a file of `ddsm_raw/` in each line.
+
+    A file name tells the class, the volume, the case and the view:
+    `benign_01-B_3091_1.LEFT_CC.LJPEG.1.jpg`. "benign_without_callback" is benign, as in the study.
+    The group is the case, B_3091: some cases are in several volumes, and so in several lists.
+
+    Args:
+      source: the folder of both.
+      class_of: name of the class for each of normal, benign and cancer.
+
+    Raises:
+      UserError: a list is missing or not UTF-8 text, or a line is empty, not such a name, or in
+        the lists before. All faults are listed.
+    """
+    classes = tuple(dict.fromkeys(class_of.values()))
+    problems = Problems(source)
+    examples: list[RawExample] = []
+    listed: dict[str, str] = {}  # file name -> where
+    for split in SPLITS:
+        for line, name in _lines(source / LISTS / f"{split}.txt", problems):
+            place = f"{split}.txt, line {line}"
+            match = _FILE.fullmatch(name)
+            if not name:
+                problems.add("empty line", place)
+            elif not match:
+                problems.add(
+                    "not a file name of DDSM, expected such as"
+                    " 'benign_01-B_3091_1.LEFT_CC.LJPEG.1.jpg' (or normal_..., cancer_...)",
+                    f"{place}: {name!r}",
+                )
+            elif name in listed:
+                problems.add("file is listed more than once", f"{listed[name]} and {place}: {name}")
+            else:
+                listed[name] = place
+                kind, case = match.groups()
+                label = classes.index(class_of[kind])
+                examples.append(
+                    RawExample(id=name, path=name, label=label, group=case, split=split, row=line)
+                )
+    problems.raise_if_any()
+    return RawDataset(
+        table=source,
+        image_root=source / IMAGES,
+        examples=examples,
+        classes=classes,
+        task=Task.BINARY if len(classes) == 2 else Task.MULTICLASS,
+    )
+
+
+def _lines(path: Path, problems: Problems) -> list[tuple[int, str]]:
+    """The lines of a text file and their numbers, from 1; a fault of the file is noted."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        problems.add(
+            f"list cannot be read, expected {LISTS}/{{{','.join(SPLITS)}}}.txt",
+            f"{path} ({error.strerror})",
+        )
+    except UnicodeDecodeError as error:
+        problems.add("list is not UTF-8 text", f"{path} (byte {error.start})")
+    else:
+        if not text.strip():
+            problems.add("list is empty", str(path))
+        return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+    return []
+
+
+DDSM = DatasetSpec(
+    name="ddsm",
+    read=read,
+    channels=1,
+    mean=(0.286,),
+    std=(0.267,),
+    metric="roc_auc",
+    splits={"official": official, "grouped": grouped},
+    layout=f"a folder with {LISTS}/{{train,val,test}}.txt and the images they name in {IMAGES}/",
+    citation="Heath et al., The Digital Database for Screening Mammography, IWDM 2001; lists:"
+    " Wu et al., DeepMiner: Discovering Interpretable Representations for Mammogram Classification"
+    " and Explanation, 2018",
+    licence="DDSM: free for research, with citation; lists: MIT",
+    url="https://github.com/jimmyyhwu/ddsm-visual-primitives",
+    draw=draw,
+)
+
+DDSM_3CLASS = dataclasses.replace(
+    DDSM, name="ddsm_3class", read=functools.partial(read, class_of=THREE_CLASSES)
+)

@@ -1,0 +1,229 @@
+"""Little mammograms with masses or calcifications, as TCIA's CBIS-DDSM is downloaded."""
+
+import csv
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from fmi_jax.data.raw.drawn.folder import drawn_folder
+
+_NOTE = """\
+Synthetic mammograms: {count} images, seed {seed}.
+
+Drawn by fmi_jax.data.raw.drawn.cbis_ddsm in the raw layout of CBIS-DDSM. They show no patient;
+what is malignant is drawn larger and brighter than what is benign.
+For trying out and testing software only.
+"""
+
+_SOP_CLASS = "1.2.840.10008.5.1.4.1.1.7"  # secondary capture
+
+_TAIL = ("assessment", "pathology", "subtlety")
+_FILES = ("image file path", "cropped image file path", "ROI mask file path")
+_COLUMNS = {
+    "Mass": (
+        *("patient_id", "breast_density", "left or right breast", "image view"),
+        *("abnormality id", "abnormality type", "mass shape", "mass margins", *_TAIL, *_FILES),
+    ),
+    "Calc": (
+        *("patient_id", "breast density", "left or right breast", "image view"),
+        *("abnormality id", "abnormality type", "calc type", "calc distribution"),
+        *(*_TAIL, *_FILES),
+    ),
+}
+_DESCRIPTION = {
+    "Mass": (3, "mass", "OVAL", "CIRCUMSCRIBED"),
+    "Calc": (3, "calcification", "PLEOMORPHIC", "CLUSTERED"),
+}
+
+
+def draw(folder: Path, count: int = 40, seed: int = 0) -> None:
+    """Write `count` mammograms of half as many patients, and their tables, into `folder`.
+
+    Every third patient has a second abnormality, and one mammogram is listed for masses in
+    training and for calcifications in test, as some of the real ones are.
+
+    Raises:
+      UserError: the folder holds something else.
+    """
+    with drawn_folder(folder, _NOTE.format(count=count, seed=seed)) as new:
+        if new is not None:
+            _write(new, count, np.random.default_rng(seed))
+
+
+def _write(folder: Path, count: int, rng: np.random.Generator) -> None:
+    download = _Download(folder, rng, [], {})
+    for i in range(count // 2):
+        kind = ("Mass", "Calc")[i % 2]
+        part = "Test" if i % 5 == 4 else "Training"
+        pathologies = [("BENIGN", "MALIGNANT")[i // 2 % 2]]
+        if i % 3 == 0:
+            pathologies.append("BENIGN_WITHOUT_CALLBACK")
+        for view in ("CC", "MLO"):
+            film = f"P_{i + 1:05}", ("LEFT", "RIGHT")[i % 3 % 2], view
+            picture = _Picture.draw(rng, kind, pathologies)
+            _write_film(download, kind, part, film, picture)
+            if i == 0 and view == "CC":
+                _write_film(download, "Calc", "Test", film, picture)
+    for (kind, part), rows in download.tables.items():
+        split = {"Training": "train", "Test": "test"}[part]
+        name = f"{kind.lower()}_case_description_{split}_set.csv"
+        _write_table(folder / name, _COLUMNS[kind], rows)
+    _write_table(folder / "metadata.csv", _METADATA, download.series)
+
+
+class _Picture(NamedTuple):
+    """A mammogram, uint16 `[h, w]`, and for each abnormality its pathology and a box around it."""
+
+    pixels: np.ndarray
+    findings: list[tuple[str, tuple[slice, slice]]]
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, kind: str, pathologies: list[str]) -> "_Picture":
+        height, width = (int(n) for n in rng.integers((75, 60), (92, 74)))
+        film = Image.new("L", (width, height), 8)
+        pen = ImageDraw.Draw(film)
+        pen.ellipse((-width * 0.7, height * 0.05, width * 0.75, height * 0.95), fill=90)
+        for x, y in rng.uniform((0, 0.3), (0.4, 0.7), (7, 2)) * (width, height):
+            pen.ellipse((x - 9, y - 5, x + 9, y + 5), fill=int(rng.integers(95, 125)))
+        film = film.filter(ImageFilter.GaussianBlur(2))
+        pen = ImageDraw.Draw(film)
+        findings = []
+        for number, pathology in enumerate(pathologies):
+            malignant = pathology == "MALIGNANT"
+            radius = rng.uniform(7, 9) if malignant else rng.uniform(3, 5)
+            level = int(rng.integers(190, 230) if malignant else rng.integers(140, 165))
+            x = width * rng.uniform(0.25, 0.4)
+            y = height * (0.35 + 0.3 * number)
+            if kind == "Mass":
+                pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=level)
+            else:
+                for u, v in rng.normal(0, radius / 2, (25, 2)):
+                    pen.rectangle((x + u, y + v, x + u + 1, y + v + 1), fill=level)
+            reach = round(1.5 * radius)
+            rows = slice(max(round(y) - reach, 0), round(y) + reach + 1)
+            findings.append(
+                (pathology, (rows, slice(max(round(x) - reach, 0), round(x) + reach + 1)))
+            )
+        grain = rng.normal(0, 900, (height, width))
+        pixels = np.asarray(film, float) * 257 + grain
+        return cls(np.clip(pixels, 0, 0xFFFF).astype(np.uint16), findings)
+
+
+class _Download(NamedTuple):
+    """The folder that is written, and the rows of its tables so far."""
+
+    folder: Path
+    rng: np.random.Generator
+    series: list[tuple[Any, ...]]
+    tables: dict[tuple[str, str], list[tuple[Any, ...]]]
+
+
+def _write_film(
+    download: _Download, kind: str, part: str, film: tuple[str, str, str], picture: _Picture
+) -> None:
+    patient, breast, view = film
+    case = f"{kind}-{part}_{patient}_{breast}_{view}"
+    (file,) = _write_series(download, case, "full mammogram images", [picture.pixels])
+    rows = download.tables.setdefault((kind, part), [])
+    for number, (pathology, box) in enumerate(picture.findings, start=1):
+        mask = np.zeros(picture.pixels.shape, np.uint8)
+        mask[box] = 255
+        crop = picture.pixels[box]
+        lesion = f"{case}_{number}"
+        # Most share a series, in either order; some have one each.
+        if view == "MLO" and kind == "Mass":
+            (crop_file,) = _write_series(download, lesion, "cropped images", [crop])
+            (mask_file,) = _write_series(download, lesion, "ROI mask images", [mask])
+        elif kind == "Mass":
+            crop_file, mask_file = _write_series(download, lesion, "ROI mask images", [crop, mask])
+        else:
+            mask_file, crop_file = _write_series(download, lesion, "cropped images", [mask, crop])
+        density, *described = _DESCRIPTION[kind]
+        # Second files of a series end with a line break, as in the real tables.
+        files = [path + "\n" * path.endswith("1.dcm") for path in (file, crop_file, mask_file)]
+        rows.append((patient, density, breast, view, number, *described, 4, pathology, 3, *files))
+
+
+def _write_series(
+    download: _Download, case: str, description: str, images: list[np.ndarray]
+) -> list[str]:
+    """Write the images of one series; returns their paths as the tables give them."""
+    study, series = _uid(download.rng), _uid(download.rng)
+    where = (
+        Path("CBIS-DDSM")
+        / case
+        / f"07-20-2016-DDSM-NA-{study[-5:]}"
+        / f"1.000000-{description}-{series[-5:]}"
+    )
+    folder = download.folder / where
+    folder.mkdir(parents=True)
+    for number, pixels in enumerate(images, start=1):
+        _write_dicom(
+            folder / f"1-{number}.dcm",
+            pixels,
+            SOPInstanceUID=_uid(download.rng),
+            StudyInstanceUID=study,
+            SeriesInstanceUID=series,
+            SeriesDescription=description,
+            InstanceNumber=number,
+            PatientID=case,
+        )
+    location = ".\\" + str(where).replace("/", "\\")
+    download.series.append(
+        (
+            *(series, "CBIS-DDSM", "", "", case, study, "", "07-20-2016", description, "", "MG"),
+            *("Secondary Capture Image Storage", _SOP_CLASS, len(images)),
+            *("8.00 KB", location, "2024-01-01T00:00:00.0"),
+        )
+    )
+    return [f"{case}/{study}/{series}/{i:06}.dcm" for i in range(len(images))]
+
+
+def _write_dicom(path: Path, pixels: np.ndarray, **tags: Any) -> None:
+    from pydicom.dataset import Dataset, FileMetaDataset  # slow to import
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    rows, columns = pixels.shape
+    bits = 8 * pixels.itemsize
+    described = {
+        "SOPClassUID": _SOP_CLASS,
+        "Modality": "MG",
+        "BodyPartExamined": "BREAST",
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "Rows": rows,
+        "Columns": columns,
+        "BitsAllocated": bits,
+        "BitsStored": bits,
+        "HighBit": bits - 1,
+        "PixelRepresentation": 0,
+    }
+    for name, value in (tags | described).items():
+        setattr(dataset, name, value)
+    data = pixels.tobytes()
+    dataset.add_new("PixelData", "OW", data + b"\0" * (len(data) % 2))
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def _uid(rng: np.random.Generator) -> str:
+    return "1.3.6.1.4.1.9590.100.1.2." + "".join(map(str, rng.integers(1, 10, 38)))
+
+
+_METADATA = (
+    *("Series UID", "Collection", "3rd Party Analysis", "Data Description URI", "Subject ID"),
+    *("Study UID", "Study Description", "Study Date", "Series Description", "Manufacturer"),
+    *("Modality", "SOP Class Name", "SOP Class UID", "Number of Images", "File Size"),
+    *("File Location", "Download Timestamp"),
+)
+
+
+def _write_table(path: Path, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    with open(path, "w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(columns)
+        table.writerows(rows)

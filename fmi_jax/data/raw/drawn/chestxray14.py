@@ -1,0 +1,62 @@
+"""Draws a small raw ChestX-ray14: `Data_Entry_2017.csv`, the two lists, two image folders."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fmi_jax.data.raw.drawn.chest import radiograph
+from fmi_jax.data.raw.drawn.folder import drawn_folder
+
+FINDINGS = (
+    *("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia"),
+    *("Pneumothorax", "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening"),
+    "Hernia",
+)
+
+HEADER = (
+    *("Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age"),
+    *("Patient Gender", "View Position", "OriginalImage[Width", "Height]"),
+    *("OriginalImagePixelSpacing[x", "y]", ""),  # as published, commas and all
+)
+
+
+def draw(folder: Path, count: int = 56, seed: int = 0) -> None:
+    """Write `count` radiographs of some `count / 2` patients; none or up to three findings each.
+
+    As in the real set, some PNGs have an alpha channel, and the lists cut between patients.
+
+    Raises:
+      UserError: `folder` holds something else.
+    """
+    note = f"Synthetic chest radiographs in the layout of ChestX-ray14: {count}, seed {seed}.\n"
+    with drawn_folder(folder, note) as new:
+        if new is not None:
+            _write(new, count, seed)
+
+
+def _write(folder: Path, count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    patients = np.sort(rng.integers(1, count // 2 + 1, count))
+    rows, lists = [], {"train_val_list.txt": [], "test_list.txt": []}
+    for i, patient in enumerate(patients.tolist()):
+        follow_up = i - int(np.searchsorted(patients, patient))
+        name = f"{patient:08}_{follow_up:03}.png"
+        found = np.zeros(len(FINDINGS), int)
+        if rng.random() < 0.75:
+            found[rng.choice(len(FINDINGS), rng.integers(1, 4), replace=False)] = 1
+        grey = Image.fromarray(radiograph(rng, found))
+        images = folder / ("images_001" if i < count // 2 else "images_002") / "images"
+        images.mkdir(parents=True, exist_ok=True)
+        (grey.convert("RGBA") if i % 11 == 7 else grey).save(images / name)
+        labels = "|".join(np.array(FINDINGS)[found == 1]) or "No Finding"
+        age, sex, view = rng.integers(20, 90), rng.choice(["M", "F"]), rng.choice(["PA", "AP"])
+        size = (grey.width, grey.height, 0.143, 0.143)
+        rows.append((name, labels, follow_up, patient, age, sex, view, *size, ""))
+        lists["test_list.txt" if patient % 4 == 0 else "train_val_list.txt"].append(name)
+    with open(folder / "Data_Entry_2017.csv", "w", newline="") as file:
+        file.write(",".join(HEADER) + "\n")
+        csv.writer(file, lineterminator="\n").writerows(rows)
+    for list_name, names in lists.items():
+        (folder / list_name).write_text("\n".join(names) + "\n")

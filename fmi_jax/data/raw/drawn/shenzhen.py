@@ -1,0 +1,40 @@
+"""Draws a small raw Shenzhen set: `ChinaSet_AllFiles/CXR_png` and the clinical readings."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fmi_jax.data.raw.drawn.chest import radiograph
+from fmi_jax.data.raw.drawn.folder import drawn_folder
+
+
+def draw(folder: Path, count: int = 42, seed: int = 0) -> None:
+    """Write `count` radiographs, the first half normal, the others with tuberculosis.
+
+    As in the real set, they are colour PNGs of grey pixels, and beside them lies a file that is
+    no image.
+
+    Raises:
+      UserError: `folder` holds something else.
+    """
+    note = f"Synthetic chest radiographs in the layout of the Shenzhen set: {count}, seed {seed}.\n"
+    with drawn_folder(folder, note) as new:
+        if new is not None:
+            _write(new / "ChinaSet_AllFiles", count, seed)
+
+
+def _write(folder: Path, count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for name in ("CXR_png", "ClinicalReadings"):
+        (folder / name).mkdir(parents=True)
+    (folder / "CXR_png" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    for i in range(count):
+        sick = int(i >= count // 2)
+        name = f"CHNCXR_{i + 1:04}_{sick}"
+        # Infiltrates lie anywhere: three of six places, in the one class and not in the other.
+        spots = rng.permutation([1, 1, 1, 0, 0, 0]) * sick
+        grey = Image.fromarray(radiograph(rng, spots, strength=45))
+        grey.convert("RGB").save(folder / "CXR_png" / f"{name}.png")
+        reading = f"male {rng.integers(18, 80)}yrs\n{'PTB' if sick else 'normal'}\n"
+        (folder / "ClinicalReadings" / f"{name}.txt").write_text(reading)

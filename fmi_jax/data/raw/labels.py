@@ -1,0 +1,95 @@
+"""From what a table says of a label to class indices or one value per class."""
+
+import math
+import re
+from collections.abc import Sequence
+
+from fmi_jax.data.raw.problems import Problems
+from fmi_jax.data.raw.table import Row
+from fmi_jax.errors import UserError
+from fmi_jax.types import Task
+
+_INTEGER = re.compile(r"-?\d+")
+
+
+def encode_classes(
+    values: Sequence[str], places: Sequence[str], classes: Sequence[str], problems: Problems
+) -> tuple[list[int], tuple[str, ...], Task]:
+    """One class per image: the index of each, the class names and the task.
+
+    Args:
+      values: the label of each row, as written: the name of a class or, where no name is a
+        number, its index.
+      places: how messages point at each row.
+      classes: the class names in order; empty: those that occur, in numeric or alphabetic order.
+      problems: where labels that are missing or outside the classes are noted (their index is -1).
+
+    Raises:
+      UserError: fewer than two classes.
+    """
+    present = {value for value in values if value}
+    numbers = all(_INTEGER.fullmatch(value) for value in present)
+    names = tuple(classes) or tuple(sorted(present, key=int if numbers else None))
+    _check_classes(names, problems)
+    index = {name: i for i, name in enumerate(names)}
+    expected = ", ".join(names)
+    if not any(_INTEGER.fullmatch(name) for name in names):
+        index |= {str(i): i for i in range(len(names))}
+        expected = f"0 to {len(names) - 1} or {expected}"
+    labels = [index.get(value, -1) for value in values]
+    for label, value, place in zip(labels, values, places, strict=True):
+        if label < 0:
+            problems.add(f"label outside the classes, expected {expected}", f"{place}: {value!r}")
+    return labels, names, Task.BINARY if len(names) == 2 else Task.MULTICLASS
+
+
+def encode_class_lists(
+    values: Sequence[str], places: Sequence[str], classes: Sequence[str], problems: Problems
+) -> tuple[list[tuple[float, ...]], tuple[str, ...], Task]:
+    """Any number of classes per image, written "a|b|c"; an empty field has none of them.
+
+    Arguments and errors as of `encode_classes`; labels are 0 or 1 for each class.
+    """
+    lists = [[name.strip() for name in value.split("|") if name.strip()] for value in values]
+    names = tuple(classes) or tuple(sorted({name for names in lists for name in names}))
+    _check_classes(names, problems)
+    for found, place in zip(lists, places, strict=True):
+        for name in found:
+            if name not in names:
+                expected = ", ".join(names)
+                problems.add(
+                    f"label outside the classes, expected some of {expected}", f"{place}: {name!r}"
+                )
+    labels = [tuple(float(name in found) for name in names) for found in lists]
+    return labels, names, Task.MULTILABEL
+
+
+def encode_columns(
+    rows: Sequence[Row], columns: Sequence[str], problems: Problems
+) -> tuple[list[tuple[float, ...]], tuple[str, ...], Task]:
+    """One column per class, each with a value from 0 to 1; a multi-label set."""
+    _check_classes(columns, problems)
+
+    def value(row: Row, column: str) -> float:
+        try:
+            number = float(row.fields[column])
+        except ValueError:
+            number = math.nan
+        if not 0 <= number <= 1:
+            problems.add(
+                "label outside 0 to 1", f"row {row.line}, {column}: {row.fields[column]!r}"
+            )
+        return number
+
+    labels = [tuple(value(row, column) for column in columns) for row in rows]
+    return labels, tuple(columns), Task.MULTILABEL
+
+
+def _check_classes(names: Sequence[str], problems: Problems) -> None:
+    if len(set(names)) != len(names):
+        raise UserError(f"{problems.source}: a class is named twice in {', '.join(names)}.")
+    if unprintable := [name for name in names if not name.isprintable()]:
+        raise UserError(f"{problems.source}: {unprintable[0]!r} cannot be the name of a class.")
+    if len(names) < 2:
+        found = f"only {names[0]!r}" if names else "none"
+        raise UserError(f"{problems.source}: expected two or more classes, found {found}.")

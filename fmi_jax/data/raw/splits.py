@@ -1,0 +1,126 @@
+"""Which row belongs to train, validation and test: named functions of the rows alone."""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fmi_jax.data.raw.problems import SHOWN
+from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawExample
+from fmi_jax.errors import UsageError, unknown_name
+
+FRACTIONS = {"train": 0.70, "val": 0.15, "test": 0.15}
+"""Shares of the splits that are drawn here: those of the study for APTOS2019."""
+
+SEED = 42
+"""Of every drawn split; the study's."""
+
+Assignment = dict[str, list[int]]
+"""Rows of each split as indices into the examples, in order."""
+
+
+def upstream(examples: Sequence[RawExample], *, held_out: float = 0.3) -> Assignment:
+    """The study's own shuffle, to the row; it minds neither class nor patient.
+
+    The first rows of the shuffle are validation and test, half and half.
+
+    Args:
+      examples: the rows, in the order of the study's table.
+      held_out: share of validation and test together, 0.3 for APTOS2019 and 0.2 for ISIC2019.
+    """
+    order = list(range(len(examples)))
+    random.Random(SEED).shuffle(order)
+    held = int(len(order) * held_out)
+    half = held // 2
+    return {"train": order[held:], "val": order[:half], "test": order[half:held]}
+
+
+def stratified(examples: Sequence[RawExample]) -> Assignment:
+    """70/15/15 of every class (of every combination of classes in a multi-label set)."""
+    return _deal(examples, [[i] for i in range(len(examples))])
+
+
+def grouped(examples: Sequence[RawExample]) -> Assignment:
+    """70/15/15 of the images with every group (patient, lesion) in one split, and classes balanced.
+
+    Raises:
+      UsageError: a row without a group.
+    """
+    groups: dict[str, list[int]] = {}
+    without = [example.where for example in examples if not example.group]
+    if without:
+        raise UsageError(
+            f"the split 'grouped' needs the group of every row; {len(without)} have none:"
+            f" {', '.join(without[:SHOWN])}."
+        )
+    for i, example in enumerate(examples):
+        groups.setdefault(str(example.group), []).append(i)
+    return _deal(examples, list(groups.values()))
+
+
+def official(examples: Sequence[RawExample]) -> Assignment:
+    """The split that the table gives for each row.
+
+    Raises:
+      UsageError: a row whose split is not train, val or test.
+    """
+    wrong = [f"{e.where}: {e.split!r}" for e in examples if e.split not in SPLITS]
+    if wrong:
+        raise UsageError(
+            f"the split 'official' needs {', '.join(SPLITS)} for every row;"
+            f" {len(wrong)} have something else: {'; '.join(wrong[:SHOWN])}."
+        )
+    return {name: [i for i, e in enumerate(examples) if e.split == name] for name in SPLITS}
+
+
+def assign(
+    spec: DatasetSpec, split: str, examples: Sequence[RawExample]
+) -> tuple[str, Mapping[str, Sequence[int]]]:
+    """The name of a split and the rows of its parts.
+
+    Args:
+      spec: the data set.
+      split: one of `spec.splits`; empty: the first of them that the rows allow ("official" needs
+        a split column, "grouped" a group column).
+      examples: the rows.
+
+    Raises:
+      UsageError: no such split, or one that the rows do not allow, or that leaves a part empty.
+    """
+    if not split:
+        possible = {
+            "official": any(example.split for example in examples),
+            "grouped": any(example.group for example in examples),
+        }
+        split = next(name for name in spec.splits if possible.get(name, True))
+    if split not in spec.splits:
+        raise unknown_name(f"split of {spec.name}", split, spec.splits)
+    rows = spec.splits[split](examples)
+    empty = [name for name in SPLITS if not rows[name]]
+    if empty:
+        raise UsageError(
+            f"the split {split!r} of {spec.name} leaves {' and '.join(empty)} without an image"
+            f" ({len(examples)} rows in all); expected some in each of {', '.join(SPLITS)}."
+            f" Splits to choose from: {', '.join(spec.splits)}."
+        )
+    return split, rows
+
+
+def _deal(examples: Sequence[RawExample], units: list[list[int]]) -> Assignment:
+    """Hand out units of rows, class by class, each to the split that is furthest behind.
+
+    Going through the classes one after the other keeps the shares right in each of them, also
+    for classes too rare to be cut into three, which independent cuts would all round to train.
+    """
+    random.Random(SEED).shuffle(units)
+
+    def stratum(unit: list[int]) -> Any:
+        # A group counts as its most severe (highest) class.
+        return max(examples[i].label for i in unit)
+
+    rows: Assignment = {name: [] for name in SPLITS}
+    dealt = 0
+    for unit in sorted(units, key=stratum):
+        dealt += len(unit)
+        behind = max(SPLITS, key=lambda name: FRACTIONS[name] * dealt - len(rows[name]))
+        rows[behind] += unit
+    return {name: sorted(members) for name, members in rows.items()}

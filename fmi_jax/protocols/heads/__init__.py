@@ -1,0 +1,1 @@
+"""Heads on a backbone, and what adapts it."""

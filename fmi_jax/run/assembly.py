@@ -1,0 +1,280 @@
+"""From a config to a model: the classifier as a partition, and its first arrays.
+
+The order is a contract: the model exists in the abstract, pretrained arrays are loaded, whatever
+is left is initialised, and only then is it divided and handed to an optimizer.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from fmi_jax import augment, parallel
+from fmi_jax.artifacts.weights import load_backbone
+from fmi_jax.config import BackboneConfig, ExperimentConfig
+from fmi_jax.data.prepared import DatasetInfo
+from fmi_jax.errors import UsageError, UserError, unknown_name
+from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution
+from fmi_jax.models.deit import DeiT, DeiTArch, TokenDeiT
+from fmi_jax.models.registry import BACKBONES
+from fmi_jax.nn import hardware
+from fmi_jax.nn.shards import filed_shape
+from fmi_jax.protocols import linear_probe
+from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.protocols.spec import Parts, ProtocolSpec, check_read
+from fmi_jax.training.partition import Partition, named_values, partition
+from fmi_jax.training.step import Arrays, Augment, Placement, Preprocess, make_eval_step
+
+_BACKBONE, _TRANSFORMER = "backbone.", "transformer."
+OPTIONS = ("readout", "rel_pos_resize")  # of BackboneConfig: fields of the arch by the same name
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Assembly:
+    """A classifier before it has arrays.
+
+    Attributes:
+      spec: the backbone.
+      arch: its arch in this experiment (image size, input channels, truncated).
+      protocol: which classifier it gets, and what of it learns.
+      execution: how it is run.
+      partition: the classifier's structure, and which arrays learn.
+      create: makes the classifier with random arrays, given a key.
+      weights: converted checkpoint to load, or None.
+      transformer: what is put on the tokens of the backbone, or None.
+      transformer_weights: converted checkpoint to load into it, or None.
+    """
+
+    spec: BackboneSpec
+    arch: ArchConfig
+    protocol: ProtocolSpec
+    execution: Execution
+    partition: Partition
+    create: Callable[[jax.Array], nnx.Module]
+    weights: Path | None
+    transformer: BackboneSpec | None
+    transformer_weights: Path | None
+
+
+def assemble(config: ExperimentConfig, channels: int, num_classes: int) -> Assembly:
+    """The classifier that `config` describes, for images of `channels` and `num_classes`.
+
+    A protocol that trains no classifier judges features: they are those of a linear probe.
+
+    Raises:
+      UsageError: an unknown name, weights that are not there, a block that does not exist, an
+        image size that the backbone cannot take, or a setting that the protocol does not read.
+    """
+    chosen = PROTOCOLS[config.protocol]
+    check_read(chosen, config)
+    protocol = chosen if isinstance(chosen, ProtocolSpec) else linear_probe.SPEC
+    spec = BACKBONES[config.backbone.name]
+    arch = dataclasses.replace(spec.arch, in_channels=channels)
+    arch = arch.sized(config.image_size, config.image_size)
+    arch = _with_options(arch, config.backbone)
+    # Truncated also after the last block: what no feature depends on (the neck of SAM) has no
+    # gradient, and would only decay.
+    last = config.backbone.last_block
+    arch = arch.truncated(last if last >= 0 else arch.num_blocks - 1)
+    execution = Execution(
+        dtype=hardware.compute_type(config.backbone.dtype),
+        attention=config.backbone.attention,
+        remat=config.backbone.remat,
+        drop_path=config.backbone.drop_path,
+    )
+
+    transformer, transformer_weights = None, None
+    if protocol.needs_transformer:
+        transformer = _transformer_spec(config.transformer.name)
+        transformer_weights = find_weights(
+            config.transformer.weights,
+            config.backbone.weights_dir,
+            transformer,
+            "transformer.weights",
+        )
+
+    def create(key: jax.Array) -> nnx.Module:
+        rngs = nnx.Rngs(key)
+        parts = Parts(
+            backbone=spec.family(arch, execution, rngs=rngs),  # type: ignore[call-arg]
+            transformer=_token_deit(transformer, execution, rngs) if transformer else None,
+            num_classes=num_classes,
+            config=config,
+            rngs=rngs,
+        )
+        return protocol.classifier(parts)
+
+    abstract: Any = nnx.eval_shape(create, jax.random.key(0))
+    abstract.backbone.grid(config.image_size, config.image_size)  # refuses a size it cannot take
+    return Assembly(
+        spec=spec,
+        arch=arch,
+        protocol=protocol,
+        execution=execution,
+        partition=partition(
+            abstract,
+            protocol.trainable(config, arch),
+            divided=config.train.model_parallel > 1,
+        ),
+        create=create,
+        weights=find_weights(
+            config.backbone.weights, config.backbone.weights_dir, spec, "backbone.weights"
+        ),
+        transformer=transformer,
+        transformer_weights=transformer_weights,
+    )
+
+
+def _transformer_spec(name: str) -> BackboneSpec:
+    fits = {n: spec for n, spec in BACKBONES.items() if spec.family is DeiT}
+    if name not in fits:
+        raise unknown_name("transformer for transformer.name", name, fits)
+    return fits[name]
+
+
+def _token_deit(spec: BackboneSpec, execution: Execution, rngs: nnx.Rngs) -> Backbone:
+    """Without stochastic depth, as in the study; that of `execution` is the backbone's."""
+    assert isinstance(spec.arch, DeiTArch)
+    execution = dataclasses.replace(execution, drop_path=0.0)
+    return TokenDeiT(spec.arch.on_tokens(), execution, rngs=rngs)
+
+
+def placement_of(assembly: Assembly, config: ExperimentConfig, mesh: Mesh) -> Placement:
+    """Where each array of the classifier lives."""
+    shapes = assembly.partition.shapes(tuple(assembly.partition.variables))
+    return parallel.parameter_shardings(mesh, shapes, config.train.sharding)
+
+
+def augmentation(assembly: Assembly, config: ExperimentConfig, info: DatasetInfo) -> Augment:
+    """What happens to training images on the device."""
+    return functools.partial(augment.augment, **_pixels(assembly, config, info))
+
+
+def evaluation_preprocess(
+    assembly: Assembly, config: ExperimentConfig, info: DatasetInfo
+) -> Preprocess:
+    """What happens to the images of an evaluation on the device."""
+    return functools.partial(augment.prepare_eval, **_pixels(assembly, config, info))
+
+
+def _pixels(assembly: Assembly, config: ExperimentConfig, info: DatasetInfo) -> dict[str, Any]:
+    """What training and evaluation have in common."""
+    return {
+        "config": config.augment,
+        "image_size": config.image_size,
+        "mean": info.mean,
+        "std": info.std,
+        "dtype": assembly.execution.dtype,
+    }
+
+
+def evaluation_step(
+    assembly: Assembly,
+    config: ExperimentConfig,
+    info: DatasetInfo,
+    mesh: Mesh,
+    placement: Placement,
+) -> Callable[[Arrays, Arrays], Arrays]:
+    """The jitted step from prepared uint8 images to logits; see `make_eval_step`."""
+    preprocess = evaluation_preprocess(assembly, config, info)
+    return make_eval_step(assembly.partition, preprocess, mesh=mesh, placement=placement)
+
+
+def _with_options(arch: ArchConfig, config: BackboneConfig) -> ArchConfig:
+    """`arch` with the choices that `config` makes; `UsageError` for one that it does not have."""
+    chosen = {name: getattr(config, name) for name in OPTIONS if getattr(config, name)}
+    for name in chosen:
+        if not hasattr(arch, name):
+            raise UsageError(
+                f"backbone.{name}={chosen[name]!r}: {config.name} has no such choice; leave it"
+                " empty."
+            )
+    return dataclasses.replace(arch, **chosen)
+
+
+def find_weights(
+    weights: str, weights_dir: str | Path, spec: BackboneSpec, field: str = "weights"
+) -> Path | None:
+    """A converted checkpoint of `spec`; None where none is asked for.
+
+    Args:
+      weights: its tag, a path to a `.safetensors` file, or empty.
+      weights_dir: folder of converted checkpoints.
+      spec: what it must be of.
+      field: of the config, for messages.
+
+    Raises:
+      UsageError: it is not on disk.
+    """
+    if not weights:
+        return None
+    if weights.endswith(".safetensors"):
+        path = Path(weights)
+        if not path.is_file():
+            raise UsageError(f"{field}: there is no file {path}.")
+        return path
+    folder = Path(weights_dir)
+    path = folder / f"{spec.name}.{weights}.safetensors"
+    if path.is_file():
+        return path
+    known = [source.tag for source in spec.sources]
+    there = sorted(p.name for p in folder.glob(f"{spec.name}.*.safetensors"))
+    command = f"python -m weights_convert {spec.name} --download --out {folder}"
+    raise UsageError(
+        f"{field}={weights!r}: there is no {path}."
+        f" Converted for {spec.name}: {', '.join(there) or 'nothing'};"
+        f" published tags: {', '.join(known) or 'none'}."
+        + (f" To fetch and convert: {command}" if known else "")
+    )
+
+
+def initial_arrays(
+    assembly: Assembly,
+    config: ExperimentConfig,
+    placement: Placement,
+    names: Iterable[str] | None = None,
+) -> dict[str, jax.Array]:
+    """Arrays of the classifier by name, where `placement` says; of `names`, or all.
+
+    Those of the backbone and the transformer come from their weights files, if there are any;
+    the rest is drawn from the seed, and only the rest takes time or memory.
+    """
+    wanted = tuple(assembly.partition.variables if names is None else names)
+    loaded: dict[str, np.ndarray] = {}
+    if assembly.weights is not None and any(n.startswith(_BACKBONE) for n in wanted):
+        native = load_backbone(
+            assembly.weights, assembly.spec, assembly.arch, stem=config.backbone.stem
+        )
+        loaded |= {_BACKBONE + name: value for name, value in native.items()}
+    if assembly.transformer_weights is not None and any(n.startswith(_TRANSFORMER) for n in wanted):
+        assert assembly.transformer is not None
+        spec = assembly.transformer
+        native = load_backbone(assembly.transformer_weights, spec, spec.arch)
+        # Tokens take the place of patches.
+        kept = {n: v for n, v in native.items() if not n.startswith("patch_embed.")}
+        loaded |= {_TRANSFORMER + name: value for name, value in kept.items()}
+    shapes = assembly.partition.shapes(tuple(assembly.partition.variables))
+    for name, value in loaded.items():
+        expected = filed_shape(name, shapes[name].shape)
+        if value.shape != expected:
+            where = assembly.weights if name.startswith(_BACKBONE) else assembly.transformer_weights
+            raise UserError(f"{where}: {name} has shape {value.shape}, expected {expected}.")
+        loaded[name] = value.reshape(shapes[name].shape)
+    missing = [name for name in wanted if name not in loaded]
+
+    def draw(seed: jax.Array) -> dict[str, Any]:  # an argument: one program for all seeds
+        values = named_values(assembly.create(jax.random.key(seed)))
+        return {name: values[name].reshape(shapes[name].shape) for name in missing}
+
+    where = {name: placement[name] for name in missing}
+    drawn = jax.jit(draw, out_shardings=where)(np.uint32(config.train.seed))
+    placed = {
+        name: parallel.place(loaded[name], placement[name]) for name in wanted if name in loaded
+    }
+    return drawn | placed

@@ -1,0 +1,57 @@
+"""The run of a protocol that judges frozen features: computed once and kept, then judged."""
+
+from pathlib import Path
+
+from fmi_jax.artifacts.result import Best, Result
+from fmi_jax.protocols.spec import FeatureProtocolSpec
+from fmi_jax.run.conclusion import conclude, evaluate
+from fmi_jax.run.features import extract
+from fmi_jax.run.networks import begun
+from fmi_jax.run.session import Session
+from fmi_jax.tasks import metrics
+from fmi_jax.training.evaluation import Outputs
+
+
+def judge(session: Session) -> Result:
+    """Compute the features that are not kept yet, judge them, and report.
+
+    Features are kept in `features` under `config.data.data_dir`, for all runs that read the same.
+
+    Raises:
+      UserError: the weights or the data are damaged, or the config does not fit the data.
+    """
+    config, info, protocol = session.config, session.info, session.protocol
+    assert isinstance(protocol, FeatureProtocolSpec)
+
+    def say(line: str) -> None:
+        if session.active:
+            print(line)
+
+    say(session.heading())
+    splits = extract(
+        begun(session.assembly, config, info, session.mesh),
+        session.dataset,
+        Path(config.data.data_dir) / "features",
+        mesh=session.mesh,
+        weights_sha256=session.record.weights_sha256,
+        say=say,
+    )
+    session.clock.lap("features")
+    judgement = protocol.judge(splits, config, info)
+    val, test = (
+        Outputs(metrics.logits_of(info.task, probabilities), splits[split].labels)
+        for split, probabilities in (("val", judgement.val), ("test", judgement.test))
+    )
+    session.clock.lap("judging")
+    value = evaluate(info, val).values[session.metric]
+    spent = session.clock.laps["features"] + session.clock.laps["judging"]
+    return conclude(
+        session,
+        best=Best(metric=session.metric, value=value, step=0, epoch=0.0, seconds=spent),
+        steps=0,
+        val=val,
+        test=test,
+        seconds={},
+        details=judgement.details,
+        notes=judgement.notes,
+    )

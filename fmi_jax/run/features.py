@@ -1,0 +1,263 @@
+"""Features of whole splits, computed once and kept on disk.
+
+Every image goes through the network once, under the evaluation transform; whatever reads frozen
+features (kNN, logistic regression, heads on cached features) reads them from there. A split is
+one `.npy` file, float32 `[n, f]`, under a folder named by everything that decides its numbers,
+with its checksum beside it. Neither file holds more than is finished: a run that is killed goes
+on with the first split that is not there.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, PartitionSpec
+
+from fmi_jax import __version__, atomic, parallel
+from fmi_jax.data import loader
+from fmi_jax.data.prepared import PreparedDataset
+from fmi_jax.data.raw.spec import SPLITS
+from fmi_jax.errors import UserError
+from fmi_jax.protocols.spec import Network, SplitFeatures
+from fmi_jax.training.kernel_errors import kernel_errors
+from fmi_jax.training.step import Arrays
+
+
+def extract(
+    network: Network,
+    dataset: PreparedDataset,
+    folder: Path,
+    *,
+    mesh: Mesh,
+    weights_sha256: str | None,
+    splits: Sequence[str] = SPLITS,
+    say: Callable[[str], None] = print,
+) -> dict[str, SplitFeatures]:
+    """`Features.pooled` of every image, read from `folder` or computed and kept there.
+
+    Memory: that of two batches, on the host and on the devices. What is returned are
+    read-only maps of the files. Of several processes on one `folder`, one computes and the
+    others wait for it.
+
+    Args:
+      network: whose backbone is read; anything else it has is not.
+      dataset: the images. Each comes once, on any number of devices and processes.
+      folder: where features are kept, of any number of networks and data sets.
+      mesh: the devices.
+      weights_sha256: of the pretrained backbone; None: it was drawn from `train.seed`.
+      splits: which.
+      say: takes a line for the user.
+
+    Raises:
+      UserError: `folder` cannot be written to, or features are not finite.
+    """
+    about = describe(network, dataset, weights_sha256)
+    where = folder / _digest(about)[:16]
+    step = _feature_step(network, mesh)
+    with _held(where, say):
+        return {
+            split: _features_of(split, network, dataset, where, about, step, mesh, say)
+            for split in splits
+        }
+
+
+def describe(
+    network: Network, dataset: PreparedDataset, weights_sha256: str | None
+) -> dict[str, Any]:
+    """Everything that decides the features of an image, as JSON values."""
+    config, info = network.config, dataset.info
+    values = {
+        "fmi_jax": __version__,
+        "backbone": network.spec.name,
+        "arch": dataclasses.asdict(network.arch),
+        "weights_sha256": weights_sha256,
+        "seed": config.train.seed if weights_sha256 is None else None,
+        "stem": config.backbone.stem,
+        "dtype": jnp.dtype(network.dtype).name,
+        "platform": jax.default_backend(),
+        "image_size": config.image_size,
+        "center_crop": config.augment.center_crop,
+        "mean": info.mean,
+        "std": info.std,
+        "manifest_sha256": info.manifest_sha256,
+    }
+    return json.loads(json.dumps(values, default=str))
+
+
+def _features_of(
+    split: str,
+    network: Network,
+    dataset: PreparedDataset,
+    where: Path,
+    about: Mapping[str, Any],
+    step: Callable[[Arrays, Arrays], Arrays],
+    mesh: Mesh,
+    say: Callable[[str], None],
+) -> SplitFeatures:
+    ids = dataset.ids(split)
+    # The images by name: of one training split there may be several parts (data.fraction).
+    path = where / f"{split}-{_digest(ids)[:16]}.npy"
+    shape = (len(ids), network.arch.feature_width)
+    kept = _read(path, about, shape)
+    if not _everywhere(kept is not None):
+        say(f"features of {len(ids)} {split} images: computing, kept in {path}")
+        config = network.config
+        batch_size = config.train.eval_batch_size or config.train.batch_size
+        batches = loader.eval_batches(
+            dataset,
+            split,
+            batch_size=batch_size,
+            threads=config.data.threads,
+            places=parallel.held_places(mesh, batch_size),
+        )
+        outputs = (step(network.arrays, parallel.to_devices(mesh, batch)) for batch in batches)
+        rows = _in_order(outputs, ids)
+        with kernel_errors(config.backbone):
+            if jax.process_index() == 0:
+                with _writing(where):
+                    _write(path, about, shape, rows)
+                kept = np.load(path, mmap_mode="r")
+            else:  # its disk may be another one
+                kept = np.concatenate([*rows])
+    assert kept is not None
+    return SplitFeatures(features=kept, labels=dataset.labels(split), ids=ids)
+
+
+def _feature_step(network: Network, mesh: Mesh) -> Callable[[Arrays, Arrays], Arrays]:
+    """`(arrays, batch) -> {"features", "mask", "index"}`, whole on every process."""
+
+    def pooled(arrays: Arrays, images: jax.Array) -> jax.Array:
+        backbone = network.partition.merge(arrays, placement=network.placement).backbone
+        return backbone.features(network.preprocess(images)).pooled.astype(jnp.float32)
+
+    by_shard = parallel.by_shard(
+        mesh,
+        pooled,
+        in_specs=(dict(network.placement), PartitionSpec("data")),
+        out_specs=PartitionSpec("data"),
+    )
+
+    def step(arrays: Arrays, batch: Arrays) -> Arrays:
+        features = by_shard(arrays, batch["images"])
+        return {"features": features, "mask": batch["mask"], "index": batch["index"]}
+
+    return jax.jit(
+        step,
+        in_shardings=(dict(network.placement), parallel.batch_sharding(mesh)),
+        out_shardings=parallel.replicated(mesh),
+    )
+
+
+def _in_order(outputs: Iterator[Arrays], ids: Sequence[str]) -> Iterator[np.ndarray]:
+    """The features of each batch, `[b, f]`, which together are those of all rows in order."""
+    count = 0
+
+    def check(output: Arrays) -> np.ndarray:
+        host: dict[str, Any] = jax.device_get(output)
+        real = host["mask"] > 0
+        rows, features = host["index"][real], host["features"][real]
+        if not np.array_equal(rows, np.arange(count, count + len(rows))):
+            raise RuntimeError(f"expected the images from row {count} on, got rows {rows}")
+        wrong = ~np.isfinite(features).all(axis=1)
+        if wrong.any():
+            raise UserError(
+                f"the features of image {ids[rows[wrong][0]]!r} are not finite: expected numbers."
+                " Check the weights, or compute in float32 (backbone.dtype)."
+            )
+        return features
+
+    waiting = None  # the devices compute one batch while the one before it is written
+    for output in itertools.chain(outputs, [None]):
+        if waiting is not None:
+            features = check(waiting)
+            count += len(features)
+            yield features
+        waiting = output
+    if count != len(ids):
+        raise RuntimeError(f"expected {len(ids)} images, got {count}")
+
+
+def _write(
+    path: Path, about: Mapping[str, Any], shape: tuple[int, int], rows: Iterator[np.ndarray]
+) -> None:
+    """Write the features as they come, and then their record, without which they do not count."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with atomic.whole_file(path) as draft, draft.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for features in rows:
+            file.write(features.astype("<f4").tobytes())
+    record = {"about": about, "sha256": _file_sha256(path)}
+    atomic.write_bytes(_record(path), (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _read(path: Path, about: Mapping[str, Any], shape: tuple[int, int]) -> np.ndarray | None:
+    """What is kept at `path`, or None where nothing is, or not what was written."""
+    try:
+        record = json.loads(_record(path).read_bytes())
+        if record != {"about": about, "sha256": _file_sha256(path)}:
+            return None
+        kept = np.load(path, mmap_mode="r")
+    except (OSError, ValueError):
+        return None
+    return kept if kept.shape == shape and kept.dtype == np.float32 else None
+
+
+def _record(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _everywhere(here: bool) -> bool:
+    """Whether it holds on every process: all of them compute, or none does."""
+    if jax.process_count() == 1:
+        return here
+    return bool(np.all(multihost_utils.process_allgather(np.array(here))))
+
+
+@contextlib.contextmanager
+def _held(where: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Make `where` and keep other runs from computing the same at once."""
+    if jax.process_index() != 0:
+        yield
+        return
+    with _writing(where):
+        where.mkdir(parents=True, exist_ok=True)
+        lock = (where / ".lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another run is computing the same features: waiting for {where}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for draft in where.glob(".*.tmp"):  # of a run that was killed
+            draft.unlink(missing_ok=True)
+        yield
+
+
+@contextlib.contextmanager
+def _writing(where: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"features cannot be kept in {where} ({error.strerror}): expected a folder that can"
+            " be written to, with room for 4 bytes per feature and image."
+        ) from error
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,70 @@
+"""Class probabilities for new images from a finished run."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fmi_jax.artifacts.predictions import Predictions
+from fmi_jax.data.prepared import DatasetInfo
+from fmi_jax.data.preparing.images import load_image
+from fmi_jax.errors import UsageError
+from fmi_jax.run.assembly import evaluation_step
+from fmi_jax.run.trained import read_trained
+from fmi_jax.tasks import metrics
+from fmi_jax.training.evaluation import predict_split
+from fmi_jax.types import Batch, Task
+
+
+def predict(workdir: Path, images: Sequence[Path], batch_size: int = 32) -> Predictions:
+    """Classify image files with the best checkpoint of the run in `workdir`.
+
+    The files go through the same decoding, resizing and normalisation as the prepared data.
+
+    Args:
+      workdir: folder of a finished run.
+      images: image files; their ids are the paths as given.
+      batch_size: images per step.
+
+    Raises:
+      UsageError: no images were named.
+      UserError: the run is not finished or damaged, or an image cannot be read.
+    """
+    if not images:
+        raise UsageError("no images: expected at least one image file.")
+    run = read_trained(workdir)
+    config, info, mesh = run.config, run.info, run.mesh
+    share = mesh.shape["data"]
+    outputs = predict_split(
+        evaluation_step(run.assembly, config, info, mesh, run.placement),
+        run.arrays,
+        _batches(images, info, config.data.prepared_size, -(-batch_size // share) * share),
+        len(images),
+        mesh,
+    )
+    return Predictions(
+        task=info.task,
+        classes=info.classes,
+        ids=[str(path) for path in images],
+        probabilities=metrics.probabilities(info.task, outputs.logits),
+    )
+
+
+def _batches(
+    images: Sequence[Path], info: DatasetInfo, size: int, batch_size: int
+) -> Iterator[Batch]:
+    """Decoded images in padded batches, with labels that say nothing."""
+    label_shape = (len(info.classes),) if info.task is Task.MULTILABEL else ()
+    for start in range(0, len(images), batch_size):
+        paths = images[start : start + batch_size]
+        pixels = np.zeros((batch_size, size, size, info.channels), np.uint8)
+        for i, path in enumerate(paths):
+            pixels[i] = load_image(path, info.channels, size)
+        index = np.full(batch_size, -1, np.int32)
+        index[: len(paths)] = np.arange(start, start + len(paths))
+        yield Batch(
+            images=pixels,
+            labels=np.zeros((batch_size, *label_shape), np.int32),
+            mask=(index >= 0).astype(np.float32),
+            index=index,
+        )

@@ -1,0 +1,170 @@
+"""What every run begins with, whatever its protocol: devices, data, network, record."""
+
+import dataclasses
+import datetime
+import hashlib
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int
+
+from fmi_jax import parallel
+from fmi_jax.artifacts.record import RunRecord
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
+from fmi_jax.data.preparing.prepare import open_or_draw
+from fmi_jax.data.subset import training_subset
+from fmi_jax.nn import hardware
+from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.protocols.spec import AnyProtocol
+from fmi_jax.run import launch, runtime
+from fmi_jax.run.assembly import Assembly, assemble
+from fmi_jax.tasks import metrics
+
+
+class Clock:
+    """Wall-clock seconds by phase."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._since = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """End the phase that began with the last lap."""
+        now = time.monotonic()
+        self.laps[name] = now - self._since
+        self._since = now
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Session:
+    """A run that has begun.
+
+    Attributes:
+      config: the experiment.
+      workdir: its folder.
+      protocol: how the backbone is judged.
+      mesh: the devices.
+      dataset: the images, the training subset taken.
+      metric: the validation metric that selects.
+      assembly: the classifier; for a protocol that trains none, that of a linear probe.
+      record: what the run was first started with.
+      clock: since when.
+    """
+
+    config: ExperimentConfig
+    workdir: Path
+    protocol: AnyProtocol
+    mesh: Mesh
+    dataset: PreparedDataset
+    metric: str
+    assembly: Assembly
+    record: RunRecord
+    clock: Clock
+
+    @property
+    def info(self) -> DatasetInfo:
+        """What the data set is."""
+        return self.dataset.info
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Images per evaluation step."""
+        return self.config.train.eval_batch_size or self.config.train.batch_size
+
+    def held_places(self, batch_size: int) -> Int[np.ndarray, "p"]:
+        """Places in a batch that this process reads; see `parallel.held_places`."""
+        return parallel.held_places(self.mesh, batch_size)
+
+    @property
+    def active(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return jax.process_index() == 0
+
+    def heading(self) -> str:
+        """What runs on what, for the console; before it, what the compute type costs here."""
+        note = hardware.compute_type_note(self.config.backbone.dtype)
+        counts = ", ".join(f"{n} {split}" for split, n in self.info.counts.items())
+        where = runtime.device()
+        return (f"{note}\n" if note else "") + (
+            f"{self.assembly.spec.name}, {self.protocol.summary}, on {self.info.name} ({counts}"
+            f" images), {where['count']} {where['kind']} device(s)"
+        )
+
+
+def begin(config: ExperimentConfig, workdir: Path) -> Session:
+    """Open the data, describe the network, and write or check the record of the run.
+
+    Nothing is written before everything that `config` names has been found.
+
+    Raises:
+      UsageError: something in `config` does not exist or does not fit, or `workdir` holds a run
+        with other settings.
+      UserError: the prepared data are damaged.
+    """
+    clock = Clock()
+    mesh = parallel.make_mesh(config.train.model_parallel)
+    unused = launch.unused_devices()
+    if unused is not None:
+        print(f"note: {unused}", file=sys.stderr)
+    eval_batch_size = config.train.eval_batch_size or config.train.batch_size
+    parallel.check_batch_size(
+        mesh, config.train.batch_size, config.optim.accumulate, "train.batch_size"
+    )
+    parallel.check_batch_size(mesh, eval_batch_size, 1, "train.eval_batch_size")
+
+    data = config.data
+    dataset = training_subset(
+        open_or_draw(Path(data.data_dir), data.name, data.prepared_size, data.split),
+        fraction=data.fraction,
+        shots=data.shots,
+        seed=data.subset_seed,
+    )
+    info = dataset.info
+    metric = config.metric or info.metric
+    metrics.check_metric(metric, info.task, info.class_groups)
+    clock.lap("data")
+
+    protocol = PROTOCOLS[config.protocol]
+    protocol.check(config, info)
+    assembly = assemble(config, info.channels, len(info.classes))
+    record = RunRecord(
+        config=config,
+        dataset=info.to_json(),
+        weights_sha256=_sha256(assembly.weights),
+        transformer_sha256=_sha256(assembly.transformer_weights),
+        started=now(),
+    )
+    earlier = RunRecord.read(workdir)
+    if earlier is not None:
+        earlier.check_same(record, workdir)
+        record = earlier
+    elif jax.process_index() == 0:
+        record.write(workdir)
+    return Session(
+        config=config,
+        workdir=workdir,
+        protocol=protocol,
+        mesh=mesh,
+        dataset=dataset,
+        metric=metric,
+        assembly=assembly,
+        record=record,
+        clock=clock,
+    )
+
+
+def now() -> str:
+    """The time as ISO 8601, in UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _sha256(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""What labels mean, and what a network is measured by."""

@@ -1,0 +1,224 @@
+"""Every metric under several weightings of the same images at once, as arrays.
+
+A weighting `[n]` says how often each image counts: a row of ones for the point estimate, the
+number of draws for a bootstrap resample. Shapes: `s` weightings, `n` images, `k` classes. What
+is undefined is NaN; `fmi_jax.tasks.metrics` says what that means, and is the module to import.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from fmi_jax.types import Task
+
+
+class Measured(NamedTuple):
+    """What `measure` returns.
+
+    Attributes:
+      values: aggregate metrics by name, `[s]`.
+      per_class: metrics of each class against the rest by name, `[s, k]`.
+      confusion: weight by true and predicted class, `[s, k, k]`; multi-label `[s, k, 2, 2]`.
+    """
+
+    values: dict[str, np.ndarray]
+    per_class: dict[str, np.ndarray]
+    confusion: np.ndarray
+
+
+def log_probabilities(task: Task, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """Logarithm of `probabilities`, which unlike them keeps its order where they reach 0 or 1."""
+    logits = np.asarray(logits, np.float64)
+    if task is Task.MULTILABEL:
+        return -np.logaddexp(0.0, -logits)
+    itself = np.eye(logits.shape[-1], dtype=bool)
+    others = np.where(itself, -np.inf, logits[:, None, :])
+    with np.errstate(invalid="ignore"):  # an impossible row is reported by `_checked`
+        return -np.logaddexp(0.0, np.logaddexp.reduce(others, axis=-1) - logits)
+
+
+def measure(
+    task: Task,
+    logits: Float[np.ndarray, "n k"],
+    labels: Int[np.ndarray, "..."],
+    weights: Float[np.ndarray, "s n"],
+    class_groups: Mapping[str, Sequence[int]],
+) -> Measured:
+    """Every metric of `task` for each weighting.
+
+    Args:
+      task: what the labels mean.
+      logits: float64; not NaN.
+      labels: class index `[n]`, or 0/1 `[n, k]` for a multi-label task.
+      weights: how often each image counts; every row counts at least one.
+      class_groups: indices of classes, by the name of the metric that is the mean of their AUROC.
+    """
+    if task is Task.MULTILABEL:
+        measured = _measure_multilabel(logits, labels, weights)
+    else:
+        measured = _measure_softmax(task, logits, labels, weights)
+    auc = measured.per_class["roc_auc"]
+    groups = {name: _mean_defined(auc[:, list(c)]) for name, c in class_groups.items()}
+    return measured._replace(values=measured.values | groups)
+
+
+def _measure_softmax(
+    task: Task, logits: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> Measured:
+    n, k = logits.shape
+    scores = log_probabilities(task, logits)
+    predicted = logits.argmax(axis=1)
+    cell = np.zeros((n, k * k))
+    cell[np.arange(n), labels * k + predicted] = 1
+    confusion = (weights @ cell).reshape(-1, k, k)
+    total = weights.sum(axis=1)
+    truth = np.eye(k, dtype=bool)[labels]
+
+    hits = np.diagonal(confusion, axis1=1, axis2=2)
+    accuracy = _ratio(hits.sum(axis=1), total)
+    per_class = _per_class(hits, confusion.sum(2), confusion.sum(1), scores, truth, weights)
+    macro = _macro(per_class, confusion.sum(1))
+    index = np.arange(k)
+    values = {
+        "quadratic_kappa": _kappa(confusion, (index[:, None] - index) ** 2),
+        "cohen_kappa": _kappa(confusion, index[:, None] != index),
+        "accuracy": accuracy,
+        "balanced_accuracy": macro["recall"],
+        **macro,
+    }
+    if task is Task.BINARY:
+        values["roc_auc"] = per_class["roc_auc"][:, 1]
+        values["average_precision"] = per_class["average_precision"][:, 1]
+    else:
+        values["roc_auc"] = _one_vs_one(scores, labels, weights)
+        values["roc_auc_ovr"] = _mean_defined(per_class["roc_auc"])
+        values["average_precision"] = _mean_defined(per_class["average_precision"])
+    values["loss"] = _mean_loss(-scores[np.arange(n), labels], weights)
+    return Measured(values, per_class, confusion)
+
+
+def _measure_multilabel(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Measured:
+    truth, predicted = labels.astype(bool), logits > 0  # a probability above one half
+    total = weights.sum(axis=1)
+    hits = weights @ (truth & predicted)
+    positive, called = weights @ truth, weights @ predicted
+    per_class = _per_class(hits, positive, called, logits, truth, weights)
+    loss = np.logaddexp(0.0, np.where(truth, -logits, logits)).mean(axis=1)
+    values = {
+        "accuracy": _ratio(weights @ (truth == predicted).all(axis=1), total),
+        **_macro(per_class, called),
+        "roc_auc": _mean_defined(per_class["roc_auc"]),
+        "mAP": _mean_defined(per_class["average_precision"]),
+        "loss": _mean_loss(loss, weights),
+    }
+    false_alarms, misses = called - hits, positive - hits
+    rest = total[:, None] - positive - false_alarms
+    table = np.stack([rest, false_alarms, misses, hits], axis=-1)
+    return Measured(values, per_class, table.reshape(*hits.shape, 2, 2))
+
+
+def _per_class(
+    hits: np.ndarray,
+    positive: np.ndarray,
+    called: np.ndarray,
+    scores: np.ndarray,
+    truth: np.ndarray,
+    weights: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Each class against the rest, `[s, k]`: `positive` have it, `called` were given it."""
+    total = weights.sum(axis=1)[:, None]
+    negative = total - positive
+    auc, precision = np.empty_like(hits), np.empty_like(hits)
+    for c in range(scores.shape[1]):
+        at = _by_threshold(scores[:, c], truth[:, c], weights)
+        auc[:, c], precision[:, c] = _roc_auc(*at), _average_precision(*at)
+    return {
+        "support": positive,
+        "precision": _ratio(hits, called),
+        "recall": _ratio(hits, positive),
+        "specificity": _ratio(negative - (called - hits), negative),
+        "f1": _ratio(2 * hits, positive + called),
+        "roc_auc": auc,
+        "average_precision": precision,
+    }
+
+
+def _macro(per_class: dict[str, np.ndarray], called: np.ndarray) -> dict[str, np.ndarray]:
+    ignored = (per_class["support"] > 0) & (called == 0)
+    return {
+        "precision": _mean_defined(np.where(ignored, 0.0, per_class["precision"])),
+        "recall": _mean_defined(per_class["recall"]),
+        "f1": _mean_defined(per_class["f1"]),
+    }
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """`part / whole`, NaN where the whole is nothing."""
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole != 0)
+
+
+def _mean_defined(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is not NaN; NaN where nothing is left."""
+    return _ratio(np.nansum(values, axis=-1), (~np.isnan(values)).sum(axis=-1))
+
+
+def _mean_loss(loss: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean over the images; NaN where one counts whose true class has probability 0 (kNN)."""
+    infinite = np.isinf(loss)
+    mean = weights @ np.where(infinite, 0.0, loss) / weights.sum(axis=1)
+    return np.where(weights @ infinite > 0, np.nan, mean)
+
+
+def _kappa(confusion: np.ndarray, disagreement: np.ndarray) -> np.ndarray:
+    """Cohen's kappa under the cost `[k, k]` of each disagreement (Cohen 1968).
+
+    Costs follow the class index even when a class between two others is absent, where
+    scikit-learn without `labels` would close the gap.
+    """
+    chance = confusion.sum(2)[:, :, None] * confusion.sum(1)[:, None, :]
+    observed = (disagreement * confusion).sum((1, 2)) * confusion.sum((1, 2))
+    return 1 - _ratio(observed, (disagreement * chance).sum((1, 2)))
+
+
+def _by_threshold(
+    scores: np.ndarray, truth: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weight of positives and of negatives at each distinct score, ascending, `[s, t]`."""
+    order = np.argsort(scores, kind="stable")
+    ranked, truth, weights = scores[order], truth[order], weights[:, order]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    positive = np.add.reduceat(weights * truth, starts, axis=1)
+    negative = np.add.reduceat(weights * ~truth, starts, axis=1)
+    return positive, negative
+
+
+def _roc_auc(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """Chance that a positive outranks a negative, ties counting half (Mann-Whitney)."""
+    outranked = np.cumsum(negative, axis=1) - negative / 2
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    return _ratio((positive * outranked).sum(axis=1), pairs)
+
+
+def _average_precision(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """Precision at each threshold, weighted by the recall gained there; no interpolation."""
+    positive, negative = positive[:, ::-1], negative[:, ::-1]
+    found = np.cumsum(positive, axis=1)
+    called = found + np.cumsum(negative, axis=1)
+    precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
+    return _ratio((precision * positive).sum(axis=1), positive.sum(axis=1))
+
+
+def _one_vs_one(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean AUROC over all ordered pairs of classes (Hand and Till 2001), as in the study."""
+    k = scores.shape[1]
+    pairs = []
+    for a in range(k):
+        for b in range(k):
+            if a != b:
+                rows = np.flatnonzero((labels == a) | (labels == b))
+                if len(rows):
+                    at = _by_threshold(scores[rows, a], labels[rows] == a, weights[:, rows])
+                    pairs.append(_roc_auc(*at))
+    return _mean_defined(np.stack(pairs, axis=-1))
