@@ -254,9 +254,10 @@ def training(backbone: str, pixels: int, batch: int, dtype: str, *, blocks: int 
     from fmi_jax.models.base import Execution
     from fmi_jax.models.registry import BACKBONES
     from fmi_jax.protocols.heads.linear import LinearClassifier
+    from fmi_jax.tasks.classification import loss_of
     from fmi_jax.training import optim
     from fmi_jax.training.partition import named_values, partition
-    from fmi_jax.training.step import initial_state, make_train_step
+    from fmi_jax.training.step import initial_state, make_train_step, on_inputs
     from fmi_jax.types import Task
 
     spec = BACKBONES[backbone]
@@ -284,13 +285,14 @@ def training(backbone: str, pixels: int, batch: int, dtype: str, *, blocks: int 
         return ((images.astype(jnp.float32) - mean) / std).astype(execution.dtype)
 
     step = make_train_step(
-        structure, optimizer, schedule, augment,
-        task=Task.MULTICLASS, accumulate=1, mesh=mesh, placement=placement, dtype=execution.dtype,
+        structure, optimizer, schedule, on_inputs(augment),
+        loss=loss_of(Task.MULTICLASS), accumulate=1, mesh=mesh, placement=placement,
+        dtype=execution.dtype,
     )  # fmt: skip
     state = initial_state(structure, arrays, optimizer, mesh, placement, learning_rate=1e-4, seed=0)
     rng = np.random.default_rng(0)
     rows = {
-        "images": rng.integers(0, 256, (batch, pixels, pixels, 3)).astype(np.uint8),
+        "inputs": rng.integers(0, 256, (batch, pixels, pixels, 3)).astype(np.uint8),
         "labels": rng.integers(0, CLASSES, batch).astype(np.int32),
         "mask": np.ones(batch, np.float32),
         "index": np.arange(batch, dtype=np.int32),

@@ -21,9 +21,10 @@ from fmi_jax.models.base import Execution, create
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts
+from fmi_jax.tasks.classification import loss_of
 from fmi_jax.training import optim
 from fmi_jax.training.partition import partition
-from fmi_jax.training.step import initial_state, make_train_step
+from fmi_jax.training.step import initial_state, make_train_step, on_inputs
 from fmi_jax.types import Task
 
 
@@ -55,12 +56,12 @@ def step_overhead() -> float:
         parts, arrays, optimizer, mesh, placement, learning_rate=config.learning_rate, seed=0
     )
     step = make_train_step(
-        parts, optimizer, schedule, lambda keys, images: images.astype(jnp.float32),
-        task=Task.MULTICLASS, accumulate=1, mesh=mesh, placement=placement,
+        parts, optimizer, schedule, on_inputs(lambda keys, images: images.astype(jnp.float32)),
+        loss=loss_of(Task.MULTICLASS), accumulate=1, mesh=mesh, placement=placement,
         dtype=jnp.float32,
     )  # fmt: skip
     batch = {
-        "images": np.zeros((1, 16, 16, 3), np.uint8),
+        "inputs": np.zeros((1, 16, 16, 3), np.uint8),
         "labels": np.zeros(1, np.int32),
         "mask": np.ones(1, np.float32),
         "index": np.zeros(1, np.int32),

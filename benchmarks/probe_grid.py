@@ -33,9 +33,10 @@ from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocol_config import ProbeGridConfig
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts, ProtocolSpec
-from fmi_jax.training import optim
+from fmi_jax.tasks.classification import loss_of
+from fmi_jax.training import optim, side_by_side
 from fmi_jax.training.partition import named_values, partition
-from fmi_jax.training.step import initial_state, make_train_step
+from fmi_jax.training.step import initial_state, make_train_step, on_inputs
 from fmi_jax.types import Task
 
 CLASSES = 5
@@ -99,19 +100,22 @@ def trainer(row: Row, heads: int) -> Callable[[], None]:
         rate = [head.learning_rate for head in protocol.grid.heads(config)]
         optimizer = optim.side_by_side(optimizer)
     state = initial_state(structure, arrays, optimizer, mesh, placement, learning_rate=rate, seed=0)
+    loss = loss_of(Task.MULTICLASS)
     step = make_train_step(
         structure,
         optimizer,
         schedule,
-        functools.partial(
-            augment.augment,
-            config=AugmentConfig(),
-            image_size=row.image_size,
-            mean=(0.5,) * 3,
-            std=(0.25,) * 3,
-            dtype=np.float32,
+        on_inputs(
+            functools.partial(
+                augment.augment,
+                config=AugmentConfig(),
+                image_size=row.image_size,
+                mean=(0.5,) * 3,
+                std=(0.25,) * 3,
+                dtype=np.float32,
+            )
         ),
-        task=Task.MULTICLASS,
+        loss=loss if protocol.grid is None else side_by_side.each(loss),
         accumulate=1,
         mesh=mesh,
         placement=placement,
@@ -119,7 +123,7 @@ def trainer(row: Row, heads: int) -> Callable[[], None]:
     )
     rng, size = np.random.default_rng(0), row.image_size * 8 // 7
     batch = {
-        "images": rng.integers(0, 256, (row.batch, size, size, 3), np.uint8),
+        "inputs": rng.integers(0, 256, (row.batch, size, size, 3), np.uint8),
         "labels": rng.integers(0, CLASSES, row.batch).astype(np.int32),
         "mask": np.ones(row.batch, np.float32),
         "index": np.arange(row.batch, dtype=np.int32),

@@ -39,6 +39,7 @@ def take_a_step(model: str, remat: bool) -> dict[str, Any]:
     from fmi_jax import parallel
     from fmi_jax.data.registry import DATASETS
     from fmi_jax.run.assembly import assemble, augmentation, initial_arrays, placement_of
+    from fmi_jax.tasks.classification import loss_of
     from fmi_jax.training import optim
     from fmi_jax.training.step import initial_state, make_train_step
     from fmi_jax.types import Task
@@ -62,7 +63,7 @@ def take_a_step(model: str, remat: bool) -> dict[str, Any]:
         optimizer,
         schedule,
         augmentation(assembly, config, DATASETS["aptos2019"]),
-        task=Task.MULTICLASS,
+        loss=loss_of(Task.MULTICLASS),
         accumulate=1,
         mesh=mesh,
         placement=placement,
@@ -82,7 +83,7 @@ def take_a_step(model: str, remat: bool) -> dict[str, Any]:
     size = config.data.prepared_size
     images = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
     ones, index = np.ones(1, np.float32), np.zeros(1, np.int32)
-    batch = {"images": images, "labels": index + 2, "mask": ones, "index": index}
+    batch = {"inputs": images, "labels": index + 2, "mask": ones, "index": index}
     batch = parallel.to_devices(mesh, batch)
 
     start = time.perf_counter()

@@ -42,12 +42,12 @@ class Features(NamedTuple):
 class Batch(TypedDict):
     """One batch as the loader yields it (numpy) and the jitted steps take it.
 
-    `images` uint8 `[b, h, w, c]` as prepared; `labels` int32 `[b]`, or float32 `[b, k]` for
+    `inputs` uint8 images `[b, h, w, c]` as prepared; `labels` int32 `[b]`, or float32 `[b, k]` for
     multi-label; `mask` float32 `[b]`, 0 for padding; `index` int32 `[b]`, the row of the split
     (-1 for padding), which leads back to the image's id.
     """
 
-    images: np.ndarray
+    inputs: np.ndarray
     labels: np.ndarray
     mask: np.ndarray
     index: np.ndarray

@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.flags": {"errors", "config"},
     "fmi_jax.config_rules": {"errors", "config"},
     "fmi_jax.tasks": {"types", "errors"},
+    "fmi_jax.tasks.classification": {"types", "jax"},
     "fmi_jax.nn": {"types", "jax"},
     "fmi_jax.data": {"types", "errors", "registry", "tasks", "atomic", "cores"},
     "fmi_jax.data.preparing.commands": {"types", "errors", "registry", "data", "report", "cores"},

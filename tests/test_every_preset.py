@@ -45,7 +45,7 @@ def study_of(squares: ExperimentConfig) -> Study:
         return Setting(
             at={"dataset": "squares", "model": protocol},
             config=config_of(protocol, squares),
-            after=setting(first) if SPECS[protocol].follows else None,
+            after=setting(first) if SPECS[protocol].after else None,
         )
 
     return Study(

@@ -51,7 +51,7 @@ def take(dataset, count, batch_size=BATCH, seed=SEED, **options):
 
 def assert_same(ours, expected):
     for a, b in zip(ours, expected, strict=True):
-        assert a.keys() == b.keys() == {"images", "labels", "mask", "index"}
+        assert a.keys() == b.keys() == {"inputs", "labels", "mask", "index"}
         for name in a:
             assert a[name].dtype == b[name].dtype
             np.testing.assert_array_equal(a[name], b[name])
@@ -81,12 +81,12 @@ def expected(dataset):
 
 def test_a_batch_holds_the_images_and_labels_of_its_rows(dataset, expected):
     for batch in expected[:3]:
-        assert batch["images"].shape == (BATCH, 13, 13, 3)
-        assert batch["images"].dtype == np.uint8
+        assert batch["inputs"].shape == (BATCH, 13, 13, 3)
+        assert batch["inputs"].dtype == np.uint8
         assert (batch["labels"].dtype, batch["index"].dtype) == (np.int32, np.int32)
         assert batch["mask"].dtype == np.float32
         assert batch["mask"].tolist() == [1.0] * BATCH
-        for image, label, row in zip(batch["images"], batch["labels"], batch["index"], strict=True):
+        for image, label, row in zip(batch["inputs"], batch["labels"], batch["index"], strict=True):
             stored_image, stored_label = dataset.split("train")[int(row)]
             np.testing.assert_array_equal(image, stored_image)
             assert label == stored_label
@@ -166,8 +166,8 @@ def test_evaluation_sees_every_image_once_in_order(dataset, batch_size, held):
     assert joined["index"].tolist() == [0, 1, 2, 3, 4] + [-1] * padding
     np.testing.assert_array_equal(joined["labels"][:5], dataset.labels("test"))
     for row in range(5):
-        np.testing.assert_array_equal(joined["images"][row], dataset.image("test", row))
-    assert not joined["images"][5:].any()
+        np.testing.assert_array_equal(joined["inputs"][row], dataset.image("test", row))
+    assert not joined["inputs"][5:].any()
 
 
 def test_multilabel_batches(tmp_path):
@@ -176,7 +176,7 @@ def test_multilabel_batches(tmp_path):
     spec = csv_spec("mine", label_columns=("x", "y"), channels=1)
     ours = prepare(spec, table, tmp_path / "data", size=11)
     batch = take(ours, 1)[0]
-    assert batch["images"].shape == (BATCH, 11, 11, 1)
+    assert batch["inputs"].shape == (BATCH, 11, 11, 1)
     assert (batch["labels"].shape, batch["labels"].dtype) == ((BATCH, 2), np.float32)
     np.testing.assert_array_equal(batch["labels"], ours.labels("train")[batch["index"]])
     padded = next(eval_batches(ours, "val", batch_size=7))

@@ -26,8 +26,8 @@ from fmi_jax.report.page import write_report
 from fmi_jax.run import experiment
 from fmi_jax.run.grid_run import choose
 from fmi_jax.run.predict import predict
-from fmi_jax.training import optim
-from fmi_jax.training.step import per_example_loss
+from fmi_jax.tasks.classification import loss_of, per_example_loss
+from fmi_jax.training import optim, side_by_side
 from fmi_jax.types import Task
 
 RATES = (3e-3, 5e-2)
@@ -189,7 +189,7 @@ def test_the_loss_of_each_head_is_its_own(task: Task) -> None:
     rng = np.random.default_rng(3)
     logits = rng.normal(size=(5, 3, 7)).astype(np.float32)
     labels = rng.integers(0, 2, (5, 7)) if task is Task.MULTILABEL else rng.integers(0, 7, 5)
-    together = per_example_loss(task, logits, labels)
+    together, _ = side_by_side.each(loss_of(task))(logits, {"labels": labels})
     for i in range(3):
         np.testing.assert_allclose(together[:, i], per_example_loss(task, logits[:, i], labels))
 

@@ -128,14 +128,14 @@ def test_a_partly_frozen_backbone_is_in_evaluation_mode_and_its_last_blocks_lear
         shapes = part.shapes(names).items()
         return {n: rng.uniform(0.05, 0.5, s.shape).astype(s.dtype) for n, s in shapes}
 
-    params, stats, frozen = drawn(part.params), drawn(part.stats), drawn(part.frozen)
+    params, stats, frozen = drawn(part.params), drawn(part.followers), drawn(part.frozen)
 
     @jax.jit
     def run(params, stats, frozen, images, key):
         def loss(params):
             model = part.merge(params, stats, frozen)
             logits = model(images, rngs=nnx.Rngs(dropout=key))
-            return (logits**2).sum(), (logits, part.read(model, part.stats))
+            return (logits**2).sum(), (logits, part.read(model, part.followers))
 
         return jax.grad(loss, has_aux=True)(params)
 

@@ -162,7 +162,7 @@ def test_a_frozen_backbone_keeps_its_statistics(protocol, steps):
 
     trainable = PROTOCOLS[protocol].trainable(config, ARCH)
     parts = partition(nnx.eval_shape(create), trainable)
-    assert ("backbone.bn1.count" in parts.stats) == bool(steps)
+    assert ("backbone.bn1.count" in parts.followers) == bool(steps)
     assert ("backbone.bn1.count" in parts.frozen) != bool(steps)
     model = create()
     arrays = parts.read(model, tuple(parts.variables))

@@ -116,7 +116,7 @@ def test_several_processes_do_what_one_does(
         assert tuple(process["held"]) == held
         assert set(process["read"]) == {read}  # and no more: memory is that of its own devices
         for kind, batches in expected.items():
-            for name in ("images", "labels", "mask", "index"):
+            for name in ("inputs", "labels", "mask", "index"):
                 whole = np.stack([batch[name] for batch in batches])  # type: ignore[literal-required]
                 np.testing.assert_array_equal(process[f"{kind} {name}"], whole)
         np.testing.assert_allclose(process["features"], alone, atol=SAME_FLOAT32 * alone.max())

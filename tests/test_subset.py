@@ -141,7 +141,7 @@ def test_batches_hold_the_part_alone_whoever_reads_them(dataset, options):
     ]
     steps = [[next(stream) for stream in streams] for _ in range(11)]  # four passes
     rows = np.concatenate([batch["index"] for batch in itertools.chain(*steps)])
-    images = np.concatenate([batch["images"] for batch in itertools.chain(*steps)])
+    images = np.concatenate([batch["inputs"] for batch in itertools.chain(*steps)])
     np.testing.assert_array_equal(np.sort(rows.reshape(4, 11)), np.tile(np.arange(11), (4, 1)))
     for row, image in zip(rows, images, strict=True):
         np.testing.assert_array_equal(image, part.image("train", int(row)))

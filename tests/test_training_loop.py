@@ -18,7 +18,7 @@ from fmi_jax.training.step import TrainState
 from fmi_jax.types import Batch
 
 BATCH = Batch(
-    images=np.zeros((4, 1, 1, 1), np.uint8),
+    inputs=np.zeros((4, 1, 1, 1), np.uint8),
     labels=np.zeros(4, np.int32),
     mask=np.ones(4, np.float32),
     index=np.arange(4, dtype=np.int32),

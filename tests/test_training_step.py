@@ -20,10 +20,11 @@ from fmi_jax.models.deit import DeiT, DeiTArch
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts
 from fmi_jax.run.training_run import abstract
+from fmi_jax.tasks.classification import loss_of, per_example_loss
 from fmi_jax.training import optim
 from fmi_jax.training.loop import counters
 from fmi_jax.training.partition import partition
-from fmi_jax.training.step import initial_state, make_train_step, per_example_loss
+from fmi_jax.training.step import initial_state, make_train_step, on_inputs
 from fmi_jax.types import Batch, Task
 
 ARCH = DeiTArch(
@@ -67,7 +68,7 @@ def noisy(keys: jax.Array, images: jax.Array) -> jax.Array:
 def batch(step: int, **changes: np.ndarray) -> Batch:
     rng = np.random.default_rng(step)
     values = {
-        "images": rng.integers(0, 256, (BATCH_SIZE, 12, 12, 3), np.uint8),
+        "inputs": rng.integers(0, 256, (BATCH_SIZE, 12, 12, 3), np.uint8),
         "labels": rng.integers(0, CLASSES, BATCH_SIZE).astype(np.int32),
         "mask": np.ones(BATCH_SIZE, np.float32),
         "index": np.arange(BATCH_SIZE, dtype=np.int32),
@@ -112,8 +113,8 @@ class Training:
             self.partition,
             optimizer,
             schedule,
-            noisy,
-            task=Task.MULTICLASS,
+            on_inputs(noisy),
+            loss=loss_of(Task.MULTICLASS),
             accumulate=accumulate,
             mesh=self.mesh,
             placement=placement,
@@ -152,7 +153,7 @@ def test_eight_devices_train_as_one(alone: tuple[Training, list[float]], layout:
     eight = Training(**layout)
     np.testing.assert_allclose(eight.run(*map(batch, range(4))), losses, rtol=1e-5)
     # The batch is divided over the data axis, and nothing is compiled twice.
-    images = parallel.to_devices(eight.mesh, batch(0))["images"]
+    images = parallel.to_devices(eight.mesh, batch(0))["inputs"]
     rows = {shard.data.shape[0] for shard in images.addressable_shards}
     assert rows == {BATCH_SIZE * layout.get("model_parallel", 1) // layout["devices"]}
     assert eight.step._cache_size() == 1
@@ -172,14 +173,14 @@ def test_checkpoints_have_one_shape_however_devices_share_the_heads(tmp_path) ->
     eight.run(batch(0))
     name = "backbone.blocks.1.attn.qkv.kernel"
     assert eight.state.params[name].shape == (48, 3, 48)
-    model = {"params": eight.state.params, "stats": eight.state.stats}
+    model = {"params": eight.state.params, "stats": eight.state.followers}
     checkpoints = RunCheckpoints(tmp_path)
     checkpoints.save(1, model, counters(eight.state), {"best_step": 1})
     checkpoints.wait()
     one = Training()
     for training in (one, eight):
         state = training.state
-        wanted = {"params": abstract(state.params), "stats": abstract(state.stats)}
+        wanted = {"params": abstract(state.params), "stats": abstract(state.followers)}
         restored = checkpoints.restore(1, wanted, abstract(counters(state)))
         found = {"params": restored.model["params"], "opt": restored.training["opt_state"]}
         expected = {"params": eight.state.params, "opt": eight.state.opt_state}
@@ -292,7 +293,7 @@ class WithBatchNorm(nnx.Module):
 
 def test_running_statistics_follow_what_learns_and_stand_still_elsewhere() -> None:
     parts = partition(nnx.eval_shape(WithBatchNorm), lambda name: name.startswith("head."))
-    assert parts.stats == ("head.mean", "head.var")
+    assert parts.followers == ("head.mean", "head.var")
     assert {"lower.mean", "lower.var", "lower.scale", "lower.bias"} == set(parts.frozen)
     mesh = parallel.make_mesh(devices=jax.devices()[:1])
     schedule = optim.relative_rate(OPTIM, 0, 10)
@@ -303,15 +304,101 @@ def test_running_statistics_follow_what_learns_and_stand_still_elsewhere() -> No
         parts, arrays, optimizer, mesh, placement, learning_rate=0.1, seed=0
     )  # fmt: skip
     step = make_train_step(
-        parts, optimizer, schedule, lambda keys, images: images / 255.0,
-        task=Task.MULTICLASS, accumulate=1, mesh=mesh, placement=placement,
+        parts, optimizer, schedule, on_inputs(lambda keys, images: images / 255.0),
+        loss=loss_of(Task.MULTICLASS), accumulate=1, mesh=mesh, placement=placement,
         dtype=jnp.float32,
     )  # fmt: skip
     frozen = {name: arrays[name] for name in parts.frozen}
     values = batch(0)
     state, _ = step(state, frozen, parallel.to_devices(mesh, values))
-    x = (values["images"] / 255.0).mean((1, 2)) / np.sqrt(1 + 1e-5)
-    np.testing.assert_allclose(state.stats["head.mean"], 0.01 * x.mean(0), rtol=1e-4)
+    x = (values["inputs"] / 255.0).mean((1, 2)) / np.sqrt(1 + 1e-5)
+    np.testing.assert_allclose(state.followers["head.mean"], 0.01 * x.mean(0), rtol=1e-4)
+
+
+class Taught(nnx.Module):
+    """A layer, a teacher that is its moving average, and the centre of the teacher's outputs."""
+
+    def __init__(self) -> None:
+        self.student = nnx.Linear(3, CLASSES, rngs=nnx.Rngs(0))
+        # Another one, or the first gradient were rounding alone.
+        self.teacher = nnx.Linear(3, CLASSES, rngs=nnx.Rngs(1))
+        self.centre = nnx.Variable(jnp.zeros(CLASSES))
+
+    def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None) -> tuple[jax.Array, ...]:
+        del rngs
+        x = images.mean((1, 2))
+        return self.student(x), jax.lax.stop_gradient(self.teacher(x)), self.centre[...]
+
+
+def taught(outputs: tuple[jax.Array, ...], batch: dict) -> tuple[jax.Array, dict]:
+    """A loss without labels; what the teacher says is seen."""
+    del batch
+    student, teacher, centre = outputs
+    targets = jax.nn.softmax(teacher - centre)
+    losses = -(targets * jax.nn.log_softmax(student)).sum(-1)
+    return losses, {"teacher": teacher, "surprise": losses}
+
+
+def follow(params: dict, followers: dict, seen: dict, step: jax.Array) -> dict:
+    momentum = 0.9 + 0.01 * step
+    moved = {
+        f"teacher.{leaf}": momentum * followers[f"teacher.{leaf}"]
+        + (1 - momentum) * params[f"student.{leaf}"]
+        for leaf in ("kernel", "bias")
+    }
+    return moved | {"centre": 0.5 * followers["centre"] + 0.5 * seen["teacher"]}
+
+
+def run_taught(devices: int, accumulate: int, strategy: str = "replicated") -> tuple:
+    """Three steps, the last image of a batch padding."""
+    mesh = parallel.make_mesh(devices=jax.devices()[:devices])
+    parts = partition(
+        nnx.eval_shape(Taught),
+        lambda name: name.startswith("student."),
+        lambda name: name.startswith(("teacher.", "centre")),
+    )
+    assert set(parts.followers) == {"teacher.kernel", "teacher.bias", "centre"}
+    assert not parts.running
+    shapes = parts.shapes(tuple(parts.variables))
+    placement = parallel.parameter_shardings(mesh, shapes, strategy)
+    values = parts.read(Taught(), tuple(parts.variables))
+    arrays = {name: parallel.place(np.asarray(x), placement[name]) for name, x in values.items()}
+    schedule = optim.relative_rate(OPTIM, 0, 10)
+    optimizer = optim.make_optimizer(OPTIM, schedule)
+    state = initial_state(parts, arrays, optimizer, mesh, placement, learning_rate=0.1, seed=0)
+    step = make_train_step(
+        parts, optimizer, schedule, on_inputs(lambda keys, images: images / 255.0),
+        loss=taught, accumulate=accumulate, mesh=mesh, placement=placement, dtype=jnp.float32,
+        follow=follow, logged=("surprise",),
+    )  # fmt: skip
+    mask = np.ones(BATCH_SIZE, np.float32)
+    mask[-1] = 0
+    scalars: dict = {}
+    for i in range(3):
+        rows = {k: v for k, v in batch(i, mask=mask).items() if k != "labels"}
+        state, scalars = step(state, {}, parallel.to_devices(mesh, rows))  # type: ignore[arg-type]
+    assert step._cache_size() == 1
+    return jax.device_get((state.params, state.followers, scalars))
+
+
+def test_followers_move_by_the_whole_batch_however_it_is_cut() -> None:
+    """An EMA teacher and a centre, without labels: after the update, not in a micro-batch."""
+    params, followers, scalars = run_taught(devices=1, accumulate=1)
+    begun = partition(nnx.eval_shape(Taught), lambda name: True).read(Taught(), ("teacher.kernel",))
+    assert np.abs(followers["teacher.kernel"] - begun["teacher.kernel"]).max() > 1e-3
+    assert np.abs(followers["centre"]).max() > 1e-3
+    assert scalars["surprise"] == pytest.approx(scalars["loss"], rel=1e-6)
+    for layout in ((1, 4), (4, 1), (2, 2)):
+        for strategy in ("replicated", "fsdp"):
+            others = run_taught(*layout, strategy=strategy)
+            for ours, theirs in zip((params, followers), others, strict=False):
+                for name, value in ours.items():
+                    np.testing.assert_allclose(theirs[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_what_follows_does_not_learn() -> None:
+    with pytest.raises(ValueError, match=r"student.bias is to learn and to follow"):
+        partition(nnx.eval_shape(Taught), lambda name: True, lambda name: name == "student.bias")
 
 
 def test_sharding_rules_leave_no_axis_twice_and_no_indivisible_one() -> None:
@@ -367,12 +454,12 @@ def test_running_statistics_are_those_of_the_whole_batch_on_any_number_of_device
     one, eight = Training(family="resnet"), Training(family="resnet", devices=8)
     batches = [batch(step) for step in range(3)]
     np.testing.assert_allclose(eight.run(*batches), one.run(*batches), rtol=1e-5)
-    assert int(one.state.stats["backbone.bn1.count"]) == 3
-    for name, value in one.state.stats.items():
-        np.testing.assert_allclose(eight.state.stats[name], value, rtol=1e-5, atol=1e-5)
+    assert int(one.state.followers["backbone.bn1.count"]) == 3
+    for name, value in one.state.followers.items():
+        np.testing.assert_allclose(eight.state.followers[name], value, rtol=1e-5, atol=1e-5)
 
 
 def test_micro_batches_move_the_running_statistics_once_each():
     training = Training(family="resnet", accumulate=2)
     training.run(batch(0))
-    assert int(training.state.stats["backbone.bn1.count"]) == 2
+    assert int(training.state.followers["backbone.bn1.count"]) == 2

@@ -21,7 +21,8 @@ from fmi_jax.run.assembly import (
     evaluation_step,
     placement_of,
 )
-from fmi_jax.training import optim
+from fmi_jax.tasks.classification import loss_of
+from fmi_jax.training import optim, side_by_side
 from fmi_jax.training.step import TrainState, make_train_step
 from fmi_jax.types import Task
 
@@ -97,7 +98,7 @@ def lower(program: Program) -> Any:
 def _batch(config: ExperimentConfig) -> dict[str, jax.ShapeDtypeStruct]:
     b, side = config.train.batch_size, config.data.prepared_size
     return {
-        "images": jax.ShapeDtypeStruct((b, side, side, CHANNELS), jnp.uint8),
+        "inputs": jax.ShapeDtypeStruct((b, side, side, CHANNELS), jnp.uint8),
         "labels": jax.ShapeDtypeStruct((b,), jnp.int32),
         "mask": jax.ShapeDtypeStruct((b,), jnp.float32),
         "index": jax.ShapeDtypeStruct((b,), jnp.int32),
@@ -111,6 +112,7 @@ def _train(
     schedule = optim.relative_rate(config.optim, WARMUP, STEPS)
     optimizer = optim.make_optimizer(config.optim, schedule)
     heads: tuple[int, ...] = ()
+    loss = loss_of(info.task)
     if assembly.protocol.grid is not None:
         optimizer = optim.side_by_side(optimizer)
         heads = (len(assembly.protocol.grid.heads(config)),)
@@ -119,7 +121,7 @@ def _train(
         optimizer,
         schedule,
         augmentation(assembly, config, info),
-        task=info.task,
+        loss=side_by_side.each(loss) if heads else loss,
         accumulate=config.optim.accumulate,
         mesh=mesh,
         placement=placement_of(assembly, config, mesh),
@@ -133,7 +135,7 @@ def _train(
     state = TrainState(
         step=scalar(np.int32),
         params=params,
-        stats=partition.shapes(partition.stats),
+        followers=partition.shapes(partition.followers),
         opt_state=jax.eval_shape(optimizer.init, params),
         learning_rate=scalar(np.float32, heads),
         seed=scalar(np.uint32),

@@ -194,7 +194,7 @@ def _read(source: PreparedSplit | InMemorySplit, info: DatasetInfo, rows: np.nda
     for i, row in enumerate(rows.tolist()):
         images[i], labels[i] = source[row] if row >= 0 else (0, 0)
     return Batch(
-        images=images,
+        inputs=images,
         labels=labels,
         mask=(rows >= 0).astype(np.float32),
         index=rows.astype(np.int32),

@@ -270,7 +270,7 @@ def _step(
     )
 
     def step(arrays: Arrays, batch: Arrays) -> list[Array]:
-        found = by_shard(arrays, batch["images"])
+        found = by_shard(arrays, batch["inputs"])
         return [of_layer(features, batch["mask"]) for features in found]
 
     jitted = jax.jit(
@@ -385,6 +385,6 @@ SPEC = AnalysisSpec(
     reads=("cka",),
     images=lambda config, counts: Images(0, counts[config.cka.split] * (1 + len(config.cka.other))),
     networks=_others,
-    follows="cka.run",
+    after="cka.run",
     label="CKA of the last layer",
 )

@@ -16,6 +16,7 @@ from fmi_jax.errors import UsageError
 from fmi_jax.models.base import ArchConfig
 from fmi_jax.protocols.heads.head_grid import HeadGrid
 from fmi_jax.protocols.spec import Grid, Head, Parts, ProtocolSpec, Variant
+from fmi_jax.training.side_by_side import is_best
 
 
 def heads(config: ExperimentConfig) -> tuple[Head, ...]:
@@ -61,7 +62,7 @@ def streams(seed: int, count: int, first: nnx.Rngs) -> Sequence[nnx.Rngs]:
 def _trainable(config: ExperimentConfig, arch: ArchConfig) -> Callable[[str], bool]:
     del arch
     heads(config)  # refuses what no head reads
-    return lambda name: not name.startswith("backbone.")
+    return lambda name: not name.startswith("backbone.") and not is_best(name)
 
 
 def _variants(config: ExperimentConfig, rates: Sequence[float], seeds: int) -> tuple[Variant, ...]:
@@ -77,6 +78,7 @@ SPEC = ProtocolSpec(
     summary="frozen backbone, linear heads of all learning rates at once",
     classifier=_classifier,
     trainable=_trainable,
+    follows=is_best,
     grid=Grid(heads=heads, alone="linear_probe"),
     variants=_variants,
     small={"probe_grid.learning_rates": (1e-3, 1e-2)},

@@ -21,7 +21,7 @@ from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec
 from fmi_jax.training.loop import Plan
-from fmi_jax.training.partition import Partition
+from fmi_jax.training.partition import Partition, nothing
 from fmi_jax.training.step import Arrays, Placement, Preprocess
 
 OPTIONAL = (
@@ -119,7 +119,7 @@ class Protocol:
         rate and then by seed; no rates: that of the config alone.
       images: `(config, images by split) -> Images`.
       networks: weights that an experiment reads beside those of `backbone` and `transformer`.
-      follows: the field that names the finished run whose network it looks at; empty: none does.
+      after: the field that names the finished run whose network it looks at; empty: none does.
       shows: what a study's report makes of it; the report knows no protocols: plans and results
         carry this, `label` and `unread`.
       small: what it needs set, by dotted name, in an experiment on tiny backbones and few images.
@@ -135,7 +135,7 @@ class Protocol:
     variants: Callable[[ExperimentConfig, Sequence[float], int], tuple[Variant, ...]] = one_cell
     images: Callable[[ExperimentConfig, Mapping[str, int]], Images]
     networks: Callable[[ExperimentConfig], Sequence[PretrainedNetwork]] = lambda config: ()
-    follows: str = ""
+    after: str = ""
     small: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     shows: Shows = "score"
     label: str = ""
@@ -209,12 +209,15 @@ class ProtocolSpec(Protocol):
         ("backbone.blocks.0...", "transformer...", "projector...", "head.kernel") learns. What
         does not gets no gradient, no optimizer slot and no place in the checkpoints of the run.
         Raises `UsageError` where the config asks for what the arch does not have.
+      follows: whether the array of a native name changes without a gradient, and is saved with what
+        learns; running statistics of what learns need not be named.
       needs_transformer: whether a transformer is put on the tokens of the backbone.
       grid: the heads that it trains side by side; None: one model is trained.
     """
 
     classifier: Callable[[Parts], nnx.Module]
     trainable: Callable[[ExperimentConfig, ArchConfig], Callable[[str], bool]]
+    follows: Callable[[str], bool] = nothing
     needs_transformer: bool = False
     grid: Grid | None = None
     variants: Callable[[ExperimentConfig, Sequence[float], int], tuple[Variant, ...]] = (

@@ -29,7 +29,7 @@ from fmi_jax.protocols import linear_probe
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts, ProtocolSpec, check_read
 from fmi_jax.training.partition import Partition, named_values, partition
-from fmi_jax.training.step import Arrays, Augment, Placement, Preprocess, make_eval_step
+from fmi_jax.training.step import Arrays, Augment, Placement, Preprocess, make_eval_step, on_inputs
 
 _BACKBONE, _TRANSFORMER = "backbone.", "transformer."
 OPTIONS = ("readout", "rel_pos_resize")  # of BackboneConfig: fields of the arch by the same name
@@ -120,6 +120,7 @@ def assemble(config: ExperimentConfig, channels: int, num_classes: int) -> Assem
         partition=partition(
             abstract,
             protocol.trainable(config, arch),
+            protocol.follows,
             divided=config.train.model_parallel > 1,
         ),
         create=create,
@@ -153,7 +154,7 @@ def placement_of(assembly: Assembly, config: ExperimentConfig, mesh: Mesh) -> Pl
 
 def augmentation(assembly: Assembly, config: ExperimentConfig, info: DatasetInfo) -> Augment:
     """What happens to training images on the device."""
-    return functools.partial(augment.augment, **_pixels(assembly, config, info))
+    return on_inputs(functools.partial(augment.augment, **_pixels(assembly, config, info)))
 
 
 def evaluation_preprocess(

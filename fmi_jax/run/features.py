@@ -148,7 +148,7 @@ def _feature_step(network: Network, mesh: Mesh) -> Callable[[Arrays, Arrays], Ar
     )
 
     def step(arrays: Arrays, batch: Arrays) -> Arrays:
-        features = by_shard(arrays, batch["images"])
+        features = by_shard(arrays, batch["inputs"])
         return {"features": features, "mask": batch["mask"], "index": batch["index"]}
 
     return jax.jit(

@@ -56,7 +56,7 @@ def train_grid(session: Session) -> Result:
         learning_rates=np.array([head.learning_rate for head in heads], np.float32),
     )
     checkpoints.close()
-    arrays = at_their_best(state.params | state.stats | frozen)
+    arrays = at_their_best(state.params | state.followers | frozen)
     val, test = predict("val", arrays), predict("test", arrays)
     of_val, of_test = of_each(info, val), of_each(info, test)
     chosen = choose(heads, session.metric, [head.values[session.metric] for head in of_val])
@@ -92,13 +92,14 @@ def on_features(session: Session) -> Subject:
     )
     session.clock.lap("features")
     heads = nnx.eval_shape(lambda: FeatureHeads(assembly.create(jax.random.key(0)).head))  # type: ignore[attr-defined]
-    structure = partition(heads, assembly.protocol.trainable(config, assembly.arch))
+    protocol = assembly.protocol
+    structure = partition(heads, protocol.trainable(config, assembly.arch), protocol.follows)
     placement = placement_of(assembly, config, session.mesh)
     return Subject(
         partition=structure,
         placement={name: placement[name] for name in structure.variables},
         arrays=initial_arrays(assembly, config, placement, structure.variables),
-        augment=lambda keys, features: features,
+        augment=lambda keys, batch: batch,
         preprocess=lambda features: features,
         batches=lambda start_step: feature_batches.train_batches(
             splits["train"].features,

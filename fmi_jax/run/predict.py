@@ -63,7 +63,7 @@ def _batches(
         index = np.full(batch_size, -1, np.int32)
         index[: len(paths)] = np.arange(start, start + len(paths))
         yield Batch(
-            images=pixels,
+            inputs=pixels,
             labels=np.zeros((batch_size, *label_shape), np.int32),
             mask=(index >= 0).astype(np.float32),
             index=index,

@@ -78,7 +78,7 @@ def read_trained(workdir: Path) -> Trained:
         result.best.step if grid is None else result.steps,  # the last holds every head's best
         {
             "params": {name: shapes[name] for name in assembly.partition.params},
-            "stats": {name: shapes[name] for name in assembly.partition.stats},
+            "stats": {name: shapes[name] for name in assembly.partition.followers},
         },
     )
     arrays = learned["params"] | learned["stats"]

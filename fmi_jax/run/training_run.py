@@ -22,7 +22,8 @@ from fmi_jax.data import loader
 from fmi_jax.run.assembly import augmentation, evaluation_preprocess, initial_arrays, placement_of
 from fmi_jax.run.conclusion import conclude, evaluate
 from fmi_jax.run.session import Session
-from fmi_jax.training import optim
+from fmi_jax.tasks.classification import loss_of
+from fmi_jax.training import optim, side_by_side
 from fmi_jax.training.evaluation import Outputs, predict_split
 from fmi_jax.training.loop import Loop, Plan, Progress, counters
 from fmi_jax.training.partition import Partition
@@ -96,7 +97,7 @@ def train(session: Session) -> Result:
         progress=lambda meta: Progress(**meta),
         validate=lambda arrays: evaluate(info, predict("val", arrays)).values,
     )
-    model = {"params": state.params, "stats": state.stats}
+    model = {"params": state.params, "stats": state.followers}
     best = checkpoints.restore_model(progress.best_step, abstract(model))
     checkpoints.close()
     arrays = best["params"] | best["stats"] | frozen
@@ -199,6 +200,7 @@ def run_loop(
         learning_rate=rate,
         seed=config.train.seed,
     )
+    loss = loss_of(session.info.task)
     remembered: Mapping[str, Any] = {}
     if resume_step is not None:
         state, remembered = _restore(checkpoints, resume_step, state)
@@ -222,7 +224,7 @@ def run_loop(
                 optimizer,
                 schedule,
                 subject.augment,
-                task=session.info.task,
+                loss=loss if learning_rates is None else side_by_side.each(loss),
                 accumulate=config.optim.accumulate,
                 mesh=mesh,
                 placement=subject.placement,
@@ -264,10 +266,10 @@ def _restore(
     checkpoints: RunCheckpoints, step: int, state: TrainState
 ) -> tuple[TrainState, Mapping[str, Any]]:
     """A state like `state` from the checkpoint of a step, and what the loop remembered there."""
-    model = {"params": state.params, "stats": state.stats}
+    model = {"params": state.params, "stats": state.followers}
     restored = checkpoints.restore(step, abstract(model), abstract(counters(state)))
     state = TrainState(
-        params=restored.model["params"], stats=restored.model["stats"], **restored.training
+        params=restored.model["params"], followers=restored.model["stats"], **restored.training
     )
     return state, restored.meta
 

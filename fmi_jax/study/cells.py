@@ -29,7 +29,7 @@ class Cell:
       config: the experiment.
       program: the same for cells that share what is compiled: those of one setting.
       learning_rate, seed: what it was given of the study; None: it has no such choice.
-      of: the cell whose network it looks at, by the field that its protocol `follows`.
+      of: the cell whose network it looks at, by the field that its protocol names (`after`).
     """
 
     id: str
@@ -126,7 +126,7 @@ def _following(config: ExperimentConfig, of: Cell, program: str) -> Cell:
 def following(config: ExperimentConfig, run: str) -> ExperimentConfig:
     """The experiment, looking at the network of a run: its cell's name, or its folder."""
     config = copy.deepcopy(config)
-    set_fields(config, {PROTOCOLS[config.protocol].follows: run})
+    set_fields(config, {PROTOCOLS[config.protocol].after: run})
     return config
 
 

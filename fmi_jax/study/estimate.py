@@ -122,8 +122,8 @@ def _info(config: ExperimentConfig) -> DatasetInfo:
 
 def per_image(config: ExperimentConfig, channels: int, num_classes: int) -> tuple[float, float]:
     """Operations of a training step and of a forward pass, per image."""
-    follows = PROTOCOLS[config.protocol].follows
-    bare = following(config, "") if follows else copy.deepcopy(config)
+    after = PROTOCOLS[config.protocol].after
+    bare = following(config, "") if after else copy.deepcopy(config)
     bare.backbone.weights = bare.transformer.weights = ""
     bare.optim.learning_rate = ExperimentConfig().optim.learning_rate
     bare.train.seed = 0
@@ -138,7 +138,7 @@ def _per_image(values: str, channels: int, num_classes: int) -> tuple[float, flo
     parts, shapes = assembly.partition, assembly.partition.shapes
     side = config.image_size
     images = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
-    learns, rest = shapes(parts.params), shapes((*parts.stats, *parts.frozen))
+    learns, rest = shapes(parts.params), shapes((*parts.followers, *parts.frozen))
 
     def forward(params: Any, rest: Any, images: Any) -> Any:
         return parts.merge(params, rest)(images, rngs=None).sum()

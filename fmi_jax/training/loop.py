@@ -222,7 +222,7 @@ class Loop:
     def evaluate(self, state: TrainState, done: int) -> TrainState:
         """Measure the validation split, and act on it."""
         progress = self.progress
-        values = self.validate(state.params | state.stats | self.frozen)
+        values = self.validate(state.params | state.followers | self.frozen)
         self.writer.write_scalars(done, {f"val/{name}": v for name, v in values.items()})
         improved = progress.improve(self.metric, values[self.metric], done, progress.seconds)
         if not improved and self.plateaus(done) and progress.wait(self.config.optim):
@@ -247,7 +247,7 @@ class Loop:
 
     def _save(self, state: TrainState, done: int) -> None:
         self.writer.flush()
-        model = {"params": state.params, "stats": state.stats}
+        model = {"params": state.params, "stats": state.followers}
         self.checkpoints.save(done, model, counters(state), dataclasses.asdict(self.progress))
 
 

@@ -20,15 +20,21 @@ class Partition:
       graphdef: the structure, without arrays.
       variables: every variable by native name, abstract.
       params: names of the parameters that learn.
-      stats: names of the running statistics (BatchNorm) that follow the data.
+      followers: names of what changes without a gradient: running statistics (BatchNorm) beside
+        what learns, and whatever else a protocol has follow.
       frozen: names of everything else.
     """
 
     graphdef: Any
     variables: Mapping[str, tuple[tuple[Any, ...], nnx.Variable]]
     params: tuple[str, ...]
-    stats: tuple[str, ...]
+    followers: tuple[str, ...]
     frozen: tuple[str, ...]
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """The followers that the forward pass writes."""
+        return tuple(n for n in self.followers if isinstance(self.variables[n][1], nnx.BatchStat))
 
     def merge(
         self, *parts: Mapping[str, Any], placement: Mapping[str, NamedSharding] | None = None
@@ -77,16 +83,27 @@ def named_values(model: nnx.Module) -> dict[str, Any]:
     }
 
 
+def nothing(name: str) -> bool:
+    """No array, whatever its name."""
+    del name
+    return False
+
+
 def partition(
-    model: nnx.Module, trainable: Callable[[str], bool], *, divided: bool = False
+    model: nnx.Module,
+    trainable: Callable[[str], bool],
+    follows: Callable[[str], bool] = nothing,
+    *,
+    divided: bool = False,
 ) -> Partition:
-    """Divide the arrays of an abstract `model` by `trainable`, asked for each native name.
+    """Divide the arrays of an abstract `model` by native name.
 
     Running statistics go with the parameters beside them: those of a frozen layer stand still.
 
     Args:
       model: the network with its head.
       trainable: whether the array of a native name learns.
+      follows: whether it changes without a gradient; what does, does not learn.
       divided: whether the "model" axis divides heads. Fused kernels are then kept as
         `[i, parts, w]`, each part divided, and files have them as `[i, parts * w]`.
     """
@@ -101,11 +118,13 @@ def partition(
                 shape = shards.kept_shape(name, value.shape)
                 variables[name] = (path, variable.replace(jax.ShapeDtypeStruct(shape, value.dtype)))
     learns = {name for name in variables if trainable(name)}
+    following = {name for name in variables if follows(name)}
+    if both := sorted(learns & following):
+        raise ValueError(f"{both[0]} is to learn and to follow: expected one of them")
     params = tuple(n for n in variables if n in learns and isinstance(variables[n][1], nnx.Param))
     if not params:
         raise ValueError("the protocol trains no parameter of this model")
-    stats = tuple(
-        n for n in variables if n in learns and isinstance(variables[n][1], nnx.BatchStat)
-    )
-    frozen = tuple(n for n in variables if n not in {*params, *stats})
-    return Partition(graphdef, variables, params, stats, frozen)
+    running = {n for n in learns if isinstance(variables[n][1], nnx.BatchStat)}
+    followers = tuple(n for n in variables if n in following | running)
+    frozen = tuple(n for n in variables if n not in {*params, *followers})
+    return Partition(graphdef, variables, params, followers, frozen)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fmi_jax.tasks import metrics
 from fmi_jax.training.loop import Loop, Progress
-from fmi_jax.training.step import Arrays, TrainState
+from fmi_jax.training.step import Arrays, Loss, TrainState
 
 BEST = "best_"
 """`head.kernel` at the head's best validation is kept beside it as `head.best_kernel`."""
@@ -20,6 +20,16 @@ def best_name(name: str) -> str:
     """Where the best values of a parameter are kept."""
     module, _, leaf = name.rpartition(".")
     return f"{module}.{BEST}{leaf}"
+
+
+def is_best(name: str) -> bool:
+    """Whether an array is kept there."""
+    return name.rpartition(".")[2].startswith(BEST)
+
+
+def each(loss: Loss) -> Loss:
+    """The loss of every head, `[b, g]`, from their outputs `[b, g, ...]`."""
+    return jax.vmap(loss, in_axes=(1, None), out_axes=1)
 
 
 def at_their_best(arrays: Arrays) -> Arrays:
@@ -72,7 +82,7 @@ class GridLoop(Loop):
     def evaluate(self, state: TrainState, done: int) -> TrainState:
         """Keep the heads that are at their best; drop the rates of those that have waited."""
         heads = self.progress.heads
-        measured = self.validate(state.params | state.stats | self.frozen)
+        measured = self.validate(state.params | state.followers | self.frozen)
         row = {
             f"{head}/val/{name}": value
             for head, values in zip(self.names, measured, strict=True)
@@ -87,7 +97,8 @@ class GridLoop(Loop):
             ]
         )
         if improved.any():
-            state = dataclasses.replace(state, stats=keep(state.params, state.stats, improved))
+            kept = keep(state.params, state.followers, improved)
+            state = dataclasses.replace(state, followers=kept)
         if self.plateaus(done):
             dropped = [
                 not better and head.wait(self.config.optim)
@@ -104,11 +115,11 @@ class GridLoop(Loop):
         return state
 
 
-def keep(params: Arrays, stats: Arrays, improved: np.ndarray) -> Arrays:
-    """`stats` with the parameters of the heads that have `improved` (bool `[g]`) as their best."""
-    kept = dict(stats)
+def keep(params: Arrays, followers: Arrays, improved: np.ndarray) -> Arrays:
+    """`followers` with the parameters of heads that have `improved` (bool `[g]`) as their best."""
+    kept = dict(followers)
     for name, value in params.items():
-        old = stats[best_name(name)]
+        old = followers[best_name(name)]
         which = improved.reshape(-1, *(1,) * (value.ndim - 1))
         kept[best_name(name)] = jax.device_put(jnp.where(which, value, old), old.sharding)
     return kept

@@ -1,7 +1,7 @@
 """The jitted steps: one for training, one for evaluation, whatever the protocol."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,17 +15,25 @@ from jaxtyping import Array, Float
 from fmi_jax import parallel
 from fmi_jax.nn.shards import DATA, batch_sum
 from fmi_jax.training.partition import Partition
-from fmi_jax.types import Task
 
 _NETWORKS = ("backbone.", "transformer.")  # what computes in the compute type
 
 Arrays = dict[str, Any]
-Augment = Callable[[jax.Array, Array], Array]
-"""`(keys [b], uint8 images) -> network input`, for training."""
+Augment = Callable[[jax.Array, Arrays], Arrays]
+"""`(keys [b], batch of prepared images) -> batch`, whose "inputs" are what the network takes: an
+array or several views. Labels that are maps move along."""
 Preprocess = Callable[[Array], Array]
 """`uint8 images -> network input`, for evaluation."""
+Loss = Callable[[Any, Arrays], tuple[Float[Array, "b *g"], dict[str, Float[Array, "b ..."]]]]
+"""`(outputs, batch) -> losses of each image, and what else of each is `seen`: its mean over the
+whole batch is what a follower moves by, or a scalar."""
+Follow = Callable[[Arrays, Arrays, Arrays, Array], Arrays]
+"""`(params, followers, seen, step) -> followers that change`, after an update."""
 Placement = Mapping[str, NamedSharding]
 """Where each array of the model lives, by name."""
+
+
+Sums = tuple[Any, Arrays]  # of losses and of what is seen, over images
 
 
 @jax.tree_util.register_dataclass
@@ -36,7 +44,7 @@ class TrainState:
     Attributes:
       step: steps done.
       params: what learns, by native name.
-      stats: running statistics, by native name.
+      followers: what changes without a gradient, by native name.
       opt_state: of the optimizer, for `params` only.
       learning_rate: after warm-up; the plateau schedule lowers it.
       seed: from which, with `step`, all randomness of a step follows.
@@ -46,20 +54,16 @@ class TrainState:
 
     step: Any
     params: Arrays
-    stats: Arrays
+    followers: Arrays
     opt_state: Any
     learning_rate: Any
     seed: Any
     bad_step: Any
 
 
-def per_example_loss(task: Task, logits: Array, labels: Array) -> Float[Array, "b *g"]:
-    """Cross entropy of each image: softmax, or the mean over classes of sigmoids."""
-    if logits.ndim == 3:  # [b, g, k]: of each image and head, `[b, g]`
-        return jax.vmap(per_example_loss, in_axes=(None, 1, None), out_axes=1)(task, logits, labels)
-    if task is Task.MULTILABEL:
-        return optax.sigmoid_binary_cross_entropy(logits, labels).mean(axis=-1)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+def on_inputs(change: Callable[[jax.Array, Array], Any]) -> Augment:
+    """A change of the inputs alone, `(keys, images) -> inputs`: labels stay as they are."""
+    return lambda keys, batch: batch | {"inputs": change(keys, batch["inputs"])}
 
 
 def state_shardings(
@@ -74,7 +78,7 @@ def state_shardings(
     return TrainState(
         step=everywhere,
         params={name: placement[name] for name in partition.params},
-        stats={name: placement[name] for name in partition.stats},
+        followers={name: placement[name] for name in partition.followers},
         opt_state=parallel.like_parameters(mesh, jax.eval_shape(optimizer.init, params), placement),
         learning_rate=everywhere,
         seed=everywhere,
@@ -104,7 +108,7 @@ def initial_state(
     return TrainState(
         step=parallel.place(np.int32(0), where.step),
         params=params,
-        stats={name: arrays[name] for name in partition.stats},
+        followers={name: arrays[name] for name in partition.followers},
         opt_state=jax.jit(optimizer.init, out_shardings=where.opt_state)(params),
         learning_rate=parallel.place(np.asarray(learning_rate, np.float32), where.learning_rate),
         seed=parallel.place(np.uint32(seed), where.seed),
@@ -118,21 +122,27 @@ def make_train_step(
     schedule: Callable[[Any], Any],
     augment: Augment,
     *,
-    task: Task,
+    loss: Loss,
     accumulate: int,
     mesh: Mesh,
     placement: Placement,
     dtype: Any,
+    follow: Follow | None = None,
+    logged: Sequence[str] = (),
 ) -> Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, Any]]]:
     """The step `(state, frozen, batch) -> (state, scalars)`; `state` is donated.
 
     Randomness is a function of `(state.seed, state.step)` and of an image's place in the batch,
     never of how the batch is cut into devices or micro-batches. Scalars: `loss` (mean over the
-    batch), `grad_norm` (before clipping), `learning_rate`.
+    batch), `grad_norm` (before clipping), `learning_rate`, and those `logged`.
 
-    A model whose logits are `[b, g, k]` is `g` models that share what is frozen: every parameter
-    has them as its first axis, the scalars and `state.learning_rate` are `[g]`, and none sees
-    the loss of another (`classifiers.head_grid`, with `side_by_side` of an optimizer).
+    A model whose losses are `[b, g]` is `g` models that share what is frozen: every parameter has
+    them as its first axis, the scalars and `state.learning_rate` are `[g]`, and none sees the loss
+    of another (`protocols.heads.head_grid`, with `side_by_side.loss` and an optimizer of theirs).
+
+    Followers change at one of three moments: running statistics in the forward pass, one
+    micro-batch after the other; what `follow` returns, after the update; what a loop changes
+    between steps, not here.
 
     Every device computes its own share of the batch (`parallel.by_shard`). What crosses devices
     are gradients, once for a batch, and parameters that are divided.
@@ -141,32 +151,36 @@ def make_train_step(
       partition: the model.
       optimizer: its updates are multiplied by the learning rate.
       schedule: share of the full learning rate by step, for the scalars.
-      augment: makes the network's input from prepared images.
-      task: decides the loss.
+      augment: makes the network's inputs from prepared images.
+      loss: of each image.
       accumulate: micro-batches per step.
       mesh: the devices.
       placement: sharding of each array of the model.
       dtype: compute type of the networks, in which gradients of their matrices are summed over
         devices.
+      follow: moves followers after an update; None: none moves then.
+      logged: what is `seen` of one number per image, and written as a scalar.
     """
 
+    running = partition.running
+    still = tuple(n for n in (*partition.followers, *partition.frozen) if n not in running)
     # Running statistics are the same on every device, and come whole.
-    divided = {name: placement[name] for name in (*partition.params, *partition.frozen)}
+    divided = {name: placement[name] for name in (*partition.params, *still)}
 
     def loss_and_grads(
-        params: Arrays, stats: Arrays, frozen: Arrays, batch: Arrays, keys: Any, dropout: Any
-    ) -> tuple[Any, Arrays, Arrays]:
-        images = augment(keys, batch["images"])
+        params: Arrays, stats: Arrays, rest: Arrays, batch: Arrays, keys: Any, dropout: Any
+    ) -> tuple[Sums, Arrays, Arrays]:
+        batch = augment(keys, batch)
 
-        def summed_loss(params: Arrays) -> tuple[Any, tuple[Any, Arrays]]:
-            model = partition.merge(params, stats, frozen, placement=divided)
-            logits = model(images, rngs=nnx.Rngs(dropout=dropout))
-            losses = per_example_loss(task, logits, batch["labels"])
-            loss = jnp.einsum("b...,b->...", losses, batch["mask"])
-            return loss.sum(), (loss, partition.read(model, partition.stats))
+        def summed_loss(params: Arrays) -> tuple[Any, tuple[Sums, Arrays]]:
+            model = partition.merge(params, stats, rest, placement=divided)
+            outputs = model(batch["inputs"], rngs=nnx.Rngs(dropout=dropout))
+            each = loss(outputs, batch)
+            sums = jax.tree.map(lambda x: jnp.einsum("b...,b->...", x, batch["mask"]), each)
+            return sums[0].sum(), (sums, partition.read(model, running))
 
-        grads, (loss, stats) = jax.grad(summed_loss, has_aux=True)(params)
-        return loss, stats, grads
+        grads, (sums, stats) = jax.grad(summed_loss, has_aux=True)(params)
+        return sums, stats, grads
 
     def micro_batches(x: Array) -> Array:
         # Row i*k+j goes to micro-batch j: every device cuts its own rows, nothing moves.
@@ -184,23 +198,20 @@ def make_train_step(
         none: Array,
         params: Arrays,
         stats: Arrays,
-        frozen: Arrays,
+        rest: Arrays,
         batch: Arrays,
         keys: Any,
         dropout: Any,
-    ) -> tuple[Any, Arrays, Arrays]:
-        """Loss and gradients summed over the batch, from this device's share of it."""
+    ) -> tuple[Sums, Arrays, Arrays]:
+        """Sums and gradients over the batch, from this device's share of it."""
         if accumulate == 1:
-            loss, stats, grads = loss_and_grads(params, stats, frozen, batch, keys, dropout)
+            sums, stats, grads = loss_and_grads(params, stats, rest, batch, keys, dropout)
         else:
 
-            def one(carry: Any, part: Any) -> tuple[Any, None]:
-                loss, stats, grads = carry
-                micro, micro_keys, micro_dropout = part
-                more, stats, new = loss_and_grads(
-                    params, stats, frozen, micro, micro_keys, micro_dropout
-                )
-                return (loss + more, stats, jax.tree.map(jnp.add, grads, new)), None
+            def one(carry: Any, part: Any) -> tuple[Any, Arrays]:
+                losses, stats, grads = carry
+                (more, seen), stats, new = loss_and_grads(params, stats, rest, *part)
+                return (losses + more, stats, jax.tree.map(jnp.add, grads, new)), seen
 
             parts = (
                 jax.tree.map(micro_batches, batch),
@@ -208,18 +219,20 @@ def make_train_step(
                 jax.random.split(dropout, accumulate),
             )
             zeros = jax.tree.map(jnp.zeros_like, params)
-            (loss, stats, grads), _ = jax.lax.scan(one, (none, stats, zeros), parts)
+            (losses, stats, grads), seen = jax.lax.scan(one, (none, stats, zeros), parts)
+            sums = losses, jax.tree.map(lambda x: x.sum(0), seen)
         # Once, whatever the number of micro-batches.
         grads = {name: summed(name, grad) for name, grad in grads.items()}
-        return batch_sum(loss), stats, grads
+        return jax.tree.map(batch_sum, sums), stats, grads
 
     whole, shared = PartitionSpec(), PartitionSpec(DATA)
     learning = {name: placement[name] for name in partition.params}
     frozen_placement = {name: placement[name] for name in partition.frozen}
+    rest_placement = {name: placement[name] for name in still}
     gradients_by_shard = parallel.by_shard(
         mesh,
         gradients,
-        in_specs=(whole, learning, whole, frozen_placement, shared, shared, whole),
+        in_specs=(whole, learning, whole, rest_placement, shared, shared, whole),
         out_specs=(whole, whole, learning),
     )
 
@@ -229,18 +242,24 @@ def make_train_step(
         )
         keys = jax.random.split(augment_key, batch["mask"].shape[0])
         none = jnp.zeros_like(state.learning_rate)
-        loss, stats, grads = gradients_by_shard(
-            none, state.params, state.stats, frozen, batch, keys, dropout_key
+        stats = {name: state.followers[name] for name in running}
+        rest = {name: x for name, x in state.followers.items() if name not in running} | frozen
+        (loss, seen), stats, grads = gradients_by_shard(
+            none, state.params, stats, rest, batch, keys, dropout_key
         )
         count = jnp.maximum(batch["mask"].sum(), 1)
         loss = loss / count
+        seen = jax.tree.map(lambda x: x / count, seen)
         grads = jax.tree.map(lambda g: g / count, grads)
         each = jax.vmap if loss.ndim else lambda function: function
         norm = each(optax.tree.norm)(grads)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         updates = each(optax.tree.scale)(state.learning_rate, updates)
-        params = optax.apply_updates(state.params, updates)
+        params: Any = optax.apply_updates(state.params, updates)
+        followers = state.followers | stats
+        if follow is not None:
+            followers |= follow(params, followers, seen, state.step)
         finite = jnp.isfinite(loss).all() & jnp.isfinite(norm).all()
         good = finite & (state.bad_step < 0)
 
@@ -250,14 +269,15 @@ def make_train_step(
         new_state = TrainState(
             step=state.step + 1,
             params=keep(params, state.params),
-            stats=keep(stats, state.stats),
+            followers=keep(followers, state.followers),
             opt_state=keep(opt_state, state.opt_state),
             learning_rate=state.learning_rate,
             seed=state.seed,
             bad_step=jnp.where(finite | (state.bad_step >= 0), state.bad_step, state.step),
         )
         rate = schedule(state.step) * state.learning_rate
-        return new_state, {"loss": loss, "grad_norm": norm, "learning_rate": rate}
+        scalars = {"loss": loss, "grad_norm": norm, "learning_rate": rate}
+        return new_state, scalars | {name: seen[name] for name in logged}
 
     state_placement = state_shardings(mesh, partition, optimizer, placement)
     return jax.jit(
@@ -289,7 +309,7 @@ def make_eval_step(
     )
 
     def step(arrays: Arrays, batch: Arrays) -> Arrays:
-        logits = by_shard(arrays, batch["images"])
+        logits = by_shard(arrays, batch["inputs"])
         return {"logits": logits, **{k: batch[k] for k in ("labels", "mask", "index")}}
 
     return jax.jit(

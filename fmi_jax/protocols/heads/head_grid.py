@@ -10,14 +10,6 @@ from fmi_jax.models.base import Backbone
 from fmi_jax.nn.linear import linear
 
 
-class Best(nnx.BatchStat):
-    """A parameter as it was at the best validation so far.
-
-    Like a running statistic it follows training without a gradient, and is in every checkpoint
-    beside the parameters.
-    """
-
-
 class HeadStack(nnx.Module):
     """`g` linear heads: every array has the head as its first axis.
 
@@ -30,7 +22,7 @@ class HeadStack(nnx.Module):
 
     Attributes:
       kernel, bias: `[g, f, k]` and `[g, k]`.
-      best_kernel, best_bias: the same at each head's best validation.
+      best_kernel, best_bias: the same at each head's best validation; they follow.
     """
 
     def __init__(self, width: int, num_classes: int, rngs: Sequence[nnx.Rngs], copies: int):
@@ -38,7 +30,7 @@ class HeadStack(nnx.Module):
         kernel = jnp.tile(jnp.stack([head.kernel[...] for head in heads]), (copies, 1, 1))
         bias = jnp.zeros((len(kernel), num_classes))
         self.kernel, self.bias = nnx.Param(kernel), nnx.Param(bias)
-        self.best_kernel, self.best_bias = Best(kernel), Best(bias)
+        self.best_kernel, self.best_bias = nnx.Variable(kernel), nnx.Variable(bias)
 
     def __call__(self, features: Float[Array, "b f"]) -> Float[Array, "b g k"]:
         """Logits of every head in float32."""
