@@ -1,6 +1,7 @@
-"""Files that are there in full or not at all."""
+"""Files that are there in full or not at all, and their checksum."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,3 +28,9 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a whole file at once."""
     with whole_file(path) as draft:
         draft.write_bytes(content)
+
+
+def sha256(path: str | Path) -> str:
+    """The checksum of a file, as hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -207,6 +207,11 @@ class TrainConfig:
     sharding: str = "replicated"
     bootstrap_samples: int = 1000
 
+    @property
+    def evaluation_batch_size(self) -> int:
+        """Images per evaluation step."""
+        return self.eval_batch_size or self.batch_size
+
 
 @dataclasses.dataclass(slots=True)
 class ExperimentConfig:

@@ -32,6 +32,11 @@ _TENSOR_RULES: tuple[tuple[str, PartitionSpec], ...] = (
 )
 
 
+def is_main() -> bool:
+    """Whether this process, of several, writes files and speaks."""
+    return jax.process_index() == 0
+
+
 def make_mesh(model_parallel: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over all devices, or those given: `model_parallel` of them along "model", the rest
     along "data"."""

@@ -29,8 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.augment": {"types", "errors", "config", "nn.hardware", "jax"},
     "fmi_jax.parallel": {"types", "errors", "jax"},
     "fmi_jax.artifacts": {"types", "errors", "config", "atomic", "tasks"},
-    "fmi_jax.artifacts.record": {"errors", "config", "atomic", "jax"},
-    "fmi_jax.artifacts.checkpoints": {"errors", "atomic", "nn.shards", "jax"},
+    "fmi_jax.artifacts.record": {"errors", "config", "atomic", "parallel", "jax"},
+    "fmi_jax.artifacts.checkpoints": {"errors", "atomic", "nn.shards", "parallel", "jax"},
     "fmi_jax.artifacts.weights": {"errors", "atomic", "models.base", "jax"},
     "fmi_jax.training": {
         *("types", "errors", "config", "tasks", "nn", "parallel", "artifacts", "jax"),

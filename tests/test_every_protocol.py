@@ -8,12 +8,12 @@ from unittest import mock
 import numpy as np
 import pytest
 import short_runs
-from tiny_backbones import TINY
+from tiny_backbones import TINY, count_params
 from tolerances import LOGISTIC, LOSS_ON_DEVICES
 
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
-from fmi_jax.models.base import BackboneSpec, Execution, count_params, create_abstract
+from fmi_jax.models.base import BackboneSpec, Execution, create_abstract
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.run.assembly import assemble

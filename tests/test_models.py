@@ -8,7 +8,7 @@ import pytest
 import torch
 from compiling import AS_FOR_USERS
 from flax import nnx
-from tiny_backbones import TINY, abstract, fill
+from tiny_backbones import TINY, abstract, count_params, fill
 from tolerances import BFLOAT16, SAME_FLOAT32
 
 from fmi_jax.errors import UsageError
@@ -141,7 +141,7 @@ def test_every_backbone_has_a_golden_count():
 def test_spec_describes_the_network_it_builds(name):
     spec = BACKBONES[name]
     model = base.create_abstract(spec.family, spec.arch, Execution())
-    assert base.count_params(model) == spec.num_params == GOLDEN_NUM_PARAMS[name]
+    assert count_params(model) == spec.num_params == GOLDEN_NUM_PARAMS[name]
     side = spec.image_size // spec.patch_size
     shape = jax.ShapeDtypeStruct((2, spec.image_size, spec.image_size, 3), jnp.float32)
     features = nnx.eval_shape(lambda model, x: model.features(x), model, shape)

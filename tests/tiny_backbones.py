@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -178,3 +179,9 @@ TINY: dict[str, Tiny] = {
         37,
     ),
 }
+
+
+def count_params(module: nnx.Module) -> int:
+    """Number of trainable scalars (running statistics not counted)."""
+    leaves = jax.tree.leaves(nnx.state(module, nnx.Param))
+    return sum(int(np.prod(leaf.shape)) for leaf in leaves)

@@ -5,7 +5,6 @@ must have it; otherwise the one of the first transfer is recorded beside the fil
 in the cache must agree with it ever after.
 """
 
-import hashlib
 import json
 import os
 import urllib.error
@@ -15,6 +14,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from fmi_jax import atomic
 from fmi_jax.atomic import whole_file
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import WeightsSource
@@ -116,8 +116,7 @@ def _verify(source: WeightsSource, path: Path, cache: Path) -> None:
     """Check `path` against the published checksum, or the recorded one; or record it."""
     records = cache / "checksums.json"
     known: dict[str, str] = json.loads(records.read_text()) if records.exists() else {}
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = atomic.sha256(path)
     expected = source.sha256 or known.get(source.url, sha256)
     if not sha256.startswith(expected):
         path.unlink()

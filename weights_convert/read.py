@@ -10,7 +10,6 @@ terabytes.
 
 import argparse
 import dataclasses
-import hashlib
 import pickle
 import tarfile
 import zipfile
@@ -22,6 +21,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from fmi_jax import atomic
 from fmi_jax.errors import UserError
 from weights_convert.torchscript import is_code, is_torchscript, read_torchscript
 
@@ -60,8 +60,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(f"{path}: there is no such file.{hint}")
     with path.open("rb") as file:
         start = file.read(16)
-        file.seek(0)
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = atomic.sha256(path)
     format, read = _kind(path, start)
     try:
         content = read(path)

@@ -6,7 +6,6 @@ count.
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 import shutil
@@ -18,7 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from fmi_jax import atomic
+from fmi_jax import atomic, parallel
 from fmi_jax.errors import UserError
 from fmi_jax.nn.shards import filed_shape
 
@@ -100,7 +99,7 @@ class RunCheckpoints:
             ) from error
         if self._unsealed is None:
             return
-        if jax.process_index() == 0:
+        if parallel.is_main():
             self._seal(self._unsealed)
         self._unsealed = None
         # Not before: until a step is sealed, what the steps before it refer to must not go.
@@ -117,7 +116,7 @@ class RunCheckpoints:
         The optimizer's state is twice as large as the model, and the newest steps are for
         resuming.
         """
-        if jax.process_index() != 0:
+        if not parallel.is_main():
             return
         for path in self.folder.iterdir():
             if path.name.isdecimal() and path.name != str(step):
@@ -246,7 +245,7 @@ class RunCheckpoints:
     def _set_aside(self, unusable: Mapping[int, str | None]) -> None:
         for step, reason in sorted(unusable.items()):
             log.warning("checkpoint step %d is set aside: %s", step, reason)
-            if jax.process_index() == 0:
+            if parallel.is_main():
                 target = self.folder / "damaged" / str(step)
                 target.parent.mkdir(exist_ok=True)
                 shutil.rmtree(target, ignore_errors=True)
@@ -292,10 +291,8 @@ def _is_training(name: str) -> bool:
 
 def _checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below `folder`, by relative path."""
-    sums = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            sums[path.relative_to(folder).as_posix()] = digest
-    return sums
+    return {
+        path.relative_to(folder).as_posix(): atomic.sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from fmi_jax import atomic
+from fmi_jax import atomic, parallel
 from fmi_jax import config as config_module
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError, UserError
@@ -110,7 +108,7 @@ def owned(workdir: Path) -> Iterator[None]:
     except OSError as error:
         raise UsageError(f"--workdir={workdir} cannot be used: {error.strerror}.") from error
     try:
-        if jax.process_index() == 0:
+        if parallel.is_main():
             _lock(lock, workdir)
         yield
     finally:

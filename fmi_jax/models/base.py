@@ -385,9 +385,3 @@ def parameters(module: nnx.Module) -> dict[str, Any]:
         ".".join(map(str, path)): variable.get_value()
         for path, variable in nnx.to_flat_state(state)
     }
-
-
-def count_params(module: nnx.Module) -> int:
-    """Number of trainable scalars (running statistics not counted)."""
-    leaves = jax.tree.leaves(nnx.state(module, nnx.Param))
-    return sum(int(np.prod(leaf.shape)) for leaf in leaves)

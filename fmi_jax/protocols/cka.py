@@ -78,7 +78,7 @@ def run(context: AnalysisContext) -> AnalysisResult:
         for i in (range(1, len(networks)) if len(networks) > 1 else [0])
     ]
     figures = {}
-    if jax.process_index() == 0:
+    if parallel.is_main():
         _write_table(context.workdir / TABLE, titles, names, matrix)
         for i, pair in enumerate(pairs):
             name = f"cka_layers{f'_{i + 1}' * (len(pairs) > 1)}.png"

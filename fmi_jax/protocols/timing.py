@@ -105,7 +105,7 @@ def run(context: AnalysisContext) -> AnalysisResult:
         # One at a time beside the reference: memory holds two networks, however many are asked.
         subject = reference if title == reference.name else prepare(title)
         rows.append(_measure(subject, reference, settings.repeats, settings.batch_size))
-    if jax.process_index() == 0:
+    if parallel.is_main():
         drawn = timing_figures.relative(rows, reference.name, settings.batch_size)
         atomic.write_bytes(context.workdir / FIGURE, drawn)
     return AnalysisResult(

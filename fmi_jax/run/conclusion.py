@@ -1,6 +1,5 @@
 """What every run that classifies ends with: metrics, predictions, result, report."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -101,7 +100,7 @@ def evaluate(
     if not samples:
         return evaluation
     intervals = metrics.bootstrap(*measured, samples, seed, groups, info.class_groups)
-    return dataclasses.replace(evaluation, intervals=intervals)
+    return metrics.with_intervals(evaluation, intervals)
 
 
 def announce(session: Session, result: Result) -> None:

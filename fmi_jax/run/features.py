@@ -112,7 +112,7 @@ def _features_of(
     if not _everywhere(kept is not None):
         say(f"features of {len(ids)} {split} images: computing, kept in {path}")
         config = network.config
-        batch_size = config.train.eval_batch_size or config.train.batch_size
+        batch_size = config.train.evaluation_batch_size
         batches = loader.eval_batches(
             dataset,
             split,
@@ -123,7 +123,7 @@ def _features_of(
         outputs = (step(network.arrays, parallel.to_devices(mesh, batch)) for batch in batches)
         rows = _in_order(outputs, ids)
         with kernel_errors(config.backbone):
-            if jax.process_index() == 0:
+            if parallel.is_main():
                 with _writing(where):
                     _write(path, about, shape, rows)
                 kept = np.load(path, mmap_mode="r")
@@ -196,7 +196,7 @@ def _write(
         np.lib.format.write_array_header_1_0(file, header)
         for features in rows:
             file.write(features.astype("<f4").tobytes())
-    record = {"about": about, "sha256": _file_sha256(path)}
+    record = {"about": about, "sha256": atomic.sha256(path)}
     atomic.write_bytes(_record(path), (json.dumps(record, indent=2) + "\n").encode())
 
 
@@ -204,7 +204,7 @@ def _read(path: Path, about: Mapping[str, Any], shape: tuple[int, int]) -> np.nd
     """What is kept at `path`, or None where nothing is, or not what was written."""
     try:
         record = json.loads(_record(path).read_bytes())
-        if record != {"about": about, "sha256": _file_sha256(path)}:
+        if record != {"about": about, "sha256": atomic.sha256(path)}:
             return None
         kept = np.load(path, mmap_mode="r")
     except (OSError, ValueError):
@@ -226,7 +226,7 @@ def _everywhere(here: bool) -> bool:
 @contextlib.contextmanager
 def _held(where: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Make `where` and keep other runs from computing the same at once."""
-    if jax.process_index() != 0:
+    if not parallel.is_main():
         yield
         return
     with _writing(where):
@@ -252,11 +252,6 @@ def _writing(where: Path) -> Iterator[None]:
             f"features cannot be kept in {where} ({error.strerror}): expected a folder that can"
             " be written to, with room for 4 bytes per feature and image."
         ) from error
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(values: Any) -> str:

@@ -2,17 +2,15 @@
 
 import dataclasses
 import datetime
-import hashlib
 import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
 
-from fmi_jax import parallel
+from fmi_jax import atomic, parallel
 from fmi_jax.artifacts.record import RunRecord
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
@@ -74,7 +72,7 @@ class Session:
     @property
     def eval_batch_size(self) -> int:
         """Images per evaluation step."""
-        return self.config.train.eval_batch_size or self.config.train.batch_size
+        return self.config.train.evaluation_batch_size
 
     def held_places(self, batch_size: int) -> Int[np.ndarray, "p"]:
         """Places in a batch that this process reads; see `parallel.held_places`."""
@@ -83,7 +81,7 @@ class Session:
     @property
     def active(self) -> bool:
         """Whether this process writes files and speaks."""
-        return jax.process_index() == 0
+        return parallel.is_main()
 
     def heading(self) -> str:
         """What runs on what, for the console; before it, what the compute type costs here."""
@@ -111,11 +109,10 @@ def begin(config: ExperimentConfig, workdir: Path) -> Session:
     unused = launch.unused_devices()
     if unused is not None:
         print(f"note: {unused}", file=sys.stderr)
-    eval_batch_size = config.train.eval_batch_size or config.train.batch_size
     parallel.check_batch_size(
         mesh, config.train.batch_size, config.optim.accumulate, "train.batch_size"
     )
-    parallel.check_batch_size(mesh, eval_batch_size, 1, "train.eval_batch_size")
+    parallel.check_batch_size(mesh, config.train.evaluation_batch_size, 1, "train.eval_batch_size")
 
     data = config.data
     dataset = training_subset(
@@ -135,15 +132,15 @@ def begin(config: ExperimentConfig, workdir: Path) -> Session:
     record = RunRecord(
         config=config,
         dataset=info.to_json(),
-        weights_sha256=_sha256(assembly.weights),
-        transformer_sha256=_sha256(assembly.transformer_weights),
+        weights_sha256=_checksum(assembly.weights),
+        transformer_sha256=_checksum(assembly.transformer_weights),
         started=now(),
     )
     earlier = RunRecord.read(workdir)
     if earlier is not None:
         earlier.check_same(record, workdir)
         record = earlier
-    elif jax.process_index() == 0:
+    elif parallel.is_main():
         record.write(workdir)
     return Session(
         config=config,
@@ -163,8 +160,5 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _sha256(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _checksum(path: Path | None) -> str | None:
+    return None if path is None else atomic.sha256(path)

@@ -1,14 +1,13 @@
 """The best network of a finished run."""
 
 import dataclasses
-import hashlib
 from pathlib import Path
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fmi_jax import parallel
+from fmi_jax import atomic, parallel
 from fmi_jax.artifacts.checkpoints import RunCheckpoints
 from fmi_jax.artifacts.record import RunRecord
 from fmi_jax.artifacts.result import Result
@@ -137,8 +136,7 @@ def whole_backbone(run: Trained) -> tuple[ArchConfig, dict[str, np.ndarray]]:
 
 def _check_weights(workdir: Path, weights: Path, expected: str | None) -> None:
     """Refuse other pretrained weights than those the run started from."""
-    with weights.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = atomic.sha256(weights)
     if found != expected:
         raise UserError(
             f"{weights} is not the file that the run in {workdir} started from: its sha256 is"

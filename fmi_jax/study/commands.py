@@ -1,7 +1,6 @@
 """`fmi-jax study`: plan, run and look at a study."""
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -249,20 +248,3 @@ def _status(values: argparse.Namespace) -> None:
     if not (values.root / "cells").is_dir():
         raise UsageError(f"{values.root} holds no study: expected the --root of fmi-jax study run.")
     print(describe_status(plan, settings, values.root))
-
-
-def read_plan(root: Path, name: str) -> dict:
-    """What `Plan.write` left of a study.
-
-    Raises:
-      UserError: there is no such study under `root`.
-    """
-    path = root / f"{name}.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        there = ", ".join(sorted(p.stem for p in root.glob("*.json"))) or "none"
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}); studies in {root}: {there}."
-            f" Expected one that `fmi-jax study run {name} --root {root}` has begun."
-        ) from error

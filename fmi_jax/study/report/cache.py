@@ -48,9 +48,3 @@ class Cache:
             with atomic.whole_file(path) as draft, draft.open("wb") as file:
                 np.savez(file, allow_pickle=False, **found)  # type: ignore[arg-type]
             return found
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

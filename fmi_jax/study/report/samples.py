@@ -15,10 +15,11 @@ import numpy as np
 
 from fmi_jax.artifacts.predictions import Predictions, read_predictions
 from fmi_jax.artifacts.result import Result
+from fmi_jax.atomic import sha256
 from fmi_jax.cores import available_cores
 from fmi_jax.errors import UserError
 from fmi_jax.study.report import condense
-from fmi_jax.study.report.cache import Cache, sha256
+from fmi_jax.study.report.cache import Cache
 from fmi_jax.study.report.numbers import Number, Run
 from fmi_jax.study.report.statistics import draw_times, interval, reliability, two_level
 from fmi_jax.tasks.metrics import GROUP_PREFIX, logits_of
