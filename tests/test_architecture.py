@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.augment": {"types", "errors", "config", "nn.hardware", "jax"},
     "fmi_jax.parallel": {"types", "errors", "jax"},
     "fmi_jax.artifacts": {"types", "errors", "config", "atomic", "tasks"},
-    "fmi_jax.artifacts.record": {"errors", "config", "atomic", "parallel", "jax"},
+    "fmi_jax.artifacts.record": {"errors", "config", "atomic", "artifacts", "parallel", "jax"},
     "fmi_jax.artifacts.checkpoints": {"errors", "atomic", "nn.shards", "parallel", "jax"},
     "fmi_jax.artifacts.weights": {"errors", "atomic", "models.base", "jax"},
     "fmi_jax.training": {

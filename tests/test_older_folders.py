@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -18,10 +19,12 @@ from fmi_jax.artifacts.weights import load_backbone
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data import loader
 from fmi_jax.data.prepared import open_dataset
+from fmi_jax.errors import UserError
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.run import experiment
 from fmi_jax.run.trained import read_trained
 from fmi_jax.study.ledger import Ledger, State
+from fmi_jax.study.report.planned import read_studies
 from fmi_jax.training.loop import Loop
 
 
@@ -114,3 +117,16 @@ def test_a_study_runs_what_is_left_of_it_and_reports_the_rest(left: Path, capsys
     assert "Of 4 settings" in capsys.readouterr().out
     numbers = (root / "report" / "numbers.csv").read_text()
     assert all(name in numbers for name in ("finetune", "linear_probe", "knn", "cka"))
+
+
+@pytest.mark.parametrize("name", ["finished/run.json", "finished/result.json", "root/squares.json"])
+def test_files_of_later_versions_are_refused_in_one_message(
+    name: str, left: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / Path(name).parts[0]
+    shutil.copytree(left / folder.name, folder)
+    path = tmp_path / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    read = {"run.json": RunRecord.read, "result.json": Result.read, "squares.json": read_studies}
+    with pytest.raises(UserError, match=rf"{path.name} is of format 99.*install the version"):
+        read[path.name](folder)

@@ -1,13 +1,36 @@
-"""Files of earlier versions, as this one writes them."""
+"""Files of earlier versions, as this one writes them; those of later ones are refused."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from fmi_jax.errors import UserError
 
 _OF_ANALYSES = {"cka": ("analysis", "CKA of the last layer"), "timing": ("speed", "")}
 """What a report showed of those that there were, and what it called their number."""
 
 _SECTIONS = ("transformer", "probe_grid", "knn", "logistic", "lora", "attentive", "cka", "timing")
 """Those of a config that only some protocols read."""
+
+
+def format_of(values: Mapping[str, Any], known: int, path: Path) -> int:
+    """The format number of a file that is read; the first ones carried none.
+
+    Args:
+      values: of the file.
+      known: the format that this version writes.
+      path: the file.
+
+    Raises:
+      UserError: a later version wrote it.
+    """
+    number = values.get("format", 1)
+    if number > known:
+        raise UserError(
+            f"{path} is of format {number}, and this version of fmi_jax reads up to {known}:"
+            " install the version that wrote it, or a later one."
+        )
+    return number
 
 
 def result(values: Mapping[str, Any]) -> dict[str, Any]:

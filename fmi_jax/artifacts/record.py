@@ -11,10 +11,12 @@ from typing import Any
 
 from fmi_jax import atomic, parallel
 from fmi_jax import config as config_module
+from fmi_jax.artifacts import older
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError, UserError
 
 FILE_NAME = "run.json"
+FORMAT = 1
 
 FREE = {
     "data.data_dir",
@@ -49,6 +51,7 @@ class RunRecord:
     def write(self, workdir: Path) -> None:
         """Write `run.json` into `workdir`."""
         values = {
+            "format": FORMAT,
             "config": config_module.as_dict(self.config),
             "dataset": self.dataset,
             "weights_sha256": self.weights_sha256,
@@ -65,6 +68,7 @@ class RunRecord:
             return None
         try:
             values = json.loads(path.read_text())
+            older.format_of(values, FORMAT, path)
             return cls(
                 config=config_module.from_dict(values["config"]),
                 dataset=values["dataset"],

@@ -87,12 +87,7 @@ def current(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     Raises:
       UserError: a later version wrote it.
     """
-    number = values.get("format", 1)
-    if number > FORMAT:
-        raise UserError(
-            f"{path} is of format {number}, and this version of fmi_jax reads up to {FORMAT}:"
-            " install the version that wrote it, or a later one."
-        )
+    number = older.format_of(values, FORMAT, path)
     return dict(values) if number == FORMAT else older.result(values)
 
 

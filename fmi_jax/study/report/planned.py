@@ -83,11 +83,7 @@ class PlannedStudy:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `Plan.to_json`, of this version or an earlier one."""
-        if values.get("format", 1) == 1:
-            values = older.plan(values)
-        if values["format"] > FORMAT:
-            raise ValueError(f"it is of format {values['format']}, expected {FORMAT} or less")
+        """The inverse of `Plan.to_json`, of this version."""
         settings = tuple(
             PlannedSetting(
                 at=setting["at"],
@@ -160,7 +156,10 @@ def read_studies(root: Path, names: Sequence[str] = ()) -> list[PlannedStudy]:
 
 def _read(path: Path) -> PlannedStudy:
     try:
-        return PlannedStudy.from_json(json.loads(path.read_text(encoding="utf-8")))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if older.format_of(values, FORMAT, path) < FORMAT:
+            values = older.plan(values)
+        return PlannedStudy.from_json(values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is not the plan of a study ({type(error).__name__}: {error}); expected the"
