@@ -45,6 +45,12 @@ def test_what_stands_on_a_backbone_has_the_whole_rate():
     }
 
 
+@pytest.mark.parametrize("name", ["backbone.mixer.kernel", "decoder.kernel"])
+def test_a_parameter_whose_layer_nobody_wrote_down_is_an_error(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"layer decay does not know where {name} stands"):
+        optim.layer_factors([name, "head.kernel"], 0.5)
+
+
 def test_it_is_torch_adamw_with_a_learning_rate_for_each_layer():
     rng = np.random.default_rng(3)
     params = {

@@ -61,7 +61,12 @@ def make_optimizer(config: OptimConfig, schedule: Schedule) -> optax.GradientTra
 
 
 _BLOCKS = "backbone.blocks."
-_AFTER_THE_BLOCKS = ("norm", "norms", "proj")  # of a backbone; with the head in BEiT as well
+_AFTER_THE_BLOCKS = ("norm", "norms", "proj", "neck")  # of a backbone; as a head in BEiT as well
+_BEFORE_THE_BLOCKS = (
+    *("patch_embed", "pos_embed", "cls_token", "dist_token", "register_tokens", "norm_pre"),
+    *("stem", "conv1", "bn1"),
+)
+_HEADS = ("head", "pool", "projector", "transformer")
 
 
 def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
@@ -74,6 +79,9 @@ def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
     Args:
       names: native names of the parameters that learn; those of the last block are among them.
       decay: more than 0, at most 1.
+
+    Raises:
+      ValueError: a parameter is none of these: which layer it belongs to must be written down.
     """
     names = tuple(names)
     n = 1 + max((_block(name) for name in names if name.startswith(_BLOCKS)), default=-1)
@@ -81,8 +89,16 @@ def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
     def layers_above(name: str) -> int:
         if name.startswith(_BLOCKS):
             return n - _block(name)
-        part, _, rest = name.partition(".")
-        return 0 if part != "backbone" or rest.split(".")[0] in _AFTER_THE_BLOCKS else n + 1
+        part, *rest = name.split(".")
+        if part in _HEADS or (part == "backbone" and rest[0] in _AFTER_THE_BLOCKS):
+            return 0
+        if part == "backbone" and rest[0] in _BEFORE_THE_BLOCKS:
+            return n + 1
+        raise ValueError(
+            f"layer decay does not know where {name} stands: expected {_BLOCKS}..., one of"
+            f" {', '.join(_HEADS)}, or of a backbone {', '.join(_BEFORE_THE_BLOCKS)} before its"
+            f" blocks and {', '.join(_AFTER_THE_BLOCKS)} after them (fmi_jax/training/optim.py)."
+        )
 
     return {name: decay ** layers_above(name) for name in names}
 
