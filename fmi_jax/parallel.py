@@ -30,6 +30,16 @@ _TENSOR_RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(.*\.)?mlp\.fc1\.bias", PartitionSpec("model")),
     (r"(.*\.)?mlp\.(fc2|w3)\.kernel", PartitionSpec("model", None)),
 )
+# Whole on every device of "model", and so is everything of one dimension without a rule.
+_WHOLE = (
+    r"(.*\.)?(cls_token|dist_token|register_tokens|pos_embed)",
+    r"(.*\.)?(patch_embed|stem|downsample|neck|modulation)\..*",
+    r"(.*\.)?attn\.(rel_pos_[hw]|relative_position_bias_table.*|pool_layers\..*)",
+    r"(.*\.)?(conv\d*|dw\d)\.kernel",
+    r"(.*\.)?lora_[ab]",
+    r"backbone\.proj",
+    r"(head|pool|projector)\..*",
+)
 
 
 def is_main() -> bool:
@@ -80,12 +90,14 @@ def parameter_sharding(
     Args:
       mesh: from `make_mesh`.
       name: native parameter name ("blocks.0.attn.qkv.kernel"). The first tensor rule that
-        matches the whole name decides the "model" axis; a name without a rule is not divided
-        along it.
+        matches the whole name decides the "model" axis.
       shape: its shape.
       strategy: "replicated", or "fsdp": the first dimension that "data" divides and that is not
         divided already is divided along "data", for its parts lie in memory as they are gathered;
         tiny parameters stay whole.
+
+    Raises:
+      ValueError: heads are divided, and whether this parameter is has not been written down.
     """
     spec: list[Any] = [None] * len(shape)
     if mesh.shape["model"] > 1:
@@ -93,6 +105,13 @@ def parameter_sharding(
             if re.fullmatch(pattern, name) and len(rule) == len(shape):
                 spec = list(rule)
                 break
+        else:
+            known = (*(pattern for pattern, _ in _TENSOR_RULES), *_WHOLE)
+            if len(shape) > 1 and not any(re.fullmatch(pattern, name) for pattern in known):
+                raise ValueError(
+                    f"no rule says how {name} {shape} is divided along 'model': expected one in"
+                    " fmi_jax/parallel.py (_TENSOR_RULES, or _WHOLE)."
+                )
         spec = [
             axis if axis is None or size % mesh.shape[axis] == 0 else None
             for axis, size in zip(spec, shape, strict=True)

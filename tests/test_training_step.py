@@ -15,7 +15,7 @@ from fmi_jax import parallel
 from fmi_jax.artifacts.checkpoints import RunCheckpoints
 from fmi_jax.config import ExperimentConfig, OptimConfig
 from fmi_jax.errors import UsageError
-from fmi_jax.models.base import Execution
+from fmi_jax.models.base import Execution, create_abstract
 from fmi_jax.models.deit import DeiT, DeiTArch
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts
@@ -414,8 +414,21 @@ def test_sharding_rules_leave_no_axis_twice_and_no_indivisible_one() -> None:
         sharding.shard_shape(shape)  # raises if a dimension does not divide
     assert parallel.parameter_sharding(mesh, "head.kernel", (768, 5), "fsdp").spec[0] == "data"
     # Rows before columns, of which an exchange would have to be put in order.
-    wide = parallel.parameter_sharding(mesh, "backbone.tokens.kernel", (48, 192), "fsdp")
+    wide = parallel.parameter_sharding(mesh, "projector.kernel", (48, 192), "fsdp")
     assert tuple(wide.spec) == ("data", None)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_parameter_has_a_rule_for_the_model_axis(name: str) -> None:
+    tiny, mesh = TINY[name], parallel.make_mesh(2, jax.devices()[:8])
+    arch = tiny.arch.truncated(tiny.arch.num_blocks - 1)
+    backbone = create_abstract(tiny.family, arch, Execution())
+    parts = partition(backbone, lambda name: True, divided=True)
+    shapes = parts.shapes(tuple(parts.variables))
+    named = {f"backbone.{name}": shape for name, shape in shapes.items()}
+    assert parallel.parameter_shardings(mesh, named, "fsdp").keys() == named.keys()
+    with pytest.raises(ValueError, match=r"no rule says how backbone\.mixer\.kernel"):
+        parallel.parameter_sharding(mesh, "backbone.mixer.kernel", (4, 4), "replicated")
 
 
 @pytest.mark.parametrize(("size", "message"), [(12, "nearest valid: 8 or 16"), (3, "valid: 8")])
