@@ -25,10 +25,12 @@ from typing import Any
 from fmi_jax.aot.compiler import Compiler
 from fmi_jax.aot.program import Program, program
 from fmi_jax.aot.targets import CHIPS, target
+from fmi_jax.config import ExperimentConfig, as_dict, flatten
 from fmi_jax.entry import guarded
 from fmi_jax.errors import unknown_name
 from fmi_jax.models.registry import BACKBONES
 
+DEFAULT = flatten(as_dict(ExperimentConfig()))
 RESULTS = Path(__file__).parent / "results" / "aot.jsonl"
 LARGE = 1000  # pixels
 # One network of each family, in every protocol and every way to divide a step; the others are
@@ -92,9 +94,14 @@ def programs(name: str) -> Iterator[Program]:
 
 
 def key(asked: Mapping[str, Any]) -> str:
-    """What a result is known by: everything that was asked."""
-    names = ("target", "what", "config", "optimization")
-    return json.dumps({name: asked[name] for name in names}, sort_keys=True)
+    """What a result is known by: everything that was asked, and is not the default.
+
+    A field that a later version has in addition changes no key.
+    """
+    config = flatten(asked["config"])
+    set_fields = {n: value for n, value in config.items() if DEFAULT.get(n, value) != value}
+    names = ("target", "what", "optimization")
+    return json.dumps({**{n: asked[n] for n in names}, "config": set_fields}, sort_keys=True)
 
 
 def done(results: Path) -> dict[str, dict[str, Any]]:

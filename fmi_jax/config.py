@@ -268,17 +268,18 @@ def from_dict(values: dict[str, Any]) -> ExperimentConfig:
     return config
 
 
+def flatten(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested values by dotted name: `{"optim.learning_rate": 1e-4, ...}`."""
+    found = {}
+    for name, value in values.items():
+        inner = isinstance(value, Mapping)
+        found |= flatten(value, f"{where}{name}.") if inner else {where + name: value}
+    return found
+
+
 def flat(config: ExperimentConfig) -> dict[str, Any]:
-    """The config as plain JSON values by dotted name: `{"optim.learning_rate": 1e-4, ...}`."""
-
-    def flatten(values: dict[str, Any], where: str) -> dict[str, Any]:
-        found = {}
-        for name, value in values.items():
-            inner = isinstance(value, dict)
-            found |= flatten(value, f"{where}{name}.") if inner else {where + name: value}
-        return found
-
-    return flatten(as_dict(config), "")
+    """The config as plain JSON values by dotted name."""
+    return flatten(as_dict(config))
 
 
 def field_names() -> list[str]:
