@@ -293,6 +293,8 @@ def test_real_cells_share_what_is_compiled(tmp_path, monkeypatch, capsys):
     for name, value in (runs.environment() | {"JAX_COMPILATION_CACHE_DIR": str(cache)}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("XLA_FLAGS", raising=False)
+    # Keep what compiles fast, too: how fast it does must not decide what is there.
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     arguments = [str(path), "--root", str(tmp_path / "root"), "--data-dir", config.data.data_dir]
     assert study("run", *arguments, "--seeds", "1") == 0
     compiled = {entry.name for entry in cache.glob("*-cache")}
