@@ -1,4 +1,4 @@
-"""The shape of the house in numbers: how many rooms, who leans on whom, what is said where.
+"""Counts the structure of the code: modules, imports, and names in the wrong place.
 
     python benchmarks/structure.py                 this tree
     python benchmarks/structure.py BEFORE AFTER    two trees, side by side (`git worktree add`)

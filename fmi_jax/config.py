@@ -288,10 +288,10 @@ def field_names() -> list[str]:
 
 
 def check_types(config: ExperimentConfig) -> None:
-    """Give every value its field's type, where it stands for one: 1 for 1.0, a list for a tuple.
+    """Convert every value to the type of its field: 1 to 1.0, a list to a tuple.
 
     Raises:
-      UsageError: values that do not, all of them.
+      UsageError: lists every value that cannot be converted.
     """
     wrong = []
 
@@ -315,7 +315,7 @@ def check_types(config: ExperimentConfig) -> None:
 
 
 def _of_type(kind: Any, value: Any) -> Any:
-    """The value as that type; `TypeError` where it stands for none."""
+    """Convert a value to a type; `TypeError` if it cannot be."""
     if typing.get_origin(kind) is tuple:
         kinds = typing.get_args(kind)
         if not isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Files of earlier versions, as this one writes them; those of later ones are refused."""
+"""Upgrades files of earlier versions to the current format, and refuses files of later ones."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,19 +7,19 @@ from typing import Any
 from fmi_jax.errors import UserError
 
 _OF_ANALYSES = {"cka": ("analysis", "CKA of the last layer"), "timing": ("speed", "")}
-"""What a report showed of those that there were, and what it called their number."""
+"""`shows` and `label` of every analysis that existed in format 1."""
 
 _SECTIONS = ("transformer", "probe_grid", "knn", "logistic", "lora", "attentive", "cka", "timing")
-"""Those of a config that only some protocols read."""
+"""Config sections that only some protocols read."""
 
 
 def format_of(values: Mapping[str, Any], known: int, path: Path) -> int:
-    """The format number of a file that is read; the first ones carried none.
+    """Check the format number of a file and return it; files without one are of format 1.
 
     Args:
-      values: of the file.
-      known: the format that this version writes.
-      path: the file.
+      values: parsed JSON content.
+      known: format number that this version writes.
+      path: file that was read, for the message.
 
     Raises:
       UserError: a later version wrote it.
@@ -34,7 +34,7 @@ def format_of(values: Mapping[str, Any], known: int, path: Path) -> int:
 
 
 def result(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A `result.json` of format 1, which says by its kind and its config what it does not say."""
+    """Upgrade a `result.json` of format 1: derive the new keys from its kind and its config."""
     protocol = values["config"]["protocol"]
     unread = [section for section in _SECTIONS if section != protocol]
     new: dict[str, Any] = {"format": 2, "unread": unread}
@@ -69,7 +69,7 @@ def _speed(row: Mapping[str, Any], reference: str) -> dict[str, Any]:
 
 
 def plan(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A `<study>.json` of format 1, whose settings do not say what is shown of them."""
+    """Upgrade a `<study>.json` of format 1: add `shows` and `label` to its settings."""
     settings = []
     for setting in values["settings"]:
         shows, label = _OF_ANALYSES.get(setting["protocol"] or "", ("score", ""))

@@ -37,8 +37,8 @@ class Best:
 
 
 Shows = Literal["score", "analysis", "speed"]
-"""What a study's report makes of a result: a number of its table; a figure with a headline; or a
-speed, which says nothing of a data set."""
+"""How a study's report shows a result: as a number in the table, as a figure with a headline
+number, or as a speed, which is independent of the data set."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,9 @@ class Headline:
     """The one number that sums an analysis up.
 
     Attributes:
-      name: in tables for programs ("cka_last_layer").
-      unit: before the number ("CKA"), for a column of another metric.
-      value: the number; None where it is undefined.
+      name: identifier in CSV tables ("cka_last_layer").
+      unit: word printed before the number ("CKA"), in a column of another metric.
+      value: number itself; None if it is undefined.
     """
 
     name: str
@@ -61,11 +61,11 @@ class Speed:
     """Inference of one image, relative to a reference.
 
     Attributes:
-      backbone: its name.
-      transformer: what stands on it; empty: a linear head.
-      median, low, high: time divided by that of the reference, over rounds.
-      milliseconds: median time.
-      reference: name of the reference.
+      backbone: backbone's name.
+      transformer: name of the transformer on top; empty for a linear head.
+      median, low, high: latency relative to the reference, over all rounds.
+      milliseconds: median latency.
+      reference: reference backbone's name.
     """
 
     backbone: str
@@ -78,11 +78,11 @@ class Speed:
 
 
 def current(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """What a `result.json` of this or an earlier version holds, as this version writes it.
+    """Upgrade the content of a `result.json` to the current format.
 
     Args:
-      values: of the file.
-      path: the file.
+      values: parsed JSON content.
+      path: file that was read, for the message.
 
     Raises:
       UserError: a later version wrote it.
@@ -116,7 +116,7 @@ class Result:
       details: what the protocol adds: every learning rate of a grid, every k of a kNN.
       notes: deviations and warnings a reader must know, one sentence each.
       started, finished: ISO 8601 times.
-      unread: sections and fields of the config that nothing read, by dotted name.
+      unread: dotted names of the config sections and fields that the run did not read.
     """
 
     config: dict[str, Any]

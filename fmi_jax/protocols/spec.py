@@ -1,7 +1,6 @@
 """What a protocol is: one of three kinds, each a way of judging a backbone.
 
-Everything that other parts of the program must know of a protocol stands on its spec: they ask it,
-and name none.
+Other parts of the program read facts about a protocol from its spec and never test its name.
 """
 
 import copy
@@ -36,15 +35,15 @@ OPTIONAL = (
     "backbone.frozen_blocks",
     "optim.layer_decay",
 )
-"""Sections and fields of a config that only some protocols read, and say so (`Protocol.reads`)."""
+"""Config sections and fields that only some protocols read; `Protocol.reads` lists them."""
 
 
 class Variant(NamedTuple):
-    """One of the experiments behind a number of a study.
+    """One experiment behind a number of a study.
 
     Attributes:
-      config: the experiment.
-      learning_rate, seed: what it was given of the study; None: it has no such choice.
+      config: experiment to run.
+      learning_rate, seed: values that the study chose; None if the protocol has no such choice.
     """
 
     config: ExperimentConfig
@@ -53,11 +52,11 @@ class Variant(NamedTuple):
 
 
 class Images(NamedTuple):
-    """How many images go through the network in an experiment.
+    """Number of images that go through the network in an experiment.
 
     Attributes:
-      trained: in a training step, one seen twice counted twice.
-      judged: in a forward pass alone.
+      trained: images in training steps; one seen twice counts twice.
+      judged: images in forward passes without a gradient.
     """
 
     trained: int
@@ -68,8 +67,9 @@ class PretrainedNetwork(NamedTuple):
     """A converted checkpoint that an experiment reads.
 
     Attributes:
-      field: of the config that asks for it.
-      backbone, weights: its name, and the tag or the file.
+      field: config field that asks for it, for messages.
+      backbone: backbone's name.
+      weights: tag of published weights, or path of a file.
     """
 
     field: str
@@ -78,7 +78,7 @@ class PretrainedNetwork(NamedTuple):
 
 
 def one_cell(config: ExperimentConfig, rates: Sequence[float], seeds: int) -> tuple[Variant, ...]:
-    """The experiment as it is: it has no learning rate, and every seed gives the same."""
+    """Return the experiment unchanged, for protocols without a learning rate or a random draw."""
     del rates, seeds
     return (Variant(config),)
 
@@ -86,7 +86,7 @@ def one_cell(config: ExperimentConfig, rates: Sequence[float], seeds: int) -> tu
 def rates_and_seeds(
     config: ExperimentConfig, rates: Sequence[float], seeds: int
 ) -> tuple[Variant, ...]:
-    """Every learning rate (that of the config, if there are none) with every seed."""
+    """Combine every learning rate (the config's own, if `rates` is empty) with every seed."""
     made = []
     for rate in rates or (config.optim.learning_rate,):
         for seed in range(seeds):
@@ -98,7 +98,7 @@ def rates_and_seeds(
 
 
 def training_images(config: ExperimentConfig, counts: Mapping[str, int]) -> Images:
-    """Those of a run that trains on images and is tested at its best step."""
+    """Count the images of a run that trains, validates, and tests its best step."""
     plan = Plan.of(config, counts["train"])
     judged = (len(plan.evaluate_at) + 1) * counts["val"] + counts["test"]
     return Images(plan.total_steps * config.train.batch_size, judged)
@@ -106,25 +106,26 @@ def training_images(config: ExperimentConfig, counts: Mapping[str, int]) -> Imag
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What every part of the program may ask of a protocol.
+    """Facts about a protocol that other parts of the program read.
 
     Attributes:
-      name: as in `config.protocol`.
+      name: value of `config.protocol`.
       summary: one line for help and reports.
-      reads: which of `OPTIONAL` it reads.
-      ignores: which sections and fields beside those it does not read.
+      reads: sections and fields of `OPTIONAL` that the protocol reads.
+      ignores: sections and fields outside `OPTIONAL` that the protocol does not read.
       check: raises `UsageError` where the config does not fit the data; asked before anything is
         computed.
-      variants: `(config, learning rates, seeds) -> the experiments` that a study makes of it, by
-        rate and then by seed; no rates: that of the config alone.
+      variants: `(config, learning rates, seeds) -> experiments` that a study runs, ordered by
+        rate and then by seed; an empty list of rates stands for the config's own.
       images: `(config, images by split) -> Images`.
-      networks: weights that an experiment reads beside those of `backbone` and `transformer`.
-      after: the field that names the finished run whose network it looks at; empty: none does.
-      shows: what a study's report makes of it; the report knows no protocols: plans and results
-        carry this, `label` and `unread`.
-      small: what it needs set, by dotted name, in an experiment on tiny backbones and few images.
-      label: of an analysis, what its headline is, in words; empty: it has none.
-      trains: whether it trains a network.
+      networks: `config -> checkpoints` needed besides `backbone.weights` and
+        `transformer.weights`.
+      after: config field that names the finished run to analyse; empty if there is none.
+      small: fields to set in an experiment on tiny backbones and few images, by dotted name.
+      shows: how a study's report shows the result. The report imports no protocol: plans and
+        results carry `shows`, `label` and `unread`.
+      label: an analysis's headline number in words; empty if there is none.
+      trains: whether the protocol trains a network.
     """
 
     name: str
@@ -143,7 +144,7 @@ class Protocol:
 
     @property
     def unread(self) -> list[str]:
-        """The sections and fields of a config that it does not read, by dotted name."""
+        """Dotted names of the config sections and fields that the protocol does not read."""
         return [*(name for name in OPTIONAL if name not in self.reads), *self.ignores]
 
 
@@ -186,12 +187,12 @@ class Head:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Many heads that learn side by side on one frozen feature.
+    """Grid of heads trained side by side on one frozen feature.
 
     Attributes:
-      heads: of an experiment, in the order of the first axis of what learns; the logits of the
-        classifier are `[b, g, k]`.
-      alone: name of the protocol that trains one such head by itself.
+      heads: `config -> heads`, ordered as the first axis of every trained array; the classifier's
+        logits are `[b, g, k]`.
+      alone: name of the protocol that trains a single such head.
     """
 
     heads: Callable[[ExperimentConfig], tuple[Head, ...]]
@@ -209,10 +210,10 @@ class ProtocolSpec(Protocol):
         ("backbone.blocks.0...", "transformer...", "projector...", "head.kernel") learns. What
         does not gets no gradient, no optimizer slot and no place in the checkpoints of the run.
         Raises `UsageError` where the config asks for what the arch does not have.
-      follows: whether the array of a native name changes without a gradient, and is saved with what
-        learns; running statistics of what learns need not be named.
+      follows: native name -> whether the array changes without a gradient and is saved with the
+        parameters; running statistics of trained layers are followers without being named.
       needs_transformer: whether a transformer is put on the tokens of the backbone.
-      grid: the heads that it trains side by side; None: one model is trained.
+      grid: heads trained side by side; None if a single model is trained.
     """
 
     classifier: Callable[[Parts], nnx.Module]
@@ -330,8 +331,8 @@ class AnalysisResult:
       title: of the report.
       values: JSON values; go to `result.json` under this name.
       text: a short table for the console.
-      headline: the number of `values` that sums it up, if one does.
-      speeds: those among `values`.
+      headline: single number that summarises `values`; None if there is none.
+      speeds: latencies measured, one per network.
       figures: captions of the PNG files it wrote into the workdir, by file name.
       notes: what a reader must know, one sentence each.
     """

@@ -29,7 +29,7 @@ class Cell:
       config: the experiment.
       program: the same for cells that share what is compiled: those of one setting.
       learning_rate, seed: what it was given of the study; None: it has no such choice.
-      of: the cell whose network it looks at, by the field that its protocol names (`after`).
+      of: cell whose network is analysed; its folder goes into the field `Protocol.after`.
     """
 
     id: str
@@ -79,8 +79,8 @@ _BASELINE = {
     "cka": "run other features estimator batch_size split",
     "timing": "backbones reference transformer batch_size repeats",
 }
-"""Fields by section that every cell's name has always counted. Another one counts where it is set
-alone: a new field or section renames no cell that has been run."""
+"""Fields that enter every cell's name, by section. Any other field enters it only if it differs
+from its default, so that a new field or section does not rename finished cells."""
 
 
 @functools.cache
@@ -124,7 +124,7 @@ def _following(config: ExperimentConfig, of: Cell, program: str) -> Cell:
 
 
 def following(config: ExperimentConfig, run: str) -> ExperimentConfig:
-    """The experiment, looking at the network of a run: its cell's name, or its folder."""
+    """Copy the experiment and set the run that it analyses: a cell's name, or a folder."""
     config = copy.deepcopy(config)
     set_fields(config, {PROTOCOLS[config.protocol].after: run})
     return config

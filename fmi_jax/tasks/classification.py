@@ -17,5 +17,5 @@ def per_example_loss(task: Task, logits: Float[Array, "b k"], labels: Array) -> 
 
 
 def loss_of(task: Task) -> Callable[[Any, Mapping[str, Any]], tuple[Float[Array, "b"], dict]]:
-    """The loss of a training step: `(logits, batch) -> (losses, nothing else that is seen)`."""
+    """Make the loss of a training step: `(logits, batch) -> (loss of each image, {})`."""
     return lambda logits, batch: (per_example_loss(task, logits, batch["labels"]), {})

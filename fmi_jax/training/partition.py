@@ -20,8 +20,8 @@ class Partition:
       graphdef: the structure, without arrays.
       variables: every variable by native name, abstract.
       params: names of the parameters that learn.
-      followers: names of what changes without a gradient: running statistics (BatchNorm) beside
-        what learns, and whatever else a protocol has follow.
+      followers: names of arrays that change without a gradient: BatchNorm statistics of trained
+        layers, and those that the protocol names.
       frozen: names of everything else.
     """
 
@@ -103,7 +103,7 @@ def partition(
     Args:
       model: the network with its head.
       trainable: whether the array of a native name learns.
-      follows: whether it changes without a gradient; what does, does not learn.
+      follows: native name -> whether the array changes without a gradient.
       divided: whether the "model" axis divides heads. Fused kernels are then kept as
         `[i, parts, w]`, each part divided, and files have them as `[i, parts * w]`.
     """

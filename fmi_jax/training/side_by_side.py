@@ -23,12 +23,12 @@ def best_name(name: str) -> str:
 
 
 def is_best(name: str) -> bool:
-    """Whether an array is kept there."""
+    """Whether a native name belongs to the copy taken at a head's best validation."""
     return name.rpartition(".")[2].startswith(BEST)
 
 
 def each(loss: Loss) -> Loss:
-    """The loss of every head, `[b, g]`, from their outputs `[b, g, ...]`."""
+    """Map a loss over heads: outputs `[b, g, ...]` give losses `[b, g]`."""
     return jax.vmap(loss, in_axes=(1, None), out_axes=1)
 
 

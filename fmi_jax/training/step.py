@@ -25,8 +25,8 @@ array or several views. Labels that are maps move along."""
 Preprocess = Callable[[Array], Array]
 """`uint8 images -> network input`, for evaluation."""
 Loss = Callable[[Any, Arrays], tuple[Float[Array, "b *g"], dict[str, Float[Array, "b ..."]]]]
-"""`(outputs, batch) -> losses of each image, and what else of each is `seen`: its mean over the
-whole batch is what a follower moves by, or a scalar."""
+"""`(outputs, batch) -> (loss of each image, seen)`: `seen` holds further quantities of each image,
+whose means over the whole batch move a follower or are logged."""
 Follow = Callable[[Arrays, Arrays, Arrays, Array], Arrays]
 """`(params, followers, seen, step) -> followers that change`, after an update."""
 Placement = Mapping[str, NamedSharding]
@@ -44,7 +44,7 @@ class TrainState:
     Attributes:
       step: steps done.
       params: what learns, by native name.
-      followers: what changes without a gradient, by native name.
+      followers: arrays that change without a gradient, by native name.
       opt_state: of the optimizer, for `params` only.
       learning_rate: after warm-up; the plateau schedule lowers it.
       seed: from which, with `step`, all randomness of a step follows.
@@ -152,14 +152,14 @@ def make_train_step(
       optimizer: its updates are multiplied by the learning rate.
       schedule: share of the full learning rate by step, for the scalars.
       augment: makes the network's inputs from prepared images.
-      loss: of each image.
+      loss: computes each image's loss, and quantities whose batch means are needed.
       accumulate: micro-batches per step.
       mesh: the devices.
       placement: sharding of each array of the model.
       dtype: compute type of the networks, in which gradients of their matrices are summed over
         devices.
-      follow: moves followers after an update; None: none moves then.
-      logged: what is `seen` of one number per image, and written as a scalar.
+      follow: computes the followers that change after an update; None if there are none.
+      logged: names in `seen` with one number per image, to be returned as scalars.
     """
 
     running = partition.running

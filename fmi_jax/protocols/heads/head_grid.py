@@ -22,7 +22,7 @@ class HeadStack(nnx.Module):
 
     Attributes:
       kernel, bias: `[g, f, k]` and `[g, k]`.
-      best_kernel, best_bias: the same at each head's best validation; they follow.
+      best_kernel, best_bias: copies taken at each head's best validation; followers.
     """
 
     def __init__(self, width: int, num_classes: int, rngs: Sequence[nnx.Rngs], copies: int):

@@ -48,12 +48,12 @@ class Outcome:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """Of a cell that is finished: its experiment."""
+        """Config of a finished cell."""
         return self._document("config")
 
     @property
     def unread(self) -> Sequence[str]:
-        """Of a cell that is finished: what of its config nothing read."""
+        """Config sections and fields that a finished cell did not read."""
         return self._document("unread")
 
     def _document(self, name: str) -> Any:

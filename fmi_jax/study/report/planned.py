@@ -40,8 +40,8 @@ class PlannedSetting:
     Attributes:
       at: where it stands.
       protocol: name of the protocol; None where it cannot be run.
-      shows: what the report shows of it.
-      label: what its number is, in words, where that is no metric.
+      shows: how the report shows the result.
+      label: an analysis's headline number in words; empty if there is none.
       published: the number as it was printed, if it was.
       why_not: why it cannot be run.
       cells: all that its number could need, by rate and then by seed.

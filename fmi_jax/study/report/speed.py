@@ -36,7 +36,7 @@ class Latency:
       row: what stands on it, and the name of the model (of the backbone, where no result says
         which model it is).
       model: that name.
-      speed: what was measured.
+      speed: measured latency.
     """
 
     row: tuple[str, str]
