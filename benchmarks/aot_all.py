@@ -94,9 +94,9 @@ def programs(name: str) -> Iterator[Program]:
 
 
 def key(asked: Mapping[str, Any]) -> str:
-    """What a result is known by: everything that was asked, and is not the default.
+    """Key of a result: target, step, and the config fields that differ from their defaults.
 
-    A field that a later version has in addition changes no key.
+    A field added later changes no key.
     """
     config = flatten(asked["config"])
     set_fields = {n: value for n, value in config.items() if DEFAULT.get(n, value) != value}

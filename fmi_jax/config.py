@@ -342,7 +342,7 @@ def _words(kind: Any) -> str:
 
 
 def within(field: str, names: Iterable[str]) -> bool:
-    """Whether a field is one of those, or in one of those sections, by dotted name."""
+    """Test whether a field is among the named fields and sections, by dotted name."""
     return any(field == name or field.startswith(name + ".") for name in names)
 
 

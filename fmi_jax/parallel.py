@@ -43,7 +43,7 @@ _WHOLE = (
 
 
 def is_main() -> bool:
-    """Whether this process, of several, writes files and speaks."""
+    """Test whether this process writes files and prints: the first of several."""
     return jax.process_index() == 0
 
 

@@ -1,4 +1,4 @@
-"""What a version of the program leaves on disk, kept for later ones: they must go on with it.
+"""Archives of the files that earlier versions wrote, which later versions must still read.
 
     python tests/older_folders.py NUMBER        writes `fixtures/older_NUMBER.tar.xz`
 

@@ -1,4 +1,4 @@
-"""What earlier versions left on disk is gone on with: runs, studies, prepared sets, weights."""
+"""Files of earlier versions are read and resumed: runs, studies, prepared sets, weights."""
 
 import copy
 import json
@@ -39,7 +39,7 @@ def expected(left: Path) -> dict:
 
 
 def config_of(left: Path, run: str) -> ExperimentConfig:
-    """What a run is resumed with: its own config, its data where they are now."""
+    """Config that resumes a run: its own, with the folder where the data are now."""
     record = RunRecord.read(left / run)
     assert record is not None
     config = copy.deepcopy(record.config)

@@ -14,7 +14,7 @@ from fmi_jax.tasks.metrics import Evaluation
 
 FILE_NAME = "result.json"
 FORMAT = 2
-"""Of `result.json`; 1 had no `unread`, and no `headline` and `speeds` of an analysis."""
+"""Format number of `result.json`; format 1 lacked `unread`, `headline` and `speeds`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Headline:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Inference of one image, relative to a reference.
+    """Latency of one image, relative to a reference backbone.
 
     Attributes:
       backbone: backbone's name.

@@ -143,7 +143,7 @@ def _networks(context: AnalysisContext) -> list[Network]:
 
 
 def _is_folder(name: str) -> bool:
-    """Whether one of `cka.other` is a run's folder, not a backbone with or without weights."""
+    """Test whether an entry of `cka.other` is a run's folder, not `NAME` or `NAME:WEIGHTS`."""
     backbone = name.partition(":")[0]
     return "/" in backbone or Path(backbone).exists()
 

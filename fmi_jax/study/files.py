@@ -13,4 +13,4 @@ CLAIM = ".claim"
 """What is locked while it runs."""
 
 FORMAT = 2
-"""Of `<study>.json`; in 1 settings did not say what is shown of them."""
+"""Format number of `<study>.json`; in format 1 settings lacked `shows` and `label`."""

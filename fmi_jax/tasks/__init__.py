@@ -1,1 +1,1 @@
-"""What labels mean, and what a network is measured by."""
+"""Tasks: losses and metrics by the meaning of labels."""

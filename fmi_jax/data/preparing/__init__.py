@@ -1,1 +1,1 @@
-"""From a raw data set to prepared ones."""
+"""Preparation: reads a raw data set and writes prepared ones."""

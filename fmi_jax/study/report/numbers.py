@@ -131,7 +131,7 @@ class Number:
 
     @property
     def headline(self) -> Headline | None:
-        """What a finished analysis is summed up by, if it is."""
+        """Headline number of a finished analysis; None if it has none."""
         if self.analysis is None or self.analysis.analysis is None:
             return None
         values = self.analysis.analysis["headline"]
@@ -147,7 +147,7 @@ class Number:
 
     @property
     def speeds(self) -> list[Speed]:
-        """What a finished timing measured."""
+        """Latencies that a finished timing measured; empty for anything else."""
         if self.analysis is None or self.analysis.analysis is None:
             return []
         return [Speed(**values) for values in self.analysis.analysis["speeds"]]
