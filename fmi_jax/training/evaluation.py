@@ -1,4 +1,4 @@
-"""One pass over a split: every image exactly once, on any number of devices and processes."""
+"""Evaluation over a split: every image exactly once, on any number of devices and processes."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -12,12 +12,12 @@ from fmi_jax.training.step import Arrays
 from fmi_jax.types import Batch
 
 STEPS_AHEAD = 2
-"""Steps that are handed to the devices before they are done: enough to keep them busy. More
+"""Steps handed to the devices before earlier ones are done: enough to keep the devices busy. More
 would only hold batches in their memory (201 MB each for 64 images of 1024 x 1024)."""
 
 
 class Outputs(NamedTuple):
-    """Logits `[n, k]` and labels `[n]` or `[n, k]` of a split, in the order of its rows."""
+    """Logits `[n, k]` and labels `[n]` or `[n, k]` of a split, in row order."""
 
     logits: np.ndarray
     labels: np.ndarray
@@ -30,17 +30,18 @@ def predict_split(
     num_images: int,
     mesh: Mesh,
 ) -> Outputs:
-    """Logits of every image of a split.
+    """Compute the logits of every image of a split.
 
     Args:
-      eval_step: from `make_eval_step`.
+      eval_step: step made by `make_eval_step`.
       arrays: all arrays of the model by name.
       batches: this process's part of the split's batches, padded and masked.
       num_images: size of the split.
-      mesh: the devices.
+      mesh: device mesh.
 
     Raises:
-      RuntimeError: an image is missing or came twice (a fault of the loader, never of the user).
+      RuntimeError: an image is missing or came twice. This is a fault of the loader, never of the
+        user.
     """
     parts = []
     for batch in batches:

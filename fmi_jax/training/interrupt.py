@@ -1,4 +1,4 @@
-"""Stopping on request: the first SIGTERM (or SIGINT, SIGUSR1) asks, the second one kills."""
+"""Stopping a run on request: the first SIGTERM, SIGINT or SIGUSR1 asks, the second one kills."""
 
 import signal
 from types import FrameType
@@ -10,7 +10,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class Stopped(SystemExit):
-    """The run was stopped on request after saving; the process exits with code 143."""
+    """Raised when a run was stopped on request after saving; the process exits with code 143."""
 
     def __init__(self, step: int):
         super().__init__(143)
@@ -18,9 +18,9 @@ class Stopped(SystemExit):
 
 
 class StopRequest:
-    """Listens while it is entered; `requested(step)` is asked once a step.
+    """Context manager that listens for stop signals; call `requested(step)` once per step.
 
-    With several processes all of them answer alike, at the same step: a signal to one of them
+    With several processes all of them get the same answer at the same step: a signal to one
     reaches the others through the preemption service of `jax.distributed`.
     """
 
@@ -44,7 +44,7 @@ class StopRequest:
             signal.signal(signum, handler)  # type: ignore[arg-type]
 
     def requested(self, step: int) -> bool:
-        """Whether to save and stop after `step` steps."""
+        """Test whether to save and stop after `step` steps."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._signal is not None

@@ -1,4 +1,4 @@
-"""What to say when a kernel of an accelerator fails."""
+"""Error message for an accelerator kernel that fails."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,13 +14,14 @@ _OTHER_CAUSES = ("RESOURCE_EXHAUSTED", "Out of memory")
 
 @contextlib.contextmanager
 def kernel_errors(config: BackboneConfig) -> Iterator[None]:
-    """Turn an error of the compiler or the device into a message that names the off switch.
+    """Turn a compiler or device error into a message that names the setting to turn off.
 
-    Flash attention is the one part of a program that is written for one make of hardware and one
-    version of its libraries. Nothing changes where it is off, on a CPU, and where memory ran out.
+    Flash attention is the only part of a program written for one make of hardware and one version
+    of its libraries. The error passes through unchanged if flash attention is off, on a CPU, and
+    if memory ran out.
 
     Raises:
-      UserError: instead of what the block raised.
+      UserError: replaces the error that the block raised.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The training loop: steps, validation, checkpoints, and nothing that depends on the protocol."""
+"""The training loop: steps, validation and checkpoints, independent of the protocol."""
 
 import dataclasses
 import time
@@ -25,14 +25,14 @@ from fmi_jax.types import Batch
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """When what happens, in steps done.
+    """Schedule of a run in steps done: its length, evaluations, logging and checkpoints.
 
     Attributes:
       total_steps: length of the run.
       steps_per_epoch: training images over batch size; not a whole number in general.
-      evaluate_at: after which steps the validation split is measured; the last is among them.
-      log_every: how often scalars are written and the loss is looked at.
-      checkpoint_every: save at least this often, beside the evaluations; 0: no more often.
+      evaluate_at: steps after which the validation split is measured; includes the last step.
+      log_every: steps between writes of the scalars; the loss is checked at the same time.
+      checkpoint_every: most steps between two saves; 0: save at evaluations only.
     """
 
     total_steps: int
@@ -43,7 +43,7 @@ class Plan:
 
     @classmethod
     def of(cls, config: ExperimentConfig, num_train: int) -> "Plan":
-        """The plan of an experiment with `num_train` training images."""
+        """Make the plan of an experiment with `num_train` training images."""
         train = config.train
         per_epoch = num_train / train.batch_size
         total = max(1, round(train.epochs * per_epoch))
@@ -62,15 +62,15 @@ class Plan:
 
 @dataclasses.dataclass(kw_only=True)
 class Progress:
-    """What the loop remembers beside the arrays; saved with every checkpoint.
+    """State of the loop beside the arrays; saved with every checkpoint.
 
     Attributes:
-      best_step: steps done at the best validation, or None before the first.
-      best_value: the validation metric there.
-      best_seconds: training time spent until then, in seconds, over all restarts.
+      best_step: steps done at the best validation; None before the first validation.
+      best_value: validation metric at `best_step`.
+      best_seconds: training time up to `best_step`, in seconds, over all restarts.
       bad_evaluations: validations since the last improvement (plateau schedule).
       lr_scale: factor on the learning rate (plateau schedule).
-      seconds: training time spent so far, over all restarts.
+      seconds: training time so far, over all restarts.
     """
 
     best_step: int | None = None
@@ -81,9 +81,10 @@ class Progress:
     seconds: float = 0.0
 
     def improve(self, metric: str, value: float, step: int, seconds: float) -> bool:
-        """Take note of a validation; returns whether it is the best so far.
+        """Record a validation; returns whether it is the best so far.
 
-        Equal ones are not better, and one that is undefined is never the best but the first.
+        An equal value is not an improvement. An undefined value (NaN) is the best only if it is
+        the first.
         """
         best = self.best_value
         if best is not None and metrics.selection_score(metric, value) <= (
@@ -97,7 +98,7 @@ class Progress:
     def wait(self, config: OptimConfig) -> bool:
         """Count a validation without improvement; returns whether the learning rate drops now.
 
-        As torch's ReduceLROnPlateau with threshold 0.
+        Same rule as torch's ReduceLROnPlateau with threshold 0.
         """
         self.bad_evaluations += 1
         if self.bad_evaluations <= config.plateau_patience:
@@ -109,21 +110,21 @@ class Progress:
 
 @dataclasses.dataclass(kw_only=True)
 class Loop:
-    """Everything the loop works with; `run` works.
+    """The training loop with everything it works on; call `run`.
 
     Attributes:
-      config: the experiment.
-      plan: when what happens.
-      mesh: the devices.
-      train_step: from `make_train_step`.
+      config: experiment config.
+      plan: schedule in steps.
+      mesh: device mesh.
+      train_step: step made by `make_train_step`.
       frozen: arrays that do not learn.
-      batches: this process's part of every batch, from the next step on.
-      validate: metrics of the validation split from all arrays of the model.
-      metric: the one that selects the best checkpoint.
-      learning_rate: after warm-up, before any drop.
-      batch_ids: ids of the images of a step's batch, for messages.
-      checkpoints, writer, report: where results go.
-      progress: where the loop stands.
+      batches: this process's part of every batch, beginning with the next step.
+      validate: function that computes validation metrics from all arrays of the model.
+      metric: name of the metric that selects the best checkpoint.
+      learning_rate: learning rate reached after warm-up, before any drop.
+      batch_ids: function that gives the image ids of a step's batch, for messages.
+      checkpoints, writer, report: outputs for checkpoints, metrics and console messages.
+      progress: current state of the loop.
     """
 
     config: ExperimentConfig
@@ -145,9 +146,9 @@ class Loop:
         """Train from `start_step` to the end of the plan.
 
         Raises:
-          Stopped: after saving, when asked by a signal.
-          UserError: the loss is no longer finite. No update was made from that step on; the
-            checkpoints before it stand.
+          Stopped: a signal asked to stop; everything is saved.
+          UserError: the loss is no longer finite. No update was made from that step on, and the
+            earlier checkpoints are kept.
         """
         pending: list[dict[str, Any]] = []
         clock = time.monotonic()
@@ -205,7 +206,7 @@ class Loop:
         )
 
     def training_row(self, scalars: Mapping[str, Any]) -> dict[str, float]:
-        """What is written of a training step."""
+        """Scalars to write for one training step, by name."""
         return {f"train/{name}": float(value) for name, value in scalars.items()}
 
     def _diverged(self, step: int) -> UserError:
@@ -220,7 +221,7 @@ class Loop:
         )
 
     def evaluate(self, state: TrainState, done: int) -> TrainState:
-        """Measure the validation split, and act on it."""
+        """Measure the validation split; track the best step and lower the learning rate if due."""
         progress = self.progress
         values = self.validate(state.params | state.followers | self.frozen)
         self.writer.write_scalars(done, {f"val/{name}": v for name, v in values.items()})
@@ -234,13 +235,13 @@ class Loop:
         return state
 
     def plateaus(self, done: int) -> bool:
-        """Whether the schedule counts validations without improvement: never during warm-up."""
+        """Test whether non-improving validations count now; they never do during warm-up."""
         optim = self.config.optim
         warmup = warmup_steps(optim, self.plan.steps_per_epoch)
         return optim.schedule == "plateau" and done > warmup
 
     def dropped(self, state: TrainState, lr_scale: Any) -> TrainState:
-        """`state` with the learning rate times `lr_scale`."""
+        """Return `state` with the learning rate multiplied by `lr_scale`."""
         rate = np.asarray(self.learning_rate, np.float32) * np.asarray(lr_scale, np.float32)
         rate = parallel.place(rate, parallel.replicated(self.mesh))
         return dataclasses.replace(state, learning_rate=rate)
@@ -252,7 +253,7 @@ class Loop:
 
 
 def counters(state: TrainState) -> dict[str, Any]:
-    """The part of a train state that a checkpoint calls `training`."""
+    """Part of a train state that a checkpoint stores as `training`."""
     return {
         "step": state.step,
         "opt_state": state.opt_state,

@@ -1,4 +1,4 @@
-"""AdamW, warm-up and schedules, as the studies train."""
+"""AdamW, warm-up and learning-rate schedules, as in the published studies."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,12 +18,12 @@ def warmup_steps(config: OptimConfig, steps_per_epoch: float) -> int:
 
 
 def relative_rate(config: OptimConfig, warmup: int, total_steps: int) -> Schedule:
-    """Share of the full learning rate (`TrainState.learning_rate`) that step 0, 1, ... has.
+    """Schedule of the share of the full learning rate (`TrainState.learning_rate`) by step.
 
-    Step `i` of a warm-up over `w` steps has `(i + 1) / w` of the full rate, so that step
-    `w - 1` is the first at the full rate and no step has rate 0 (the reference overshoots by
-    1/w and, without warm-up, doubles the rate). After it, "cosine" falls to 0 at
-    `total_steps`; "constant" and "plateau" stay (there the full rate itself drops).
+    Step `i` of a warm-up over `w` steps has `(i + 1) / w` of the full rate. So step `w - 1` is the
+    first at the full rate and no step has rate 0. The study's code overshoots by 1/w and doubles
+    the rate without warm-up (B15 in docs/protocols.md). After warm-up, "cosine" falls to 0 at
+    `total_steps`; "constant" and "plateau" stay at 1 (plateau lowers the full rate itself).
     """
 
     def schedule(step: Any) -> Any:
@@ -40,14 +40,14 @@ def relative_rate(config: OptimConfig, warmup: int, total_steps: int) -> Schedul
 
 
 def make_optimizer(config: OptimConfig, schedule: Schedule) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW with decay on tensors of rank > 1, at a full rate of 1.
+    """Make the optimizer: clip by global norm, then AdamW with decay on tensors of rank > 1.
 
-    The step multiplies its updates by the learning rate, which the program that is compiled does
-    not hold: all rates and seeds of an experiment share one.
+    Its learning rate is 1. The training step multiplies the updates by the actual rate, so the
+    compiled program does not contain it: all rates and seeds of an experiment share one program.
 
-    Rank > 1 is the study's rule: position and class tokens are decayed, biases, norms and layer
+    Rank > 1 is the study's rule: position and class tokens are decayed; biases, norms and layer
     scales are not. Betas and epsilon are those of torch.optim.AdamW. With `config.layer_decay`
-    every parameter has a learning rate, and with it a decay, of its own: `layer_factors`.
+    every parameter has its own learning rate, and with it its own decay: see `layer_factors`.
     """
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
@@ -61,7 +61,7 @@ def make_optimizer(config: OptimConfig, schedule: Schedule) -> optax.GradientTra
 
 
 _BLOCKS = "backbone.blocks."
-_AFTER_THE_BLOCKS = ("norm", "norms", "proj", "neck")  # of a backbone; as a head in BEiT as well
+_AFTER_THE_BLOCKS = ("norm", "norms", "proj", "neck")  # modules of a backbone; a head in BEiT too
 _BEFORE_THE_BLOCKS = (
     *("patch_embed", "pos_embed", "cls_token", "dist_token", "register_tokens", "norm_pre"),
     *("stem", "conv1", "bn1"),
@@ -70,18 +70,18 @@ _HEADS = ("head", "pool", "projector", "transformer")
 
 
 def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
-    """What multiplies the learning rate of each parameter: `decay` once per layer below the head.
+    """Learning-rate factor of each parameter: `decay` once per layer below the head.
 
-    The rule of BEiT (arXiv 2106.08254, `optim_factory.py`), which ELECTRA began: 1 for the head
-    and whatever else comes after the last block, `decay ** (n - i)` for block i of n (a stage,
-    where a backbone's blocks are stages), `decay ** (n + 1)` for what comes before them.
+    The rule is BEiT's (arXiv 2106.08254, `optim_factory.py`), introduced by ELECTRA: 1 for the
+    head and everything else after the last block, `decay ** (n - i)` for block i of n (stages, in
+    backbones whose blocks are stages), `decay ** (n + 1)` for everything before the blocks.
 
     Args:
-      names: native names of the parameters that learn; those of the last block are among them.
-      decay: more than 0, at most 1.
+      names: native names of the parameters that learn; must include those of the last block.
+      decay: factor per layer, more than 0 and at most 1.
 
     Raises:
-      ValueError: a parameter is none of these: which layer it belongs to must be written down.
+      ValueError: a parameter belongs to none of these groups; its layer must be written down.
     """
     names = tuple(names)
     n = 1 + max((_block(name) for name in names if name.startswith(_BLOCKS)), default=-1)
@@ -117,8 +117,8 @@ def _scale_by_layer(decay: float) -> optax.GradientTransformation:
 
 
 def side_by_side(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimizer of models that stand side by side in the first axis of every parameter.
+    """Vectorise an optimizer over models stacked in the first axis of every parameter.
 
-    Each clips by its own norm and has its own state.
+    Each model clips by its own norm and has its own state.
     """
     return optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A model as named arrays: what learns, what it keeps count of, what is frozen."""
+"""A model as named arrays: trained parameters, running statistics and frozen arrays."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -14,15 +14,15 @@ from fmi_jax.nn import shards
 
 @dataclasses.dataclass(frozen=True)
 class Partition:
-    """The structure of a model and the part that each of its arrays plays.
+    """Structure of a model and the role of each of its arrays.
 
     Attributes:
-      graphdef: the structure, without arrays.
-      variables: every variable by native name, abstract.
+      graphdef: structure of the model, without arrays.
+      variables: path and abstract variable of every array, by native name.
       params: names of the parameters that learn.
       followers: names of arrays that change without a gradient: BatchNorm statistics of trained
-        layers, and those that the protocol names.
-      frozen: names of everything else.
+        layers, and any that the protocol names.
+      frozen: names of all other arrays.
     """
 
     graphdef: Any
@@ -33,19 +33,19 @@ class Partition:
 
     @property
     def running(self) -> tuple[str, ...]:
-        """The followers that the forward pass writes."""
+        """Names of the followers that the forward pass updates."""
         return tuple(n for n in self.followers if isinstance(self.variables[n][1], nnx.BatchStat))
 
     def merge(
         self, *parts: Mapping[str, Any], placement: Mapping[str, NamedSharding] | None = None
     ) -> Any:
-        """The model with the arrays of `parts`, which together name every variable once.
+        """Build the model from `parts`, which together name every variable once.
 
         Args:
           parts: arrays by name.
-          placement: sharding of each array, in a program by shard (`parallel.by_shard`), which
-            sees its own part of them. What is divided over "data" is gathered: that of a block when
-            the block runs, everything else here. An array that is not named is whole.
+          placement: sharding of each array, for a program by shard (`parallel.by_shard`), in which
+            each device sees its own part. Arrays divided over "data" are gathered: those of a block
+            when the block runs, all others here. Arrays without an entry are whole.
         """
         values: dict[str, Any] = {}
         for part in parts:
@@ -66,7 +66,7 @@ class Partition:
         return nnx.merge(self.graphdef, nnx.from_flat_state(state))
 
     def read(self, model: nnx.Module, names: tuple[str, ...]) -> dict[str, Any]:
-        """The arrays of these names as they stand in `model`."""
+        """Read the arrays of these names from `model`."""
         values = named_values(model)
         return {name: values[name] for name in names}
 
@@ -76,7 +76,7 @@ class Partition:
 
 
 def named_values(model: nnx.Module) -> dict[str, Any]:
-    """Every array of `model` by native name: the attribute path joined with dots."""
+    """Every array of `model` by native name, which is the attribute path joined with dots."""
     return {
         ".".join(map(str, path)): variable.get_value()
         for path, variable in nnx.to_flat_state(nnx.state(model))
@@ -84,7 +84,7 @@ def named_values(model: nnx.Module) -> dict[str, Any]:
 
 
 def nothing(name: str) -> bool:
-    """No array, whatever its name."""
+    """Select no array, whatever its name."""
     del name
     return False
 
@@ -96,16 +96,16 @@ def partition(
     *,
     divided: bool = False,
 ) -> Partition:
-    """Divide the arrays of an abstract `model` by native name.
+    """Divide the arrays of an abstract `model` into trained, following and frozen ones.
 
-    Running statistics go with the parameters beside them: those of a frozen layer stand still.
+    Running statistics go with the parameters beside them: those of a frozen layer do not change.
 
     Args:
-      model: the network with its head.
-      trainable: whether the array of a native name learns.
-      follows: native name -> whether the array changes without a gradient.
-      divided: whether the "model" axis divides heads. Fused kernels are then kept as
-        `[i, parts, w]`, each part divided, and files have them as `[i, parts * w]`.
+      model: network with its head.
+      trainable: predicate on a native name: the array learns.
+      follows: predicate on a native name: the array changes without a gradient.
+      divided: True if the "model" axis divides heads. Fused kernels are then kept as
+        `[i, parts, w]`, each part divided, while files have them as `[i, parts * w]`.
     """
     graphdef, state = nnx.split(model)
     variables = {

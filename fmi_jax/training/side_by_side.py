@@ -1,4 +1,4 @@
-"""The loop over many heads that share one stream of images: each has its own best step."""
+"""Training loop for many heads that share one stream of images, each with its own best step."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -13,17 +13,17 @@ from fmi_jax.training.loop import Loop, Progress
 from fmi_jax.training.step import Arrays, Loss, TrainState
 
 BEST = "best_"
-"""`head.kernel` at the head's best validation is kept beside it as `head.best_kernel`."""
+"""Prefix of best values: `head.kernel` at its best validation is kept as `head.best_kernel`."""
 
 
 def best_name(name: str) -> str:
-    """Where the best values of a parameter are kept."""
+    """Name under which the best values of a parameter are kept."""
     module, _, leaf = name.rpartition(".")
     return f"{module}.{BEST}{leaf}"
 
 
 def is_best(name: str) -> bool:
-    """Whether a native name belongs to the copy taken at a head's best validation."""
+    """Test whether a native name belongs to the copy taken at a head's best validation."""
     return name.rpartition(".")[2].startswith(BEST)
 
 
@@ -33,18 +33,18 @@ def each(loss: Loss) -> Loss:
 
 
 def at_their_best(arrays: Arrays) -> Arrays:
-    """The same arrays with every head as it was at its best validation."""
+    """Replace every head's arrays by their values at its best validation."""
     return {name: arrays.get(best_name(name), value) for name, value in arrays.items()}
 
 
 @dataclasses.dataclass(kw_only=True)
 class GridProgress:
-    """What the loop remembers of heads that train side by side.
+    """State of the loop over heads that train side by side; saved with every checkpoint.
 
     Attributes:
-      heads: of each.
-      seconds: training time of all of them together so far, over all restarts.
-      best_step: None: no checkpoint but the newest is needed, which holds every head's best.
+      heads: progress of each head.
+      seconds: training time so far of all heads together, over all restarts.
+      best_step: always None, because the newest checkpoint holds every head's best values.
     """
 
     heads: list[Progress]
@@ -53,18 +53,18 @@ class GridProgress:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], heads: int) -> "GridProgress":
-        """The inverse of `dataclasses.asdict`; of nothing, `heads` before the first step."""
+        """Invert `dataclasses.asdict`; an empty mapping gives `heads` heads before training."""
         held = values.get("heads", [{}] * heads)
         return cls(**{**values, "heads": [Progress(**head) for head in held]})
 
 
 @dataclasses.dataclass(kw_only=True)
 class GridLoop(Loop):
-    """The loop, for a state whose arrays have the head as their first axis.
+    """Training loop for a state whose arrays have the head as their first axis.
 
     Attributes:
-      names: what scalars of each head are written under: "<name>/val/accuracy".
-      validate: metrics of each head on the validation split.
+      names: names of the heads; scalars are written as "<name>/val/accuracy".
+      validate: function that computes validation metrics of each head.
     """
 
     names: Sequence[str]
@@ -72,7 +72,7 @@ class GridLoop(Loop):
     progress: GridProgress  # type: ignore[assignment]
 
     def training_row(self, scalars: Mapping[str, Any]) -> dict[str, float]:
-        """Scalars of every head."""
+        """Scalars of every head to write for one training step, by name."""
         return {
             f"{head}/train/{name}": float(value[i])
             for name, value in scalars.items()
@@ -80,7 +80,7 @@ class GridLoop(Loop):
         }
 
     def evaluate(self, state: TrainState, done: int) -> TrainState:
-        """Keep the heads that are at their best; drop the rates of those that have waited."""
+        """Measure all heads; keep the improved ones and lower the rate of those on a plateau."""
         heads = self.progress.heads
         measured = self.validate(state.params | state.followers | self.frozen)
         row = {
@@ -116,7 +116,7 @@ class GridLoop(Loop):
 
 
 def keep(params: Arrays, followers: Arrays, improved: np.ndarray) -> Arrays:
-    """`followers` with the parameters of heads that have `improved` (bool `[g]`) as their best."""
+    """Copy the parameters of `improved` heads (bool `[g]`) into the best values in `followers`."""
     kept = dict(followers)
     for name, value in params.items():
         old = followers[best_name(name)]

@@ -1,4 +1,4 @@
-"""The jitted steps: one for training, one for evaluation, whatever the protocol."""
+"""The jitted training and evaluation steps, the same for every protocol."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -16,40 +16,40 @@ from fmi_jax import parallel
 from fmi_jax.nn.shards import DATA, batch_sum
 from fmi_jax.training.partition import Partition
 
-_NETWORKS = ("backbone.", "transformer.")  # what computes in the compute type
+_NETWORKS = ("backbone.", "transformer.")  # modules that compute in the compute type
 
 Arrays = dict[str, Any]
 Augment = Callable[[jax.Array, Arrays], Arrays]
-"""`(keys [b], batch of prepared images) -> batch`, whose "inputs" are what the network takes: an
-array or several views. Labels that are maps move along."""
+"""`(keys [b], batch of prepared images) -> batch`, whose "inputs" are the network's input: an
+array or several views. Labels that are maps are transformed with the images."""
 Preprocess = Callable[[Array], Array]
 """`uint8 images -> network input`, for evaluation."""
 Loss = Callable[[Any, Arrays], tuple[Float[Array, "b *g"], dict[str, Float[Array, "b ..."]]]]
-"""`(outputs, batch) -> (loss of each image, seen)`: `seen` holds further quantities of each image,
-whose means over the whole batch move a follower or are logged."""
+"""`(outputs, batch) -> (loss of each image, seen)`. `seen` holds more quantities of each image;
+their means over the whole batch update a follower or are logged."""
 Follow = Callable[[Arrays, Arrays, Arrays, Array], Arrays]
-"""`(params, followers, seen, step) -> followers that change`, after an update."""
+"""`(params, followers, seen, step) -> followers that change`, called after an update."""
 Placement = Mapping[str, NamedSharding]
-"""Where each array of the model lives, by name."""
+"""Sharding of each array of the model, by name."""
 
 
-Sums = tuple[Any, Arrays]  # of losses and of what is seen, over images
+Sums = tuple[Any, Arrays]  # losses and `seen`, summed over images
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that training changes; frozen arrays are not in it.
+    """Everything that training changes; excludes frozen arrays.
 
     Attributes:
       step: steps done.
-      params: what learns, by native name.
+      params: parameters that learn, by native name.
       followers: arrays that change without a gradient, by native name.
-      opt_state: of the optimizer, for `params` only.
-      learning_rate: after warm-up; the plateau schedule lowers it.
-      seed: from which, with `step`, all randomness of a step follows.
-      bad_step: the first step whose loss or gradient was not finite, or -1. From then on the
-        state stands still, so that the parameters before it are never lost.
+      opt_state: optimizer state, for `params` only.
+      learning_rate: full learning rate, reached after warm-up; the plateau schedule lowers it.
+      seed: random seed; all randomness of a step follows from it and `step`.
+      bad_step: first step whose loss or gradient was not finite, or -1. From that step on nothing
+        but `step` changes, so the last good parameters are never lost.
     """
 
     step: Any
@@ -62,7 +62,7 @@ class TrainState:
 
 
 def on_inputs(change: Callable[[jax.Array, Array], Any]) -> Augment:
-    """A change of the inputs alone, `(keys, images) -> inputs`: labels stay as they are."""
+    """Make an `Augment` from a change of the inputs alone, `(keys, images) -> inputs`."""
     return lambda keys, batch: batch | {"inputs": change(keys, batch["inputs"])}
 
 
@@ -72,7 +72,7 @@ def state_shardings(
     optimizer: optax.GradientTransformation,
     placement: Placement,
 ) -> TrainState:
-    """Where each array of a train state lives."""
+    """Sharding of each array of a train state."""
     everywhere = parallel.replicated(mesh)
     params = partition.shapes(partition.params)
     return TrainState(
@@ -96,12 +96,13 @@ def initial_state(
     learning_rate: Any,
     seed: int,
 ) -> TrainState:
-    """The state before the first step, from the arrays of the model that learn.
+    """Make the state before the first step, from the arrays of the model that learn.
 
     Args:
-      partition, arrays, optimizer, mesh, placement: as of `make_train_step`.
-      learning_rate: after warm-up; `[g]` for models that stand side by side.
-      seed: 0 to 2**32 - 1.
+      partition, arrays, optimizer, mesh, placement: same as for `make_train_step`; `arrays` are
+        those of the model by name.
+      learning_rate: full rate after warm-up; `[g]` for models that stand side by side.
+      seed: random seed, 0 to 2**32 - 1.
     """
     where = state_shardings(mesh, partition, optimizer, placement)
     params = {name: arrays[name] for name in partition.params}
@@ -130,41 +131,42 @@ def make_train_step(
     follow: Follow | None = None,
     logged: Sequence[str] = (),
 ) -> Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, Any]]]:
-    """The step `(state, frozen, batch) -> (state, scalars)`; `state` is donated.
+    """Make the training step `(state, frozen, batch) -> (state, scalars)`; `state` is donated.
 
     Randomness is a function of `(state.seed, state.step)` and of an image's place in the batch,
     never of how the batch is cut into devices or micro-batches. Scalars: `loss` (mean over the
     batch), `grad_norm` (before clipping), `learning_rate`, and those `logged`.
 
-    A model whose losses are `[b, g]` is `g` models that share what is frozen: every parameter has
-    them as its first axis, the scalars and `state.learning_rate` are `[g]`, and none sees the loss
-    of another (`protocols.heads.head_grid`, with `side_by_side.loss` and an optimizer of theirs).
+    A model whose losses are `[b, g]` is `g` models that share their frozen arrays: every parameter
+    has them as its first axis, the scalars and `state.learning_rate` are `[g]`, and none sees the
+    loss of another (`protocols.heads.head_grid`, `side_by_side.each`, `optim.side_by_side`).
 
     Followers change at one of three moments: running statistics in the forward pass, one
-    micro-batch after the other; what `follow` returns, after the update; what a loop changes
-    between steps, not here.
+    micro-batch after the other; the results of `follow` after the update; all others between
+    steps, by the loop.
 
-    Every device computes its own share of the batch (`parallel.by_shard`). What crosses devices
-    are gradients, once for a batch, and parameters that are divided.
+    Every device computes its own share of the batch (`parallel.by_shard`). Only gradients, once
+    per batch, and divided parameters cross devices.
 
     Args:
-      partition: the model.
-      optimizer: its updates are multiplied by the learning rate.
+      partition: structure of the model and role of its arrays.
+      optimizer: update rule; its updates are multiplied by the learning rate.
       schedule: share of the full learning rate by step, for the scalars.
-      augment: makes the network's inputs from prepared images.
-      loss: computes each image's loss, and quantities whose batch means are needed.
+      augment: function that makes the network's inputs from prepared images.
+      loss: function that computes each image's loss, and quantities whose batch means are needed.
       accumulate: micro-batches per step.
-      mesh: the devices.
+      mesh: device mesh.
       placement: sharding of each array of the model.
       dtype: compute type of the networks, in which gradients of their matrices are summed over
         devices.
-      follow: computes the followers that change after an update; None if there are none.
+      follow: function that computes the followers that change after an update; None if there are
+        none.
       logged: names in `seen` with one number per image, to be returned as scalars.
     """
 
     running = partition.running
     still = tuple(n for n in (*partition.followers, *partition.frozen) if n not in running)
-    # Running statistics are the same on every device, and come whole.
+    # Running statistics are the same on every device and arrive whole.
     divided = {name: placement[name] for name in (*partition.params, *still)}
 
     def loss_and_grads(
@@ -187,10 +189,10 @@ def make_train_step(
         return x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1)
 
     def summed(name: str, grad: Array) -> Array:
-        """The gradient over all devices, from that of this one's images."""
+        """Sum a gradient over all devices, each of which has that of its own images."""
         if parallel.data_axis(placement[name]) is not None:
-            return grad  # summed when it was scattered
-        # Matrices of the networks cross in the type they are used in, at half the bytes.
+            return grad  # already summed when it was scattered
+        # Gradients of the networks' matrices cross in the compute type, at half the bytes.
         narrow = grad.ndim > 1 and name.startswith(_NETWORKS)
         return batch_sum(grad.astype(dtype) if narrow else grad).astype(grad.dtype)
 
@@ -203,7 +205,7 @@ def make_train_step(
         keys: Any,
         dropout: Any,
     ) -> tuple[Sums, Arrays, Arrays]:
-        """Sums and gradients over the batch, from this device's share of it."""
+        """Compute sums and gradients over the batch, from this device's share of it."""
         if accumulate == 1:
             sums, stats, grads = loss_and_grads(params, stats, rest, batch, keys, dropout)
         else:
@@ -221,7 +223,7 @@ def make_train_step(
             zeros = jax.tree.map(jnp.zeros_like, params)
             (losses, stats, grads), seen = jax.lax.scan(one, (none, stats, zeros), parts)
             sums = losses, jax.tree.map(lambda x: x.sum(0), seen)
-        # Once, whatever the number of micro-batches.
+        # Sum over devices once, whatever the number of micro-batches.
         grads = {name: summed(name, grad) for name, grad in grads.items()}
         return jax.tree.map(batch_sum, sums), stats, grads
 
@@ -291,10 +293,10 @@ def make_train_step(
 def make_eval_step(
     partition: Partition, preprocess: Preprocess, *, mesh: Mesh, placement: Placement
 ) -> Callable[[Arrays, Arrays], Arrays]:
-    """The step `(arrays, batch) -> {"logits", "labels", "mask", "index"}`.
+    """Make the evaluation step `(arrays, batch) -> {"logits", "labels", "mask", "index"}`.
 
-    `arrays` are all arrays of the model by name. What comes back is whole on every process, so
-    that each can put the split together.
+    `arrays` are all arrays of the model by name. The results are whole on every process, so that
+    each can assemble the split.
     """
 
     def logits_of(arrays: Arrays, images: Array) -> Array:
