@@ -1,4 +1,4 @@
-"""Files that are there in full or not at all, and their checksum."""
+"""Writing files atomically, so that they are complete or absent; checksums of files."""
 
 import contextlib
 import hashlib
@@ -9,9 +9,9 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """A path to write to; the file stands at `path` when the block is left without an error.
+    """Yield a path to write to; the file moves to `path` when the block ends without an error.
 
-    It is on the disk before it gets its name, so `path` never holds a half-written file.
+    It is flushed to disk before it gets its name, so `path` never holds a half-written file.
     """
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -25,12 +25,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a whole file at once."""
+    """Write a file atomically."""
     with whole_file(path) as draft:
         draft.write_bytes(content)
 
 
 def sha256(path: str | Path) -> str:
-    """The checksum of a file, as hexadecimal digits."""
+    """SHA-256 checksum of a file, as hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The command `fmi-jax`: one subcommand per thing a user does."""
+"""The command `fmi-jax` and its subcommands."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ from fmi_jax.entry import guarded, run_main
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.huge_pages import restart_with_huge_pages
 
-if TYPE_CHECKING:  # it imports jax, which most commands do without
+if TYPE_CHECKING:  # importing it loads jax, which most commands do not need
     from fmi_jax.models.base import BackboneSpec
 
 _EPILOG = """\
@@ -35,8 +35,8 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `fmi-jax`; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["run"]:  # its flags are those of run.py
-        if argv is None:  # a process of its own
+    if arguments[:1] == ["run"]:  # same flags as run.py
+        if argv is None:  # started as a process of its own
             restart_with_huge_pages()
         return guarded(lambda: run_main(["fmi-jax run", *arguments[1:]], None))
     return guarded(lambda: _dispatch(arguments))
@@ -48,7 +48,7 @@ def _dispatch(arguments: list[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """What a command line says; its `main` does it. Raises `UsageError`."""
+    """Parse a command line; call `main` of the result to run it. Raises `UsageError`."""
     parser = _Parser(
         prog="fmi-jax",
         description="Which vision foundation model for medical images, and how?",
@@ -168,7 +168,7 @@ def _models(commands: argparse._SubParsersAction) -> None:
 
 
 def _describe_model(spec: "BackboneSpec", weights_dir: Path) -> list[str]:
-    """A line on a backbone, two on each of its public weights, one on each of the user's own."""
+    """Describe a backbone: its size, its note, and its public and own weights, as lines of text."""
     on_disk = {p.name.split(".", 1)[1] for p in weights_dir.glob(f"{spec.name}.*.safetensors")}
     on_disk = {name.removesuffix(".safetensors") for name in on_disk}
     lines = [

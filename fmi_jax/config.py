@@ -1,4 +1,4 @@
-"""What an experiment is made of. Every field is one decision; `config_rules` says what cannot be.
+"""The experiment config. Every field is one decision; `config_rules` says which values are valid.
 
 Configs are files with `get_config(arg)` that return an `ExperimentConfig`; any field is
 overridden on the command line: `--config.optim.learning_rate=3e-4`.
@@ -25,7 +25,7 @@ from fmi_jax.protocol_config import (
 
 @dataclasses.dataclass(slots=True)
 class DataConfig:
-    """Which images.
+    """Data set, split and subset of the training images.
 
     Attributes:
       name: a prepared data set (`fmi-jax prepare` lists them).
@@ -34,9 +34,9 @@ class DataConfig:
       split: name of the split rule ("upstream", "stratified", ...); empty: the data set's first.
       threads: decoding threads; 0: one per CPU core.
       workers: decoding processes beside the trainer; 0 (usually fastest): none.
-      fraction: of the training images that are used, the same of every class.
-      shots: training images of each class that are used; 0: all. One of the two at most is set.
-      subset_seed: which ones.
+      fraction: share of the training images to use, the same for every class.
+      shots: training images to use per class; 0: all. Set at most one of `fraction` and `shots`.
+      subset_seed: random seed that draws the subset.
     """
 
     name: str = "synthetic"
@@ -52,9 +52,9 @@ class DataConfig:
 
 @dataclasses.dataclass(slots=True)
 class AugmentConfig:
-    """What happens to a training image on the device, in this order.
+    """Augmentation of a training image on the device, applied in this order.
 
-    Defaults are the study's, which leaves the operations of probability 0 off.
+    The defaults are the study's; an operation with probability 0 is off.
 
     Attributes:
       center_crop: fraction of the prepared side kept before the random crop (224 of 256),
@@ -62,21 +62,22 @@ class AugmentConfig:
       crop_scale: area range of the random resized crop, relative to the centre crop.
       crop_ratio: aspect ratio range of that crop.
       flip_horizontal, flip_vertical: probability of each flip.
-      rotation_probability, rotation_degrees: how often, and how far either way.
-      jitter_probability: how often colour jitter is applied at all.
-      brightness, contrast, saturation, hue: its strengths, as in torchvision.
-      grayscale_probability: how often a colour image loses its colours.
-      blur_probability, blur_sigma: how often, and the range of the Gaussian's standard deviation
-        in pixels.
-      affine_probability: how often an affine map is applied at all.
-      affine_degrees, affine_translate, affine_scale, affine_shear: its largest angle either way;
-        largest move in image widths and in image heights; range of its factor; largest shear
-        along x in degrees.
-      perspective_probability, perspective_distortion: how often, and how far corners move at
-        most, relative to half a side.
-      solarize_probability: how often values from 128 of 255 on are inverted.
-      erase_probability, erase_area: how often a box is erased after normalisation, and the range
-        of its area relative to the image.
+      rotation_probability: probability of a rotation.
+      rotation_degrees: largest angle in either direction.
+      jitter_probability: probability that colour jitter is applied at all.
+      brightness, contrast, saturation, hue: strengths of colour jitter, as in torchvision.
+      grayscale_probability: probability that a colour image becomes grey.
+      blur_probability, blur_sigma: probability of a blur, and range of the Gaussian's standard
+        deviation in pixels.
+      affine_probability: probability that an affine map is applied at all.
+      affine_degrees, affine_translate, affine_scale, affine_shear: largest angle in either
+        direction; largest move in image widths and in image heights; range of the scale factor;
+        largest shear along x in degrees.
+      perspective_probability, perspective_distortion: probability of a perspective, and largest
+        move of a corner, relative to half a side.
+      solarize_probability: probability that values from 128 of 255 on are inverted.
+      erase_probability, erase_area: probability that a box is erased after normalisation, and
+        range of its area relative to the image.
     """
 
     center_crop: float = 0.875
@@ -108,7 +109,7 @@ class AugmentConfig:
 
 @dataclasses.dataclass(slots=True)
 class BackboneConfig:
-    """Which network.
+    """Backbone: its network, weights and compute type.
 
     Attributes:
       name: a backbone (`fmi-jax models` lists them).
@@ -116,19 +117,19 @@ class BackboneConfig:
         converted `.safetensors` file, or empty for random initialisation.
       weights_dir: folder of converted checkpoints.
       stem: how a stem trained on colour reads other channel counts: "sum" (as if the grey
-        image were repeated), "mean", or "first" (the reference: only the red kernel).
-      readout: which token a head reads from BLIP: "cls" (the backbone's own choice, when empty)
-        or "first_patch" (the study).
-      rel_pos_resize: how relative positions (SAM) are made to fit `image_size`: "linear" (the
-        backbone's own choice, when empty) or "nearest" (the study).
-      last_block: keep blocks 0..last_block only; -1 keeps all.
-      frozen_blocks: blocks 0..frozen_blocks-1 do not learn (protocols `partial` and
+        image were repeated), "mean", or "first" (only the red kernel, as in the study's code).
+      readout: token that a head reads from BLIP: "cls" or "first_patch" (the study); empty: the
+        backbone's own choice, "cls".
+      rel_pos_resize: interpolation that fits relative positions (SAM) to `image_size`: "linear" or
+        "nearest" (the study); empty: the backbone's own choice, "linear".
+      last_block: index of the last block to keep; -1 keeps all.
+      frozen_blocks: number of first blocks that do not learn (protocols `partial` and
         `stacked_partial`).
       dtype: compute type: "auto", "float32" or "bfloat16". "auto" is bfloat16 on TPUs and GPUs
-        (float32 on NVIDIA's below compute capability 8.0, which have no bfloat16) and float32 on
-        a CPU. With AVX512-BF16 or AMX a CPU takes about half the time in bfloat16 (`fmi-jax
-        doctor` says whether it has them; docs/performance.md what it costs in digits).
-      attention: "auto" (flash attention on GPUs and TPUs that have it) or "plain" (never).
+        (float32 on NVIDIA GPUs below compute capability 8.0, which have no bfloat16) and float32
+        on a CPU. With AVX512-BF16 or AMX a CPU takes about half the time in bfloat16 (`fmi-jax
+        doctor` says whether it has them; docs/performance.md shows the cost in digits).
+      attention: "auto" (flash attention on GPUs and TPUs that have it) or "plain" (never flash).
       remat: recompute blocks in the backward pass to save memory.
       drop_path: stochastic depth rate of the last block.
     """
@@ -149,18 +150,19 @@ class BackboneConfig:
 
 @dataclasses.dataclass(slots=True)
 class OptimConfig:
-    """How it is trained: AdamW, linear warm-up, then a schedule.
+    """Optimizer: AdamW, linear warm-up, then a learning-rate schedule.
 
     Attributes:
-      learning_rate: after warm-up.
-      weight_decay: decoupled; on tensors of rank > 1 only.
-      warmup_steps: learning rate rises linearly and reaches its value at this step.
-      warmup_epochs: the same in epochs; at most one of the two is set.
-      schedule: after warm-up: "constant", "cosine" (to 0 at the last step) or "plateau"
-        (times `plateau_factor` when validation has not improved for `plateau_patience`
-        evaluations).
-      plateau_factor, plateau_patience: of the plateau schedule.
-      clip_norm: global gradient norm limit; 0: none.
+      learning_rate: learning rate reached after warm-up.
+      weight_decay: decoupled weight decay, on tensors of rank > 1 only.
+      warmup_steps: length of the linear warm-up; the full rate is reached at this step.
+      warmup_epochs: length of the warm-up in epochs; set at most one of the two.
+      schedule: learning rate after warm-up: "constant", "cosine" (to 0 at the last step) or
+        "plateau" (times `plateau_factor` when validation has not improved for more than
+        `plateau_patience` evaluations).
+      plateau_factor: factor on the learning rate at each drop of the plateau schedule.
+      plateau_patience: evaluations without improvement that the plateau schedule tolerates.
+      clip_norm: limit on the global gradient norm; 0: none.
       accumulate: micro-batches per step; the batch is cut into this many.
       layer_decay: factor on the learning rate from each block to the one before it; 1: none.
     """
@@ -179,7 +181,7 @@ class OptimConfig:
 
 @dataclasses.dataclass(slots=True)
 class TrainConfig:
-    """How long, how often, where.
+    """Training: its length, batch sizes, evaluation, seed and sharding.
 
     Attributes:
       epochs: passes over the training split.
@@ -187,11 +189,11 @@ class TrainConfig:
       batch_size: images per step, over all devices and micro-batches.
       eval_batch_size: images per evaluation step; 0: `batch_size`.
       eval_every_epochs: validation interval, in epochs (may be a fraction).
-      log_every_steps: how often training scalars are written.
-      checkpoint_every_steps: save the newest state at least this often; 0: at evaluations only.
-      seed: initialisation, order, augmentation: everything random follows from it.
+      log_every_steps: steps between writes of the training scalars.
+      checkpoint_every_steps: most steps between two saves; 0: save at evaluations only.
+      seed: random seed of initialisation, order, augmentation and everything else.
       model_parallel: devices along the "model" axis of the mesh; 1: pure data parallel.
-      sharding: parameters along the "data" axis: "replicated", or "fsdp" (divided).
+      sharding: sharding of parameters along "data": "replicated", or "fsdp" (divided).
       bootstrap_samples: resamples for the test confidence intervals.
     """
 
@@ -215,13 +217,13 @@ class TrainConfig:
 
 @dataclasses.dataclass(slots=True)
 class ExperimentConfig:
-    """One experiment.
+    """Config of one experiment.
 
-    The sections after `train` are each for a single protocol, or two.
+    Each section after `train` is read by one or two protocols only.
 
     Attributes:
       protocol: how the backbone is judged ("linear_probe", "finetune", ...).
-      image_size: side in pixels of what the network sees.
+      image_size: side in pixels of the network's input.
       metric: validation metric that selects the best checkpoint; empty: the data set's own.
     """
 
@@ -244,12 +246,12 @@ class ExperimentConfig:
 
 
 def as_dict(config: ExperimentConfig) -> dict[str, Any]:
-    """The config as plain JSON values."""
+    """Convert the config to plain JSON values."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def from_dict(values: dict[str, Any]) -> ExperimentConfig:
-    """The inverse of `as_dict`; `UsageError` for a field or a type that does not exist."""
+    """Invert `as_dict`; raises `UsageError` for an unknown field or a value of the wrong type."""
 
     def fill(target: Any, values: dict[str, Any], where: str) -> Any:
         names = [field.name for field in dataclasses.fields(target)]
@@ -269,7 +271,7 @@ def from_dict(values: dict[str, Any]) -> ExperimentConfig:
 
 
 def flatten(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Nested values by dotted name: `{"optim.learning_rate": 1e-4, ...}`."""
+    """Flatten nested values to dotted names: `{"optim.learning_rate": 1e-4, ...}`."""
     found = {}
     for name, value in values.items():
         inner = isinstance(value, Mapping)
@@ -278,12 +280,12 @@ def flatten(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 
 
 def flat(config: ExperimentConfig) -> dict[str, Any]:
-    """The config as plain JSON values by dotted name."""
+    """Convert the config to plain JSON values by dotted name."""
     return flatten(as_dict(config))
 
 
 def field_names() -> list[str]:
-    """Every field of a config by its dotted name."""
+    """Dotted names of all config fields."""
     return list(flat(ExperimentConfig()))
 
 
@@ -333,7 +335,7 @@ def _of_type(kind: Any, value: Any) -> Any:
 
 
 def _words(kind: Any) -> str:
-    """A type in words: "float", "2 values of float"."""
+    """Describe a type in words: "float", "2 values of float"."""
     if typing.get_origin(kind) is not tuple:
         return kind.__name__
     kinds = typing.get_args(kind)

@@ -1,4 +1,4 @@
-"""Which values the fields of a config may have."""
+"""Rules for the values of config fields."""
 
 from typing import Any
 
@@ -73,7 +73,7 @@ _FRACTIONS = (
 )
 _FACTORS = ("augment.center_crop", "data.fraction", "optim.layer_decay")
 _LORA_TARGETS = ("q", "v", "proj", "mlp")
-_RANGES = (  # from more than 0
+_RANGES = (  # low and high, both above 0
     "augment.crop_scale",
     "augment.crop_ratio",
     "augment.blur_sigma",
@@ -83,9 +83,9 @@ _RANGES = (  # from more than 0
 
 
 def validate(config: ExperimentConfig) -> None:
-    """Raise one `UsageError` that lists every value of `config` that cannot be.
+    """Raise one `UsageError` that lists every invalid value of `config`.
 
-    Values that stand for one of another type become it (`config.check_types`).
+    Values are first converted to the types of their fields (`config.check_types`).
     """
     check_types(config)
 
@@ -125,7 +125,7 @@ def validate(config: ExperimentConfig) -> None:
         )
     if config.data.fraction < 1 and config.data.shots:
         wrong.append("data.fraction and data.shots are both set: expected at most one")
-    if config.augment.hue > 0.5:  # half the colour circle either way is all of it
+    if config.augment.hue > 0.5:  # half the colour circle in both directions covers all of it
         wrong.append(f"augment.hue={config.augment.hue!r}: expected at most 0.5")
     if not 0 <= config.augment.affine_shear < 90:
         wrong.append(

@@ -1,4 +1,4 @@
-"""The edge of the program: flags in, exit codes out, and no traceback for a user's mistake.
+"""Entry points: parse flags, set exit codes, and print no traceback for a user's mistake.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or config, 143 stopped on request after saving.
 """
@@ -33,10 +33,10 @@ def guarded(main: Callable[[], None]) -> int:
 
 
 def run_main(argv: Sequence[str], default_config: Path | None) -> None:
-    """`run.py` and `fmi-jax run`: parse the flags and run the experiment.
+    """Parse the flags of `run.py` or `fmi-jax run`, and run the experiment.
 
     Args:
-      argv: the command line, program name first.
+      argv: command line, program name first.
       default_config: config file used without `--config`.
     """
     values = flags.FlagValues()
@@ -79,10 +79,10 @@ def run_main(argv: Sequence[str], default_config: Path | None) -> None:
         raise unknown_name("flag", f"--{error.flagname}", [f"--{n}" for n in values]) from error
     except flags.Error as error:
         text = str(error)
-        if "Traceback" in text:  # of the user's config file; its last line says what went wrong
+        if "Traceback" in text:  # raised by the user's config file; the last line is the error
             text = f"--config: {text.strip().splitlines()[-1]}"
         raise UsageError(f"{text}.") from error
-    except Exception as error:  # whatever the user's config file raises
+    except Exception as error:  # the user's config file may raise anything
         raise UsageError(f"--config: {type(error).__name__}: {error}") from error
     if len(rest) > 1:
         raise UsageError(f"unexpected argument {rest[1]!r}: every option begins with --.")
@@ -95,7 +95,7 @@ def run_main(argv: Sequence[str], default_config: Path | None) -> None:
             f"--config: get_config returned {type(values.config).__name__},"
             " expected a fmi_jax.config.ExperimentConfig."
         )
-    # Imported here: a wrong flag should not wait for JAX.
+    # Imported here: a wrong flag should be reported without waiting for JAX.
     from fmi_jax.run import experiment, launch
 
     launch.start(values.coordinator_address, values.num_processes, values.process_id)

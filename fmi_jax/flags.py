@@ -1,4 +1,4 @@
-"""A field of a config as it is typed: one parser, that of the flags of `run.py`."""
+"""Setting config fields from text, with the same parser as the flags of `run.py`."""
 
 import copy
 
@@ -10,12 +10,12 @@ from fmi_jax.errors import UsageError, unknown_name
 
 
 def assign(config: ExperimentConfig, name: str, text: str) -> None:
-    """Set a field by its dotted name to a value as it is typed: "3e-4", "True", "(20, 200)".
+    """Set a config field by its dotted name from text: "3e-4", "True", "(20, 200)".
 
-    What `--config.NAME=TEXT` means to `run.py` it means to every `--set NAME=TEXT`.
+    `--set NAME=TEXT` means the same as `--config.NAME=TEXT` of `run.py`.
 
     Raises:
-      UsageError: there is no such field, or the text is no value of its type.
+      UsageError: the field does not exist, or the text is not a value of its type.
     """
     check_field(name)
     section, _, field = name.rpartition(".")

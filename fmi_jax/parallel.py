@@ -1,4 +1,4 @@
-"""Where arrays live: the device mesh, sharding rules for parameters and batches.
+"""Sharding of arrays: the device mesh, and rules for parameters and batches.
 
 One mesh with axes ("data", "model") serves one CPU, eight GPUs and a pod. Batches are divided
 along "data". Parameters are copied to every device ("replicated"), divided along "data" as
@@ -30,7 +30,7 @@ _TENSOR_RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(.*\.)?mlp\.fc1\.bias", PartitionSpec("model")),
     (r"(.*\.)?mlp\.(fc2|w3)\.kernel", PartitionSpec("model", None)),
 )
-# Whole on every device of "model", and so is everything of one dimension without a rule.
+# Whole on every device along "model", like every one-dimensional parameter without a rule.
 _WHOLE = (
     r"(.*\.)?(cls_token|dist_token|register_tokens|pos_embed)",
     r"(.*\.)?(patch_embed|stem|downsample|neck|modulation)\..*",
@@ -43,13 +43,13 @@ _WHOLE = (
 
 
 def is_main() -> bool:
-    """Test whether this process writes files and prints: the first of several."""
+    """Test whether this process is the first of several: only it writes files and prints."""
     return jax.process_index() == 0
 
 
 def make_mesh(model_parallel: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh over all devices, or those given: `model_parallel` of them along "model", the rest
-    along "data"."""
+    """Make a mesh over all devices, or those given: `model_parallel` of them along "model", the
+    rest along "data"."""
     devices = jax.devices() if devices is None else devices
     count = len(devices)
     if count % model_parallel:
@@ -58,8 +58,8 @@ def make_mesh(model_parallel: int = 1, devices: Sequence[Any] | None = None) -> 
             f"train.model_parallel={model_parallel} does not divide the {count} devices;"
             f" valid: {divisors}."
         )
-    # Auto: XLA propagates shardings. The default (Explicit) would have every concatenation in a
-    # network state its own.
+    # Auto: XLA propagates shardings. The default (Explicit) would require every concatenation in a
+    # network to state its own.
     return jax.make_mesh(
         (count // model_parallel, model_parallel),
         ("data", "model"),
@@ -70,7 +70,7 @@ def make_mesh(model_parallel: int = 1, devices: Sequence[Any] | None = None) -> 
 
 def check_batch_size(mesh: Mesh, batch_size: int, accumulate: int, name: str) -> None:
     """Raise `UsageError` unless every share of "data" gets the same whole number of images in
-    every micro-batch. How many processes hold the shares does not matter."""
+    every micro-batch. The number of processes that hold the shares does not matter."""
     share = mesh.shape["data"] * accumulate
     if batch_size % share:
         low = batch_size // share * share
@@ -85,19 +85,19 @@ def check_batch_size(mesh: Mesh, batch_size: int, accumulate: int, name: str) ->
 def parameter_sharding(
     mesh: Mesh, name: str, shape: tuple[int, ...], strategy: str
 ) -> NamedSharding:
-    """Where the parameter `name` lives.
+    """Sharding of the parameter `name`.
 
     Args:
-      mesh: from `make_mesh`.
+      mesh: mesh from `make_mesh`.
       name: native parameter name ("blocks.0.attn.qkv.kernel"). The first tensor rule that
         matches the whole name decides the "model" axis.
-      shape: its shape.
-      strategy: "replicated", or "fsdp": the first dimension that "data" divides and that is not
-        divided already is divided along "data", for its parts lie in memory as they are gathered;
-        tiny parameters stay whole.
+      shape: shape of the parameter.
+      strategy: "replicated" or "fsdp". "fsdp" divides along "data" the first dimension that is
+        still whole and that the size of "data" divides. The first, because its parts are contiguous
+        in memory when gathered. Tiny parameters stay whole.
 
     Raises:
-      ValueError: heads are divided, and whether this parameter is has not been written down.
+      ValueError: heads are divided, but no rule covers this parameter.
     """
     spec: list[Any] = [None] * len(shape)
     if mesh.shape["model"] > 1:
@@ -128,7 +128,7 @@ def parameter_sharding(
 def parameter_shardings(
     mesh: Mesh, params: Mapping[str, Any], strategy: str
 ) -> dict[str, NamedSharding]:
-    """`parameter_sharding` for every array (or shape) of `params`."""
+    """`parameter_sharding` of every array (or shape) in `params`, by name."""
     return {
         name: parameter_sharding(mesh, name, tuple(leaf.shape), strategy)
         for name, leaf in params.items()
@@ -138,8 +138,8 @@ def parameter_shardings(
 def like_parameters(mesh: Mesh, tree: Any, shardings: Mapping[str, NamedSharding]) -> Any:
     """Shardings for a tree with slots per parameter, such as an optimizer state.
 
-    A leaf whose path ends in the name of a parameter lives where that parameter lives;
-    everything else (counters) is copied.
+    A leaf whose path ends in the name of a parameter gets that parameter's sharding; all other
+    leaves (counters) are replicated.
     """
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
@@ -152,28 +152,28 @@ def like_parameters(mesh: Mesh, tree: Any, shardings: Mapping[str, NamedSharding
 
 
 def data_axis(sharding: NamedSharding) -> int | None:
-    """The dimension that is divided along "data", or None."""
+    """Dimension that is divided along "data", or None."""
     return next((i for i, axis in enumerate(sharding.spec) if axis == "data"), None)
 
 
 def by_shard(
     mesh: Mesh, function: Callable[..., Any], *, in_specs: Any, out_specs: Any
 ) -> Callable[..., Any]:
-    """`function`, computed by every device on its share along "data" alone.
+    """Wrap `function` so that every device computes its own share along "data".
 
-    Nothing is exchanged but what `nn.shards` is asked for: XLA's partitioner
-    guesses by size otherwise, and with few images a device it gathers tokens instead of
-    parameters, 6 times the bytes. What is divided along "model" is left to it.
+    Devices exchange only what `nn.shards` asks for. XLA's partitioner would guess by size: with few
+    images per device it gathers tokens instead of parameters, 6 times the bytes. Divisions along
+    "model" are left to it.
 
     Args:
-      mesh: the devices.
-      function: takes and returns this device's shares of arrays.
-      in_specs, out_specs: partition specs (or shardings) of its arguments and results, or
-        prefixes of them. Axes beside "data" do not count.
+      mesh: device mesh.
+      function: function that takes and returns this device's shares of arrays.
+      in_specs, out_specs: partition specs (or shardings) of the arguments and results, or
+        prefixes of them. Axes other than "data" are ignored.
     """
 
     if mesh.shape["data"] == 1 < mesh.shape["model"]:
-        # XLA takes no exchange over an axis of one device beside one that is left to it.
+        # XLA refuses an exchange over an axis of one device beside an axis that is left to it.
         def alone(*args: Any) -> Any:
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
                 return function(*args)
@@ -193,30 +193,30 @@ def by_shard(
         mesh=mesh,
         in_specs=specs(in_specs),
         out_specs=specs(out_specs),
-        # Kernels that XLA cannot divide want no axis left to it, not even one of one device.
+        # Kernels that XLA cannot divide allow no axis left to it, not even one of one device.
         axis_names={"data"} if mesh.shape["model"] > 1 else {"data", "model"},
         check_vma=False,
     )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """One copy on every device."""
+    """Sharding with one copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first dimension divided along "data"."""
+    """Sharding with the first dimension divided along "data"."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def held_places(mesh: Mesh, batch_size: int) -> Int[np.ndarray, "p"]:
-    """Places in a batch whose images the devices of this process hold, ascending, each once.
+    """Places in a batch whose images this process's devices hold, ascending, each once.
 
-    They need not follow each other: on a TPU pod the mesh runs along the torus and may come back
-    to a process. With `model_parallel` several processes may hold the same places.
+    They need not be consecutive: on a TPU pod the mesh runs along the torus and may come back to a
+    process. With `model_parallel` several processes may hold the same places.
 
     Args:
-      mesh: from `make_mesh`.
+      mesh: mesh from `make_mesh`.
       batch_size: images in the whole batch; "data" divides it.
     """
     held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
@@ -225,17 +225,17 @@ def held_places(mesh: Mesh, batch_size: int) -> Int[np.ndarray, "p"]:
 
 
 def to_devices(mesh: Mesh, batch: Batch) -> dict[str, jax.Array]:
-    """The whole batch on the mesh, of which this process gives its part.
+    """Put a whole batch on the mesh, each process contributing its part.
 
     Args:
-      mesh: from `make_mesh`.
-      batch: the images at `held_places`, in that order.
+      mesh: mesh from `make_mesh`.
+      batch: images at `held_places`, in that order.
     """
     count, sharding = mesh.shape["data"], batch_sharding(mesh)
     shares = held_places(mesh, count).tolist()
 
     def put(value: np.ndarray) -> jax.Array:
-        rows = len(value) // len(shares)  # of each share
+        rows = len(value) // len(shares)  # per share
 
         def part(index: Any) -> np.ndarray:
             at = shares.index((index[0].start or 0) // rows) * rows
@@ -248,21 +248,21 @@ def to_devices(mesh: Mesh, batch: Batch) -> dict[str, jax.Array]:
 
 
 def place(value: np.ndarray | np.generic, sharding: NamedSharding) -> jax.Array:
-    """A host array, the same on every process, put where `sharding` says."""
+    """Put a host array, the same on every process, onto devices as `sharding` says."""
     array = np.asarray(value)
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def whole_shares(mesh: Mesh, rows: int) -> int:
-    """`rows` rounded up to what divides evenly along "data"."""
+    """Round `rows` up to a number that divides evenly along "data"."""
     share = mesh.shape["data"]
     return -(-rows // share) * share
 
 
 def place_rows(values: np.ndarray, rows: int, sharding: NamedSharding) -> jax.Array:
-    """A host array, the same on every process, in float32, filled up to `rows` with zeros.
+    """Put a host array, the same on every process, onto devices as float32, zero-padded to `rows`.
 
-    Nothing but the part of one device at a time is copied on the host.
+    The host copies only the part of one device at a time.
     """
 
     def part(index: Any) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""The sections of a config that single protocols read; see `fmi_jax.config` for the others.
+"""Config sections that only single protocols read; see `fmi_jax.config` for the others.
 
-A section that the chosen protocol does not read must stay as it is: nothing that a user sets is
-ignored in silence (`fmi_jax.protocols.spec.check_read`).
+A section that the chosen protocol does not read must keep its defaults: no setting of a user is
+silently ignored (`fmi_jax.protocols.spec.check_read`).
 """
 
 import dataclasses
@@ -9,12 +9,12 @@ import dataclasses
 
 @dataclasses.dataclass(slots=True)
 class TransformerConfig:
-    """The transformer on top of a foundation model (protocols `stacked_*`).
+    """Transformer on top of a foundation model (protocols `stacked_*`).
 
     Attributes:
       name: a plain DeiT among the backbones; its patch embedding is left out.
-      weights: as `backbone.weights`, of this network; the study's is "in1k". Empty: random
-        initialisation.
+      weights: weights of the transformer, given as in `backbone.weights`; the study's are "in1k".
+        Empty: random initialisation.
     """
 
     name: str = "deit_base"
@@ -26,10 +26,10 @@ class ProbeGridConfig:
     """Many linear heads trained in one pass (protocol `probe_grid`).
 
     Attributes:
-      learning_rates: one head each, per seed. The study searched four between 1e-5 and 1e-3
-        and does not print them.
+      learning_rates: learning rates, one head for each and per seed. The study searched four
+        between 1e-5 and 1e-3 and does not print them.
       seeds: initialisations of every head; they share the stream of images.
-      cached: train on the features of unaugmented images, computed once.
+      cached: True to train on the features of unaugmented images, computed once.
     """
 
     learning_rates: tuple[float, ...] = (1e-5, 4.6e-5, 2.2e-4, 1e-3)
@@ -43,7 +43,8 @@ class KnnConfig:
 
     Attributes:
       k: numbers of neighbours; the best by validation is reported.
-      temperature: of the weights `exp(cosine / temperature)`; every pair with `k` is judged.
+      temperature: temperatures in the weights `exp(cosine / temperature)`; every pair with a `k`
+        is judged.
     """
 
     k: tuple[int, ...] = (200,)
@@ -57,7 +58,7 @@ class LogisticConfig:
     Attributes:
       c: inverse strengths of the L2 penalty, as in scikit-learn; the best by validation is
         reported.
-      max_iterations: of L-BFGS.
+      max_iterations: most iterations of L-BFGS.
     """
 
     c: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
@@ -70,8 +71,8 @@ class LoraConfig:
 
     Attributes:
       rank: inner width of an adapter.
-      alpha: an adapter's output is multiplied by `alpha / rank`.
-      targets: the linear layers that get one: "q", "v", "proj", "mlp".
+      alpha: scale of an adapter, whose output is multiplied by `alpha / rank`.
+      targets: linear layers that get an adapter: "q", "v", "proj", "mlp".
     """
 
     rank: int = 8
@@ -84,8 +85,8 @@ class AttentiveConfig:
     """A learned query that pools the tokens of a frozen backbone (protocol `attentive_probe`).
 
     Attributes:
-      num_heads: of its attention; divides the width of the tokens. 0: of 64 channels or a
-        little more each, as in a ViT.
+      num_heads: number of attention heads; divides the width of the tokens. 0: heads of 64
+        channels or a little more, as in a ViT.
     """
 
     num_heads: int = 0
@@ -98,14 +99,14 @@ class CkaConfig:
     Attributes:
       run: folder of a finished run whose network is the first; empty: the backbone that the
         config describes.
-      other: the networks it is compared with, each "pretrained" (what the first started from),
+      other: networks to compare it with, each "pretrained" (the start of the first network),
         the folder of a finished run, or "NAME" or "NAME:WEIGHTS" of a backbone.
-      features: what is compared: "all" ([cls] and patch tokens), "cls", "patches" or "pooled".
+      features: features to compare: "all" ([cls] and patch tokens), "cls", "patches" or "pooled".
       estimator: "summed" (HSIC terms summed over batches, divided once), "averaged" (the mean
         of the CKA of each batch: the study) or "exact" (all pairs of images at once; the
         features of all of them have to fit into memory).
       batch_size: images per batch, over which the unbiased HSIC is computed; 8 or more.
-      split: whose images are compared.
+      split: split whose images are compared.
     """
 
     run: str = ""
@@ -118,14 +119,14 @@ class CkaConfig:
 
 @dataclasses.dataclass(slots=True)
 class TimingConfig:
-    """How fast backbones are (protocol `timing`).
+    """Latency and throughput of backbones (protocol `timing`).
 
     Attributes:
-      backbones: names to measure beside `backbone.name`.
-      reference: the backbone that all are divided by, measured in turn with them.
-      transformer: a DeiT that each of them is measured under once more ("deit_base"); empty: none.
-      batch_size: images per step where throughput is measured; latency is that of one image.
-      repeats: rounds over all backbones; medians and spread are over these.
+      backbones: names of backbones to measure beside `backbone.name`.
+      reference: backbone that all others are divided by, measured in turn with them.
+      transformer: DeiT under which each backbone is measured once more ("deit_base"); empty: none.
+      batch_size: images per step for throughput; latency is that of one image.
+      repeats: rounds over all backbones, from which medians and spreads are taken.
     """
 
     backbones: tuple[str, ...] = ()

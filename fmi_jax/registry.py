@@ -1,4 +1,4 @@
-"""One registry per kind of thing: a name leads to one spec."""
+"""Registry: a read-only mapping from names to specs, one per kind of spec."""
 
 from collections.abc import Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
@@ -7,7 +7,7 @@ from fmi_jax.errors import unknown_name
 
 
 class Named(Protocol):
-    """Anything that carries its own name."""
+    """Protocol of an object that has a name."""
 
     @property
     def name(self) -> str:
@@ -22,8 +22,8 @@ class Registry(Mapping[str, T], Generic[T]):
     """A read-only mapping from names to specs, filled once, in one place.
 
     Args:
-      kind: what the specs describe, in the singular; used in messages.
-      specs: the entries; two of one name raise `ValueError`.
+      kind: noun for one entry, in the singular; used in messages.
+      specs: entries of the registry; two with the same name raise `ValueError`.
     """
 
     def __init__(self, kind: str, specs: tuple[T, ...]):
@@ -35,7 +35,7 @@ class Registry(Mapping[str, T], Generic[T]):
             self._specs[spec.name] = spec
 
     def __getitem__(self, name: str) -> T:
-        """The spec of that name; an unknown name raises `UsageError` with the closest ones."""
+        """Look up a spec by name; an unknown name raises `UsageError` with the closest ones."""
         if name not in self._specs:
             raise unknown_name(self.kind, name, self._specs)
         return self._specs[name]
