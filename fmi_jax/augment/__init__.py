@@ -7,8 +7,8 @@ name on float images in 0..1, a function of explicit parameters, one per image o
 study ran torchvision on 8-bit PIL images, which loses fractions of 1/255 after every operation;
 here nothing is rounded.
 
-All functions are pure, with static shapes and no loop over the batch; the numbers of an image
-depend on its own key alone, not on the batch around it.
+All functions are pure, with static shapes and no loop over the batch. The result for an image
+depends on its own key alone, not on the rest of the batch.
 """
 
 from fmi_jax.augment.multi_crop import View, dino_views, views

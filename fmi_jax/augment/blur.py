@@ -12,11 +12,11 @@ BLUR_NUMBERS = 2
 def sigmas_from_uniform(
     numbers: Float[Array, "b 2"], probability: float, sigma: tuple[float, float]
 ) -> Float[Array, " b"]:
-    """Standard deviations, uniform in the range `sigma` (pixels); 0 where there is no blur.
+    """Draw standard deviations, uniform in the range `sigma` (pixels); 0 means no blur.
 
     Args:
-      numbers: uniform in [0, 1): whether at all, how much.
-      probability: of a blur.
+      numbers: uniform numbers in [0, 1): one decides on the blur, one on its strength.
+      probability: probability of a blur.
       sigma: range of the standard deviation, in pixels.
     """
     return jnp.where(numbers[:, 0] < probability, between(numbers[:, 1], *sigma), 0.0)
@@ -25,19 +25,20 @@ def sigmas_from_uniform(
 def gaussian_blur(
     images: Float[Array, "b h w c"], sigmas: Float[Array, " b"]
 ) -> Float[Array, "b h w c"]:
-    """Each image blurred with a standard deviation of `sigmas` pixels; 0: as it is.
+    """Blur each image with a standard deviation of `sigmas` pixels; 0 leaves it unchanged.
 
-    torchvision's `gaussian_blur` (edges are mirrored) with a kernel wide enough to hold the whole
-    Gaussian. The study's PIL `GaussianBlur` puts three box filters in the Gaussian's place and
-    repeats edge pixels: half of one of 255 grey levels away on average, up to 9 at the edges.
+    Same as torchvision's `gaussian_blur` (edges are mirrored) with a kernel wide enough for the
+    whole Gaussian. The study's PIL `GaussianBlur` uses three box filters instead of the Gaussian
+    and repeats edge pixels; it differs by half of one of 255 grey levels on average, up to 9 at the
+    edges.
     """
     rows, columns = (_blurring(sigmas, side) for side in images.shape[1:3])
     return map_rows_and_columns(images, rows, columns)
 
 
 def _blurring(sigmas: Float[Array, " b"], size: int) -> Float[Array, "b size size"]:
-    """Weights of the Gaussian, with those of pixels beyond an edge added to their mirror images."""
-    sigmas = jnp.maximum(sigmas, 0.01)[:, None, None]  # the smallest moves nothing
+    """Weights of the Gaussian; those of pixels beyond an edge are added to their mirror images."""
+    sigmas = jnp.maximum(sigmas, 0.01)[:, None, None]  # 0.01 changes nothing
     target, source = jnp.arange(size)[:, None], jnp.arange(size)
 
     def weight(position: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Colour: jitter of brightness, contrast, saturation and hue; grayscale; solarization."""
+"""Colour jitter (brightness, contrast, saturation, hue), grayscale and solarization."""
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +16,17 @@ _SOLARIZE_FROM = 128 / 255
 def jitter_from_uniform(
     numbers: Float[Array, "b 9"], config: AugmentConfig, channels: int
 ) -> tuple[Float[Array, "b n"], Int[Array, "b n"]]:
-    """Factors and order of torchvision's `ColorJitter`, for the operations of `jitter_ops`.
+    """Draw factors and order of torchvision's `ColorJitter`, for the operations of `jitter_ops`.
 
     Factors are uniform in [max(0, 1 - strength), 1 + strength], for hue in
     [-strength, strength]; every order is equally likely. With probability
-    1 - `jitter_probability` all factors are the ones that change nothing.
+    1 - `jitter_probability` all factors are neutral and change nothing.
 
     Args:
-      numbers: uniform in [0, 1): whether at all, then for all four operations (of which the
-        active ones are used) factors and places in the order.
-      config: the strengths.
-      channels: of the images.
+      numbers: uniform numbers in [0, 1): one decides on the jitter, then four factors and four
+        places in the order, one for each operation; only those of active operations are used.
+      config: augmentation config with the strengths.
+      channels: number of channels of the images.
     """
     ops = jitter_ops(config, channels)
     active = jnp.array([list(_ADJUST).index(name) for name in ops], int)
@@ -41,10 +41,10 @@ def jitter_from_uniform(
 
 
 def jitter_ops(config: AugmentConfig, channels: int) -> tuple[str, ...]:
-    """Names of the colour operations that `config` asks for on images of so many channels.
+    """Names of the colour operations that `config` asks for on images with this many channels.
 
-    On grey images saturation and hue do nothing, as in torchvision. Other channel counts than
-    1 and 3 have no colours to jitter: `UsageError`.
+    On grey images saturation and hue do nothing, as in torchvision. Images with neither 1 nor 3
+    channels have no colours to jitter and raise `UsageError`.
     """
     if config.jitter_probability == 0:
         return ()
@@ -57,28 +57,28 @@ def jitter_ops(config: AugmentConfig, channels: int) -> tuple[str, ...]:
 def adjust_brightness(
     images: Float[Array, "b h w c"], factors: Float[Array, " b"]
 ) -> Float[Array, "b h w c"]:
-    """Pixels times factor, clipped to 0..1."""
+    """Multiply pixels by the factor, clipped to 0..1."""
     return _blend(images, factors, jnp.zeros(images.shape[:3]))
 
 
 def adjust_contrast(
     images: Float[Array, "b h w c"], factors: Float[Array, " b"]
 ) -> Float[Array, "b h w c"]:
-    """Away from (factor above 1) or towards the mean grey of the image, clipped to 0..1."""
+    """Move pixels away from (factor above 1) or towards the image's mean grey, clipped to 0..1."""
     return _blend(images, factors, jnp.mean(_grey(images), axis=(1, 2), keepdims=True))
 
 
 def adjust_saturation(
     images: Float[Array, "b h w 3"], factors: Float[Array, " b"]
 ) -> Float[Array, "b h w 3"]:
-    """Away from (factor above 1) or towards the grey of each pixel, clipped to 0..1."""
+    """Move pixels away from (factor above 1) or towards their own grey, clipped to 0..1."""
     return _blend(images, factors, _grey(images))
 
 
 def adjust_hue(
     images: Float[Array, "b h w 3"], shifts: Float[Array, " b"]
 ) -> Float[Array, "b h w 3"]:
-    """Hue turned by `shifts` (1: the full circle); saturation and value of HSV stay."""
+    """Turn the hue by `shifts` (1: the full circle); saturation and value of HSV stay."""
     red, green, blue = _planes(images)
     high = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = high - jnp.minimum(jnp.minimum(red, green), blue)
@@ -90,7 +90,7 @@ def adjust_hue(
     )
     sixths = sixths + 6 * shifts[:, None, None]
 
-    # From HSV: each channel runs along the same trapezoid, a third of the circle apart.
+    # Back from HSV: each channel follows the same trapezoid, a third of the circle apart.
     def channel(offset: int) -> Float[Array, "b h w"]:
         turn = sixths + offset
         turn = turn - 6 * jnp.floor(turn / 6)
@@ -113,17 +113,17 @@ def color_jitter(
     order: Int[Array, "b n"],
     ops: tuple[str, ...] = tuple(_ADJUST),
 ) -> Float[Array, "b h w c"]:
-    """Colour operations on `images` in 0..1, for each image in its own order.
+    """Apply colour operations to `images` in 0..1, each image in its own order.
 
     Args:
-      images: 3 channels, or 1 if `ops` has neither saturation nor hue.
-      factors: for each of `ops`, in this order.
-      order: a permutation; `order[:, 0]` is the index in `ops` of what is done first.
+      images: images with 3 channels, or 1 if `ops` has neither saturation nor hue.
+      factors: strength of each of `ops`, in this order.
+      order: permutation of the operations; `order[:, 0]` is the index in `ops` of the first one.
       ops: names of the operations ("brightness", "contrast", "saturation", "hue").
     """
 
-    # At each step every image needs another operation: all are computed, one is selected. A
-    # loop, as unrolled XLA on CPU computes each step again for every use (seconds a batch).
+    # At each step every image needs a different operation: all are computed, one is selected. It
+    # is a loop because unrolled XLA on CPU recomputes each step for every use (seconds a batch).
     def step(i: int, images: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         op = order[:, i]
         factor = jnp.take_along_axis(factors, op[:, None], axis=1)[:, 0]
@@ -139,13 +139,13 @@ def color_jitter(
 def grayscale(
     images: Float[Array, "b h w c"], chosen: Bool[Array, " b"]
 ) -> Float[Array, "b h w c"]:
-    """The luma in every channel of the `chosen` images; images of one channel stay."""
+    """Turn the `chosen` images grey: luma in every channel. One-channel images do not change."""
     _check_channels("grayscale", "grayscale_probability", images.shape[-1])
     return jnp.where(chosen[:, None, None, None], _grey(images)[..., None], images)
 
 
 def solarize(images: Float[Array, "b h w c"], chosen: Bool[Array, " b"]) -> Float[Array, "b h w c"]:
-    """Values from 128 of 255 on inverted, in the `chosen` images."""
+    """Invert values from 128 of 255 on, in the `chosen` images."""
     inverted = chosen[:, None, None, None] & (images >= _SOLARIZE_FROM)
     return jnp.where(inverted, 1 - images, images)
 
@@ -159,12 +159,12 @@ def _check_channels(operation: str, switch: str, channels: int) -> None:
 
 
 def _planes(images: Float[Array, "b h w c"]) -> list[Float[Array, "b h w"]]:
-    """The channels one by one: XLA on CPU vectorises them much better than the last axis."""
+    """Split into channels: XLA on CPU vectorises them much better than the last axis."""
     return [images[..., i] for i in range(images.shape[-1])]
 
 
 def _grey(images: Float[Array, "b h w c"]) -> Float[Array, "b h w"]:
-    """Luma of colour images; grey images as they are."""
+    """Compute the luma of colour images; grey images are returned unchanged."""
     planes = _planes(images)
     if len(planes) == 1:
         return planes[0]
@@ -175,7 +175,7 @@ def _grey(images: Float[Array, "b h w c"]) -> Float[Array, "b h w"]:
 def _blend(
     images: Float[Array, "b h w c"], factors: Float[Array, " b"], other: Float[Array, "b #h #w"]
 ) -> Float[Array, "b h w c"]:
-    """`factor * image + (1 - factor) * other`, clipped to 0..1."""
+    """Compute `factor * image + (1 - factor) * other`, clipped to 0..1."""
     factors = factors[:, None, None]
     other = (1 - factors) * other
     return jnp.stack([jnp.clip(factors * p + other, 0, 1) for p in _planes(images)], axis=-1)

@@ -1,4 +1,4 @@
-"""Crops, resizing and flips: linear in rows and in columns."""
+"""Crops, resizing and flips, as linear maps of rows and columns."""
 
 import math
 
@@ -8,12 +8,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fmi_jax.augment.uniform import between
 
-TRIES = 10  # torchvision's, for random boxes
+TRIES = 10  # number of boxes tried, as in torchvision
 CROP_NUMBERS = 2 * TRIES + 2
 
 
 def center_crop(images: Array, fraction: float) -> Array:
-    """The central `fraction` of both sides of `images` `[b, h, w, c]` (224 of 256 for 0.875)."""
+    """Crop the centre of `images` `[b, h, w, c]` to `fraction` of both sides (0.875: 224 of 256)."""
     height, width = images.shape[1:3]
     h, w = max(1, round(fraction * height)), max(1, round(fraction * width))
     top, left = round((height - h) / 2), round((width - w) / 2)
@@ -27,15 +27,15 @@ def crop_boxes_from_uniform(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> Int[Array, "b 4"]:
-    """Boxes (top, left, height, width) of torchvision's `RandomResizedCrop`.
+    """Draw boxes (top, left, height, width) as torchvision's `RandomResizedCrop` does.
 
-    Area (relative to the image) and log aspect ratio are uniform; of ten tries the first that
-    fits in the image is taken, else the largest central box whose ratio is allowed. A scale
-    above 1 is meant as it is: such a draw fits seldom, so that the whole image comes often.
+    Area (relative to the image) and log aspect ratio are uniform. The first of ten tries that fits
+    in the image is taken, else the largest central box with an allowed ratio. A scale above 1 is
+    intended: such a draw seldom fits, so the whole image is used often.
 
     Args:
-      numbers: uniform in [0, 1): areas, aspects and the place of the box.
-      height, width: of the image, in pixels.
+      numbers: uniform numbers in [0, 1): areas, aspects and the place of the box.
+      height, width: size of the image, in pixels.
       scale, ratio: ranges of area and aspect.
     """
     area, log_aspect, place = jnp.split(numbers, (TRIES, 2 * TRIES), axis=1)
@@ -65,9 +65,9 @@ def first_box(
     place: Float[Array, "b 2"],
     whole: Int[Array, " 2"],
 ) -> Int[Array, "b 4"]:
-    """Box (top, left, height, width) of the first size that fits in the `whole`, at `place`.
+    """Box (top, left, height, width) of the first size that fits in `whole`, placed at `place`.
 
-    Where none fits, the box means nothing.
+    The box is meaningless if no size fits.
     """
     first = jnp.argmax(fits, axis=1)
     size = jnp.take_along_axis(tries, first[:, None, None], axis=1)[:, 0]
@@ -76,7 +76,7 @@ def first_box(
 
 
 def resize(images: Float[Array, "b h w c"], size: int) -> Float[Array, "b s s c"]:
-    """Whole images at `size` x `size`: bilinear with antialias; themselves if they are already."""
+    """Resize to `size` x `size`, bilinear with antialias; images of that size stay unchanged."""
     batch, height, width, _ = images.shape
     if (height, width) == (size, size):
         return images
@@ -90,12 +90,12 @@ def resized_crop(
     flips: Bool[Array, "b 2"],
     size: int,
 ) -> Float[Array, "b s s c"]:
-    """The box of each image at `size` x `size`, bilinear with antialias, then flipped.
+    """Crop the box of each image, resize to `size` x `size` (bilinear, antialias), then flip.
 
     Args:
-      images: float.
+      images: float images.
       boxes: top, left, height, width in pixels, within the image.
-      flips: vertical, horizontal.
+      flips: vertical flip, horizontal flip.
       size: side of the result in pixels.
     """
     rows = _resampling(boxes[:, 0], boxes[:, 2], flips[:, 0], images.shape[1], size)
@@ -106,11 +106,11 @@ def resized_crop(
 def map_rows_and_columns(
     images: Float[Array, "b h w c"], rows: Float[Array, "b i h"], columns: Float[Array, "b j w"]
 ) -> Float[Array, "b i j c"]:
-    """Two matrices per image, one for its rows and one for its columns, applied without a gather.
+    """Apply one matrix to the rows and one to the columns of each image, without a gather.
 
-    What is linear and separable (crop, resize, flip, blur) is two batched matrix products.
+    Everything linear and separable (crop, resize, flip, blur) is two batched matrix products.
     """
-    # Highest: by default GPU and TPU would round weights and pixels to 10 or to 7 bits.
+    # HIGHEST, because by default GPU and TPU would round weights and pixels to 10 or to 7 bits.
     return jnp.einsum(
         "bih,bhwc,bjw->bijc", rows, images, columns, precision=jax.lax.Precision.HIGHEST
     )
@@ -123,12 +123,12 @@ def _resampling(
     old_size: int,
     new_size: int,
 ) -> Float[Array, "b new old"]:
-    """Weights of the triangle filter from pixels `start` to `start + length` to `new_size`."""
+    """Triangle-filter weights that resample pixels `start` to `start + length` to `new_size`."""
     start, length, flip = (x[:, None, None] for x in (start, length, flip))
     target = jnp.arange(new_size)[:, None]
     target = jnp.where(flip, new_size - 1 - target, target)
     source = jnp.arange(old_size) - start
-    # Distance of pixel centres, times 2 * new_size: whole numbers, so that it is exact.
+    # Distance of pixel centres, times 2 * new_size: whole numbers, so it is exact.
     distance = jnp.abs((2 * source + 1) * new_size - (2 * target + 1) * length)
     weights = jnp.maximum(0.0, 1.0 - distance / (2 * jnp.maximum(length, new_size)))
     weights = jnp.where((source >= 0) & (source < length), weights, 0.0)

@@ -9,7 +9,7 @@ from fmi_jax.augment.crop import CROP_NUMBERS, TRIES, first_box
 from fmi_jax.augment.uniform import between
 
 ERASE_NUMBERS = 1 + CROP_NUMBERS
-_RATIO = (0.3, 3.3)  # of height to width: torchvision's, not symmetric
+_RATIO = (0.3, 3.3)  # height to width: torchvision's range, not symmetric
 
 
 def erase_boxes_from_uniform(
@@ -19,16 +19,17 @@ def erase_boxes_from_uniform(
     height: int,
     width: int,
 ) -> Int[Array, "b 4"]:
-    """Boxes (top, left, height, width) of torchvision's `RandomErasing`.
+    """Draw boxes (top, left, height, width) as torchvision's `RandomErasing` does.
 
-    Area and log aspect ratio are uniform; of ten tries the first that is smaller than the image
-    in both directions is taken. Where none is, or nothing is to be erased, the box is empty.
+    Area and log aspect ratio are uniform. The first of ten tries that is smaller than the image in
+    both directions is taken. The box is empty if no try is, or if nothing is to be erased.
 
     Args:
-      numbers: uniform in [0, 1): whether at all, areas, aspects and the place of the box.
-      probability: of erasing.
+      numbers: uniform numbers in [0, 1): one decides on erasing, then areas, aspects and the place
+        of the box.
+      probability: probability of erasing.
       area: range of the area, relative to the image.
-      height, width: of the image, in pixels.
+      height, width: size of the image, in pixels.
     """
     applied, areas, log_aspect, place = jnp.split(numbers, (1, 1 + TRIES, 1 + 2 * TRIES), axis=1)
     areas = height * width * between(areas, *area)
@@ -42,7 +43,7 @@ def erase_boxes_from_uniform(
 
 
 def erase(images: Float[Array, "b h w c"], boxes: Int[Array, "b 4"]) -> Float[Array, "b h w c"]:
-    """Images with 0 (once normalised, the mean) in the box: top, left, height, width."""
+    """Set the box (top, left, height, width) of each image to 0, the mean of normalised images."""
     top, left, height, width = boxes.T[:, :, None]
     row, column = (jnp.arange(side) for side in images.shape[1:3])
     rows = (row >= top) & (row < top + height)

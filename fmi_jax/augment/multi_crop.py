@@ -1,4 +1,4 @@
-"""Several views of each image, as self-supervised training compares them."""
+"""Multi-crop: several augmented views of each image, for self-supervised training."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from fmi_jax.config import AugmentConfig
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class View:
-    """One way to look at an image.
+    """Augmentation and size of one kind of view.
 
     Attributes:
-      config: what is done to the image.
-      image_size: side in pixels of the result.
-      count: how many such views.
+      config: augmentation of the image.
+      image_size: side of the result, in pixels.
+      count: number of such views.
     """
 
     config: AugmentConfig
@@ -29,7 +29,7 @@ class View:
 def dino_views() -> tuple[View, View, View]:
     """Two global views of 224 pixels and six local ones of 96, as in DINO.
 
-    The numbers are those of medical_transformers: the whole prepared image
+    The numbers are those of the medical_transformers code: the whole prepared image
     without a centre crop, bilinear, no vertical flip. BYOL and SimSiam train on the first two.
     """
     global_1 = AugmentConfig(
@@ -56,11 +56,12 @@ def views(
     std: Sequence[float],
     dtype: DTypeLike,
 ) -> tuple[Float[Array, "b _ _ c"], ...]:
-    """One augmented batch for each view of `wanted`, `count` of them where it says so, in order.
+    """Make one augmented batch for each view of `wanted`, `count` of them where it says so, in
+    order.
 
-    Every view has random numbers of its own, which depend on its place among the views and on
-    the image's key alone. Views that are alike are computed together, so that six cost the
-    compilation of one. Other arguments and errors are those of `augment`.
+    Every view has its own random numbers, which depend only on its place among the views and on
+    the image's key. Equal views are computed together, so that six cost the compilation of one.
+    Other arguments and errors are those of `augment`.
     """
     total = sum(view.count for view in wanted)
     view_keys = jax.vmap(lambda key: jax.random.split(key, total), out_axes=1)(keys)

@@ -1,4 +1,4 @@
-"""The operations one after the other, for training and for evaluation."""
+"""The augmentation pipeline: all operations in order, for training and for evaluation."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -40,7 +40,7 @@ from fmi_jax.augment.warp import (
 from fmi_jax.config import AugmentConfig
 from fmi_jax.errors import UsageError
 
-# Random numbers of an image. New ones go to the end: those before keep their values.
+# Count of random numbers per image. Append new entries at the end, so that earlier values stay.
 _NUMBERS = {
     "crop": CROP_NUMBERS,
     "flip": 2,
@@ -56,20 +56,20 @@ _NUMBERS = {
 
 
 class Augmentation(NamedTuple):
-    """What happens to each image of a batch.
+    """Random choices for each image of a batch.
 
     Attributes:
       boxes: top, left, height and width of the random crop, in pixels of the centre crop.
-      flips: whether the image is flipped vertically, horizontally.
-      angles: of the rotation, in degrees counter-clockwise.
+      flips: vertical flip, horizontal flip.
+      angles: rotation angles, in degrees counter-clockwise.
       factors: strength of each operation of `jitter_ops`; 1 (hue: 0) changes nothing.
-      order: which of these operations comes first, second, ...
-      grey: whether the image loses its colours.
+      order: indices of these operations, the first one to apply first.
+      grey: True if the image becomes grey.
       sigmas: standard deviation of the blur in pixels; 0: none.
-      affine: see `affine_from_uniform`.
-      corners: where the perspective moves the corners; see `perspective`.
-      solarized: whether bright values are inverted.
-      erased: top, left, height and width of what is erased.
+      affine: parameters of the affine map; see `affine`.
+      corners: positions to which the perspective moves the corners; see `perspective`.
+      solarized: True if bright values are inverted.
+      erased: top, left, height and width of the erased box.
     """
 
     boxes: Int[Array, "b 4"]
@@ -94,15 +94,15 @@ def augment(
     std: Sequence[float],
     dtype: DTypeLike,
 ) -> Float[Array, "b s s c"]:
-    """Training images: augmented and normalised.
+    """Augment and normalise training images.
 
     Args:
-      keys: one per image.
-      images: as prepared, 0..255.
-      config: how strongly; what has no strength is left out of the compiled program.
+      keys: random keys, one per image.
+      images: prepared images, 0..255.
+      config: probabilities and strengths; operations that are off are not compiled.
       image_size: side in pixels of the result.
-      mean, std: of the data set, per channel, for pixels in 0..1.
-      dtype: of the result; everything before is float32.
+      mean, std: statistics of the data set, per channel, for pixels in 0..1.
+      dtype: type of the result; everything before is float32.
 
     Raises:
       UsageError: `mean` or `std` do not fit the channels, or colour operations are asked for
@@ -123,7 +123,7 @@ def prepare_eval(
     std: Sequence[float],
     dtype: DTypeLike,
 ) -> Float[Array, "b s s c"]:
-    """Evaluation images: the centre crop, resized where it is not `image_size`, normalised.
+    """Prepare evaluation images: centre crop, resize if it is not `image_size`, normalise.
 
     Arguments and errors are those of `augment`.
     """
@@ -139,15 +139,15 @@ def draw_augmentation(
     channels: int,
     image_size: int,
 ) -> Augmentation:
-    """A random `Augmentation` for each key.
+    """Draw a random `Augmentation` for each key.
 
-    Switching one operation off leaves the numbers of the others as they were.
+    Switching one operation off does not change the random numbers of the others.
 
     Args:
-      keys: one per image.
+      keys: random keys, one per image.
       config: probabilities and ranges.
-      height, width, channels: of the images before the random crop.
-      image_size: their side in pixels after it.
+      height, width, channels: shape of the images before the random crop.
+      image_size: side of the images after the random crop, in pixels.
     """
     # One call of the generator: each takes half a second to compile on CPU.
     *ends, total = accumulate(_NUMBERS.values())
@@ -198,7 +198,7 @@ def apply_augmentation(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Float[Array, "b s s c"]:
-    """`images` in 0..1 after the operations that `config` asks for, normalised."""
+    """Apply the operations that `config` asks for to `images` in 0..1, and normalise."""
     height, width, channels = images.shape[1:]
     ranges = {height / width, *config.crop_scale, *config.crop_ratio}
     if ranges != {1} or config.flip_vertical or config.flip_horizontal:
@@ -226,7 +226,7 @@ def apply_augmentation(
 def normalize(
     images: Float[Array, "b h w c"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Array, "b h w c"]:
-    """`(images - mean) / std` per channel; `UsageError` unless both fit the channels."""
+    """Compute `(images - mean) / std` per channel; `UsageError` unless both fit the channels."""
     channels = images.shape[-1]
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
         raise UsageError(
@@ -237,5 +237,5 @@ def normalize(
 
 
 def _unit(images: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Pixels 0..255 as 0..1."""
+    """Scale pixels from 0..255 to 0..1."""
     return images.astype(jnp.float32) / 255

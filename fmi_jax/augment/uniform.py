@@ -1,8 +1,8 @@
-"""What every random choice is made of: uniform numbers in [0, 1)."""
+"""Scaling of uniform numbers in [0, 1), from which every random choice is made."""
 
 from jaxtyping import Array
 
 
 def between(uniform: Array, low: Array | float, high: Array | float) -> Array:
-    """Numbers in 0..1 stretched to `low`..`high`."""
+    """Scale numbers in 0..1 to `low`..`high`."""
     return low + uniform * (high - low)

@@ -1,7 +1,7 @@
-"""Rotation, affine map and perspective: each pixel of the result looks up where it comes from.
+"""Rotation, affine map and perspective, by looking up the source of each pixel of the result.
 
 Positions are x to the right and y down, in pixels from the image's upper left corner, so that
-the centre of the first pixel is at 0.5. What lies outside the image is black.
+the centre of the first pixel is at 0.5. Everything outside the image is black.
 """
 
 import jax
@@ -19,20 +19,20 @@ PERSPECTIVE_NUMBERS = 9
 def angles_from_uniform(
     numbers: Float[Array, "b 2"], probability: float, degrees: float
 ) -> Float[Array, " b"]:
-    """Angles uniform in -degrees..degrees; 0 where there is no rotation.
+    """Draw angles uniform in -degrees..degrees; 0 means no rotation.
 
     Args:
-      numbers: uniform in [0, 1): whether at all, how much.
-      probability: of a rotation.
-      degrees: of the largest.
+      numbers: uniform numbers in [0, 1): one decides on the rotation, one on its angle.
+      probability: probability of a rotation.
+      degrees: largest angle, in degrees.
     """
     return jnp.where(numbers[:, 0] < probability, between(numbers[:, 1], -degrees, degrees), 0.0)
 
 
 def rotate(images: Float[Array, "b h w c"], degrees: Float[Array, " b"]) -> Float[Array, "b h w c"]:
-    """Images turned counter-clockwise about their centre by `degrees`: torchvision's `rotate`.
+    """Turn images counter-clockwise about their centre by `degrees`: torchvision's `rotate`.
 
-    The nearest pixel is taken, as in torchvision by default.
+    Interpolation is nearest, as in torchvision by default.
     """
     still = jnp.zeros_like(degrees)
     return affine(images, jnp.stack([-degrees, still, still, still + 1, still], axis=1))
@@ -48,16 +48,17 @@ def affine_from_uniform(
     height: int,
     width: int,
 ) -> Float[Array, "b 5"]:
-    """Parameters of `affine`, as torchvision's `RandomAffine` draws them.
+    """Draw parameters of `affine`, as torchvision's `RandomAffine` does.
 
     Args:
-      numbers: uniform in [0, 1): whether at all, then one for each parameter.
-      probability: of a map that changes something.
-      degrees: largest angle either way.
-      translate: largest move either way, in widths to the right, in heights down; whole pixels.
+      numbers: uniform numbers in [0, 1): one decides on the map, then one for each parameter.
+      probability: probability of a map that changes something.
+      degrees: largest angle in either direction.
+      translate: largest move in either direction, in widths to the right and in heights down;
+        moves are rounded to whole pixels.
       scale: range of the factor.
       shear: largest angle of the shear along x, in degrees.
-      height, width: of the image, in pixels.
+      height, width: size of the image, in pixels.
     """
     high = jnp.array([degrees, translate[0] * width, translate[1] * height, scale[1], shear])
     low = jnp.where(jnp.arange(5) == 3, scale[0], -high)
@@ -69,12 +70,12 @@ def affine_from_uniform(
 def affine(
     images: Float[Array, "b h w c"], parameters: Float[Array, "b 5"]
 ) -> Float[Array, "b h w c"]:
-    """Images sheared along x, scaled, turned and moved, about their centre: torchvision's `affine`.
+    """Shear images along x, scale, turn and move them about their centre: torchvision's `affine`.
 
-    The nearest pixel is taken, as in torchvision by default.
+    Interpolation is nearest, as in torchvision by default.
 
     Args:
-      images: float.
+      images: float images.
       parameters: clockwise angle in degrees; move to the right and down in pixels; scale; shear
         in degrees. (0, 0, 0, 1, 0) changes nothing.
     """
@@ -92,15 +93,16 @@ def affine(
 def corners_from_uniform(
     numbers: Float[Array, "b 9"], probability: float, distortion: float, height: int, width: int
 ) -> Float[Array, "b 4 2"]:
-    """Where `perspective` moves the corners, as torchvision's `RandomPerspective` draws it.
+    """Draw the corners for `perspective`, as torchvision's `RandomPerspective` does.
 
     Each corner moves inwards by whole pixels.
 
     Args:
-      numbers: uniform in [0, 1): whether at all, then x and y of each corner.
-      probability: of a perspective.
+      numbers: uniform numbers in [0, 1): one decides on the perspective, then x and y of each
+        corner.
+      probability: probability of a perspective.
       distortion: largest move, relative to half a side.
-      height, width: of the image, in pixels.
+      height, width: size of the image, in pixels.
     """
     largest = jnp.array([int(distortion * (width // 2)), int(distortion * (height // 2))])
     inwards = jnp.floor(numbers[:, 1:].reshape(-1, 4, 2) * (largest + 1))
@@ -112,14 +114,14 @@ def corners_from_uniform(
 def perspective(
     images: Float[Array, "b h w c"], corners: Float[Array, "b 4 2"]
 ) -> Float[Array, "b h w c"]:
-    """Images seen at an angle, bilinear: torchvision's `perspective` without fill.
+    """Warp images to a perspective, bilinear: torchvision's `perspective` without fill.
 
     (`RandomPerspective` fills with 0, which weighs the outermost pixels down twice.)
 
     Args:
-      images: float.
-      corners: where x and y of the upper left, upper right, lower right and lower left pixel
-        go, counted from the upper left one.
+      images: float images.
+      corners: new x and y of the upper left, upper right, lower right and lower left pixel,
+        relative to the upper left one.
     """
     _, height, width, _ = images.shape
     last_x, last_y = width - 1, height - 1
@@ -144,12 +146,12 @@ def perspective(
 
 
 def _pixel_centers(height: int, width: int) -> tuple[Float[Array, " w"], Float[Array, "h 1"]]:
-    """x and y of all pixels."""
+    """x and y of all pixel centres."""
     return jnp.arange(width) + 0.5, jnp.arange(height)[:, None] + 0.5
 
 
 def _corners(height: int, width: int) -> Float[Array, "4 2"]:
-    """The corners in the order of `perspective`."""
+    """Corners of an image, in the order of `perspective`."""
     x, y = width - 1.0, height - 1.0
     return jnp.array([[0.0, 0.0], [x, 0.0], [x, y], [0.0, y]])
 
@@ -157,7 +159,7 @@ def _corners(height: int, width: int) -> Float[Array, "4 2"]:
 def _nearest(
     images: Float[Array, "b h w c"], x: Float[Array, "b i j"], y: Float[Array, "b i j"]
 ) -> Float[Array, "b i j c"]:
-    """The pixels nearest to positions (x, y), which an affine map has moved."""
+    """Look up the pixels nearest to positions (x, y), which come from an affine map."""
     column, row = jnp.round(x - 0.5), jnp.round(y - 0.5)
     if hardware.platform() != "tpu":
         return _pixels(images, column, row)
@@ -168,9 +170,9 @@ def _nearest(
 def _bilinear(
     images: Float[Array, "b h w c"], x: Float[Array, "b i j"], y: Float[Array, "b i j"]
 ) -> Float[Array, "b i j c"]:
-    """The four pixels around positions (x, y), weighted by how near they are."""
+    """Interpolate between the four pixels around positions (x, y)."""
     height, width = images.shape[1:3]
-    # A position far outside, or at infinity, is as black as one just outside.
+    # Positions far outside or at infinity are black, like those just outside.
     x = jnp.where(jnp.abs(x - width / 2) < width, x - 0.5, -2.0)
     y = jnp.where(jnp.abs(y - height / 2) < height, y - 0.5, -2.0)
     left, top = jnp.floor(x), jnp.floor(y)
@@ -185,7 +187,7 @@ def _bilinear(
 def _pixels(
     images: Float[Array, "b h w c"], column: Float[Array, "b i j"], row: Float[Array, "b i j"]
 ) -> Float[Array, "b i j c"]:
-    """Pixels at whole numbers `column` and `row`; black outside the image."""
+    """Look up pixels at whole numbers `column` and `row`; black outside the image."""
     batch, height, width, channels = images.shape
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     index = jnp.where(inside, row * width + column, 0).astype(jnp.int32)
@@ -200,23 +202,23 @@ def _pixels_on_lines(
     row: Float[Array, "b i j"],
     steep: Bool[Array, " b"],
 ) -> Float[Array, "b i j c"]:
-    """`_pixels`, to the bit, at positions that an affine map has moved; without a gather.
+    """Same as `_pixels`, to the bit, for positions from an affine map, without a gather.
 
-    A TPU fetches the pixels of a gather one by one, a whole tile of memory for each. Here they
-    are chosen by products with matrices of zeros and ones. The map has taken each row `i` of the
-    result to a line: where it is flatter than a diagonal, it meets a column of the image in one
-    row or two. So first both are taken from every column, then from the columns what is wanted of
-    them. Rows and columns change places where the line is steep.
+    A TPU fetches the pixels of a gather one by one, each with a whole tile of memory. Here they are
+    selected by products with matrices of zeros and ones. The map takes each row `i` of the result
+    to a line. A line flatter than a diagonal meets each column of the image in one or two rows. So
+    first both pixels are taken from every column, then the wanted ones from the columns. Rows and
+    columns change places if the line is steep.
 
     Args:
-      images: float.
-      column, row: whole numbers.
-      steep: whether rows of the result run more downwards than to the right.
+      images: float images.
+      column, row: positions, whole numbers.
+      steep: True if rows of the result run more downwards than to the right.
     """
     height, width = images.shape[1:3]
     side = max(height, width)
     square = ((0, 0), (0, side - height), (0, side - width), (0, 0))
-    source = jnp.pad(images, square)  # outside it is black as well
+    source = jnp.pad(images, square)  # padding is black, like everything outside the image
     source = jnp.where(steep[:, None, None, None], source.swapaxes(1, 2), source)
     along = jnp.where(steep[:, None, None], row, column)
     across = jnp.where(steep[:, None, None], column, row)
@@ -241,11 +243,11 @@ def _pixels_on_lines(
 
 
 def _product(sums: str, chosen: Bool[Array, "..."], values: Float[Array, "*n k"]) -> Array:
-    """A product by `chosen` in which at most one term of every sum is not zero: exact, though the
-    matrix units of a TPU take bfloat16, of which three make a number of float32."""
+    """Multiply by `chosen`, where at most one term of every sum is not zero. The result is exact
+    although TPU matrix units take bfloat16: three of them make up one float32."""
     parts = []
     for _ in range(3):
-        # What conversion to bfloat16 does, but XLA may leave that out.
+        # Same as a conversion to bfloat16, which XLA may leave out.
         part = jax.lax.reduce_precision(values, exponent_bits=8, mantissa_bits=7)
         parts.append(part.astype(jnp.bfloat16))
         values = values - part
