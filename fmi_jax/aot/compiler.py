@@ -1,4 +1,4 @@
-"""Starts the process that compiles, in the environment that has the compilers, and asks it."""
+"""Starts the compiling process in the environment with the compilers, and sends it programs."""
 
 import importlib.util
 import json
@@ -16,15 +16,14 @@ from fmi_jax.errors import UserError
 ENVIRONMENT = "FMI_JAX_AOT"
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEFAULT = ROOT / ".venv-aot"
-_LAST_LINES = 20  # of what a process said that has failed
+_LAST_LINES = 20  # lines of a failed process's output to show
 
 
 class Compiler:
-    """A process that compiles programs for one chip. A context manager; leaving it ends the
-    process.
+    """Process that compiles programs for one chip. A context manager; leaving it ends the process.
 
     Args:
-      name: the chip ("h200").
+      name: name of the chip ("h200").
 
     Raises:
       UserError: the compilers are not installed.
@@ -43,7 +42,7 @@ class Compiler:
         )
 
     def report(self, program: Program) -> dict[str, Any]:
-        """The report of a program (`report.report`), or `error` and its `exit_code`."""
+        """Compile a program; returns its report (`report.report`), or `error` and `exit_code`."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -81,11 +80,11 @@ class Compiler:
 
 
 def python() -> Path:
-    """The Python that has the compilers: of the environment that `FMI_JAX_AOT` names, of
-    `.venv-aot` beside the package, or this one.
+    """Path of the Python that has the compilers: that of the environment that `FMI_JAX_AOT` names,
+    of `.venv-aot` beside the package, or this one.
 
     Raises:
-      UserError: none of them has.
+      UserError: none of them has the compilers.
     """
     given = os.environ.get(ENVIRONMENT, "")
     folder = Path(given) if given else DEFAULT

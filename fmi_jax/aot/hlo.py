@@ -1,6 +1,6 @@
-"""A compiled program read from its text: computations, instructions, and how often each runs.
+"""Parses the text of a compiled program: computations, instructions, and how often each runs.
 
-The text is that of XLA's optimised HLO (`compiled.as_text()`), of any back end.
+The text is XLA's optimised HLO (`compiled.as_text()`), from any back end.
 """
 
 import dataclasses
@@ -15,11 +15,11 @@ _BITS = {"pred": 8, "s4": 4, "u4": 4, "c64": 64, "c128": 128}
 
 
 class Shape(NamedTuple):
-    """The type of an array.
+    """Type of an array.
 
     Attributes:
-      dtype: as HLO names it ("bf16").
-      dims: extents.
+      dtype: HLO name of the element type ("bf16").
+      dims: extent of each dimension.
     """
 
     dtype: str
@@ -43,14 +43,14 @@ class Shape(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """A line of a computation.
+    """One instruction (line) of a computation.
 
     Attributes:
-      name: unique in its computation.
+      name: name, unique in its computation.
       shapes: arrays of its result; several for a tuple.
       opcode: operation ("fusion", "custom-call", "all-reduce-start").
       operands: names of the instructions it reads.
-      attributes: the text after the operands.
+      attributes: text after the operands.
     """
 
     name: str
@@ -61,22 +61,22 @@ class Instruction:
 
     @property
     def bytes(self) -> int:
-        """Bytes of its result."""
+        """Size of its result in bytes."""
         return sum(shape.bytes for shape in self.shapes)
 
     def named(self, attribute: str) -> tuple[str, ...]:
-        """The computations that an attribute names: `calls`, `body`, `branch_computations`."""
+        """Names of the computations in an attribute: `calls`, `body`, `branch_computations`."""
         match = re.search(rf"\b{attribute}=(\{{[^}}]*\}}|%?[\w.\-]+)", self.attributes)
         return tuple(re.findall(r"[\w.\-]+", match.group(1))) if match else ()
 
     def text(self, attribute: str) -> str:
-        """The value of an attribute without brackets inside: `dim_labels`, `custom_call_target`."""
+        """Value of an attribute without brackets inside: `dim_labels`, `custom_call_target`."""
         match = re.search(rf"\b{attribute}=(\"[^\"]*\"|\{{[^{{}}]*\}}|[^\s,]+)", self.attributes)
         return match.group(1).strip('"{}') if match else ""
 
 
 Computation = dict[str, Instruction]
-"""The instructions of a computation by name, in their order."""
+"""Instructions of a computation by name, in order."""
 
 _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,<=]*)\]")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .*)?\{$")
@@ -85,11 +85,11 @@ _LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """A program.
+    """Parsed HLO module, that is, a compiled program.
 
     Attributes:
       computations: instructions of each computation, by its name.
-      entry: name of the one that is run.
+      entry: name of the computation that is run.
     """
 
     computations: dict[str, Computation]
@@ -97,11 +97,11 @@ class Module:
 
     @functools.cached_property
     def times(self) -> dict[str, int]:
-        """How often each computation runs: the trips of the loops that it is in multiplied.
+        """How often each computation runs: the product of the trip counts of the loops around it.
 
-        The entry, bodies and conditions of loops, and what is called are here. Fusions and
-        what a reduction applies to elements belong to the instruction that names them. All
-        branches of a conditional count.
+        Includes the entry, loop bodies and conditions, and called computations. Fusions and the
+        computations that reductions apply belong to the instruction that names them. All branches
+        of a conditional count.
         """
         found: dict[str, int] = defaultdict(int)
 
@@ -130,8 +130,8 @@ class Module:
                 yield inner, 1
 
     def trips(self, loop: Instruction) -> int:
-        """How often the body of a `while` runs: as the compiler notes it, else the largest
-        constant that its condition holds; 1 where neither is there."""
+        """How often the body of a `while` runs: the compiler's own note, else the largest constant
+        in its condition, else 1."""
         known = re.search(r'known_trip_count"?[:=]\{"?n"?[:=]"?(\d+)', loop.attributes)
         if known:
             return int(known.group(1))
@@ -144,14 +144,14 @@ class Module:
         return max(bounds, default=1)
 
     def running(self) -> Iterator[tuple[Instruction, Computation, int]]:
-        """Every instruction outside fusions, the computation it is in, and how often it runs."""
+        """Yield every instruction outside fusions, its computation, and how often it runs."""
         for name, times in self.times.items():
             computation = self.computations[name]
             for instruction in computation.values():
                 yield instruction, computation, times
 
     def inside(self, instruction: Instruction) -> Iterator[tuple[Instruction, Computation]]:
-        """The instruction, or every one inside a fusion, also of fusions in it."""
+        """Yield every instruction inside a fusion and its nested fusions; none for other opcodes."""
         if instruction.opcode != "fusion":
             return
         for name in instruction.named("calls"):
@@ -161,7 +161,7 @@ class Module:
                 yield from self.inside(inner)
 
     def everything(self) -> Iterator[tuple[Instruction, Computation, int]]:
-        """`running`, and what is inside fusions."""
+        """Yield the same as `running`, and all instructions inside fusions."""
         for instruction, computation, times in self.running():
             yield instruction, computation, times
             for inner, where in self.inside(instruction):
@@ -169,7 +169,7 @@ class Module:
 
 
 def read(text: str) -> Module:
-    """The program that `text` is."""
+    """Parse the text of an HLO module."""
     computations: dict[str, Computation] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -179,7 +179,7 @@ def read(text: str) -> Module:
                 entry = header.group(2)
         elif line.startswith("}") and not line.startswith("}}"):
             current = None
-        elif current is not None:  # the text of a kernel may go on over lines of any kind
+        elif current is not None:  # the text of a kernel may continue over lines of any kind
             instruction = _instruction(line)
             if instruction:
                 current[instruction.name] = instruction
@@ -203,7 +203,7 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _closing(text: str) -> int:
-    """Where the bracket that `text` begins with is closed."""
+    """Index of the bracket that closes the one at the start of `text`."""
     depth = 0
     for i, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
@@ -213,7 +213,7 @@ def _closing(text: str) -> int:
 
 
 def shapes(text: str) -> tuple[Shape, ...]:
-    """Every array in the text of a type."""
+    """Parse every array in the text of a type."""
     return tuple(
         Shape(dtype, tuple(int(d.lstrip("<=")) for d in dims.split(",") if d))
         for dtype, dims in _ARRAY.findall(text)

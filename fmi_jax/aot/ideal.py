@@ -1,11 +1,11 @@
-"""What a step must communicate, from sizes alone: what its collectives are measured against.
+"""Communication that a step needs, from sizes alone; its collectives are measured against it.
 
 P: bytes of the parameters that learn, in the compute type. A: bytes of one activation [b, n, d]
-on a chip. Over "data", P is reduced once, whatever the number of micro-batches; with "fsdp", P is
-gathered in each pass, 2 P, with `remat` once more, 3 P, and reduce-scattered. Over "model", an
+on a chip. Over "data", P is reduced once, whatever the number of micro-batches. With "fsdp", P is
+gathered in each pass (2 P), with `remat` once more (3 P), and reduce-scattered. Over "model", an
 activation is reduced after attention and after the MLP in each pass: 4 A a block. A collective
-counts the bytes of its result; a reduce-scatter those that it takes, as the all-reduce does that
-stands for it where a compiler has none.
+counts the bytes of its result. A reduce-scatter counts the bytes it takes, like the all-reduce that
+replaces it where a compiler has none.
 """
 
 from fmi_jax.aot.sizes import Sizes
@@ -14,17 +14,17 @@ from fmi_jax.aot.sizes import Sizes
 def communication(
     sizes: Sizes, *, what: str, data: int, model: int, fsdp: bool, remat: bool
 ) -> dict[str, int]:
-    """Bytes of each kind of collective that one chip needs, by kind.
+    """Compute the bytes that one chip must exchange, by kind of collective.
 
-    Frozen parameters are gathered as well under "fsdp": in the backward pass only where it goes
+    Under "fsdp" frozen parameters are gathered too, in the backward pass only if gradients go
     through the backbone. An evaluation returns its outputs whole on every chip.
 
     Args:
       sizes: sizes of the program's network.
-      what: "train", "eval" or "features".
+      what: kind of step: "train", "eval" or "features".
       data, model: chips along each axis of the mesh.
-      fsdp: whether parameters are divided along "data".
-      remat: whether blocks are computed again in the backward pass.
+      fsdp: True if parameters are divided along "data".
+      remat: True if blocks are recomputed in the backward pass.
     """
     found = {"all-reduce": 0, "all-gather": 0, "reduce-scatter": 0}
     train = what == "train"

@@ -1,6 +1,7 @@
-"""What compilers have made, kept between runs: the same program is not compiled twice.
+"""Cache of compiled programs, so that the same program is not compiled twice.
 
-jax's own cache does not serve: an executable for a GPU that is not attached cannot be read back.
+jax's own cache does not work here: an executable for a GPU that is not attached cannot be read
+back.
 """
 
 import dataclasses
@@ -23,14 +24,14 @@ _VERSIONS = ("jaxlib", "libtpu", "jax-cuda12-pjrt", "nvidia-cuda-nvcc-cu12")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """A compiled program.
+    """Text, memory and cost of a compiled program.
 
     Attributes:
-      text: its optimised HLO.
-      arguments, temporaries, peak: bytes that it is given, that it needs beside that, and the most
-        that is held at once.
-      costs: the compiler's own figures ("flops", "bytes accessed"); empty where there are none.
-      seconds: what compiling took.
+      text: optimised HLO.
+      arguments, temporaries, peak: bytes of the arguments, bytes needed beside them, and the most
+        bytes held at once.
+      costs: compiler's own figures ("flops", "bytes accessed"); empty if it gives none.
+      seconds: time that compiling took.
     """
 
     text: str
@@ -42,10 +43,10 @@ class Compiled:
 
 
 def compiled(program: Program, lowered: Any) -> Compiled:
-    """`lowered`, which `program` was lowered to, compiled, or as it was kept.
+    """Compile `lowered`, the lowering of `program`, or read it from the cache.
 
-    Kept in the user's cache folder, by the program's text, the target and the versions of the
-    compilers; what raises is not kept.
+    The cache is in the user's cache folder; its key is the program's text, the target and the
+    versions of the compilers. Failed compilations are not cached.
     """
     what = {
         "program": hashlib.sha256(lowered.as_text().encode()).hexdigest(),
@@ -58,7 +59,7 @@ def compiled(program: Program, lowered: Any) -> Compiled:
     path = _folder() / f"{key}.json.gz"
     try:
         return Compiled(**json.loads(gzip.decompress(path.read_bytes())))
-    except (OSError, ValueError, TypeError):  # not there, or of another version of this file
+    except (OSError, ValueError, TypeError):  # missing, or written by another version of this file
         made = _compile(program, lowered)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(path, gzip.compress(json.dumps(dataclasses.asdict(made)).encode(), 3))

@@ -1,7 +1,7 @@
-"""Arrays with a number for every pair of tokens, n x n: what flash attention never holds.
+"""Finds arrays with a number for every pair of tokens, n x n, which flash attention never holds.
 
 A shape alone does not tell: at 224 pixels n is 197 to 264, and a batch of 256, a width of 384 and
-a side of 224 pixels are as large. So scores are sought where they are made, in the products: a
+a side of 224 pixels are as large. So scores are sought where they are made, in the products. A
 product of queries with keys sums over the width of a head, and takes at least n of its rows from
 one side and n of its columns from the other. A linear layer sums over another width, or has a
 parameter's shape; windows and [cls] have fewer than n on a side; a batch and its tokens come from
@@ -15,16 +15,16 @@ from fmi_jax.aot.hlo import Module, Shape
 from fmi_jax.aot.products import Product, products
 from fmi_jax.aot.sizes import Sizes
 
-_FILL = 512  # tokens may be filled up to a multiple of it
-_LARGE = 1024  # from so many tokens on a shape tells by itself
+_FILL = 512  # tokens may be padded up to a multiple of it
+_LARGE = 1024  # number of tokens from which a shape alone is enough to tell
 
 
 class Slice(NamedTuple):
     """Scores of some queries with all keys, or of some keys with all queries.
 
     Attributes:
-      some: how many those are.
-      elements: numbers in the array of scores, least (with nothing filled up) and largest.
+      some: number of those queries or keys.
+      least, largest: numbers in the array of scores, without padding and with it.
     """
 
     some: int
@@ -33,10 +33,10 @@ class Slice(NamedTuple):
 
 
 def pairs(module: Module, sizes: Sizes) -> list[str]:
-    """Shapes with two dimensions of at least the number of tokens, the largest first.
+    """Find shapes with two dimensions of at least the number of tokens, the largest first.
 
-    Scores of all pairs count wherever they are, also inside a fusion; scores of a few queries at
-    a time where a loop carries the array that holds all of them.
+    Scores of all pairs count wherever they are, also inside a fusion. Scores of a few queries at a
+    time count if a loop carries the array that holds all of them.
     """
     if not sizes.tokens:
         return []
@@ -61,7 +61,7 @@ def _scores(product: Product, sizes: Sizes) -> bool:
     left, right, summed = product.left, product.right, product.contracted
     if product.windowed or summed not in sizes.score_widths - sizes.pixels:
         return False
-    # A linear layer, in one pass or another: a parameter on one side.
+    # A linear layer in either pass has a parameter on one side.
     sides = ((summed, left), (left, summed), (summed, right), (right, summed))
     return not any(side in sizes.matrices for side in sides)
 
@@ -79,7 +79,7 @@ def _carried(module: Module) -> Iterator[tuple[Shape, ...]]:
 
 
 def _stacked(shape: Shape, part: Slice, sizes: Sizes) -> bool:
-    """Whether `shape` is enough slices for all pairs, one after another along a dimension."""
+    """Test whether `shape` is enough slices for all pairs, stacked along a dimension."""
     return any(
         count * part.some >= sizes.patches and part.least <= shape.size // count <= part.largest
         for count in shape.dims
@@ -88,7 +88,7 @@ def _stacked(shape: Shape, part: Slice, sizes: Sizes) -> bool:
 
 
 def _square(shape: Shape, sizes: Sizes) -> bool:
-    """Whether two dimensions are tokens, filled up or not, and nothing else of the network."""
+    """Test whether two dimensions are tokens, padded or not, and no other extent of the network."""
     if sizes.patches < _LARGE:
         return False
     extents = {extent for matrix in sizes.matrices for extent in matrix}

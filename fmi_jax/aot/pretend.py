@@ -1,4 +1,4 @@
-"""Makes jax, in this process, answer as on the hardware that programs are compiled for."""
+"""Makes jax in this process answer as if it ran on the hardware that programs are compiled for."""
 
 import jax
 
@@ -7,9 +7,9 @@ from fmi_jax.nn import hardware
 
 
 def hardware_of(chip: Chip) -> None:
-    """From now on the code that is traced chooses its kernels as on `chip`.
+    """Make traced code choose its kernels as on `chip`, from now on.
 
-    For a process that compiles and runs nothing: it cannot be undone.
+    For a process that compiles and runs nothing; it cannot be undone.
     """
     jax.default_backend = lambda: chip.platform
     hardware.compute_capability = lambda: chip.compute_capability
@@ -18,12 +18,12 @@ def hardware_of(chip: Chip) -> None:
 
 
 def _cudnn_without_a_gpu(capability: tuple[int, int]) -> None:
-    """Let `jax.nn.dot_product_attention(implementation="cudnn")` be lowered.
+    """Allow `jax.nn.dot_product_attention(implementation="cudnn")` to be lowered without a GPU.
 
     Three private functions of jax ask the attached GPU for the version of cuDNN and for its
-    compute capability, only to choose what may be lowered. Their answers here: the version that
-    `jax[cuda12]` installs, and the target's capability. The compiler takes cuDNN's attention as
-    a call that it does not look into; what cuDNN itself would say of it is not known.
+    compute capability, only to choose what may be lowered. Here they answer with the version that
+    `jax[cuda12]` installs and with the target's capability. The compiler treats cuDNN's attention
+    as an opaque call; whether cuDNN itself would accept it is not known.
     """
     from jax._src.cudnn import fused_attention_stablehlo as attention
 

@@ -1,4 +1,4 @@
-"""Matrix products and convolutions of a compiled program: what they multiply, and their FLOPs."""
+"""Matrix products and convolutions of a compiled program: their operands and FLOPs."""
 
 import dataclasses
 import math
@@ -9,21 +9,21 @@ from typing import NamedTuple
 from fmi_jax.aot.hlo import Computation, Instruction, Module, Shape
 
 _ATTENTION = {"__cudnn$fmhaSoftmax": 2, "__cudnn$fmhaSoftmaxBackward": 5}
-"""Products of n x m x d in each of cuDNN's calls: scores and their sum over values; in the
-backward pass scores again, and the gradients of scores, queries, keys and values."""
+"""Number of n x m x d products in each of cuDNN's calls. Forward: scores and their sum over values.
+Backward: scores again, and the gradients of scores, queries, keys and values."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """A matrix product, or a convolution.
+    """Matrix product or convolution.
 
     Attributes:
-      shape: its result.
+      shape: shape of the result.
       left, right: extent of the result that comes from the left operand alone, and from the
-        right one: queries and keys, where it makes scores. Dimensions that both have (images,
+        right one alone (queries and keys, if it makes scores). Dimensions that both have (images,
         heads) are in neither.
       contracted: extent that is summed over.
-      windowed: whether it slides a window, as no matrix product does.
+      windowed: True if it slides a window, which no matrix product does.
       flops: two for each multiplication that is carried out, none for padding.
     """
 
@@ -36,7 +36,7 @@ class Product:
 
 
 class Side(NamedTuple):
-    """One spatial dimension of a convolution: extents and what XLA's `window` says of it."""
+    """One spatial dimension of a convolution: extents, and the values of XLA's `window`."""
 
     image: int
     kernel: int
@@ -47,7 +47,7 @@ class Side(NamedTuple):
     kernel_dilation: int = 1
 
     def valid(self) -> int:
-        """Pairs of a place in the output and one in the kernel that meet an element."""
+        """Count the pairs of an output place and a kernel place that meet an element."""
         reach = (self.image - 1) * self.image_dilation
         count = 0
         for tap in range(self.kernel):
@@ -59,7 +59,7 @@ class Side(NamedTuple):
 
 
 def product(instruction: Instruction, computation: Computation) -> Product | None:
-    """The product that an instruction is; None for any other instruction."""
+    """Parse an instruction as a product; None if it is not one."""
     opcode, target = instruction.opcode, ""
     if opcode == "custom-call":
         target = instruction.text("custom_call_target")
@@ -76,12 +76,12 @@ def attention_flops(instruction: Instruction, computation: Computation) -> int |
     if target not in _ATTENTION:
         return None
     q, k = _operands(instruction, computation)[:2]
-    keys = k.dims[1]  # [b, n, heads, d], as jax calls it
+    keys = k.dims[1]  # jax's layout is [b, n, heads, d]
     return 2 * _ATTENTION[target] * q.size * keys
 
 
 def flops(module: Module) -> tuple[int, tuple[str, ...]]:
-    """FLOPs of all products and attention kernels, with the trips of loops, and the names of the
+    """FLOPs of all products and attention kernels, loop trips included, and the names of the
     kernels that could not be counted."""
     total, unknown = 0, set()
     for instruction, computation, times in module.everything():
@@ -151,7 +151,7 @@ def _convolution(instruction: Instruction, computation: Computation, target: str
             left *= side.output
         elif side.image == 1 and valid == side.output:
             right *= side.output
-        elif valid != side.output or side.image != side.output:  # else a dimension of both
+        elif valid != side.output or side.image != side.output:  # else both operands have it
             windowed = True
     return Product(result, left, right, contracted, windowed, flops)
 
@@ -178,7 +178,7 @@ def _sides(window: str, at: list[dict[str, int]]) -> list[Side]:
 
 
 def products(module: Module) -> Iterator[tuple[Product, int]]:
-    """Every product of the program, and how often it runs."""
+    """Yield every product of the program, and how often it runs."""
     for instruction, computation, times in module.everything():
         found = product(instruction, computation)
         if found:

@@ -1,4 +1,4 @@
-"""What is compiled: a config, one of its steps, and the chips."""
+"""The program to compile: a config, one of its steps, and the chips."""
 
 import dataclasses
 import json
@@ -14,20 +14,20 @@ from fmi_jax.flags import assign
 from fmi_jax.protocols.registry import PROTOCOLS
 
 WHAT = ("train", "eval", "features")
-CENTRE = 0.875  # of the prepared side is what the default augmentation keeps
+CENTRE = 0.875  # fraction of the prepared side that the default augmentation keeps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-    """A step of a config, for a target.
+    """One step of a config, to be compiled for a target.
 
     Attributes:
-      target: the chips.
-      what: "train", "eval" (logits) or "features" (of frozen backbones).
-      config: the experiment; `train.batch_size` is the global batch of every step.
+      target: chips to compile for.
+      what: kind of step: "train", "eval" (logits) or "features" (of frozen backbones).
+      config: experiment config; `train.batch_size` is the global batch of every step.
       optimization: level of the TPU compiler: "" (its own, as in a run) or "O1", which compiles
-        in a tenth of the time; collectives, kept arrays and peak memory hold there, estimated
-        cycles do not.
+        in a tenth of the time. With "O1" collectives, kept arrays and peak memory are right,
+        estimated cycles are not.
     """
 
     target: Target
@@ -36,7 +36,7 @@ class Program:
     optimization: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Convert to plain JSON values."""
         return {
             "target": dataclasses.asdict(self.target),
             "what": self.what,
@@ -46,7 +46,7 @@ class Program:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Program":
-        """The inverse of `to_json`."""
+        """Invert `to_json`."""
         return cls(
             target=Target(**values["target"]),
             what=values["what"],
@@ -70,20 +70,20 @@ def program(
     assignments: Sequence[str] = (),
     optimization: str = "",
 ) -> Program:
-    """The program of a config that differs from the default in some fields.
+    """Make the program of a config that differs from the default in some fields.
 
-    Images are prepared for the size that is asked for, where `data.prepared_size` is not given:
+    If `data.prepared_size` keeps its default and is too small, it becomes `image_size` / 0.875:
     1170 pixels for 1024.
 
     Args:
-      target: the chips.
-      what: one of `WHAT`.
+      target: chips to compile for.
+      what: kind of step, one of `WHAT`.
       fields: values by dotted name ("train.batch_size").
-      assignments: config fields as they are typed: "backbone.drop_path=0.1".
+      assignments: config fields as text: "backbone.drop_path=0.1".
       optimization: level of the TPU compiler.
 
     Raises:
-      UsageError: no such step or field, or a value that cannot be.
+      UsageError: the step or a field does not exist, or a value is invalid.
     """
     if what not in WHAT:
         raise UsageError(f"what={what!r}: expected one of {', '.join(WHAT)}.")
@@ -109,5 +109,5 @@ def program(
 
 
 def from_json(text: str) -> Program:
-    """The program that `json.dumps(program.to_json())` wrote."""
+    """Read the program that `json.dumps(program.to_json())` wrote."""
     return Program.from_json(json.loads(text))

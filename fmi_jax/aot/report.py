@@ -1,4 +1,4 @@
-"""What the compiler makes of a program, in numbers."""
+"""Report of a compiled program: its memory, FLOPs, communication and kernels."""
 
 import time
 from typing import Any
@@ -10,27 +10,28 @@ from fmi_jax.aot.sizes import sizes
 
 
 def report(program: Program) -> dict[str, Any]:
-    """Compile `program` and read everything that the harness says of it.
+    """Compile `program` and collect all its figures.
 
-    All numbers are of one chip. Keys:
+    All numbers are for one chip. Keys:
 
-    * `title`, `config`, `target`, `what`;
-    * `state_bytes`: what the step is given: parameters, optimizer state, the batch;
-    * `activation_bytes`: what it needs beside that while it runs;
-    * `peak_bytes`: the most that is held at once; `fits`: whether that is the chip's memory;
-    * `flops`: products, convolutions and cuDNN's attention of the optimised program, with the
-      trips of loops; `uncounted`: kernels that are not in it; `compiler_flops`: what the compiler
-      itself states, loop bodies once, or None;
-    * `bytes_accessed`: as the compiler states it, else what operations read and write;
-    * `cycles`: estimated by the TPU compiler, or None;
+    * `title`, `config`, `target`, `what`, `optimization`: the program;
+    * `state_bytes`: arguments of the step: parameters, optimizer state, the batch;
+    * `activation_bytes`: memory needed beside the arguments while it runs;
+    * `peak_bytes`: most memory held at once; `memory_bytes`: the chip's memory; `fits`: whether the
+      peak fits into it;
+    * `flops`: products, convolutions and cuDNN's attention of the optimised program, loop trips
+      included; `uncounted`: kernels that are not in it; `compiler_flops`: the compiler's own
+      figure, loop bodies once, or None;
+    * `bytes_accessed`: the compiler's own figure, else what operations read and write;
+    * `cycles`: estimate of the TPU compiler, or None;
     * `collectives`: `{kind: [count, bytes]}`; `ideal`: `{kind: bytes}`; `ideal_bytes`: their sum;
-    * `kernels`: operations that the device starts;
+    * `kernels`: number of operations that the device starts;
     * `n_by_n`: shapes of arrays with a number for every pair of tokens;
-    * `lower_seconds`, `compile_seconds`.
+    * `lower_seconds`, `compile_seconds`: time for lowering and compiling.
 
     Raises:
-      UserError: the config or the batch cannot be.
-      Exception: whatever tracing or the compiler raises.
+      UserError: the config or the batch is invalid.
+      Exception: any error of tracing or the compiler.
     """
     start = time.perf_counter()
     lowered = step.lower(program)

@@ -1,4 +1,4 @@
-"""What a config says of its network: tokens, widths, parameters. Nothing is compiled for it."""
+"""Sizes of a config's network: tokens, widths, parameters. Nothing is compiled for it."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ from fmi_jax.run.assembly import Assembly
 
 _PREFIX = r"backbone\.(cls_token|dist_token|register_tokens)"
 _ROW_PARALLEL = r"(.*\.)?(attn\.proj|mlp\.fc2|mlp\.w3)\.kernel"
-_TILE = 128  # a head may be filled up to a multiple of it
+_TILE = 128  # a head may be padded up to a multiple of it
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -27,17 +27,17 @@ class Sizes:
 
     Attributes:
       tokens: number of tokens that attend to each other over the whole image, [cls] and registers
-        included; in a network of stages, places of its first stage; 0 where nothing attends.
+        included; in a network of stages, places of its first stage; 0 without attention.
       patches: number of tokens that are patches.
       score_widths: extents that scores of queries and keys may be summed over.
       pixels: sides of images, which resampling sums over.
       matrices: shapes of all kernels of linear layers, whole and as one chip holds them.
       learned, frozen: bytes of the parameters that learn and that do not, in the compute type;
-        where "model" divides one, of its part.
-      backward: whether gradients go through the backbone.
-      activations: bytes on one chip of what each product makes that sums over a dimension that
-        "model" divides: two in a transformer's block, [b, n, d] each.
-      outputs: bytes that the step of an evaluation returns, whole on every chip.
+        for parameters divided along "model", of one chip's part.
+      backward: True if gradients go through the backbone.
+      activations: bytes on one chip of the result of each product that sums over a dimension
+        divided along "model": two in a transformer's block, [b, n, d] each.
+      outputs: bytes that an evaluation step returns, whole on every chip.
     """
 
     tokens: int
@@ -53,13 +53,13 @@ class Sizes:
 
 
 def sizes(program: Program, assembly: Assembly, classes: int, mesh: Mesh) -> Sizes:
-    """The sizes of `program` on the chips of `mesh`.
+    """Compute the sizes of `program` on the chips of `mesh`.
 
     Args:
-      program: what is compiled.
-      assembly: its classifier.
-      classes: how many there are.
-      mesh: the chips.
+      program: program to compile.
+      assembly: classifier of the program.
+      classes: number of classes.
+      mesh: mesh of the chips.
     """
     config, arch, partition = program.config, assembly.arch, assembly.partition
     item = jnp.dtype(assembly.execution.dtype).itemsize
@@ -110,15 +110,15 @@ def _local(mesh: Mesh, abstract: Mapping[str, object], strategy: str) -> Shapes:
 
 
 def _as_matrices(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """A kernel as products take it; a fused one also part by part."""
+    """Yield the matrix shapes in which products take a kernel; a fused one also part by part."""
     if len(shape) in (2, 3):
         yield shape[0], math.prod(shape[1:])
         yield shape[0], shape[-1]
 
 
 def _score_widths(arch: ArchConfig | None, rows: int, cols: int) -> frozenset[int]:
-    """A head's, also filled up to whole tiles; with relative positions folded in, up to all of
-    them. None without attention."""
+    """Widths of a head, also padded to whole tiles; with relative positions folded in, all widths
+    up to the sum of them. Empty without attention."""
     if not hasattr(arch, "num_heads"):
         return frozenset()
     width, heads = arch.width, arch.num_heads  # type: ignore[union-attr, attr-defined]
@@ -133,6 +133,6 @@ def _whole_tiles(width: int) -> int:
 
 
 def _tokens_at(arch: ArchConfig, name: str, tokens: int) -> int:
-    """Tokens of the block that a parameter belongs to: a stage has a quarter of those before."""
+    """Tokens of the block that a parameter belongs to; each stage has 1/4 of the one before."""
     stage = re.search(r"\bblocks\.(\d+)\.", name)
     return tokens // 4 ** int(stage.group(1)) if isinstance(arch, StagedArch) and stage else tokens

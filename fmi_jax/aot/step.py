@@ -1,4 +1,4 @@
-"""The real step of a config, lowered. All of it is made by the functions that a run calls."""
+"""Lowering of a config's real step, which is made by the functions that a run calls."""
 
 from typing import Any
 
@@ -28,12 +28,12 @@ from fmi_jax.types import Task
 
 CHANNELS = 3
 CLASSES = 5
-# Constants of the schedule: any will do, the program is the same but for their values.
+# Constants of the schedule; they change no more of the program than their own values.
 WARMUP, STEPS = 100, 10_000
 
 
 def data_set(config: ExperimentConfig) -> DatasetInfo:
-    """A data set of colour images with five classes, of which nothing but this is known."""
+    """Description of a data set of colour images with five classes, without any images."""
     return DatasetInfo(
         name="aot",
         task=Task.MULTICLASS,
@@ -55,15 +55,15 @@ def data_set(config: ExperimentConfig) -> DatasetInfo:
 
 
 def network(config: ExperimentConfig) -> Assembly:
-    """The classifier of `config` for that data set, in the abstract."""
+    """Assemble the classifier of `config` for that data set, in the abstract."""
     return assemble(config, CHANNELS, CLASSES)
 
 
 def lower(program: Program) -> Any:
-    """The step of `program`, traced and lowered for its target.
+    """Trace the step of `program` and lower it for its target.
 
     Raises:
-      UsageError: the config cannot be, or its batch cannot be divided over the chips.
+      UsageError: the config is invalid, or its batch cannot be divided over the chips.
     """
     config, target = program.config, program.target
     mesh = parallel.make_mesh(config.train.model_parallel, devices=target.devices())

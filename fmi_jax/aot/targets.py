@@ -1,4 +1,4 @@
-"""The chips that programs are compiled for, and how many of them one program gets."""
+"""Chips that programs can be compiled for, and the number of chips of a program."""
 
 import dataclasses
 import math
@@ -15,10 +15,10 @@ GPUS_PER_HOST = 8
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """A chip that the compilers know.
+    """Data of a chip that the compilers support.
 
     Attributes:
-      platform: "gpu" or "tpu", as `jax.default_backend` says it on the chip.
+      platform: "gpu" or "tpu", the value of `jax.default_backend` on the chip.
       memory: bytes that a program can use.
       flops: dense bfloat16 FLOP/s that the maker states.
       bandwidth: bytes/s to and from that memory.
@@ -39,12 +39,12 @@ _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"
 
 
 def _gpu(name: str, flops: float) -> Chip:
-    """A GPU as its text proto describes it."""
+    """Make the chip of a GPU from its text proto and its stated FLOP/s."""
     text = _description(name)
 
     def number(field: str) -> int:
         match = re.search(rf"\b{field}: (\d+)", text)
-        return int(match.group(1)) if match else 0  # as protobuf: a zero is left out
+        return int(match.group(1)) if match else 0  # protobuf leaves zeros out
 
     return Chip(
         platform="gpu",
@@ -59,8 +59,8 @@ def _description(name: str) -> str:
     return (Path(__file__).parent / f"{name}.txtpb").read_text()
 
 
-# Rates, and memory of TPUs: the makers' data sheets. The TPU compiler keeps some memory for itself
-# and says so when a program does not fit into the rest.
+# FLOP/s, and for TPUs memory and bandwidth, are from the makers' data sheets. The TPU compiler
+# keeps some memory for itself and says so when a program does not fit into the rest.
 CHIPS = {
     "v5e": Chip(platform="tpu", memory=16 * GIB, flops=197e12, bandwidth=819e9, slices=_FLAT),
     "v5p": Chip(platform="tpu", memory=95 * GIB, flops=459e12, bandwidth=2765e9, slices=_CUBES),
@@ -73,12 +73,12 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What a program is compiled for.
+    """Chips that a program is compiled for.
 
     Attributes:
-      name: a chip of `CHIPS`.
+      name: name of a chip in `CHIPS`.
       topology: arrangement of TPU chips ("2x2"), or hosts x GPUs ("1x8").
-      count: the program runs on this many chips, the first of the topology.
+      count: number of chips that the program runs on, the first of the topology.
     """
 
     name: str
@@ -87,11 +87,11 @@ class Target:
 
     @property
     def chip(self) -> Chip:
-        """What the chip is."""
+        """Data of the chip."""
         return CHIPS[self.name]
 
     def devices(self) -> list[Any]:
-        """The chips, as devices that can only be compiled for. Needs the compilers."""
+        """List the chips as devices that can only be compiled for. Needs the compilers."""
         import jax
         from jax.experimental import topologies
 
@@ -110,17 +110,17 @@ class Target:
 
 
 def target(text: str, devices: int = 0) -> Target:
-    """The target that `text` names: a chip ("h200", "v5e"), with a topology ("v5e:4x4") or not.
+    """Parse a target: a chip ("h200", "v5e"), with a topology ("v5e:4x4") or without.
 
-    Without a topology it is one host (8 GPUs, 4 TPU chips), or the smallest slice with
-    `devices` chips.
+    Without a topology it is the smallest one with `devices` chips: whole hosts of 8 GPUs, or a TPU
+    slice of 4 chips or more.
 
     Args:
-      text: as on the command line.
-      devices: use the first so many chips; 0: all.
+      text: target as on the command line.
+      devices: number of chips to use, the first of the topology; 0: all.
 
     Raises:
-      UsageError: an unknown chip, a topology that is none, or more chips than there are.
+      UsageError: the chip or the topology is unknown, or there are too few chips.
     """
     name, _, topology = text.partition(":")
     if name not in CHIPS:

@@ -13,8 +13,8 @@ COLLECTIVES = (
     "ragged-all-to-all",
     "collective-broadcast",
 )
-# Instructions that start nothing on the device: names for what is there already, and the ends of
-# what another instruction has started. What `while`, `call` and `conditional` run counts itself.
+# Instructions that start nothing on the device: names for existing values, and ends of operations
+# that another instruction started. The bodies of `while`, `call` and `conditional` are counted.
 _NOTHING = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
     *("while", "call", "conditional", "async-start", "async-update", "async-done"),
@@ -25,10 +25,10 @@ _NO_KERNEL = {"AllocateBuffer", "PinToDevice", "AssumeGatherIndicesInBound", "Sh
 
 
 def collectives(module: Module) -> dict[str, tuple[int, int]]:
-    """Count and bytes of each kind of collective that runs, on one device.
+    """Count and bytes of each kind of collective on one device.
 
-    One counts the bytes of its result, as often as the loops around it run; a pair of start and
-    done counts once.
+    Each counts the bytes of its result, times the trips of the loops around it. A pair of start
+    and done counts once.
     """
     found: dict[str, tuple[int, int]] = {}
     for instruction, _, times in module.running():
@@ -41,8 +41,8 @@ def collectives(module: Module) -> dict[str, tuple[int, int]]:
 
 
 def result_bytes(instruction: Instruction) -> int:
-    """Bytes that a collective makes. The type of a start holds its operands as well, and after
-    them the results; that of an all-reduce does not."""
+    """Bytes of a collective's result. The type of a start holds its operands and then the results,
+    except for an all-reduce, which holds the results alone."""
     shapes = instruction.shapes
     if instruction.opcode.endswith("-start") and not instruction.opcode.startswith("all-reduce"):
         operands = len(instruction.operands)
@@ -52,14 +52,15 @@ def result_bytes(instruction: Instruction) -> int:
 
 
 def kernels(module: Module) -> int:
-    """How many operations the device starts: fusions, products, calls of libraries and copies,
-    each as often as it runs, and what the condition of a loop takes as often as its body. What is
-    inside a fusion is no operation of its own; collectives are counted apart."""
+    """Count the operations that the device starts: fusions, products, library calls and copies.
+
+    Each counts as often as it runs; a loop's condition as often as its body. Operations inside a
+    fusion do not count, nor do collectives."""
     return sum(times for instruction, _, times in module.running() if starts(instruction))
 
 
 def starts(instruction: Instruction) -> bool:
-    """Whether the instruction is an operation that the device starts, and no collective."""
+    """Test whether the device starts the instruction as an operation and it is no collective."""
     opcode = instruction.opcode
     if opcode in _NOTHING or opcode.endswith(("-done", "-update")):
         return False
@@ -99,14 +100,14 @@ def _spared(fused: Computation) -> int:
         slices = [user.bytes for user in users if user.opcode in _SLICES]
         if len(users) == len(slices):
             spared += max(parameter.bytes - sum(slices), 0)
-        elif len(users) == len(updates):  # in place: neither read nor written but there
+        elif len(users) == len(updates):  # in place: only the updated part is read and written
             spared += max(2 * (parameter.bytes - sum(updates)), 0)
     return spared
 
 
 def cycles(module: Module) -> int | None:
-    """Sum of the cycles that the TPU compiler estimates, with the trips of loops; Pallas kernels
-    have none. None where nothing is estimated."""
+    """Sum of the cycles that the TPU compiler estimates, loop trips included. Pallas kernels have
+    no estimate. None if nothing is estimated."""
     total, any_found = 0, False
     for instruction, _, times in module.running():
         match = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)

@@ -1,9 +1,9 @@
-"""The process that compiles: a program as JSON on each line of its input, what came of it on each
-line of its output.
+"""Compiling process: reads a program as JSON on each line of its input, and writes the report as
+JSON on a line of its output.
 
     python -m fmi_jax.aot.worker h200
 
-It is started by `compiler`, in the environment that holds the compilers.
+`compiler` starts it in the environment that holds the compilers.
 """
 
 import json
@@ -14,9 +14,9 @@ from typing import Any
 
 
 def main() -> None:
-    """Answer programs for the chip that the command line names until the input ends."""
+    """Compile each program on the input for the chip that the command line names."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the compilers print is no answer
+    os.dup2(2, 1)  # output of the compilers must not mix with the answers
     prepare()
     import jax
 
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def prepare() -> None:
-    """Set what the compilers read from the environment when jax starts."""
+    """Set the environment variables that the compilers read when jax starts."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # there is no metadata server to ask
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # else one process at a time
@@ -40,17 +40,17 @@ def prepare() -> None:
     import nvidia.cuda_nvcc  # type: ignore[import-not-found]
 
     (folder,) = nvidia.cuda_nvcc.__path__
-    # Nothing of what the caller sets for its own programs, such as devices to simulate.
+    # Replaces the caller's flags for its own programs, such as simulated devices.
     flags = (
         f"--xla_gpu_cuda_data_dir={folder}",
         "--xla_gpu_autotune_level=0",  # measures kernels on the device
-        "--xla_gpu_enable_triton_gemm=false",  # needs what autotuning measures
+        "--xla_gpu_enable_triton_gemm=false",  # needs the measurements of autotuning
     )
     os.environ["XLA_FLAGS"] = " ".join(flags)
 
 
 def answer(line: str) -> dict[str, Any]:
-    """What came of the program on a line: its report, or `error` and the exit code for it."""
+    """Compile the program on a line; returns its report, or `error` and the exit code for it."""
     from fmi_jax.aot import program, report
     from fmi_jax.errors import UserError
 
@@ -63,12 +63,12 @@ def answer(line: str) -> dict[str, Any]:
 
 
 def failure(error: Exception) -> dict[str, Any]:
-    """What a user needs of an error that tracing or the compiler has raised; of a program that is
-    too large for the chip, which is not `fits`, how much too large it is."""
+    """Shorten an error of tracing or the compiler to what a user needs. If the program is too large
+    for the chip, `fits` is False and the error says how much too large it is."""
     text = str(error)
     if "RESOURCE_EXHAUSTED" not in text:
         return {"error": f"{type(error).__name__}: {text}", "exit_code": 1}
-    # What the compiler says after the sizes are the largest arrays, by the dozen.
+    # After the sizes the compiler lists the largest arrays, by the dozen.
     sizes = re.search(r"Used [\d.]+\w of [\d.]+\w \w+|[^.:]*\([\d.]+\w\) exceeds [^)]*\)", text)
     reason = sizes.group().strip() if sizes else text
     return {"error": f"it does not fit: {reason}.", "fits": False, "exit_code": 1}
