@@ -151,7 +151,7 @@ class Module:
                 yield instruction, computation, times
 
     def inside(self, instruction: Instruction) -> Iterator[tuple[Instruction, Computation]]:
-        """Yield every instruction inside a fusion and its nested fusions; none for other opcodes."""
+        """Yield every instruction inside a fusion, nested ones too; nothing for other opcodes."""
         if instruction.opcode != "fusion":
             return
         for name in instruction.named("calls"):

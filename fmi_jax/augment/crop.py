@@ -13,7 +13,7 @@ CROP_NUMBERS = 2 * TRIES + 2
 
 
 def center_crop(images: Array, fraction: float) -> Array:
-    """Crop the centre of `images` `[b, h, w, c]` to `fraction` of both sides (0.875: 224 of 256)."""
+    """Crop images `[b, h, w, c]` to the central `fraction` of both sides (0.875: 224 of 256)."""
     height, width = images.shape[1:3]
     h, w = max(1, round(fraction * height)), max(1, round(fraction * width))
     top, left = round((height - h) / 2), round((width - w) / 2)

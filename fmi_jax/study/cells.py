@@ -1,8 +1,8 @@
-"""The cells of a setting: which there can be, and which are due now.
+"""Cells of a setting: all possible ones, and those that are due now.
 
 A cell is one experiment in a process of its own: a setting with a learning rate and a seed. Its
-name is made of everything that decides its numbers, so that studies share the cells they have in
-common (Figure 7 looks at networks of Table 2), and one that is changed is another cell.
+name is made of everything that decides its numbers. So studies share the cells they have in common
+(Figure 7 looks at networks of Table 2), and a changed cell has another name.
 """
 
 import copy
@@ -22,13 +22,13 @@ from fmi_jax.tasks import metrics
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One experiment.
+    """One experiment of a study.
 
     Attributes:
-      id: its name, and that of its folder.
-      config: the experiment.
-      program: the same for cells that share what is compiled: those of one setting.
-      learning_rate, seed: what it was given of the study; None: it has no such choice.
+      id: name of the cell and of its folder.
+      config: config of the experiment.
+      program: key shared by cells of one setting, which compile the same program.
+      learning_rate, seed: values that the study chose for this cell; None: it has no such choice.
       of: cell whose network is analysed; its folder goes into the field `Protocol.after`.
     """
 
@@ -42,7 +42,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """How a finished cell did on validation: the metric that selects, and its value."""
+    """Validation score of a finished cell: the metric that selects, and its value."""
 
     metric: str
     value: float
@@ -85,12 +85,12 @@ from its default, so that a new field or section does not rename finished cells.
 
 @functools.cache
 def candidates(setting: Setting, rates: tuple[float, ...], seeds: int) -> tuple[Cell, ...]:
-    """Every cell that the number of a setting could need, by rate and then by seed.
+    """List every cell that the number of a setting could need, by rate and then by seed.
 
     Args:
-      setting: one that can be run.
-      rates: learning rates that are tried; empty: that of the config alone.
-      seeds: runs of a rate.
+      setting: setting that can be run.
+      rates: learning rates to try; empty: only that of the config.
+      seeds: number of runs per rate.
     """
     assert setting.config is not None
     protocol = PROTOCOLS[setting.config.protocol]
@@ -124,7 +124,7 @@ def _following(config: ExperimentConfig, of: Cell, program: str) -> Cell:
 
 
 def following(config: ExperimentConfig, run: str) -> ExperimentConfig:
-    """Copy the experiment and set the run that it analyses: a cell's name, or a folder."""
+    """Copy the experiment config and set the run to analyse: a cell's name, or a folder."""
     config = copy.deepcopy(config)
     set_fields(config, {PROTOCOLS[config.protocol].after: run})
     return config
@@ -138,16 +138,16 @@ def due(
     product: bool,
     scores: Mapping[str, Score | None],
 ) -> list[Cell]:
-    """The cells of a setting that are known to be needed, in the order in which to run them.
+    """List the cells of a setting that are known to be needed, in the order in which to run them.
 
-    First every learning rate with one seed; when all of these have ended, the other seeds of the
-    rate that is best on validation. With `product` every rate with every seed.
+    These are every learning rate with one seed and, when all of these have ended, the other seeds
+    of the rate that is best on validation. With `product` every rate has every seed.
 
     Args:
-      setting: one that can be run.
-      rates, seeds: as of `candidates`.
-      product: do not choose.
-      scores: of every cell that has ended, by id; None: it failed.
+      setting: setting that can be run.
+      rates, seeds: same as for `candidates`.
+      product: True to run every rate with every seed.
+      scores: score of every cell that has ended, by id; None: it failed.
     """
     if setting.after is not None:
         before = due(setting.after, rates, seeds, product=product, scores=scores)
@@ -174,10 +174,9 @@ def _is_of(cell: Cell, best: Cell) -> bool:
 
 
 def chosen(cells: Sequence[Cell], scores: Mapping[str, Score | None]) -> Cell | None:
-    """The cell of the first seed whose rate is best on validation; the first of equal ones.
+    """Select the cell of the first seed with the best rate on validation; the first of equal ones.
 
-    None before all rates have ended. One that failed (a rate that is too high, mostly) is not
-    chosen.
+    None before all rates have ended. A failed cell (mostly, its rate is too high) is not chosen.
     """
     first = [cell for cell in cells if cell.seed == cells[0].seed]
     if any(cell.id not in scores for cell in first):
@@ -190,7 +189,7 @@ def chosen(cells: Sequence[Cell], scores: Mapping[str, Score | None]) -> Cell | 
 
 
 def cell_id(config: ExperimentConfig) -> str:
-    """`<data set>-<backbone>-<protocol>-<digits>`; the digits stand for the whole config."""
+    """Make a cell's name `<data set>-<backbone>-<protocol>-<digits>`; digits hash the config."""
     default = flat(type(config)())
     values: dict[str, Any] = {}
     for name, value in flat(config).items():

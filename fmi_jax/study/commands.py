@@ -1,4 +1,4 @@
-"""`fmi-jax study`: plan, run and look at a study."""
+"""The command `fmi-jax study`: plan, run and look at a study."""
 
 import argparse
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fmi_jax.errors import UsageError, UserError
 
-if TYPE_CHECKING:  # it imports jax, which `--help` does without
+if TYPE_CHECKING:  # importing it loads jax, which `--help` does not need
     from fmi_jax.study.driver import Driver
     from fmi_jax.study.plan import Plan
     from fmi_jax.study.spec import Setting
@@ -36,7 +36,7 @@ examples:
 
 
 def add_study_arguments(parser: argparse.ArgumentParser, kind: type) -> None:
-    """The subcommands of `fmi-jax study`."""
+    """Add the subcommands of `fmi-jax study` to a parser."""
     parser.description, parser.epilog = _DESCRIPTION, _EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(
@@ -152,7 +152,7 @@ def _pairs(flag: str, texts: list[str]) -> dict[str, str]:
 
 
 def _planned(values: argparse.Namespace) -> "tuple[Plan, list[Setting]]":
-    """The plan, and the settings of it that the flags select."""
+    """Make the plan, and select the settings that the flags ask for."""
     from fmi_jax.study.plan import make_plan, select
     from fmi_jax.study.registry import find_study
 
@@ -194,7 +194,7 @@ def _run(values: argparse.Namespace) -> None:
     if values.slurm_workers:
         from fmi_jax.study.slurm import submit
 
-        driver_of(values)  # whatever is wrong with the study is said here, not in the jobs
+        driver_of(values)  # reports faults of the study here, not in the jobs
         submit(values, values.slurm_workers, _pairs("--slurm", values.slurm))
         return
     if values.slurm:
@@ -203,7 +203,7 @@ def _run(values: argparse.Namespace) -> None:
 
 
 def driver_of(values: argparse.Namespace) -> "Driver":
-    """The driver that a command line asks for; the study is written into its folder."""
+    """Make the driver that a command line asks for; writes the study into its folder."""
     from fmi_jax.study.driver import Driver, make_slots
     from fmi_jax.study.ledger import Ledger
 
@@ -215,11 +215,11 @@ def driver_of(values: argparse.Namespace) -> "Driver":
 
 
 def run_driver(driver: "Driver", values: argparse.Namespace) -> None:
-    """Run the cells, and say what became of them.
+    """Run the cells and print the outcome.
 
     Raises:
-      UserError: not all of them could be run.
-      SystemExit: with code 143, when it was stopped.
+      UserError: some cells could not be run.
+      SystemExit: the driver was stopped; code 143.
     """
     outcome = driver.run()
     ledger = driver.ledger

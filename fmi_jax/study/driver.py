@@ -1,4 +1,4 @@
-"""Running the cells of a plan, several at a time, until nothing is left to do here."""
+"""Driver: runs the cells of a plan, several at a time, until nothing is left to do here."""
 
 import dataclasses
 import os
@@ -23,20 +23,20 @@ from fmi_jax.study.progress import Progress
 from fmi_jax.study.spec import Setting
 
 WORKER = ("-m", "fmi_jax.study.worker")
-"""What Python runs for a cell, followed by its folder and its cores."""
+"""Arguments of Python that run a cell, followed by its folder and its cores."""
 
 _POLL_SECONDS = 0.2
-_LOOK_AGAIN_SECONDS = 5.0  # at what other drivers have done meanwhile
-_STOPPED = 143  # exit code of a run that has saved
+_LOOK_AGAIN_SECONDS = 5.0  # interval for looking at the work of other drivers
+_STOPPED = 143  # exit code of a run that was stopped and has saved
 
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """Where one cell at a time runs.
+    """Resources that run one cell at a time.
 
     Attributes:
-      cores: of this machine.
-      gpu: as `CUDA_VISIBLE_DEVICES` names it; None: whatever JAX finds.
+      cores: CPU cores of this machine to run on.
+      gpu: GPU as in `CUDA_VISIBLE_DEVICES`; None: whatever JAX finds.
     """
 
     cores: tuple[int, ...]
@@ -44,10 +44,10 @@ class Slot:
 
 
 def make_slots(jobs: int, gpus: Sequence[str]) -> list[Slot]:
-    """Slots that share the cores of this machine: `jobs` of them, or one for each GPU.
+    """Share the cores of this machine among slots: `jobs` of them, or one for each GPU.
 
     Raises:
-      UsageError: fewer than one, or both are asked for.
+      UsageError: fewer than one slot, or both `jobs` and `gpus`, are asked for.
     """
     if gpus and jobs != 1:
         raise UsageError("--jobs and --gpus: expected one of them; a GPU runs one cell at a time.")
@@ -69,13 +69,13 @@ class _Running:
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of the cells, when a driver ends.
+    """State of the cells when a driver ends.
 
     Attributes:
-      counts: cells that are due, by state.
-      failures: reason by cell.
-      not_ready: what is missing by cell.
-      stopped: whether it was asked to stop.
+      counts: number of due cells, by state.
+      failures: reason of each failure, by cell.
+      not_ready: missing files, by cell.
+      stopped: True if the driver was asked to stop.
     """
 
     counts: dict[State, int]
@@ -88,14 +88,14 @@ class Driver:
     """Runs the cells of some settings of a plan.
 
     Args:
-      plan: the study.
-      settings: those of its settings that are to be run here.
-      ledger: what is done.
-      slots: how many cells run at a time, and where.
-      retry: run cells again that failed before.
+      plan: plan of the study.
+      settings: settings of the plan to run here.
+      ledger: record of finished, failed and running cells.
+      slots: resources; one cell at a time runs on each.
+      retry: True to run failed cells again.
 
     Attributes:
-      plan, ledger: as given.
+      plan, ledger: the arguments of the same name.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Driver:
         self._progress = Progress(plan.count(settings), ended)
 
     def run(self) -> Outcome:
-        """Work until every cell has ended, is not ready, or is another driver's."""
+        """Work until every cell has ended, is not ready, or belongs to another driver."""
         looked = -_LOOK_AGAIN_SECONDS
         with self._signals(), self._progress:
             while True:
@@ -135,7 +135,7 @@ class Driver:
         return self._outcome()
 
     def stop(self) -> None:
-        """Have the running cells save and end; start no more."""
+        """Make the running cells save and end, and start no more."""
         if not self._stopping:
             self._stopping = True
             for running in self._at_work():
@@ -155,7 +155,7 @@ class Driver:
             del signum, frame
             self.stop()
 
-        # A batch system that listens to a signal itself (submitit to SIGTERM) goes on doing so.
+        # A batch system that handles a signal itself (submitit handles SIGTERM) continues to do so.
         own = (signal.SIG_DFL, signal.default_int_handler)
         heard = [s for s in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(s) in own]
         before = {s: signal.signal(s, handle) for s in heard}
@@ -166,7 +166,7 @@ class Driver:
                 signal.signal(signum, handler)
 
     def _look(self) -> None:
-        """Read how the cells have ended that had not when last looked at."""
+        """Read the scores of cells that have ended since the last look."""
         for cell in self._cells:
             if cell in self._scores or cell in self._retry:
                 continue
@@ -177,9 +177,9 @@ class Driver:
                 self._scores[cell] = None
 
     def _start_all(self) -> None:
-        """Start what is due until no slot is free.
+        """Start due cells until no slot is free.
 
-        What shares its program with a running cell comes last: that cell is compiling it.
+        Cells that share a program with a running cell come last: that cell is compiling it.
         """
         self._look()
         missing = Missing()
@@ -207,14 +207,14 @@ class Driver:
                 stderr=subprocess.STDOUT,
                 env=_environment(slot),
                 pass_fds=(claim.descriptor,),
-                # Not in the terminal's group: of Ctrl-C it hears through `stop`, and once.
+                # Not in the terminal's group: Ctrl-C reaches it through `stop`, once.
                 start_new_session=True,
             )
         self._running[slot] = _Running(cell, claim, process, time.monotonic())
         self._progress.started(cell)
 
     def _reap(self) -> bool:
-        """Take note of the cells that have ended; returns whether there were any."""
+        """Record the cells that have ended; returns whether there were any."""
         ended = {s: r for s, r in self._running.items() if r.process.poll() is not None}
         for slot, running in ended.items():
             cell, code = running.cell, running.process.returncode
@@ -254,7 +254,7 @@ def _environment(slot: Slot) -> dict[str, str]:
 
 
 def _reason(log: Path, code: int) -> str:
-    """Why a process ended, in one line: what it said last, or the signal that ended it."""
+    """Explain in one line why a process ended: its last error message, or the signal."""
     if code < 0:
         name = signal.Signals(-code).name
         hint = " (mostly: memory ran out)" if name == "SIGKILL" else ""

@@ -1,8 +1,8 @@
-"""What a study takes: floating-point operations of every cell, and from those its time.
+"""Cost of a study: floating-point operations of every cell, and the time they take.
 
 Operations are counted from the traced program, without compiling it: the products and
-convolutions of a training step on one image, in both passes, and of a forward pass. What they
-take is known from the cells that have been run, or from `--tflops`.
+convolutions of a training step on one image, in both passes, and of a forward pass. The speed
+comes from finished cells or from `--tflops`.
 """
 
 import copy
@@ -34,7 +34,7 @@ from fmi_jax.study.spec import Setting
 def describe_plan(
     plan: Plan, settings: Sequence[Setting], ledger: Ledger, tflops: float | None
 ) -> str:
-    """The cells of a study, what is done of them, what they take, and what is missing."""
+    """Describe the cells of a study: how many are done, their cost, and missing files."""
     cells = plan.all_cells(settings)
     states = {cell: ledger.state(cell) for cell in cells}
     ended = {
@@ -100,7 +100,7 @@ def _cost(
 
 
 def operations(config: ExperimentConfig) -> float | None:
-    """Floating-point operations of an experiment; None where its data are not prepared."""
+    """Floating-point operations of an experiment; None if its data are not prepared."""
     try:
         info = _info(config)
     except UserError:
@@ -121,13 +121,13 @@ def _info(config: ExperimentConfig) -> DatasetInfo:
 
 
 def per_image(config: ExperimentConfig, channels: int, num_classes: int) -> tuple[float, float]:
-    """Operations of a training step and of a forward pass, per image."""
+    """Floating-point operations per image of a training step and of a forward pass."""
     after = PROTOCOLS[config.protocol].after
     bare = following(config, "") if after else copy.deepcopy(config)
     bare.backbone.weights = bare.transformer.weights = ""
     bare.optim.learning_rate = ExperimentConfig().optim.learning_rate
     bare.train.seed = 0
-    bare.backbone.attention = "plain"  # what a kernel computes cannot be read from the program
+    bare.backbone.attention = "plain"  # operations of a kernel cannot be read from the program
     return _per_image(json.dumps(as_dict(bare)), channels, num_classes)
 
 
@@ -149,7 +149,7 @@ def _per_image(values: str, channels: int, num_classes: int) -> tuple[float, flo
 
 
 def count(jaxpr: ClosedJaxpr) -> float:
-    """Operations of the products and convolutions of a program; a product and a sum are two."""
+    """Count operations of products and convolutions in a program; a multiply-add counts as two."""
     return sum(_of_equation(equation) for equation in jaxpr.jaxpr.eqns)
 
 

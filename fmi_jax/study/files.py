@@ -1,16 +1,16 @@
-"""Names of the files of a cell beside those of its run, and the format of a study's plan."""
+"""File names of a cell, beside those of its run, and the format of a study's plan."""
 
 CELL = "cell.json"
-"""The config it is run with."""
+"""Config of the cell."""
 
 FAILED = "failed.json"
-"""Why it failed, if it did."""
+"""Reason of its failure, if it failed."""
 
 LOG = "log.txt"
-"""What its process said."""
+"""Output of its process."""
 
 CLAIM = ".claim"
-"""What is locked while it runs."""
+"""File that is locked while the cell runs."""
 
 FORMAT = 2
 """Format number of `<study>.json`; in format 1 settings lacked `shows` and `label`."""

@@ -1,10 +1,10 @@
-"""What is done, what failed, who is at work: a folder on a file system that the drivers share.
+"""Ledger of finished, failed and running cells: a folder on a file system that the drivers share.
 
-`<root>/cells/<id>/` is the folder of a cell's run. Whoever runs the cell holds an exclusive lock
-(`flock`) on the file `.claim` in it, and so does the process of the run itself: the lock is gone
-when both are, however they ended, and no clock or heartbeat says so. A finished cell has a
-`result.json`, a failed one a `failed.json` with the reason, one that was stopped or killed
-neither: it is resumed from its checkpoints.
+`<root>/cells/<id>/` is the folder of a cell's run. The driver that runs the cell holds an exclusive
+lock (`flock`) on its file `.claim`, and so does the process of the run itself. The lock is gone
+when both have ended, in whatever way, without any clock or heartbeat. A finished cell has a
+`result.json`, a failed one a `failed.json` with the reason. A cell that was stopped or killed has
+neither and resumes from its checkpoints.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from fmi_jax.study.files import CELL, CLAIM, FAILED
 
 
 class State(enum.StrEnum):
-    """Where a cell stands."""
+    """State of a cell in the ledger."""
 
     DONE = "done"
     FAILED = "failed"
@@ -38,13 +38,13 @@ class State(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why a cell failed.
+    """Reason of a cell's failure, and its circumstances.
 
     Attributes:
-      reason: in one line.
-      exit_code: of its process; negative: the signal that ended it.
-      host: where it ran.
-      time: ISO 8601, when it ended.
+      reason: explanation in one line.
+      exit_code: exit code of the process; negative: the signal that ended it.
+      host: machine that it ran on.
+      time: time of its end, ISO 8601.
     """
 
     reason: str
@@ -55,11 +55,11 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """The right to run a cell: a lock that its process inherits.
+    """Right to run a cell: a lock that its process inherits.
 
     Attributes:
-      descriptor: of the locked file; for `subprocess.Popen(pass_fds=...)`.
-      folder: of the cell.
+      descriptor: descriptor of the locked file, for `subprocess.Popen(pass_fds=...)`.
+      folder: folder of the cell.
     """
 
     descriptor: int
@@ -77,7 +77,7 @@ class Claim:
         atomic.write_bytes(self.folder / FAILED, (text + "\n").encode())
 
     def release(self) -> None:
-        """Let go of the cell."""
+        """Release the lock on the cell."""
         os.close(self.descriptor)
 
 
@@ -85,10 +85,10 @@ class Ledger:
     """The cells of all studies under a folder.
 
     Args:
-      root: the folder; made where it is missing.
+      root: folder of the studies; created if it is missing.
 
     Raises:
-      UserError: it cannot be written, or its file system knows no locks.
+      UserError: the folder cannot be written, or its file system has no locks.
     """
 
     def __init__(self, root: Path):
@@ -100,11 +100,11 @@ class Ledger:
             raise UserError(f"{root} cannot be used for a study: {error.strerror}.") from error
 
     def folder(self, cell: str) -> Path:
-        """Where a cell runs."""
+        """Folder in which a cell runs."""
         return self.root / "cells" / cell
 
     def state(self, cell: str) -> State:
-        """Where a cell stands."""
+        """State of a cell, read from its folder."""
         folder = self.folder(cell)
         if (folder / RESULT).is_file():
             return State.DONE
@@ -113,11 +113,11 @@ class Ledger:
         return State.RUNNING if _is_locked(folder / CLAIM) else State.OPEN
 
     def claim(self, cell: Cell, *, retry: bool = False) -> Claim | None:
-        """The right to run a cell, or None where it has ended or is another's.
+        """Claim the right to run a cell; None if it has ended or another driver runs it.
 
         Args:
-          cell: the cell.
-          retry: also where it has failed before; its failure is forgotten.
+          cell: cell to run.
+          retry: True to claim it also if it failed before; that failure is forgotten.
         """
         folder = self.folder(cell.id)
         folder.mkdir(exist_ok=True)
@@ -140,15 +140,15 @@ class Ledger:
         return Claim(descriptor, folder)
 
     def failure(self, cell: str) -> Failure:
-        """Why a failed cell failed."""
+        """Read the reason of a failed cell."""
         return Failure(**_read(self.folder(cell) / FAILED))
 
     def result(self, cell: str) -> dict[str, Any]:
-        """What `result.json` of a finished cell holds."""
+        """Read the `result.json` of a finished cell."""
         return _read(self.folder(cell) / RESULT)
 
     def score(self, cell: str) -> Score | None:
-        """How a finished cell did on validation; None for one that has no such score."""
+        """Validation score of a finished cell; None if it has no such score."""
         best = self.result(cell).get("best")
         if best is None:
             return None
@@ -187,7 +187,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _check_locks(root: Path) -> None:
-    """Two drivers on a file system without locks would run every cell twice."""
+    """Raise `UserError` if the file system has no locks: two drivers would run every cell twice."""
     with _opened(root / ".locks") as first, _opened(root / ".locks") as second:
         try:
             fcntl.flock(first, fcntl.LOCK_SH)

@@ -1,4 +1,4 @@
-"""From a study and what a user asks of it to cells, and the file that the report reads."""
+"""Plan: a study as the user asks for it, its cells, and the file that the report reads."""
 
 import copy
 import dataclasses
@@ -26,15 +26,15 @@ from fmi_jax.study.spec import Setting, Study
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A study as it is to be run.
+    """A study with the user's choices, ready to run.
 
     Attributes:
-      study: the study.
-      settings: all of its settings, the changed values set.
-      rates: learning rates that are tried; empty: that of each config.
-      seeds: runs of a rate.
-      product: whether every rate gets every seed.
-      changed: config fields that are not as the study has them.
+      study: study to run.
+      settings: all settings of the study, with the changed values set.
+      rates: learning rates to try; empty: that of each config.
+      seeds: number of runs per rate.
+      product: True if every rate gets every seed.
+      changed: config fields that differ from the study's, by dotted name.
     """
 
     study: Study
@@ -45,13 +45,13 @@ class Plan:
     changed: Mapping[str, str]
 
     def candidates(self, setting: Setting) -> tuple[Cell, ...]:
-        """Every cell that the number of a setting could need."""
+        """List every cell that the number of a setting could need."""
         return () if setting.config is None else candidates(setting, self.rates, self.seeds)
 
     def due(
         self, settings: Iterable[Setting], scores: Mapping[str, Score | None]
     ) -> dict[str, Cell]:
-        """The cells of `settings` that are known to be needed, by id, in order."""
+        """Cells of `settings` that are known to be needed, by id, in order."""
         return {
             cell.id: cell
             for setting in settings
@@ -60,7 +60,7 @@ class Plan:
         }
 
     def all_cells(self, settings: Iterable[Setting]) -> dict[str, Cell]:
-        """Every cell whose outcome decides what is due, by id."""
+        """Every cell whose outcome decides which cells are due, by id."""
         cells = {}
         for setting in settings:
             while setting is not None:
@@ -69,17 +69,17 @@ class Plan:
         return cells
 
     def count(self, settings: Iterable[Setting]) -> int:
-        """How many cells will have been run in the end, if none fails."""
-        # As if every first rate were the best: which one it is does not change how many there are.
+        """Count the cells that will have been run in the end, if none fails."""
+        # Assumes that every first rate is the best; the choice of a rate does not change the count.
         settings = list(settings)
         scores = dict.fromkeys(self.all_cells(settings), Score("accuracy", 1.0))
         return len(self.due(settings, scores))
 
     def write(self, root: Path) -> None:
-        """Write `<root>/<study>.json`, what the report reads beside the results.
+        """Write `<root>/<study>.json`, which the report reads beside the results.
 
         Raises:
-          UsageError: it is there already, of the same study with other values set.
+          UsageError: the file exists already, for the same study with other values set.
         """
         path = root / f"{self.study.name}.json"
         if path.is_file():
@@ -94,7 +94,7 @@ class Plan:
         atomic.write_bytes(path, (text + "\n").encode())
 
     def to_json(self) -> dict[str, Any]:
-        """The study and every cell that it could need, as JSON values."""
+        """Convert the study and every cell that it could need to JSON values."""
         study = self.study
         return {
             "format": FORMAT,
@@ -145,17 +145,17 @@ def make_plan(
     changed: Mapping[str, str] | None = None,
     free: Mapping[str, str] | None = None,
 ) -> Plan:
-    """The plan of a study.
+    """Make the plan of a study.
 
     Args:
-      study: the study.
-      rates, seeds: instead of its own.
-      product: whether every rate gets every seed.
-      changed: config fields by dotted name, set in every experiment that has another value.
-      free: the same of fields that change no number (`data.data_dir`).
+      study: study to run.
+      rates, seeds: values to use instead of the study's own.
+      product: True to run every rate with every seed.
+      changed: config fields by dotted name, set in every experiment; part of the plan's file.
+      free: more fields to set, which change no number (`data.data_dir`).
 
     Raises:
-      UsageError: a field or a value cannot be.
+      UsageError: a field does not exist or a value is invalid.
     """
     values = {**(changed or {}), **(free or {})}
     rates = study.rates if rates is None else tuple(rates)
@@ -171,7 +171,7 @@ def make_plan(
         config = copy.deepcopy(config)
         for name, text in values.items():
             assign(config, name, text)
-        validate(copy.deepcopy(config))  # cells are named by the numbers as the study wrote them
+        validate(copy.deepcopy(config))  # a copy, because names of cells hash the numbers unchanged
         return config
 
     def changed_setting(setting: Setting) -> Setting:
@@ -191,16 +191,17 @@ def make_plan(
 def select(
     settings: Sequence[Setting], slices: Mapping[str, Sequence[str]], shard: tuple[int, int]
 ) -> list[Setting]:
-    """The settings of a slice and a shard.
+    """Select the settings of a slice and a shard.
 
     Args:
-      settings: of a plan.
-      slices: values that are wanted by coordinate ("dataset", "model", ...); settings without
-        that coordinate are left out.
-      shard: (i, n): the i-th of n parts, from 1 on. Settings that need a common cell are in one.
+      settings: settings of a plan.
+      slices: wanted values by coordinate ("dataset", "model", ...); settings without that
+        coordinate are left out.
+      shard: (i, n): the i-th of n parts, from 1 on. Settings that need a common cell are in the
+        same part.
 
     Raises:
-      UsageError: a coordinate or a value that no setting has, or no such part.
+      UsageError: no setting has a coordinate or a value, or there is no such part.
     """
     index, count = shard
     if not 1 <= index <= count:
@@ -229,13 +230,13 @@ def select(
 
 
 class Missing:
-    """What experiments need that is not there; looked up once for all that need the same."""
+    """Finds missing weights and data of experiments; looks up each once."""
 
     def __init__(self) -> None:
         self._found: dict[str, list[str]] = {}
 
     def of(self, config: ExperimentConfig) -> list[str]:
-        """Weights or prepared data that an experiment lacks: one message each."""
+        """List the weights or prepared data that an experiment lacks, one message each."""
         parts = (config.backbone, config.transformer, config.data, config.cka, config.protocol)
         key = repr(parts)
         if key not in self._found:

@@ -1,4 +1,4 @@
-"""What a driver tells: a bar for the study and one for each running cell, plain lines elsewhere."""
+"""Progress of a driver: bars on a terminal (study and running cells), plain lines elsewhere."""
 
 import re
 import sys
@@ -12,15 +12,15 @@ import rich.progress
 from fmi_jax.study.cells import Cell
 
 _STEP = re.compile(rb"step (\d+)/(\d+)")
-_TAIL = 4096  # bytes of a log that are read
+_TAIL = 4096  # bytes to read from the end of a log
 
 
 class Progress:
-    """Reports on the cells of a study while it is entered.
+    """Reports on the cells of a study; a context manager.
 
     Args:
-      total: how many cells there will be.
-      done: how many have ended before.
+      total: number of cells in the end.
+      done: number of cells that ended before.
     """
 
     def __init__(self, total: int, done: int):
@@ -47,22 +47,22 @@ class Progress:
             self._bars.stop()
 
     def started(self, cell: Cell) -> None:
-        """A cell has been started."""
+        """Report that a cell has started."""
         if self._bars is not None:
             self._tasks[cell.id] = self._bars.add_task(f"  {title(cell)}", total=None)
         else:
             self._say(f"start   {title(cell)}")
 
     def done(self, cell: Cell, result: Mapping[str, Any], seconds: float) -> None:
-        """A cell is finished."""
+        """Report that a cell is finished."""
         self._ended(cell, f"done    {title(cell)}  {_score(result)}  {seconds:.0f} s")
 
     def failed(self, cell: Cell, reason: str) -> None:
-        """A cell has failed."""
+        """Report that a cell has failed."""
         self._ended(cell, f"failed  {title(cell)}: {reason}")
 
     def tick(self, logs: Mapping[str, Path]) -> None:
-        """Show how far the running cells are, by their logs."""
+        """Update the bars of the running cells from their logs."""
         if self._bars is None:
             return
         for cell, log in logs.items():
@@ -85,7 +85,7 @@ class Progress:
 
 
 def title(cell: Cell) -> str:
-    """A cell in words a user knows, with the digits of its name."""
+    """Title of a cell for the user: its name, learning rate and seed."""
     what = cell.id
     if cell.learning_rate is not None:
         what += f" lr={cell.learning_rate:g}"
@@ -103,7 +103,7 @@ def _score(result: Mapping[str, Any]) -> str:
 
 
 def steps_of(log: Path) -> tuple[int, int] | None:
-    """The last step that a log tells of, and of how many."""
+    """Read the last step in a log, and the number of steps."""
     try:
         with log.open("rb") as file:
             file.seek(0, 2)

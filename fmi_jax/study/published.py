@@ -1,4 +1,4 @@
-"""The numbers that the studies published, cell by cell (`published.json`)."""
+"""Published numbers of the studies, cell by cell (`published.json`)."""
 
 import dataclasses
 import functools
@@ -7,19 +7,19 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-_METRICS = {"balanced_recall": "recall"}  # as `fmi_jax.tasks.metrics` calls it
+_METRICS = {"balanced_recall": "recall"}  # name in `fmi_jax.tasks.metrics`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Published:
-    """A number as it was printed.
+    """A published number.
 
     Attributes:
-      mean: over the runs, a fraction of 1.
-      std: over the runs; None where none was printed.
-      runs: how many there were.
-      metric: a name of `fmi_jax.tasks.metrics`.
-      source: where it stands.
+      mean: mean over the runs, as a fraction of 1.
+      std: standard deviation over the runs; None if none was printed.
+      runs: number of runs.
+      metric: name of the metric in `fmi_jax.tasks.metrics`.
+      source: table and publication that print it.
     """
 
     mean: float
@@ -31,17 +31,17 @@ class Published:
 
 @functools.cache
 def rows() -> tuple[Mapping[str, Any], ...]:
-    """Every published number, one mapping each, as the file has them."""
+    """Read every published number, one mapping each, unchanged from the file."""
     file = importlib.resources.files("fmi_jax.study") / "published.json"
     return tuple(json.loads(file.read_text(encoding="utf-8"))["rows"])
 
 
 def published(table: str, **where: str) -> Published | None:
-    """The number of a table at a place, or None where it has none.
+    """Look up the published number of a table at a place; None if it has none.
 
     Args:
-      table: "huix2024_table1" and so on.
-      where: what the row must say, names of models in lower case: model="dinov2".
+      table: name of the table: "huix2024_table1" and so on.
+      where: values that the row must have, names of models in lower case: model="dinov2".
     """
     found = [
         row

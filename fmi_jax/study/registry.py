@@ -1,4 +1,4 @@
-"""All studies by name, and those of one's own by file."""
+"""Registry of all studies by name, and studies of one's own by file."""
 
 import importlib.util
 from pathlib import Path
@@ -46,10 +46,10 @@ STUDIES: Registry[Study] = Registry(
 
 
 def find_study(name: str) -> Study:
-    """The study of that name, or the `STUDY` of the Python file at that path.
+    """Find the study of that name, or the `STUDY` of the Python file at that path.
 
     Raises:
-      UsageError: there is none.
+      UsageError: there is no such study.
     """
     if not name.endswith(".py"):
         return STUDIES[name]
@@ -65,7 +65,7 @@ def find_study(name: str) -> Study:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises
+    except Exception as error:  # the user's file may raise anything
         raise UsageError(f"{name}: {type(error).__name__}: {error}") from error
     study = getattr(module, "STUDY", None)
     if not isinstance(study, Study):

@@ -1,4 +1,4 @@
-"""Submitting drivers to Slurm: each job works on the cells that are left until there are none."""
+"""Submits drivers to Slurm; each job works on the cells that are left until none is."""
 
 import argparse
 import copy
@@ -10,14 +10,14 @@ from fmi_jax.errors import UsageError
 from fmi_jax.study.commands import driver_of, run_driver
 
 _COMMON = ("nodes", "tasks_per_node", "cpus_per_task", "gpus_per_node", "mem_gb", "timeout_min")
-"""Options that submitit has for every kind of cluster, and calls by these names."""
+"""Options that submitit supports for every kind of cluster, by these names."""
 
 
 class Job:
-    """What one job does; when it is preempted or its time is up, it is queued again.
+    """Work of one job; when it is preempted or its time is up, it is queued again.
 
     Args:
-      values: the command line of `fmi-jax study run`.
+      values: command line of `fmi-jax study run`.
     """
 
     def __init__(self, values: argparse.Namespace):
@@ -28,7 +28,7 @@ class Job:
         return {"_values": self._values, "_driver": None}
 
     def __call__(self) -> int:
-        """Run what is left of the study; returns the exit code."""
+        """Run the cells that are left of the study; returns the exit code."""
         return guarded(self._run)
 
     def _run(self) -> None:
@@ -36,7 +36,7 @@ class Job:
         run_driver(self._driver, self._values)
 
     def checkpoint(self) -> Any:
-        """Called by submitit when the job has to go: save, and do the same in a new job."""
+        """Save, and continue in a new job; submitit calls this when the job has to end."""
         import submitit
 
         if self._driver is not None:
@@ -46,12 +46,12 @@ class Job:
 
 
 def submit(values: argparse.Namespace, workers: int, options: Mapping[str, str]) -> None:
-    """Submit `workers` jobs as one array, and say how to follow them.
+    """Submit `workers` jobs as one array, and print how to follow them.
 
     Args:
-      values: the command line of `fmi-jax study run`.
-      workers: how many jobs.
-      options: of each job, by submitit's names; those it has for Slurm alone without "slurm_".
+      values: command line of `fmi-jax study run`.
+      workers: number of jobs.
+      options: options of each job, by submitit's names; those for Slurm alone without "slurm_".
 
     Raises:
       UsageError: submitit is missing, an option is unknown, or there is no Slurm here.

@@ -1,4 +1,4 @@
-"""What a study is: settings, each to be run with several learning rates and seeds."""
+"""Study: a set of settings, each to be run with several learning rates and seeds."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ RATES = ProbeGridConfig().learning_rates
 four between 1e-5 and 1e-3 and does not print them."""
 
 SEEDS = 5
-"""Runs behind a number of the paper."""
+"""Number of runs behind a number of the paper."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,12 +21,12 @@ class Setting:
     """One number of a table, or one point, panel or line of a figure.
 
     Attributes:
-      at: where it stands: {"dataset": "aptos2019", "model": "dinov2", "head": "linear"}.
-      config: the experiment, before a learning rate and a seed are chosen; None: it cannot be
-        run, for the reason `why_not`.
-      published: the number as it was printed, if it was.
-      after: the setting whose chosen network this one analyses (`config.cka.run`).
-      why_not: in a sentence.
+      at: coordinates: {"dataset": "aptos2019", "model": "dinov2", "head": "linear"}.
+      config: experiment before a learning rate and a seed are chosen; None: it cannot be run, for
+        the reason `why_not`.
+      published: published number, if there is one.
+      after: setting whose chosen network this one analyses (`config.cka.run`).
+      why_not: reason why it cannot be run, in a sentence.
     """
 
     at: Mapping[str, str]
@@ -38,14 +38,14 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Figure:
-    """How the numbers of a study are drawn.
+    """Figure of a study: its kind and coordinates.
 
     Attributes:
       kind: "dots" (a value for each model), "curves" (values over `x`), "gain" (relative to a
         baseline), "time" (cost of training and inference), "layers" (CKA of layers) or "models"
         (CKA of the last layers of several models).
       x: coordinate along the horizontal axis of curves, in the order of the settings.
-      x_label: what it is.
+      x_label: label of the horizontal axis.
       lines: coordinate that a line, a colour or a row stands for.
     """
 
@@ -60,14 +60,14 @@ class Study:
     """A table or a figure as a grid of experiments.
 
     Attributes:
-      name: as on the command line.
-      title: one line.
-      settings: all of them, in the order of the rows.
+      name: name on the command line.
+      title: title, one line.
+      settings: function that makes all settings, in the order of the rows.
       rows: coordinates that make a row of the table; the columns are data sets.
-      figure: how it is drawn; None: as a table alone.
-      rates: learning rates that are tried; the one that is best on validation is reported.
-      seeds: how many runs of that one.
-      note: what a reader must know of the published side.
+      figure: figure of the study; None: only a table.
+      rates: learning rates to try; the one that is best on validation is reported.
+      seeds: number of runs with the reported rate.
+      note: remark for the reader about the published numbers.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Where a study stands, from its folder alone."""
+"""Status of a study, from its folder alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from fmi_jax.study.spec import Setting
 
 
 def describe_status(plan: Plan, settings: Sequence[Setting], root: Path) -> str:
-    """Cells by row of the table, those that are running, and why those failed that did."""
+    """Describe the cells by row of the table, the running ones, and the reasons of failures."""
     ledger = Ledger(root)
     cells = plan.all_cells(settings)
     states = {cell: ledger.state(cell) for cell in cells}

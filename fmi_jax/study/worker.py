@@ -1,4 +1,4 @@
-"""The process of a cell: `python -m fmi_jax.study.worker FOLDER CORES`."""
+"""Process of a cell: `python -m fmi_jax.study.worker FOLDER CORES`."""
 
 import json
 import os

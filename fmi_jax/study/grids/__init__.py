@@ -1,1 +1,1 @@
-"""One file per table and figure, and one per study of our own."""
+"""Grids of experiments: one file per table and figure of the paper, and per study of our own."""

@@ -11,7 +11,8 @@ from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.study.spec import Figure, Setting, Study
 
 DATASETS = ("isic2019", "chexpert")
-"""Drawn photographs of the skin, of eight classes, and drawn radiographs with several findings."""
+"""Drawn photographs of the skin, with eight classes, and drawn radiographs with several findings.
+"""
 
 BACKBONES = ("deit_nano", "resnet_nano")
 
@@ -19,7 +20,7 @@ _RATES = {"finetune": 2e-3, "partial": 2e-3, "stacked_finetune": 1e-3, "stacked_
 
 
 def config(dataset: str, backbone: str, protocol: str) -> ExperimentConfig:
-    """A short experiment of a protocol on images of 48 pixels."""
+    """Make the config of a short experiment on images of 48 pixels."""
     config = ExperimentConfig(protocol=protocol, image_size=48)
     config.data.name = dataset
     config.data.split = "upstream"
@@ -41,7 +42,7 @@ def config(dataset: str, backbone: str, protocol: str) -> ExperimentConfig:
 
 
 def settings() -> tuple[Setting, ...]:
-    """Every protocol that a backbone can be judged by, on each data set."""
+    """Settings for every protocol, backbone and data set that fit together."""
     return tuple(_settings())
 
 
@@ -66,7 +67,7 @@ def _setting(dataset: str, backbone: str, protocol: str) -> Setting:
 
 
 def speed_settings() -> tuple[Setting, ...]:
-    """One timing of all backbones, under a linear head and under a transformer."""
+    """Setting that times all backbones, under a linear head and under a transformer."""
     made = config(DATASETS[0], BACKBONES[0], "timing")
     made.timing.backbones = BACKBONES[1:]
     return (Setting(at={"dataset": DATASETS[0], "measured": "inference"}, config=made),)

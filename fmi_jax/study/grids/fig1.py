@@ -1,4 +1,4 @@
-"""Figure 1: what each model gains over supervised ImageNet, in the mean over the data sets."""
+"""Figure 1: mean gain of each model over supervised ImageNet, over the data sets."""
 
 from fmi_jax.study.grids import table2
 from fmi_jax.study.spec import Figure, Study

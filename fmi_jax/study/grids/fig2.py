@@ -6,7 +6,7 @@ from fmi_jax.study.spec import Figure, Setting, Study
 
 
 def config(dataset: str, model: str) -> ExperimentConfig:
-    """The experiment of a point."""
+    """Make the config of one point."""
     config = recipe.judged("knn", dataset, model)
     config.knn.k = (200,)
     config.knn.temperature = (0.1,)
@@ -14,7 +14,7 @@ def config(dataset: str, model: str) -> ExperimentConfig:
 
 
 def settings() -> tuple[Setting, ...]:
-    """Every point."""
+    """Settings of all points."""
     return tuple(
         Setting(at={"dataset": dataset, "model": model}, config=config(dataset, model))
         for model in recipe.MODELS

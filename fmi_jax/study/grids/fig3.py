@@ -1,4 +1,4 @@
-"""Figure 3: what training and inference cost, relative to supervised DeiT-B."""
+"""Figure 3: cost of training and inference, relative to supervised DeiT-B."""
 
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.study.grids import recipe, table1, table2
@@ -6,9 +6,9 @@ from fmi_jax.study.spec import Figure, Setting, Study
 
 
 def config() -> ExperimentConfig:
-    """Latency and throughput of every model, under a linear head and under a DeiT-B."""
+    """Make the config that times every model, under a linear head and under a DeiT-B."""
     config = ExperimentConfig(protocol="timing", image_size=224)
-    config.data.name = "synthetic"  # gives the number of classes and channels alone
+    config.data.name = "synthetic"  # only its numbers of classes and channels are used
     config.data.split = "upstream"
     config.backbone.name = recipe.MODELS["dinov2"][0]
     config.timing.reference = recipe.MODELS["imnet-1k-sup"][0]
@@ -22,7 +22,7 @@ def config() -> ExperimentConfig:
 
 
 def settings() -> tuple[Setting, ...]:
-    """The timing, and all that is trained for Tables 1 and 2."""
+    """Settings: the timing, and everything trained for Tables 1 and 2."""
     timing = Setting(at={"dataset": "synthetic", "measured": "inference"}, config=config())
     return (timing, *table1.settings(), *table2.settings())
 

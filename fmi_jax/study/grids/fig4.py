@@ -6,14 +6,14 @@ from fmi_jax.study.spec import Figure, Setting, Study
 
 
 def config(dataset: str, model: str, frozen: int) -> ExperimentConfig:
-    """The experiment of a point: `frozen` blocks from the first on do not learn."""
+    """Make the config of one point; the first `frozen` blocks do not learn."""
     config = recipe.trained("partial", dataset, model)
     config.backbone.frozen_blocks = frozen
     return config
 
 
 def settings() -> tuple[Setting, ...]:
-    """Every point."""
+    """Settings of all points."""
     return tuple(
         Setting(
             at={"dataset": dataset, "model": model, "frozen": str(frozen)},

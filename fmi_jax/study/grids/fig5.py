@@ -1,25 +1,25 @@
-"""Figure 5: a DeiT-B on the tokens of an earlier block, later ones cut off."""
+"""Figure 5: a DeiT-B on the tokens of an earlier block, with later blocks cut off."""
 
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.study.grids import recipe
 from fmi_jax.study.spec import Figure, Setting, Study
 
 PROTOCOLS = {"frozen": "stacked_probe", "unfrozen": "stacked_finetune"}
-"""By what becomes of the backbone."""
+"""Protocol for a frozen and for an unfrozen backbone."""
 
 DATASETS = ("aptos2019", "ddsm")
-"""Those of the paper's figure."""
+"""Data sets of the paper's figure."""
 
 
 def config(dataset: str, model: str, block: int, backbone: str) -> ExperimentConfig:
-    """The experiment of a point: `block` is the last that is kept."""
+    """Make the config of one point; `block` is the last block to keep."""
     config = recipe.trained(PROTOCOLS[backbone], dataset, model)
     config.backbone.last_block = block
     return config
 
 
 def settings() -> tuple[Setting, ...]:
-    """Every point."""
+    """Settings of all points."""
     return tuple(
         Setting(
             at={"dataset": dataset, "model": model, "block": str(block), "backbone": backbone},

@@ -7,11 +7,11 @@ from fmi_jax.study.spec import Figure, Setting, Study
 SIZES = ("s", "b", "l", "g")
 
 DATASETS = ("aptos2019", "ddsm", "isic2019")
-"""Those of the paper's figure."""
+"""Data sets of the paper's figure."""
 
 
 def config(dataset: str, size: str) -> ExperimentConfig:
-    """The experiment of a point."""
+    """Make the config of one point."""
     config = recipe.trained("finetune", dataset, "dinov2")
     config.backbone.name = f"dinov2_vit{size}14"
     if size == "g":
@@ -21,7 +21,7 @@ def config(dataset: str, size: str) -> ExperimentConfig:
 
 
 def settings() -> tuple[Setting, ...]:
-    """Every point."""
+    """Settings of all points."""
     return tuple(
         Setting(at={"dataset": dataset, "size": size}, config=config(dataset, size))
         for size in SIZES

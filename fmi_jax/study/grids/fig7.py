@@ -1,4 +1,4 @@
-"""Figure 7: which layers fine-tuning changes, by the CKA of every layer before and after."""
+"""Figure 7: layers changed by fine-tuning, as the CKA of every layer before and after."""
 
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.study.grids import recipe, table2
@@ -6,14 +6,14 @@ from fmi_jax.study.spec import Figure, Setting, Study
 
 
 def config(dataset: str, run: str) -> ExperimentConfig:
-    """The analysis of the finished run in folder `run`."""
+    """Make the config that analyses the finished run in folder `run`."""
     config = recipe.judged("cka", dataset)
     config.cka.run = run
     return config
 
 
 def settings() -> tuple[Setting, ...]:
-    """Every panel, each after the cell of Table 2 whose network it looks at."""
+    """Settings of all panels, each after the cell of Table 2 whose network it analyses."""
     return tuple(
         Setting(
             at={"dataset": dataset, "model": model},

@@ -1,4 +1,4 @@
-"""Figure 8: how alike the models are, by the CKA of their last layers."""
+"""Figure 8: similarity of the models, as the CKA of their last layers."""
 
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.study.grids import recipe
@@ -6,7 +6,7 @@ from fmi_jax.study.spec import Figure, Setting, Study
 
 
 def config(dataset: str) -> ExperimentConfig:
-    """The analysis on a data set, of all transformers and SEEM."""
+    """Make the config that compares all transformers and SEEM on a data set."""
     config = recipe.judged("cka", dataset, "dinov2")
     config.cka.other = tuple(
         f"{backbone}:{weights}"
@@ -17,7 +17,7 @@ def config(dataset: str) -> ExperimentConfig:
 
 
 def settings() -> tuple[Setting, ...]:
-    """One panel for each data set."""
+    """Settings of all panels, one for each data set."""
     return tuple(
         Setting(at={"dataset": dataset}, config=config(dataset)) for dataset in recipe.DATASETS
     )

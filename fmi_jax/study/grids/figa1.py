@@ -1,11 +1,11 @@
-"""Figure A.1: which layers of a stacked classifier training changes, the DeiT-B's among them."""
+"""Figure A.1: layers changed by training a stacked classifier, those of its DeiT-B included."""
 
 from fmi_jax.study.grids import fig7, recipe, table1, table2
 from fmi_jax.study.spec import Figure, Setting, Study
 
 
 def settings() -> tuple[Setting, ...]:
-    """Every panel, each after the cell of Table 1 or 2 whose network it looks at."""
+    """Settings of all panels, each after the cell of Table 1 or 2 whose network it analyses."""
     return tuple(
         Setting(
             at={"dataset": dataset, "model": model, "backbone": backbone},

@@ -1,8 +1,8 @@
-"""What the experiments of the study have in common: its data sets, its models and its recipe.
+"""Data sets, models and training recipe that the experiments of the study share.
 
 Source: "Are Natural Domain Foundation Models Useful for Medical Image Classification?" (WACV
-2024). The files of `fmi_jax.study.grids` hold its tables and figures, made of `judged` and
-`trained`. Where its code is wrong or unclear the project's choice is kept, above all
+2024). The files of `fmi_jax.study.grids` define its tables and figures with `judged` and
+`trained`. Where the study's code is wrong or unclear, the project's own choice is kept, above all
 `backbone.stem="sum"` on grey images; `docs/protocols.md` lists these choices with the values that
 follow the study.
 """
@@ -16,11 +16,11 @@ from fmi_jax.errors import UsageError, unknown_name
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyDataset:
-    """How the study used a data set. The metric that selects is the data set's own.
+    """Split and warm-up that the study used on a data set. The selecting metric is the data set's.
 
     Attributes:
       split: name of the study's split; "official": the published lists.
-      warmup_epochs, warmup_steps: as in `OptimConfig`.
+      warmup_epochs, warmup_steps: length of the warm-up; see `OptimConfig`.
     """
 
     split: str
@@ -34,7 +34,7 @@ DATASETS: Mapping[str, StudyDataset] = {
     "isic2019": StudyDataset(split="upstream", warmup_steps=1000),
     "chexpert": StudyDataset(split="upstream", warmup_steps=1000),
 }
-"""In the order of the tables' columns."""
+"""Data sets of the study, in the order of the tables' columns."""
 
 MODELS: Mapping[str, tuple[str, str]] = {
     "sam": ("sam_vit_b", "sa1b"),
@@ -46,38 +46,38 @@ MODELS: Mapping[str, tuple[str, str]] = {
     "dinov1": ("dino_vitb16", "dino_in1k"),
     "resnet152": ("resnet152", "in1k"),
 }
-"""Backbone and weights by the paper's name of the model, in lower case."""
+"""Backbone and weights of each model, by the paper's name in lower case."""
 
 FOUNDATIONS = ("sam", "seem", "openclip", "dinov2", "blip")
-"""The foundation models among them."""
+"""Names of the foundation models in `MODELS`."""
 
 PUBLISHED_HEADS: Mapping[str, str] = {"linear": "linear", "deit_base": "stacked_deit_base"}
 """Heads of Tables 1 and 2, with their names in `published.json`."""
 
 
 def under(head: str) -> tuple[str, ...]:
-    """The models of Tables 1 and 2 under a head: the foundation models alone under a DeiT-B."""
+    """Models of Tables 1 and 2 under a head; under a DeiT-B, only the foundation models."""
     return tuple(MODELS) if head == "linear" else FOUNDATIONS
 
 
 def num_blocks(model: str) -> int:
-    """Blocks of a model: 12 of a ViT-B, 4 of a network of stages."""
+    """Number of blocks of a model: 12 for a ViT-B, 4 for a network of stages."""
     return 4 if model in ("seem", "resnet152") else 12
 
 
 BLOCKS = tuple(map(str, range(12)))
-"""Indices of the blocks of a ViT-B; a network of stages has the first four of them."""
+"""Indices of the blocks of a ViT-B; a network of stages has the first four."""
 
 
 def arguments(arg: str, **choices: Collection[str]) -> list[str]:
-    """The parts of a config's argument, separated by commas.
+    """Split a config's argument at its commas and check each part.
 
     Args:
-      arg: after the colon of `--config=configs/table1.py:aptos2019,dinov2,linear`.
-      choices: what each part can be, by its name; nothing: anything.
+      arg: text after the colon of `--config=configs/table1.py:aptos2019,dinov2,linear`.
+      choices: valid values of each part, by its name; empty: any value.
 
     Raises:
-      UsageError: a part too many or too few, or one that is not among its choices.
+      UsageError: there are too many or too few parts, or one is not among its choices.
     """
     parts = arg.split(",")
     if len(parts) != len(choices) or not all(parts):
@@ -89,10 +89,10 @@ def arguments(arg: str, **choices: Collection[str]) -> list[str]:
 
 
 def judged(protocol: str, dataset: str, model: str | None = None) -> ExperimentConfig:
-    """The experiment of a protocol that trains no network, at 224 pixels.
+    """Make the config of a protocol that trains no network, at 224 pixels.
 
     Args:
-      protocol: its name.
+      protocol: name of the protocol.
       dataset: one of `DATASETS`.
       model: one of `MODELS`; None: the protocol finds its networks elsewhere.
     """
@@ -105,12 +105,12 @@ def judged(protocol: str, dataset: str, model: str | None = None) -> ExperimentC
 
 
 def trained(protocol: str, dataset: str, model: str) -> ExperimentConfig:
-    """The experiment of a protocol that trains, by the paper's recipe, at 224 pixels.
+    """Make the config of a protocol that trains, by the paper's recipe, at 224 pixels.
 
-    AdamW after a linear warm-up, a tenth of the learning rate whenever validation stands still,
-    batches of 64, and the step that is best on validation. The paper searched four learning
-    rates between 1e-5 and 1e-3 and prints neither them nor which was taken: here it is the 1e-4 of
-    the published code, but for `probe_grid`, which tries four.
+    The recipe is AdamW after a linear warm-up, a tenth of the learning rate whenever validation
+    stops improving, batches of 64, and the step that is best on validation. The paper searched four
+    learning rates between 1e-5 and 1e-3 and prints neither them nor the chosen one. Here it is the
+    1e-4 of the published code, except for `probe_grid`, which tries four.
     """
     config = judged(protocol, dataset, model)
     config.optim.warmup_epochs = DATASETS[dataset].warmup_epochs
@@ -119,5 +119,5 @@ def trained(protocol: str, dataset: str, model: str) -> ExperimentConfig:
     if protocol.startswith("stacked"):
         config.transformer.name, config.transformer.weights = MODELS["imnet-1k-sup"]
     if model == "seem" and protocol in ("finetune", "stacked_finetune"):
-        config.backbone.drop_path = 0.3  # of the published network, when all of it learns
+        config.backbone.drop_path = 0.3  # value of the published network when all of it learns
     return config

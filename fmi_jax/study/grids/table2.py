@@ -6,16 +6,16 @@ from fmi_jax.study.published import published
 from fmi_jax.study.spec import Setting, Study
 
 PROTOCOLS = {"linear": "finetune", "deit_base": "stacked_finetune"}
-"""By head."""
+"""Protocol by head."""
 
 
 def config(dataset: str, model: str, head: str) -> ExperimentConfig:
-    """The experiment of a cell."""
+    """Make the config of one cell of the table."""
     return recipe.trained(PROTOCOLS[head], dataset, model)
 
 
 def setting(dataset: str, model: str, head: str) -> Setting:
-    """A cell beside its published number."""
+    """Make the setting of one cell of the table, with its published number."""
     found = published(
         "huix2024_table2", dataset=dataset, model=model, head=recipe.PUBLISHED_HEADS[head]
     )
@@ -24,7 +24,7 @@ def setting(dataset: str, model: str, head: str) -> Setting:
 
 
 def settings() -> tuple[Setting, ...]:
-    """Every cell, in the order of the paper."""
+    """Settings of all cells, in the order of the paper."""
     return tuple(
         setting(dataset, model, head)
         for head in PROTOCOLS

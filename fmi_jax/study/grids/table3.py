@@ -7,11 +7,11 @@ from fmi_jax.study.spec import Setting, Study
 
 
 def config(dataset: str, model: str) -> ExperimentConfig:
-    """The experiment of a cell.
+    """Make the config of one cell of the table.
 
-    The paper does not say how 1024 pixels went into DINOv2, whose patches have 14: here the
-    central 1022 x 1022 of them. A batch of 64 is cut into eight, and blocks are computed twice
-    instead of kept.
+    The paper does not say how 1024 pixels went into DINOv2, whose patches have 14: here it is the
+    central 1022 x 1022 of them. A batch of 64 is cut into eight, and blocks are recomputed in the
+    backward pass instead of kept.
     """
     config = recipe.trained("finetune", dataset, model)
     config.image_size = 1022 if model == "dinov2" else 1024
@@ -23,7 +23,7 @@ def config(dataset: str, model: str) -> ExperimentConfig:
 
 
 def settings() -> tuple[Setting, ...]:
-    """Every cell, in the order of the paper."""
+    """Settings of all cells, in the order of the paper."""
     return tuple(
         Setting(
             at={"dataset": dataset, "model": model},

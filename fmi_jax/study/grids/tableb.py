@@ -6,16 +6,16 @@ from fmi_jax.study.published import published
 from fmi_jax.study.spec import Setting, Study
 
 PROTOCOLS = {"frozen": "probe_grid", "unfrozen": "finetune"}
-"""By what becomes of the backbone: Table B.1 and Table B.2."""
+"""Protocol for a frozen (Table B.1) and for an unfrozen backbone (Table B.2)."""
 
 MODELS = {"imagenet": "resnet152", "dino": "resnet152", "dinov2": "dinov2"}
-"""By what the weights come from; "dino": a ResNet-152 pre-trained on the images of the set."""
+"""Model by source of the weights; "dino": a ResNet-152 pre-trained on the data set's images."""
 
 _PUBLISHED = {"imagenet": "resnet152", "dino": "resnet152 in-domain dino", "dinov2": "dinov2"}
 
 
 def config(dataset: str, init: str, backbone: str) -> ExperimentConfig:
-    """The experiment of a cell; `init` may be a converted ResNet-152 file of one's own."""
+    """Make the config of one cell; `init` may be a converted ResNet-152 file of one's own."""
     own = init.endswith(".safetensors")
     config = recipe.trained(PROTOCOLS[backbone], dataset, MODELS["imagenet" if own else init])
     if own:
@@ -24,7 +24,7 @@ def config(dataset: str, init: str, backbone: str) -> ExperimentConfig:
 
 
 def settings() -> tuple[Setting, ...]:
-    """Every cell, in the order of the paper."""
+    """Settings of all cells, in the order of the paper."""
     return tuple(
         Setting(
             at={"dataset": dataset, "init": init, "backbone": backbone},

@@ -1,4 +1,4 @@
-"""How the numbers stand beside the published ones: by how much they differ, and in which order."""
+"""Agreement with published numbers: mean and largest difference, and rank correlation."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from fmi_jax.study.report.statistics import FEW, RankCorrelation, rank_correlati
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Ours and the published numbers of one data set.
+    """Agreement between our numbers and the published ones on one data set.
 
     Attributes:
-      dataset: its name.
-      n: rows that have both.
-      mean_difference: ours less theirs, in the mean over these rows.
-      largest: the difference that is farthest from nought.
-      ranks: rank correlation; None where there are too few rows.
+      dataset: name of the data set.
+      n: number of rows with both numbers.
+      mean_difference: our number minus the published one, averaged over these rows.
+      largest: difference that is farthest from zero.
+      ranks: rank correlation; None if there are too few rows.
     """
 
     dataset: str
@@ -29,12 +29,12 @@ class Agreement:
 
     @property
     def too_few(self) -> bool:
-        """Whether there are too few rows for a rank correlation."""
+        """Test whether there are too few rows for a rank correlation."""
         return self.n < FEW
 
 
 def agreements(numbers: Sequence[Number]) -> list[Agreement]:
-    """One for each data set that has rows with both numbers, of the same metric."""
+    """Compute the agreement for each data set with rows that have both numbers in one metric."""
     found = []
     for dataset in dict.fromkeys(number.setting.dataset for number in numbers):
         both = [

@@ -1,4 +1,4 @@
-"""Arrays that take long to compute, kept between reports."""
+"""Cache of arrays that take long to compute, kept between reports."""
 
 import hashlib
 import threading
@@ -12,14 +12,13 @@ from fmi_jax import atomic
 
 
 class Cache:
-    """A folder with one file for each thing that was computed.
+    """Cache folder with one file for each result.
 
-    What it was computed from is part of its name, so that what is kept is never out of date.
-
-    Threads may share it.
+    A file's name includes a hash of everything the result was computed from, so it is never out of
+    date. Threads may share a cache.
 
     Args:
-      folder: made where it is missing.
+      folder: folder of the files; created if it is missing.
     """
 
     def __init__(self, folder: Path):
@@ -29,12 +28,12 @@ class Cache:
     def get(
         self, title: str, made_of: str, compute: Callable[[], Mapping[str, np.ndarray]]
     ) -> dict[str, np.ndarray]:
-        """What `compute` returns, or what it returned before.
+        """Return the result of `compute`, from the cache if it is there.
 
         Args:
-          title: a word or two that can be part of a file name.
+          title: a word or two for the file name.
           made_of: everything that decides the result.
-          compute: gives arrays by name.
+          compute: function that returns arrays by name.
         """
         digits = hashlib.sha256(made_of.encode()).hexdigest()[:20]
         path = self._folder / f"{title}-{digits}.npz"
@@ -42,7 +41,7 @@ class Cache:
             try:
                 with np.load(path, allow_pickle=False) as file:
                     return dict(file)
-            except (OSError, EOFError, ValueError, zipfile.BadZipFile):  # not there, or not whole
+            except (OSError, EOFError, ValueError, zipfile.BadZipFile):  # missing or damaged
                 found = dict(compute())
             self._folder.mkdir(parents=True, exist_ok=True)
             with atomic.whole_file(path) as draft, draft.open("wb") as file:

@@ -1,7 +1,7 @@
 """Choices that decide numbers, where the code of the study is wrong or unclear.
 
-The list with its reasons is in `docs/protocols.md`; here each stands with the values that the
-cells of a table really had.
+`docs/protocols.md` lists them with the reasons. The report shows each with the values that the
+cells of a table had.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ from fmi_jax.study.report.numbers import Number
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One of them.
+    """A choice that decides numbers.
 
     Attributes:
-      finding: its number in the list.
-      field: of the config.
-      theirs: what the code of the study does.
-      empty: what an empty value means.
+      finding: number in the list of docs/protocols.md.
+      field: config field that makes the choice.
+      theirs: behaviour of the study's code.
+      empty: meaning of an empty value.
     """
 
     finding: str
@@ -31,11 +31,11 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Made:
-    """A choice as it was made.
+    """A choice with the values it had.
 
     Attributes:
-      choice: which.
-      values: each value with the number of cells that had it.
+      choice: choice that was made.
+      values: number of cells with each value.
     """
 
     choice: Choice
@@ -121,7 +121,7 @@ CHOICES = (
 
 
 def choices_of(numbers: Sequence[Number]) -> list[Made]:
-    """The choices that matter to the cells behind these numbers, with their values."""
+    """Collect the choices that matter to the cells behind these numbers, with their values."""
     outcomes = dict.fromkeys(outcome for number in numbers for outcome in number.used)
     found = []
     for choice in CHOICES:

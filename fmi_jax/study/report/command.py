@@ -1,4 +1,4 @@
-"""`fmi-jax report`: tables, figures and statistics of studies, finished or not."""
+"""The command `fmi-jax report`: tables, figures and statistics of studies, finished or not."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ It may be given at any time, while cells are running too: what is not there yet 
 
 
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `fmi-jax report`."""
+    """Add the arguments of `fmi-jax report` to a parser."""
     parser.epilog, parser.formatter_class = _EXAMPLES, argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "studies",
@@ -32,7 +32,7 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_report(values: argparse.Namespace) -> None:
-    """Write the report and say where it is.
+    """Write the report and print where it is.
 
     Raises:
       UserError: there is no such study.

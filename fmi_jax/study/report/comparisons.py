@@ -1,4 +1,4 @@
-"""Which models differ: paired tests between settings that differ in the model alone."""
+"""Comparison of models: paired tests between settings that differ in the model alone."""
 
 import csv
 import dataclasses
@@ -13,21 +13,21 @@ from fmi_jax.study.report.statistics import holm, paired_p
 from fmi_jax.tasks.metrics import describe
 
 _NOT_COMPARED = ("protocol", "head", "backbone")
-"""Coordinates of a row that say how a model is used."""
+"""Coordinates of a row that say how a model is used; they are not compared."""
 
 LEVEL = 0.05
-"""Adjusted p below which a difference is called one."""
+"""Significance level: adjusted p below which models differ."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two models.
+    """Paired test of two models.
 
     Attributes:
-      first, second: their names.
-      difference: metric of the first less that of the second.
-      p: two-sided, of no difference.
-      adjusted: p after Holm, over the pairs of the comparison.
+      first, second: names of the models.
+      difference: metric of the first minus that of the second.
+      p: two-sided p-value of no difference.
+      adjusted: p-value after Holm's correction over the pairs of the comparison.
     """
 
     first: str
@@ -38,20 +38,21 @@ class Pair:
 
     @property
     def differ(self) -> bool:
-        """Whether the difference is more than chance would give."""
+        """Test whether the difference is significant at `LEVEL`."""
         return self.adjusted < LEVEL
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
-    """All models of one place.
+    """Paired tests between all models at one place of a study.
 
     Attributes:
-      at: the coordinates that they share, the data set first.
-      metric: by which they are compared, and its `label` in tables.
-      numbers: of each model, in the order of the settings.
-      pairs: every two of them.
-      smallest: the least adjusted p that there can be with so many pairs and resamples.
+      at: coordinates that the models share, the data set first.
+      metric: name of the metric that is compared.
+      label: name of the metric in tables.
+      numbers: number of each model by name, in the order of the settings.
+      pairs: test of each pair of models.
+      smallest: least adjusted p that is possible with so many pairs and resamples.
     """
 
     at: Mapping[str, str]
@@ -63,11 +64,11 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        """The shared coordinates in words."""
+        """Shared coordinates in words."""
         return ", ".join(self.at.values())
 
     def pair(self, first: str, second: str) -> Pair:
-        """The pair of two models, in this order."""
+        """Test of two models, in this order."""
         for pair in self.pairs:
             if (pair.first, pair.second) == (first, second):
                 return pair
@@ -84,21 +85,21 @@ class Comparison:
 
     @property
     def as_good(self) -> list[str]:
-        """Models that cannot be told apart from the best."""
+        """Models that do not differ significantly from the best."""
         best = self.best
         return [n for n in self.numbers if n != best and not self.pair(best, n).differ]
 
 
 def compared_coordinate(study: PlannedStudy) -> str | None:
-    """The coordinate whose values are tested against each other: the first of a row that is a
-    model, a size, an initialisation; None where a row has no such thing."""
+    """Coordinate whose values are tested against each other: the first of a row that is a model, a
+    size or an initialisation. None if a row has no such coordinate."""
     return next((name for name in study.rows if name not in _NOT_COMPARED), None)
 
 
 def compare(
     study: PlannedStudy, numbers: Sequence[Number], samples: Mapping[Number, Sample]
 ) -> list[Comparison]:
-    """The comparisons of a study, in the order of its settings.
+    """Make the comparisons of a study, in the order of its settings.
 
     Only numbers of the same metric on the very same test images are compared.
     """
@@ -148,7 +149,7 @@ def _comparison(
 
 
 def comparisons_csv(found: Mapping[str, Sequence[Comparison]]) -> bytes:
-    """Every pair of every comparison as a table, by name of the study."""
+    """Write every pair of every comparison as CSV; comparisons are given by name of the study."""
     everything = [c for comparisons in found.values() for c in comparisons]
     coordinates = list(dict.fromkeys(name for c in everything for name in c.at))
     text = io.StringIO(newline="")

@@ -1,9 +1,9 @@
-"""The same metric from fewer rows, so that thousands of resamples of it take seconds.
+"""Computes the same metric from fewer rows, so that thousands of resamples take seconds.
 
-`weighted_metrics.measure` weighs every image. Many images are one to a metric: those with the
-same true and predicted class where it looks at the confusion matrix alone, and those that follow
-each other in the order of the scores, of one truth, where it looks at that order (the AUROC counts
-pairs of two truths). Their weights are added up first; the value is the same to rounding.
+`weighted_metrics.measure` weighs every image. Many images are the same to a metric: those with
+equal true and predicted class, if it looks only at the confusion matrix; neighbours with one truth
+in the order of the scores, if it looks only at that order (the AUROC counts pairs of two truths).
+Their weights are added up first; the value is the same up to rounding.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ _OF_CONFUSION = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
-    """Rows to be weighed by `measure`, and which images each stands for.
+    """Rows to be weighed by `measure`, and the images that each stands for.
 
     Attributes:
-      task: of these rows; one class against the rest is a multi-label task of one class.
-      logits: `[m, k]`.
-      labels: as `measure` takes them.
-      row: of every image, `[n]`.
+      task: task of these rows; one class against the rest is a multi-label task of one class.
+      logits: logits of the rows, `[m, k]`.
+      labels: labels of the rows, in the form that `measure` takes.
+      row: row of every image, `[n]`.
     """
 
     task: Task
@@ -47,11 +47,11 @@ def problems(
     metric: str,
     class_groups: Mapping[str, Sequence[int]],
 ) -> list[Problem]:
-    """What has to be measured for a metric; it is the mean over those that are defined.
+    """List the problems to measure for a metric; its value is the mean over the defined ones.
 
     Args:
-      task, logits, labels, class_groups: as `weighted_metrics.measure` takes them.
-      metric: its name.
+      task, logits, labels, class_groups: arguments of `weighted_metrics.measure`.
+      metric: name of the metric.
     """
     if task is not Task.MULTILABEL and metric in _OF_CONFUSION:
         return [_by_confusion(task, logits, labels)]
@@ -74,17 +74,17 @@ def values(
     member: Int[np.ndarray, "n"],
     times: Float[np.ndarray, "s g"],
 ) -> Float[np.ndarray, "s"]:
-    """The metric under several weightings of the images.
+    """Compute the metric under several weightings of the images.
 
     Args:
-      parts: as `problems` gave them for this metric.
-      metric: its name.
-      member: which group an image belongs to.
-      times: how often each group counts.
+      parts: result of `problems` for this metric.
+      metric: name of the metric.
+      member: group of each image.
+      times: how often each group counts, in each weighting.
     """
     found = np.empty((len(parts), len(times)))
     for i, part in enumerate(parts):
-        # How many images of a group stand in a row: weights need not be made for each image.
+        # Number of a group's images in each row, so that no weight is needed for each image.
         table = scipy.sparse.csr_matrix(
             (np.ones(len(member)), (part.row, member)),
             shape=(len(part.logits), times.shape[1]),
@@ -100,7 +100,7 @@ def values(
 
 
 def _by_confusion(task: Task, logits: np.ndarray, labels: np.ndarray) -> Problem:
-    """A row for each true and predicted class."""
+    """Make one row for each pair of true and predicted class."""
     k = logits.shape[1]
     true, predicted = np.divmod(np.arange(k * k), k)
     row = labels * k + logits.argmax(axis=1)
@@ -108,14 +108,14 @@ def _by_confusion(task: Task, logits: np.ndarray, labels: np.ndarray) -> Problem
 
 
 def _by_order(scores: np.ndarray, truth: np.ndarray) -> Problem:
-    """A row for each stretch of one truth in the order of the scores; ties stay ties."""
-    level = np.unique(scores, return_inverse=True)[1]  # of every image, from the lowest score on
+    """Make one row for each run of one truth in the order of the scores; ties stay ties."""
+    level = np.unique(scores, return_inverse=True)[1]  # rank of each image's score, lowest first
     of_level = np.zeros((level.max() + 1, 2), bool)
     of_level[level, truth] = True
     mixed = of_level[:, 0] & of_level[:, 1]
     kind = np.where(mixed, 2, of_level.argmax(axis=1))
     begins = np.r_[True, (kind[1:] != kind[:-1]) | mixed[1:]]
-    rank = np.cumsum(begins) - 1  # of every level, equal ones a stretch
+    rank = np.cumsum(begins) - 1  # run that each level belongs to
     rows, row = np.unique(2 * rank[level] + truth, return_inverse=True)
     return Problem(
         task=Task.MULTILABEL,

@@ -1,4 +1,4 @@
-"""What the cells of a study took."""
+"""Cost of a study: the time that its cells took."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,15 @@ from fmi_jax.study.report.planned import PlannedStudy
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class CellCost:
-    """One finished cell.
+    """Cost of one finished cell.
 
     Attributes:
-      outcome: the cell.
-      names: the row of the table that it is of, data set last.
-      learning_rate, seed: what it was given of the study.
-      device: what it ran on.
+      outcome: outcome of the cell.
+      names: coordinates of its table row, data set last.
+      learning_rate, seed: values that the study chose for the cell.
+      device: hardware that it ran on.
       seconds: wall-clock time by phase.
-      to_best: training time to the best validation score; None of an analysis.
+      to_best: training time to the best validation score; None for an analysis.
     """
 
     outcome: Outcome
@@ -31,19 +31,20 @@ class CellCost:
 
     @property
     def total(self) -> float:
-        """All phases together."""
+        """Time of all phases together."""
         return sum(self.seconds.values())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class RowCost:
-    """The finished cells of one row, or of all.
+    """Cost of the finished cells of one row, or of all rows.
 
     Attributes:
       names: coordinates of the row.
-      cells: how many, those of learning rates that were not chosen among them.
-      seconds: by phase, of all cells together; `total`: of all phases.
-      to_best: of the cells that train, in the mean; None without any.
+      cells: number of cells, including those whose learning rate was not chosen.
+      seconds: time by phase, over all cells.
+      total: time over all phases and cells.
+      to_best: mean time to the best score over the cells that train; None if none does.
     """
 
     names: tuple[str, ...]
@@ -55,13 +56,13 @@ class RowCost:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Cost:
-    """What a study took so far.
+    """Cost of a study so far.
 
     Attributes:
       phases: names of the phases, in the order in which they first occur.
-      rows: by row of the table.
-      everything: all rows together; a cell that is in two of them counts once.
-      cells: every finished cell.
+      rows: cost of each row of the table.
+      everything: cost of all rows together; a cell that is in two of them counts once.
+      cells: cost of every finished cell.
     """
 
     phases: tuple[str, ...]
@@ -71,7 +72,7 @@ class Cost:
 
 
 def cost_of(study: PlannedStudy, numbers: Sequence[Number]) -> Cost:
-    """What the finished cells took, by row and each alone."""
+    """Compute the cost of the finished cells, by row and for each cell."""
     rows: dict[tuple[str, ...], dict[str, CellCost]] = {}
     for number in numbers:
         setting = number.setting
@@ -113,7 +114,7 @@ def _to_best(outcome: Outcome) -> float | None:
 
 
 def device_of(outcome: Outcome) -> str:
-    """What a finished cell ran on: "4 x NVIDIA H100"."""
+    """Describe the hardware that a finished cell ran on: "4 x NVIDIA H100"."""
     found = outcome.result.device if outcome.result else (outcome.analysis or {})["device"]
     kind, count = str(found.get("kind", "unknown")), found.get("count", 1)
     return kind if count == 1 else f"{count} \N{MULTIPLICATION SIGN} {kind}"

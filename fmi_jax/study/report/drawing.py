@@ -1,7 +1,7 @@
-"""How the figures of a study are drawn and saved: for a journal, as PNG and as vector PDF.
+"""Style of a study's figures, for a journal: drawn once, saved as PNG and as vector PDF.
 
-Widths are those of one and of two columns. Every model has a colour, a marker and a line style
-that no other has, the same in all figures of a study, so that none depends on colour alone.
+Widths are those of one and of two columns. Every model has its own combination of colour, marker
+and line style, the same in all figures of a study, so that none depends on colour alone.
 """
 
 import dataclasses
@@ -47,12 +47,12 @@ _PAPER: dict[Any, Any] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Drawn:
-    """A figure.
+    """A finished figure with its files.
 
     Attributes:
-      name: of its files, without the study's and the suffix.
-      caption: what it shows, and how to read it.
-      png, pdf: the files.
+      name: name in its file names, without the study's name and the suffix.
+      caption: description of the figure and how to read it.
+      png, pdf: contents of the files.
     """
 
     name: str
@@ -62,13 +62,13 @@ class Drawn:
 
     @property
     def width(self) -> int:
-        """CSS pixels at which its text is as large as that of a page."""
-        pixels = int.from_bytes(self.png[16:20], "big")  # of the PNG, from its header
+        """Width in CSS pixels at which its text is as large as that of a page."""
+        pixels = int.from_bytes(self.png[16:20], "big")  # width field of the PNG header
         return round(0.7 * pixels)
 
 
 def save(name: str, caption: str, draw: Callable[[], Figure]) -> Drawn:
-    """The figure that `draw` returns, in the style of the project at the size of a journal."""
+    """Draw the figure that `draw` returns in the project's style at journal size, and save it."""
     pdf = io.BytesIO()
 
     @png
@@ -85,7 +85,7 @@ def save(name: str, caption: str, draw: Callable[[], Figure]) -> Drawn:
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """How one of several things is drawn everywhere."""
+    """Colour, marker and line style of one thing, the same in all figures."""
 
     colour: str
     marker: str
@@ -93,7 +93,7 @@ class Look:
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """A look for each name, in their order."""
+    """Give each name a look, in order."""
     colours = (*COLOURS, GREY)
     return {
         name: Look(colours[i % len(colours)], _MARKERS[i % len(_MARKERS)], _LINES[i % len(_LINES)])
@@ -102,20 +102,20 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
 
 
 def columns(count: int, most: int) -> tuple[int, int]:
-    """Rows and columns of as many panels, at most so many side by side."""
+    """Rows and columns for `count` panels, at most `most` side by side."""
     across = min(count, most)
     return -(-count // across), across
 
 
 def row_axis(ax: Axes, rows: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], float]:
-    """A line for each row, downwards, under headings for what several rows share.
+    """Set up a y axis with a line for each row, downwards, under headings that rows share.
 
     Args:
-      ax: its y axis is set up.
-      rows: coordinates of each row; the last names it, those before it are its heading.
+      ax: axes to set up.
+      rows: coordinates of each row; the last names the row, those before it are its heading.
 
     Returns:
-      Where each row is.
+      The y position of each row.
     """
     places: dict[tuple[str, ...], float] = {}
     ticks, labels, headings = [], [], []
@@ -144,24 +144,24 @@ def row_axis(ax: Axes, rows: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...],
 
 
 def row_axis_height(rows: Sequence[tuple[str, ...]]) -> float:
-    """Inches that `row_axis` needs."""
+    """Height that `row_axis` needs, in inches."""
     blocks = len({row[:-1] for row in rows if any(row[:-1])})
     return ROW * (len(rows) + 1.3 * blocks + 0.5)
 
 
 def better_is_blue() -> LinearSegmentedColormap:
-    """Orange for less, blue for more; both can be told apart by the colour-blind."""
+    """Colour map: orange for less, blue for more; the colour-blind can tell them apart."""
     return LinearSegmentedColormap.from_list("better is blue", [VERMILION, "#F4F4F4", BLUE])
 
 
 def few_ticks(ax: Axes, count: int = 4, *, axis: str = "x") -> None:
-    """So many ticks at most, of few digits."""
+    """Draw at most `count` ticks, with few digits."""
     of = ax.xaxis if axis == "x" else ax.yaxis
     of.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]))
 
 
 def filled(look: Look) -> dict[str, Any]:
-    """A marker of ours."""
+    """Style of a filled marker, for our numbers."""
     return {
         "marker": look.marker, "markerfacecolor": look.colour, "markeredgecolor": look.colour,
         "markeredgewidth": 0.6, "linestyle": "none",
@@ -169,7 +169,7 @@ def filled(look: Look) -> dict[str, Any]:
 
 
 def hollow(look: Look) -> dict[str, Any]:
-    """A marker of a published number: what is under it stays visible."""
+    """Style of a hollow marker, for published numbers: what is under it stays visible."""
     return {
         "marker": look.marker, "markerfacecolor": "none", "markeredgecolor": "#222222",
         "markeredgewidth": 0.7, "linestyle": "none", "markersize": 5.5,
@@ -177,7 +177,7 @@ def hollow(look: Look) -> dict[str, Any]:
 
 
 def key(figure: Figure, handles: Sequence[Line2D], across: int) -> None:
-    """A legend below all panels."""
+    """Add a legend below all panels."""
     lined = any(handle.get_linestyle() != "None" for handle in handles)
     figure.legend(
         handles=list(handles), loc="outside lower center", ncols=min(across, len(handles)),

@@ -1,4 +1,4 @@
-"""What the numbers of a study say, in sentences."""
+"""Findings: sentences about the numbers of a study."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +17,7 @@ from fmi_jax.study.report.wording import between, count, listed, number, signed
 
 
 def standing(numbers: Sequence[Number]) -> str:
-    """How much of a study is there."""
+    """Say how much of a study is done."""
     states = [str(n.status) for n in numbers]
     parts = [f"{states.count(status)} {status}" for status in Status if status in states]
     outcomes = {o.id: o for n in numbers for o in n.outcomes}.values()
@@ -30,7 +30,7 @@ def standing(numbers: Sequence[Number]) -> str:
 def best_of_columns(
     table: Table, samples: Mapping[Number, Sample], comparisons: Sequence[Comparison]
 ) -> list[str]:
-    """The best of each data set, beside the best published, and what cannot be told from it."""
+    """Name the best of each data set, beside the best published, and those that do not differ."""
     found = []
     for column in table.columns:
         best = next((cell.number for cell in table.column(column.dataset) if cell.best), None)
@@ -82,12 +82,12 @@ def _alike(comparison: Comparison, varying: Collection[str]) -> str:
 
 
 def _within(label: str) -> str:
-    """A metric inside a sentence: "quadratic weighted kappa", but "AUROC"."""
+    """Write a metric as inside a sentence: "quadratic weighted kappa", but "AUROC"."""
     return label if label[1:2].isupper() else label[:1].lower() + label[1:]
 
 
 def beside_published(found: Sequence[Agreement]) -> list[str]:
-    """How far the numbers are from the published ones."""
+    """Say how far the numbers are from the published ones."""
     if not found:
         return []
     n = sum(agreement.n for agreement in found)
@@ -101,7 +101,7 @@ def beside_published(found: Sequence[Agreement]) -> list[str]:
 
 
 def of_gains(found: Sequence[Gain], baseline: str) -> list[str]:
-    """Which row gains most over the baseline, here and as published."""
+    """Say which row gains most over the baseline, here and as published."""
     texts = []
     ours = [gain for gain in found if not math.isnan(gain.ours)]
     if ours:
@@ -124,7 +124,7 @@ def of_gains(found: Sequence[Gain], baseline: str) -> list[str]:
 
 
 def of_speed(trained: Sequence[Iterations], timed: Sequence[Latency]) -> list[str]:
-    """What is fastest and slowest, in training and at inference."""
+    """Say which is fastest and slowest, in training and at inference."""
     texts = []
     if len(trained) > 1:
         least, most = (pick(trained, key=lambda row: row.relative) for pick in (min, max))
@@ -144,7 +144,7 @@ def of_speed(trained: Sequence[Iterations], timed: Sequence[Latency]) -> list[st
 
 
 def of_layers(table: Table) -> list[str]:
-    """Whose last layer training changed least and most, by data set."""
+    """Say whose last layer training changed least and most, by data set."""
     texts = []
     for column in table.columns:
         found = {
@@ -163,7 +163,7 @@ def of_layers(table: Table) -> list[str]:
 
 
 def of_models(numbers: Sequence[Number]) -> list[str]:
-    """Which two models are most and least alike in their last layers, by data set."""
+    """Say which two models are most and least alike in their last layers, by data set."""
     texts = []
     for n in numbers:
         values = n.found

@@ -1,4 +1,4 @@
-"""The gain of each row over a baseline, in the mean over the data sets (Figure 1)."""
+"""Gain of each row over a baseline, averaged over the data sets (Figure 1)."""
 
 import dataclasses
 import math
@@ -12,22 +12,23 @@ from fmi_jax.study.report.statistics import interval, mean_relative
 from fmi_jax.study.report.table import Table
 
 BASE: Mapping[str, str] = {"model": "imnet-1k-sup", "head": "linear"}
-"""Where the baseline stands: supervised ImageNet under a linear head."""
+"""Coordinates of the baseline: supervised ImageNet under a linear head."""
 
 BASELINE = f"{BASE['model']} under a {BASE['head']} head"
-"""The same in words."""
+"""Baseline in words."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Gain:
-    """A row.
+    """Mean gain of one row over the baseline, in percent.
 
     Attributes:
-      row: its coordinates in order; `at`: by name.
-      ours: 100 (value / that of the baseline - 1) in the mean over `datasets`; NaN without any.
-      interval: 95%; NaN where a number has no sample.
-      datasets: those that have both numbers.
-      published, published_datasets: the same of the published numbers.
+      row: coordinates of the row, in order.
+      at: coordinates of the row, by name.
+      ours: mean of 100 (value / baseline - 1) over `datasets`; NaN if there are none.
+      interval: 95% interval of `ours`; NaN if a number has no sample.
+      datasets: data sets that have both numbers.
+      published, published_datasets: mean gain and data sets by the published numbers.
     """
 
     row: tuple[str, ...]
@@ -40,12 +41,12 @@ class Gain:
 
 
 def is_base(at: Mapping[str, str]) -> bool:
-    """Whether coordinates are those of the baseline."""
+    """Test whether coordinates are those of the baseline."""
     return all(at.get(name) == value for name, value in BASE.items())
 
 
 def gains(table: Table, samples: Mapping[Number, Sample]) -> list[Gain]:
-    """The gains of all rows but the baseline."""
+    """Compute the gains of all rows except the baseline."""
     base = {n.setting.dataset: n for n in table.numbers if is_base(n.setting.at)}
     found = []
     for row in table.rows:

@@ -1,4 +1,4 @@
-"""The report in Markdown, with its figures as files beside it."""
+"""Report in Markdown, with its figures as files beside it."""
 
 import re
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ FILE_NAME = "report.md"
 
 
 def markdown(reports: Sequence[StudyReport], out: Path) -> bytes:
-    """The text; names are escaped, links are relative to the folder `out`."""
+    """Write the report as text; names are escaped, links are relative to the folder `out`."""
     return "\n\n".join(part for r in reports for part in _study(r, out)).encode() + b"\n"
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Escape text so that Markdown shows it unchanged, on one line."""
     return re.sub(r"([\\`*_{}\[\]<>#|!~&$])", r"\\\1", " ".join(text.split()))
 
 
@@ -66,7 +66,7 @@ def _study(r: StudyReport, out: Path) -> list[str]:
 
 
 def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are Markdown already."""
+    """Make a table from cells that are Markdown already."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -119,7 +119,7 @@ def _difference(n: Number) -> str:
 
 
 def _comparisons(r: StudyReport) -> str:
-    """Those pairs that differ; all are in `comparisons.csv`."""
+    """List the pairs that differ; `comparisons.csv` has all pairs."""
     pairs = [(c, pair) for c in r.comparisons for pair in c.pairs]
     differing = [
         [

@@ -1,4 +1,4 @@
-"""The number of a setting: which of its cells it is made of, and how complete it is."""
+"""The number of a setting: the cells it is made of, and how complete it is."""
 
 import dataclasses
 import enum
@@ -18,7 +18,7 @@ from fmi_jax.tasks.metrics import describe, selection_score
 
 
 class Status(enum.StrEnum):
-    """How complete a number is."""
+    """Completeness of a number."""
 
     DONE = "done"
     PARTIAL = "partial"
@@ -29,15 +29,15 @@ class Status(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """One seed behind a number.
+    """One run (seed) behind a number.
 
     Attributes:
-      outcome: the cell it is of; the seeds of a `probe_grid` share one.
-      seed: which; None: the protocol has no such choice.
-      value: the test metric; NaN where it is undefined.
-      predictions: what it said of every test image.
+      outcome: outcome of the run's cell; the seeds of a `probe_grid` share one.
+      seed: random seed; None: the protocol has no such choice.
+      value: test metric; NaN if it is undefined.
+      predictions: file with the predictions for every test image.
       steps: optimizer steps to the best validation score.
-      seconds: training time to there.
+      seconds: training time to the best validation score.
     """
 
     outcome: Outcome
@@ -50,17 +50,17 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Number:
-    """What there is of a setting.
+    """Result of a setting, as far as its cells have ended.
 
     Attributes:
-      setting: the setting.
-      status: how complete it is.
+      setting: setting that the number belongs to.
+      status: completeness.
       reason: why it is not complete, or what failed on the way.
-      expected: how many seeds it should have.
-      runs: the seeds that it has; empty: there is no number.
-      learning_rate: the one that was chosen, where there was a choice.
-      analysis: what was found, if it is an analysis.
-      outcomes: of all cells that could be needed.
+      expected: number of seeds it should have.
+      runs: finished seeds; empty: there is no number.
+      learning_rate: learning rate that was chosen, if there was a choice.
+      analysis: outcome of a finished analysis, if the setting is one.
+      outcomes: outcomes of all cells that could be needed.
     """
 
     setting: PlannedSetting
@@ -74,44 +74,44 @@ class Number:
 
     @property
     def result(self) -> Result:
-        """The result of the first seed; there must be one."""
+        """Result of the first seed; there must be one."""
         result = self.runs[0].outcome.result
         assert result is not None
         return result
 
     @property
     def metric(self) -> str:
-        """Name of the metric that selects, by which the setting is judged."""
+        """Name of the metric that selects and judges the setting."""
         return self.result.best.metric
 
     @property
     def label(self) -> str:
-        """The metric as tables name it."""
+        """Name of the metric in tables."""
         return describe(self.metric).labels[self.result.test.task]
 
     @property
     def values(self) -> np.ndarray:
-        """The test metric of each seed."""
+        """Test metric of each seed."""
         return np.array([run.value for run in self.runs])
 
     @property
     def mean(self) -> float:
-        """The test metric in the mean over the seeds; NaN: there is none, or it is undefined."""
+        """Mean test metric over the seeds; NaN if there is none or it is undefined."""
         return float(self.values.mean()) if self.runs else math.nan
 
     @property
     def std(self) -> float:
-        """Its standard deviation over the seeds (of a sample); NaN of fewer than two."""
+        """Sample standard deviation over the seeds; NaN for fewer than two."""
         return float(self.values.std(ddof=1)) if len(self.runs) > 1 else math.nan
 
     @property
     def score(self) -> float:
-        """Its mean such that more is better."""
+        """Mean with a sign such that more is better."""
         return selection_score(self.metric, self.mean)
 
     @property
     def difference(self) -> float:
-        """Its mean less the published one; NaN where these are not of one metric, or not both."""
+        """Mean minus the published mean; NaN if one is missing or they are of different metrics."""
         published = self.setting.published
         if not self.runs or published is None or published.metric != self.metric:
             return math.nan
@@ -119,14 +119,14 @@ class Number:
 
     @property
     def found(self) -> Mapping[str, Any] | None:
-        """What a finished analysis found."""
+        """Values that a finished analysis found."""
         if self.analysis is None or self.analysis.analysis is None:
             return None
         return self.analysis.analysis["values"]
 
     @property
     def is_analysis(self) -> bool:
-        """Whether it is no test metric, but what a network or a model was found to be like."""
+        """Test whether it is the result of an analysis, and not a test metric."""
         return self.setting.shows != "score"
 
     @property
@@ -139,7 +139,7 @@ class Number:
 
     @property
     def summary(self) -> str:
-        """An analysis in a column of another metric: "CKA 0.754", or "figure"."""
+        """Text for an analysis in a column of another metric: "CKA 0.754", or "figure"."""
         headline = self.headline
         if headline is None or headline.value is None:
             return "figure"
@@ -154,18 +154,18 @@ class Number:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time of all its finished cells."""
+        """Wall-clock time of all finished cells."""
         return sum(sum(outcome.seconds.values()) for outcome in self.outcomes)
 
     @property
     def used(self) -> list[Outcome]:
-        """The cells that the number is made of."""
+        """Cells that the number is made of."""
         cells = [run.outcome for run in self.runs]
         return list(dict.fromkeys(cells if self.analysis is None else [self.analysis]))
 
 
 def numbers_of(study: PlannedStudy, outcomes: Outcomes) -> list[Number]:
-    """The numbers of all settings, in their order."""
+    """Compute the numbers of all settings, in order."""
     return [_number(setting, outcomes) for setting in study.settings]
 
 
@@ -175,7 +175,7 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
     cells = setting.cells
     found = {cell.id: outcomes[cell.id] for cell in cells}
     everything = tuple(found.values())
-    # Of an analysis, the network's own cells say which rate is best.
+    # The learning rate of an analysis is chosen by the network's own cells.
     judged = [outcomes[cell.of] if cell.of else found[cell.id] for cell in cells]
     first = [
         (cell, outcome)
@@ -219,7 +219,7 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
 
 
 def _score(outcome: Outcome) -> float:
-    """How a finished cell did on validation; an analysis without a network to choose: the same."""
+    """Validation score of a finished cell; 0 for an analysis, which has none to compare."""
     if outcome.result is None:
         return 0.0
     best = outcome.result.best
@@ -227,7 +227,7 @@ def _score(outcome: Outcome) -> float:
 
 
 def _runs(outcome: Outcome) -> list[Run]:
-    """The seeds of a finished cell: one, or those of the chosen rate of a grid of heads."""
+    """List the seeds of a finished cell: one, or those of the chosen rate of a grid of heads."""
     result = outcome.result
     assert result is not None
     details, best = result.details, result.best
@@ -262,13 +262,13 @@ def _seeds(cells: Sequence[PlannedCell]) -> int:
 
 
 def _status_without(outcomes: Iterable[Outcome]) -> Status:
-    """What a setting without any number is."""
+    """Status of a setting without any number."""
     failed = any(outcome.state is State.FAILED for outcome in outcomes)
     return Status.FAILED if failed else Status.MISSING
 
 
 def _reasons(outcomes: Sequence[Outcome], unit: str) -> str:
-    """Why outcomes are not there, each reason once with how many `unit`s it holds of."""
+    """Say why outcomes are missing: each reason once, with how many `unit`s it applies to."""
     words = {
         State.FAILED: "failed: {}",
         State.DAMAGED: "damaged: {}",

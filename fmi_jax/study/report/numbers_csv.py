@@ -1,4 +1,4 @@
-"""Every setting of every study as a row of one table: `numbers.csv`."""
+"""CSV table `numbers.csv`: every setting of every study as a row."""
 
 import csv
 import io
@@ -16,13 +16,13 @@ FILE_NAME = "numbers.csv"
 
 
 def numbers_csv(reports: Sequence[StudyReport], out: Path) -> bytes:
-    """The table, in UTF-8 (RFC 4180).
+    """Write the table, in UTF-8 (RFC 4180).
 
-    Empty cells are not known; "nan" is a metric that the images do not define. `results` has the
+    Empty cells are unknown; "nan" is a metric that the images do not define. `results` has the
     paths of the `result.json` files behind a number, relative to `out`, separated by ";".
 
     Args:
-      reports: of the studies.
+      reports: reports of the studies.
       out: folder that the table will be in.
     """
     names = (name for report in reports for name in report.study.coordinates)

@@ -1,4 +1,4 @@
-"""What became of the cells of a study, from their folders."""
+"""Outcomes of a study's cells, read from their folders."""
 
 import dataclasses
 import enum
@@ -17,7 +17,7 @@ REPORT = "report.html"
 
 
 class State(enum.StrEnum):
-    """Where a cell stands."""
+    """State of a cell, as the report sees it."""
 
     DONE = "done"
     FAILED = "failed"
@@ -28,15 +28,15 @@ class State(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """What became of a cell.
+    """State and result of a cell.
 
     Attributes:
-      id: its name.
-      folder: its folder, which need not exist.
-      state: where it stands.
+      id: name of the cell.
+      folder: folder of the cell, which need not exist.
+      state: state of the cell.
       reason: why it failed, or what is wrong with its files.
-      result: of a finished run that classifies.
-      analysis: what `result.json` of a finished analysis holds.
+      result: result of a finished run that classifies.
+      analysis: contents of `result.json` of a finished analysis.
     """
 
     id: str
@@ -64,31 +64,31 @@ class Outcome:
 
     @property
     def seconds(self) -> Mapping[str, float]:
-        """Wall-clock time by phase; empty of a cell that is not finished."""
+        """Wall-clock time by phase; empty if the cell is not finished."""
         if self.result is not None:
             return self.result.seconds
         return {} if self.analysis is None else self.analysis["seconds"]
 
     @property
     def page(self) -> Path:
-        """What a reader may want to look at: its report, or else its result."""
+        """File to show to a reader: the cell's report, or else its result."""
         report = self.folder / REPORT
         return report if report.is_file() else self.folder / RESULT
 
     @property
     def written(self) -> Path:
-        """Its `result.json`."""
+        """Path of its `result.json`."""
         return self.folder / RESULT
 
 
 class Outcomes:
-    """The cells under a folder, each read once, so that studies agree on those they share.
+    """Outcomes of the cells under a folder, each read once, so that studies agree on shared cells.
 
     A finished cell whose `result.json` cannot be read counts as missing: a broken file must not
-    hide all others, nor may a number be made up for it. Its reason names the file.
+    hide all others, and no number may be made up for it. Its reason names the file.
 
     Args:
-      root: the folder of the studies.
+      root: folder of the studies.
     """
 
     def __init__(self, root: Path):
@@ -96,7 +96,7 @@ class Outcomes:
         self._read: dict[str, Outcome] = {}
 
     def __getitem__(self, cell: str) -> Outcome:
-        """The outcome of a cell, as it is when it is first asked for."""
+        """Outcome of a cell at the time it was first asked for."""
         if cell not in self._read:
             self._read[cell] = _outcome(cell, self.root / "cells" / cell)
         return self._read[cell]
@@ -138,7 +138,7 @@ _ANALYSIS = operator.itemgetter(
 
 
 def _check(result: Result) -> None:
-    """Raise `KeyError` unless all is there that the report takes for granted."""
+    """Raise `KeyError` unless the result has everything that the report relies on."""
     metric = operator.itemgetter(result.best.metric)
     metric(result.test.values)
     _NAMES(result.dataset)
@@ -150,7 +150,7 @@ def _check(result: Result) -> None:
 
 
 def _check_analysis(values: Mapping[str, Any]) -> None:
-    """The same of an analysis, as `fmi_jax.run.analysis_run` writes it."""
+    """Check the result of an analysis likewise, as `fmi_jax.run.analysis_run` writes it."""
     _ANALYSIS(values)
     _NAMES(values["dataset"])
     for speed in values["speeds"]:

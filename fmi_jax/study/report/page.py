@@ -1,4 +1,4 @@
-"""The page of one or several studies, which needs nothing but itself."""
+"""HTML page of one or several studies, self-contained in one file."""
 
 import functools
 import os
@@ -18,11 +18,11 @@ from fmi_jax.study.report.study_report import StudyReport
 
 FILE_NAME = "report.html"
 
-_SHOWN_PAIRS = 120  # of a table of pairs; all are in comparisons.csv
+_SHOWN_PAIRS = 120  # most pairs in a table; comparisons.csv has all
 
 
 def page(reports: Sequence[StudyReport], out: Path) -> bytes:
-    """The page; every name in it is escaped, links are relative to the folder `out`."""
+    """Render the page; names are escaped, links are relative to the folder `out`."""
     template = _environment().get_template("page.html")
     return template.render(
         reports=reports,
@@ -35,7 +35,7 @@ def page(reports: Sequence[StudyReport], out: Path) -> bytes:
 
 
 def link(path: Path, out: Path) -> str:
-    """The address of a file as seen from `out`."""
+    """Relative link to a file as seen from `out`."""
     return urllib.parse.quote(Path(os.path.relpath(path, out)).as_posix())
 
 

@@ -1,4 +1,4 @@
-"""What was planned: `<study>.json`, as `fmi_jax.study.plan.Plan.write` leaves it."""
+"""The plan of a study as the report reads it: `<study>.json`, written by `Plan.write`."""
 
 import dataclasses
 import json
@@ -14,16 +14,16 @@ from fmi_jax.study.published import Published
 from fmi_jax.study.spec import Figure
 
 DATASET = "dataset"
-"""The coordinate that stands across the table."""
+"""Coordinate that makes the columns of the table."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlannedCell:
-    """One experiment; see `fmi_jax.study.cells.Cell`.
+    """A cell of the plan; see `fmi_jax.study.cells.Cell`.
 
     Attributes:
-      id: its name, and that of its folder.
-      learning_rate, seed: what it was given of the study.
+      id: name of the cell and of its folder.
+      learning_rate, seed: values that the study chose for the cell.
       of: name of the cell whose network it analyses.
     """
 
@@ -35,16 +35,16 @@ class PlannedCell:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class PlannedSetting:
-    """One number, point or panel; see `fmi_jax.study.spec.Setting`.
+    """A setting of the plan: a number, point or panel; see `fmi_jax.study.spec.Setting`.
 
     Attributes:
-      at: where it stands.
-      protocol: name of the protocol; None where it cannot be run.
+      at: coordinates of the setting.
+      protocol: name of the protocol; None if the setting cannot be run.
       shows: how the report shows the result.
       label: an analysis's headline number in words; empty if there is none.
-      published: the number as it was printed, if it was.
-      why_not: why it cannot be run.
-      cells: all that its number could need, by rate and then by seed.
+      published: published number, if there is one.
+      why_not: reason why it cannot be run.
+      cells: all cells that its number could need, by rate and then by seed.
     """
 
     at: Mapping[str, str]
@@ -57,18 +57,18 @@ class PlannedSetting:
 
     @property
     def dataset(self) -> str:
-        """The column of the table."""
+        """Data set, the column of the table."""
         return self.at.get(DATASET, "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class PlannedStudy:
-    """A study as it is being run; see `fmi_jax.study.spec.Study` and `Plan`.
+    """A study as it was planned; see `fmi_jax.study.spec.Study` and `Plan`.
 
     Attributes:
-      name, title, note, rows, figure, rates, seeds: as of the study.
-      changed: config fields that are not as the study has them.
-      settings: in the order of the rows.
+      name, title, note, rows, figure, rates, seeds: attributes of the study.
+      changed: config fields that differ from the study's, by dotted name.
+      settings: all settings, in the order of the rows.
     """
 
     name: str
@@ -83,7 +83,7 @@ class PlannedStudy:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `Plan.to_json`, of this version."""
+        """Invert `Plan.to_json`, for the current format."""
         settings = tuple(
             PlannedSetting(
                 at=setting["at"],
@@ -115,12 +115,12 @@ class PlannedStudy:
 
     @property
     def datasets(self) -> tuple[str, ...]:
-        """The columns of the table, in the order of the settings."""
+        """Data sets, the columns of the table, in the order of the settings."""
         return tuple(dict.fromkeys(setting.dataset for setting in self.settings))
 
 
 def _rows(rows: Sequence[str], settings: Sequence[PlannedSetting]) -> tuple[str, ...]:
-    """The coordinates of a row, with those without which two settings would share a place."""
+    """Extend the coordinates of a row until no two settings share a place."""
     names = list(rows)
     for name in dict.fromkeys(name for setting in settings for name in setting.at):
         places = [tuple(s.at.get(n) for n in (*names, DATASET)) for s in settings]
@@ -132,15 +132,15 @@ def _rows(rows: Sequence[str], settings: Sequence[PlannedSetting]) -> tuple[str,
 
 
 def read_studies(root: Path, names: Sequence[str] = ()) -> list[PlannedStudy]:
-    """The studies that have been planned under a folder.
+    """Read the studies that have been planned under a folder.
 
     Args:
-      root: the folder that `fmi-jax study run` was given.
-      names: those that are wanted, in that order; empty: all, by name.
+      root: folder that `fmi-jax study run` was given.
+      names: names of the wanted studies, in order; empty: all, by name.
 
     Raises:
-      UserError: there are none, or a file is not what a study leaves.
-      UsageError: one that is wanted is not there.
+      UserError: there are no studies, or a file is not the plan of a study.
+      UsageError: a wanted study is not there.
     """
     files = {path.stem: path for path in sorted(root.glob("*.json"))}
     if not files:

@@ -1,4 +1,4 @@
-"""What the numbers were made of, and where that is not the same for all of one table."""
+"""Provenance of numbers: data, weights, devices and versions, and where a table mixes them."""
 
 import collections
 import dataclasses
@@ -12,17 +12,17 @@ from fmi_jax.study.report.outcomes import Outcome
 from fmi_jax.study.report.wording import count, listed
 
 _COMPARED_VERSIONS = ("fmi_jax", "jax")
-"""Libraries of which two versions in one table are worth a warning."""
+"""Libraries whose versions are compared; two versions in one table give a warning."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Images that cells were trained and tested on.
+    """Data set that cells were trained and tested on.
 
     Attributes:
-      name, split, sha256: of the prepared data; the checksum is that of the split.
+      name, split, sha256: name, split rule and checksum of the split of the prepared data.
       counts: images by split, in words.
-      synthetic: whether they were drawn by a program.
+      synthetic: True if the images were drawn by a program.
     """
 
     name: str
@@ -34,11 +34,12 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Where networks started from.
+    """Weights that a network started from.
 
     Attributes:
       network: name of the backbone, or of the transformer on top.
-      weights: tag or file; sha256: of the file, empty for random weights.
+      weights: tag or file, or "random initialisation".
+      sha256: checksum of the file; empty for random weights.
     """
 
     network: str
@@ -48,12 +49,12 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """All of it, over the cells that the numbers are made of.
+    """Provenance of the cells that the numbers of a table are made of.
 
     Attributes:
-      datasets, weights, devices, notes: each that occurs, with the number of cells.
-      versions: the same of each library.
-      warnings: what makes the numbers of the table incomparable, one sentence each.
+      datasets, weights, devices, notes: number of cells for each that occurs.
+      versions: number of cells for each version of each library.
+      warnings: differences that make the numbers of the table incomparable, one sentence each.
     """
 
     datasets: Mapping[Dataset, int]
@@ -65,7 +66,7 @@ class Provenance:
 
 
 def provenance_of(numbers: Sequence[Number]) -> Provenance:
-    """The provenance of numbers that stand in one table."""
+    """Collect the provenance of numbers that stand in one table."""
     cells = list(dict.fromkeys(outcome for number in numbers for outcome in number.used))
     datasets = collections.Counter(map(_dataset, cells))
     weights = collections.Counter(used for cell in cells for used in _weights(cell))
@@ -114,7 +115,7 @@ def _dataset(cell: Outcome) -> Dataset:
 
 def _weights(cell: Outcome) -> Iterator[Weights]:
     backbone = _of(cell, "backbone")
-    if cell.analysis is not None:  # of several networks, which its `values` name
+    if cell.analysis is not None:  # it has several networks, which its `values` name
         return
     for network, prefix in (("name", ""), ("transformer", "transformer_")):
         if network in backbone:
@@ -126,10 +127,10 @@ def _weights(cell: Outcome) -> Iterator[Weights]:
 
 
 def _differing(found: Sequence[tuple[str, str, int]]) -> Iterator[str]:
-    """A warning for each thing that has more than one value.
+    """Yield a warning for each thing that has more than one value.
 
     Args:
-      found: what it is, in the plural; a value; how many cells have it.
+      found: name of the thing in the plural; a value; number of cells that have it.
     """
     things: dict[str, dict[str, int]] = {}
     for what, value, n in found:

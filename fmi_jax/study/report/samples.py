@@ -1,7 +1,8 @@
-"""How a number varies: with the test images, and with the seeds of its runs.
+"""Samples: how a number varies with the test images and with the seeds of its runs.
 
-Every run is measured on resamples of the test images, the same ones for all runs on a data set
-(they follow from the checksum of its split); whole patients are drawn where the data name them.
+Every run is measured on resamples of the test images. All runs on a data set share the same
+resamples, which follow from the checksum of its split. If the data name patients, whole patients
+are drawn.
 """
 
 import concurrent.futures
@@ -30,21 +31,21 @@ RESAMPLES = 2000
 
 Reader = Callable[[Run], Predictions]
 
-_VERSION = 1  # of what is kept: to be raised when it is computed in another way
-_TOLERANCE = 0.005  # of a metric: 9 digits of a probability can make a tie
+_VERSION = 1  # version of the cached values; raise it when their computation changes
+_TOLERANCE = 0.005  # tolerance of a metric: probabilities have 9 digits, which can make ties
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """A number under resampling.
+    """Values of a number under resampling, and its calibration.
 
     Attributes:
-      values: on each resample, the mean over seeds drawn with replacement, `[r]`.
-      interval: 95%, of these.
-      images: stands for the test images, their labels and groups: samples of the same are paired.
-      unit: what one draw is: "image" or "group".
+      values: metric on each resample, averaged over seeds drawn with replacement, `[r]`.
+      interval: 95% interval of `values`.
+      images: hash of the test images, labels and groups; samples with the same hash are paired.
+      unit: kind of draw: "image" or "group".
       ece: expected calibration error over the runs together.
-      confidence, frequency: of their reliability diagram, `[b]`.
+      confidence, frequency: axes of the runs' reliability diagram, `[b]`.
     """
 
     values: np.ndarray
@@ -57,11 +58,11 @@ class Sample:
 
 
 class Sampler:
-    """Gives the samples of numbers.
+    """Computes the samples of numbers.
 
     Args:
-      cache: where what was computed is kept.
-      resamples: how many.
+      cache: cache of computed values.
+      resamples: number of resamples.
     """
 
     def __init__(self, cache: Cache, resamples: int = RESAMPLES):
@@ -69,11 +70,11 @@ class Sampler:
         self._resamples = resamples
 
     def samples(self, numbers: Sequence[Number]) -> tuple[dict[Number, Sample], dict[Number, str]]:
-        """The samples of those numbers that have runs, on all cores.
+        """Compute the samples of those numbers that have runs, on all cores.
 
         Returns:
-          The samples, and for numbers that have none in spite of their runs what is wrong with
-          their predictions.
+          The samples; and for each number with runs but no sample, what is wrong with its
+          predictions.
         """
         with_runs = [number for number in numbers if number.runs]
         samples, wrong = {}, {}
@@ -86,7 +87,7 @@ class Sampler:
         return samples, wrong
 
     def _sample(self, number: Number) -> Sample | str:
-        read = functools.cache(_read)  # each file once, and only if something is not kept yet
+        read = functools.cache(_read)  # reads each file once, and only if something is not cached
         try:
             parts = [self._of_run(number, run, read) for run in number.runs]
             pooled = self._reliability(number, read)
@@ -143,7 +144,7 @@ def _read(run: Run) -> Predictions:
 
 
 def outcomes_of(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities that came true or not: of the predicted class; of every class of several."""
+    """Probabilities and whether they came true: of the predicted class, or of every label."""
     p, labels = predictions.probabilities, predictions.labels
     assert labels is not None
     if predictions.task is Task.MULTILABEL:
@@ -169,7 +170,7 @@ def _resampled(
         _class_groups(result.dataset.get("class_groups", {}), predictions.classes),
     )
     num_groups = int(member.max()) + 1
-    # `measure` makes tables of as many columns as there are rows to weigh; these stay in the cache.
+    # `measure` makes tables with as many columns as rows to weigh; this size fits the CPU's cache.
     size = max(1, 250_000 // max(len(part.logits) for part in parts))
     found = [
         condense.values(parts, metric, member, block[start : start + size])
@@ -189,7 +190,7 @@ def _resampled(
 def _class_groups(
     groups: Mapping[str, Sequence[str]], classes: Sequence[str]
 ) -> dict[str, list[int]]:
-    """Indices of the classes of a group, by the metric that is the mean of their AUROC."""
+    """Class indices of each group, by the name of the metric that averages their AUROC."""
     order = list(classes)
     return {
         GROUP_PREFIX + name: [order.index(member) for member in members]
@@ -202,5 +203,5 @@ def _integer(text: str) -> int:
 
 
 def bounds(sample: Sample | None) -> tuple[float, float]:
-    """The interval of a sample; NaN where there is none."""
+    """Interval of a sample; NaN if there is no sample."""
     return (math.nan, math.nan) if sample is None else sample.interval

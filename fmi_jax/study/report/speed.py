@@ -1,4 +1,4 @@
-"""What training and inference cost, relative to a reference (Figure 3)."""
+"""Cost of training and inference, relative to a reference (Figure 3)."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,14 @@ from fmi_jax.study.report.table import Table
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Iterations:
-    """Steps to the best validation score of a row.
+    """Relative number of steps to the best validation score of a row.
 
     Attributes:
-      row: its coordinates in order; `at`: by name.
+      row: coordinates of the row, in order.
+      at: coordinates of the row, by name.
       relative: steps divided by those of supervised ImageNet under a linear head with the
-        backbone treated alike, in the mean over `datasets`.
-      datasets: those that have both.
+        backbone treated alike, averaged over `datasets`.
+      datasets: data sets that have both.
     """
 
     row: tuple[str, ...]
@@ -30,12 +31,11 @@ class Iterations:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Inference of one image by a backbone.
+    """Inference latency of a backbone on one image.
 
     Attributes:
-      row: what stands on it, and the name of the model (of the backbone, where no result says
-        which model it is).
-      model: that name.
+      row: head, and name of the model (or of the backbone, if no result says which model it is).
+      model: name of the model or backbone.
       speed: measured latency.
     """
 
@@ -45,7 +45,7 @@ class Latency:
 
 
 def iterations(table: Table) -> list[Iterations]:
-    """The rows whose iterations can be compared, in the order of the table."""
+    """Compute the relative steps of all rows that can be compared, in the order of the table."""
     base = {_place(n): n for n in table.numbers if is_base(n.setting.at)}
     found = []
     for row in table.rows:
@@ -73,14 +73,14 @@ def _place(number: Number) -> tuple[str, str]:
 
 
 def _steps(number: Number) -> float:
-    """Steps to the best score in the mean over the seeds; NaN where nothing was trained."""
+    """Mean steps to the best score over the seeds; NaN if nothing was trained."""
     steps = [run.steps for run in number.runs if run.steps > 0]
     return float(np.mean(steps)) if steps else np.nan
 
 
 def latencies(numbers: Sequence[Number]) -> list[Latency]:
-    """The rows of the timings among `numbers`, those under a linear head before those under a
-    transformer, fastest first."""
+    """Collect the latencies of the timings among `numbers`, those under a linear head before those
+    under a transformer, fastest first."""
     models = {
         n.result.backbone["name"]: n.setting.at["model"]
         for n in numbers

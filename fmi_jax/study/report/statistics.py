@@ -1,7 +1,7 @@
-"""How sure the numbers of a study are: pure functions of arrays.
+"""Statistics of a study's numbers, as pure functions of arrays.
 
 Shapes: `r` resamples, `s` seeds (runs) of a setting, `g` groups of test images that are drawn as
-one (patients, where the data name them, else single images).
+one (patients if the data name them, else single images).
 """
 
 import itertools
@@ -14,19 +14,19 @@ import scipy.stats
 from jaxtyping import Bool, Float
 
 _EXACT = 8
-"""Rows up to which every permutation is looked at: 8! are 40,320."""
+"""Largest number of rows for which every permutation is counted: 8! is 40,320."""
 
-_BLOCK = 1_000_000  # counts of groups that are held at a time
+_BLOCK = 1_000_000  # counts of groups in memory at a time
 
 FEW = 4
-"""Rows below which a rank correlation says nothing: with 3, p cannot be less than 1/3."""
+"""Fewest rows for a rank correlation: with 3, p cannot be less than 1/3."""
 
 
 def draw_times(num_groups: int, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "b g"]]:
-    """How often each group is drawn, `num_groups` draws with replacement a resample.
+    """Draw how often each group counts: `num_groups` draws with replacement per resample.
 
-    The same `seed` gives the same resamples, so that all that is measured on these images is
-    measured on the same ones. They come in blocks of a few megabytes.
+    The same `seed` gives the same resamples, so all runs on these images are measured on the same
+    ones. They come in blocks of a few megabytes.
     """
     rng = np.random.default_rng(seed)
     block = max(1, _BLOCK // num_groups)
@@ -39,10 +39,10 @@ def draw_times(num_groups: int, resamples: int, seed: int) -> Iterator[Float[np.
 
 
 def two_level(values: Float[np.ndarray, "s r"], seed: int) -> Float[np.ndarray, "r"]:
-    """The mean over the seeds on each resample of the images, the seeds drawn anew each time.
+    """Mean over the seeds on each resample of the images, with the seeds drawn anew each time.
 
-    Seeds are drawn with replacement, as many as there are; a single one is always itself, and
-    what comes out then varies with the images alone.
+    Seeds are drawn with replacement, as many as there are. With a single seed the result varies
+    with the images alone.
     """
     count, resamples = values.shape
     drawn = np.random.default_rng(seed).integers(count, size=(count, resamples))
@@ -59,14 +59,14 @@ def interval(values: Float[np.ndarray, "r"]) -> tuple[float, float]:
 
 
 def paired_p(difference: float, resampled: Float[np.ndarray, "r"]) -> float:
-    """Two-sided p of no difference, from its bootstrap centred on nought.
+    """Two-sided p-value of no difference, from a bootstrap centred on zero.
 
     (1 + the number of resamples that are at least as far from the difference as it is from
-    nought) / (1 + the number of resamples) (Davison and Hinkley 1997, section 4.4).
+    zero) / (1 + the number of resamples) (Davison and Hinkley 1997, section 4.4).
 
     Args:
-      difference: as observed.
-      resampled: the same on each resample; those without a value do not count.
+      difference: observed difference.
+      resampled: difference on each resample; those without a value do not count.
     """
     defined = resampled[~np.isnan(resampled)]
     if math.isnan(difference) or not len(defined):
@@ -76,7 +76,7 @@ def paired_p(difference: float, resampled: Float[np.ndarray, "r"]) -> float:
 
 
 def holm(p: Sequence[float]) -> Float[np.ndarray, "m"]:
-    """p adjusted for as many tests (Holm 1979); NaN was not tested and does not count."""
+    """Adjust p-values for multiple tests (Holm 1979); NaN was not tested and does not count."""
     values = np.asarray(p, np.float64)
     adjusted = np.full(len(values), np.nan)
     tested = np.flatnonzero(~np.isnan(values))
@@ -87,13 +87,13 @@ def holm(p: Sequence[float]) -> Float[np.ndarray, "m"]:
 
 
 class RankCorrelation(NamedTuple):
-    """How much two orders of the same things agree.
+    """Agreement of two orders of the same things.
 
     Attributes:
-      n: how many things.
+      n: number of things.
       tau, tau_p: Kendall's tau-b and its two-sided p.
       rho, rho_p: Spearman's rank correlation and its two-sided p.
-      exact: whether p counts all orders; else it is estimated from 50,000 drawn ones.
+      exact: True if p counts all orders; else it is estimated from 50,000 drawn ones.
     """
 
     n: int
@@ -105,7 +105,7 @@ class RankCorrelation(NamedTuple):
 
 
 def rank_correlation(ours: Sequence[float], theirs: Sequence[float]) -> RankCorrelation | None:
-    """Rank correlation of paired values; None of fewer than `FEW`, or where one side is constant.
+    """Rank correlation of paired values; None for fewer than `FEW`, or if one side is constant.
 
     p is that of a permutation test: how often a random order agrees or disagrees as much.
     """
@@ -141,11 +141,11 @@ def _two_sided(of_orders: np.ndarray, observed: float, n: int) -> float:
 
 
 class Reliability(NamedTuple):
-    """Whether a classifier is as often right as it is sure.
+    """Reliability of a classifier: whether it is as often right as it is sure.
 
     Attributes:
       confidence: mean probability in each of `b` bins of equally many predictions, ascending.
-      frequency: share of them that came true.
+      frequency: share of predictions in each bin that came true.
       ece: expected calibration error: the mean distance of the two.
     """
 
@@ -157,9 +157,10 @@ class Reliability(NamedTuple):
 def reliability(
     probabilities: Float[np.ndarray, "m"], true: Bool[np.ndarray, "m"], bins: int = 10
 ) -> Reliability:
-    """Reliability of predictions, in bins of equal counts (fewer where there are too few).
+    """Compute the reliability of predictions, in bins of equal counts (fewer bins if there are
+    fewer predictions).
 
-    Predictions of one probability share a bin, so bins may differ in size.
+    Equal probabilities share a bin, so bins may differ in size.
     """
     order = np.argsort(probabilities, kind="stable")
     p, hits = probabilities[order], true[order].astype(np.float64)
@@ -175,5 +176,5 @@ def reliability(
 def mean_relative(
     values: Mapping[str, np.ndarray], bases: Mapping[str, np.ndarray]
 ) -> Float[np.ndarray, "..."]:
-    """100 (value / base - 1) in the mean over the data sets of `bases`: a gain in percent."""
+    """Mean gain in percent, 100 (value / base - 1), over the data sets of `bases`."""
     return np.mean([100 * (values[name] / bases[name] - 1) for name in bases], axis=0)

@@ -1,4 +1,4 @@
-"""Everything that is said of one study, before it is laid out on a page."""
+"""Report of one study, before it is laid out on a page."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -31,20 +31,21 @@ from fmi_jax.study.report.table import Table, make_table
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class StudyReport:
-    """One study.
+    """All contents of the report on one study.
 
     Attributes:
-      study: as it was planned.
-      numbers: of all settings.
-      table: of these.
-      samples: by number; those whose predictions cannot be used have none.
-      standing: how much is there, in words.
+      study: study as it was planned.
+      numbers: numbers of all settings.
+      table: table of the numbers.
+      samples: sample of each number; those whose predictions cannot be used have none.
+      standing: how much is done, in words.
       findings: sentences, the most important first.
-      figures: what the study shows, then how it stands beside the published numbers.
-      calibration, significance: figures of the statistics; None where there is nothing to show.
-      comparisons: paired tests; `compared` is the coordinate whose values are compared.
-      agreements: with the published numbers.
-      cost, provenance, choices: as in their files.
+      figures: the study's own figure, then the comparison with the published numbers.
+      calibration, significance: figures of the statistics; None if there is nothing to show.
+      compared: coordinate whose values are compared.
+      comparisons: paired tests.
+      agreements: agreement with the published numbers, by data set.
+      cost, provenance, choices: cost, provenance and choices of the cells.
       problems: files that cannot be used, a sentence each.
     """
 
@@ -73,19 +74,19 @@ class StudyReport:
 
     @property
     def all_figures(self) -> list[Drawn]:
-        """Every figure."""
+        """All figures of the report."""
         extra = [self.significance, self.calibration]
         return [*self.figures, *(figure for figure in extra if figure is not None)]
 
     @property
     def failed(self) -> list[Outcome]:
-        """The cells that failed."""
+        """Cells that failed."""
         cells = {o.id: o for n in self.numbers for o in n.outcomes if o.state is State.FAILED}
         return list(cells.values())
 
     @property
     def unit(self) -> str:
-        """How the test images are drawn."""
+        """How the test images are drawn, in words."""
         units = {sample.unit for sample in self.samples.values()}
         if units == {"image"}:
             return "drawn one by one"
@@ -94,7 +95,7 @@ class StudyReport:
 
 
 def make_report(study: PlannedStudy, outcomes: Outcomes, sampler: Sampler) -> StudyReport:
-    """Look at all cells of a study as they are now."""
+    """Make the report of a study from all its cells as they are now."""
     numbers = numbers_of(study, outcomes)
     samples, wrong = sampler.samples(numbers)
     table = make_table(study, numbers)
@@ -148,7 +149,7 @@ def _own(
     looks: Mapping[str, Look],
     lines: str,
 ) -> tuple[list[Drawn], list[str]]:
-    """The figure that the study asks for, with what it says; nothing while there is no number."""
+    """Draw the figure that the study asks for and list its findings; empty without any number."""
     kind = study.figure.kind if study.figure else "dots"
     analysed = any(number.analysis is not None for number in numbers)
     valued = any(number.runs for number in numbers)

@@ -1,4 +1,4 @@
-"""The table of a study: rows by data sets, ours beside the published numbers."""
+"""Table of a study: rows by data sets, our numbers beside the published ones."""
 
 import dataclasses
 import math
@@ -11,12 +11,12 @@ from fmi_jax.tasks.metrics import METRICS, describe, selection_score
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Cell:
-    """One number in its place.
+    """One number of the table, in its place.
 
     Attributes:
-      number: the number, which may be missing.
-      best: whether it is the best of its column.
-      published_best: whether the published one is the best of its column.
+      number: number of the cell, which may be missing.
+      best: True if it is the best of its column.
+      published_best: True if its published number is the best of its column.
     """
 
     number: Number
@@ -26,11 +26,11 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Column:
-    """A data set.
+    """One data set of the table.
 
     Attributes:
-      dataset: its name.
-      metric: what is measured on it, in words; empty while that is not known.
+      dataset: name of the data set.
+      metric: metric of the data set, in words; empty while it is not known.
     """
 
     dataset: str
@@ -39,12 +39,12 @@ class Column:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """One line.
+    """One row of the table.
 
     Attributes:
-      names: its coordinates.
-      shown: the same, blank where the line above has them too.
-      cells: one for each column; None: the study has no such setting.
+      names: coordinates of the row.
+      shown: coordinates of the row, blank if they are the same as in the row above.
+      cells: cell in each column; None: the study has no such setting.
     """
 
     names: tuple[str, ...]
@@ -53,17 +53,17 @@ class Row:
 
     @property
     def opens(self) -> bool:
-        """Whether it is the first of a block."""
+        """Test whether it is the first row of a block."""
         return len(self.shown) > 1 and bool(self.shown[0])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
-    """Rows by data sets.
+    """Table of a study, with data sets as columns.
 
     Attributes:
-      coordinates: names of what makes a row.
-      columns, rows: in the order of the study.
+      coordinates: names of the coordinates that make a row.
+      columns, rows: columns and rows, in the order of the study.
     """
 
     coordinates: tuple[str, ...]
@@ -72,27 +72,27 @@ class Table:
 
     @property
     def numbers(self) -> list[Number]:
-        """Of all cells, row by row."""
+        """Numbers of all cells, row by row."""
         return [cell.number for row in self.rows for cell in row.cells if cell is not None]
 
     @property
     def is_published(self) -> bool:
-        """Whether any number stands beside a published one."""
+        """Test whether any number has a published one beside it."""
         return any(number.setting.published is not None for number in self.numbers)
 
     def column(self, dataset: str) -> list[Cell]:
-        """The cells of a data set, from above."""
+        """Cells of a data set, from the top."""
         place = [column.dataset for column in self.columns].index(dataset)
         return [cell for row in self.rows if (cell := row.cells[place]) is not None]
 
     def title(self, number: Number) -> str:
-        """The row of a number in words."""
+        """Name of a number's row, in words."""
         at = number.setting.at
         return " ".join(at[name] for name in self.coordinates if name in at) or "all"
 
 
 def make_table(study: PlannedStudy, numbers: Sequence[Number]) -> Table:
-    """The table of everything but speeds, which say nothing of a data set."""
+    """Make the table of all numbers except speeds, which do not depend on a data set."""
     numbers = [number for number in numbers if number.setting.shows != "speed"]
     datasets = tuple(dict.fromkeys(number.setting.dataset for number in numbers))
     by_place = {(_row(study, number), number.setting.dataset): number for number in numbers}
@@ -144,7 +144,7 @@ def _best_published(numbers: Sequence[Number]) -> Number | None:
 
 
 def _metric(numbers: Sequence[Number], dataset: str) -> str:
-    """What a data set is judged by, as far as its numbers or the published ones tell."""
+    """Metric that judges a data set, as far as its numbers or the published ones tell."""
     column = [number for number in numbers if number.setting.dataset == dataset]
     for number in column:
         if number.runs:

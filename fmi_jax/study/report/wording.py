@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them."""
+"""Formatting of numbers and words for a reader."""
 
 import math
 
@@ -7,48 +7,48 @@ _PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
 
 def number(value: float, digits: int = 3) -> str:
-    """ "0.912"; "undefined" for NaN."""
+    """Format a number: "0.912"; "undefined" for NaN."""
     return "undefined" if math.isnan(value) else f"{value:.{digits}f}".replace("-", MINUS)
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """ "+0.012", with a real minus; never a signed nought."""
+    """Format with a sign: "+0.012", with a real minus; never a signed zero."""
     text = f"{value:+.{digits}f}".replace("-", MINUS)
     return text[1:] if float(f"{value:.{digits}f}") == 0 else text
 
 
 def spread(mean: float, std: float | None) -> str:
-    """ "0.912 ± 0.004"; the mean alone where there is no deviation."""
+    """Format a mean and deviation: "0.912 ± 0.004"; the mean alone if there is no deviation."""
     if std is None or math.isnan(std):
         return number(mean)
     return f"{number(mean)} {_PLUS_MINUS} {number(std)}"
 
 
 def between(bounds: tuple[float, float], digits: int = 3) -> str:
-    """ "0.90 to 0.93"; empty where there is no interval."""
+    """Format an interval: "0.90 to 0.93"; empty if there is none."""
     low, high = bounds
     return "" if math.isnan(low) else f"{number(low, digits)} to {number(high, digits)}"
 
 
 def p_value(p: float) -> str:
-    """ "p = 0.012", "p < 0.001"; empty for NaN."""
+    """Format a p-value: "p = 0.012", "p < 0.001"; empty for NaN."""
     if math.isnan(p):
         return ""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
 def count(number: int, name: str) -> str:
-    """ "1 cell", "2 cells"."""
+    """Format a count: "1 cell", "2 cells"."""
     return f"{number:,} {name}" if number == 1 else f"{number:,} {name}s"
 
 
 def listed(names: list[str], shown: int = 8) -> str:
-    """ "a, b and c", the first few of many."""
+    """Join names: "a, b and c"; only the first `shown` if there are more."""
     if len(names) > shown:
         return f"{', '.join(names[:shown])} and {len(names) - shown} more"
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def sentence(text: str) -> str:
-    """With a capital letter and a full stop."""
+    """Make a sentence with a capital letter and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")

@@ -1,4 +1,4 @@
-"""The files of a report, each there in full or not at all."""
+"""Writes the files of a report, each atomically."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,19 +16,19 @@ COMPARISONS, FIGURES = "comparisons.csv", "figures"
 
 
 def write_reports(root: Path, names: Sequence[str], out: Path) -> list[StudyReport]:
-    """Look at the cells as they are now, and write what there is to say of them into a folder.
+    """Make reports from the cells as they are now, and write them into a folder.
 
-    `report.html`, `report.md`, `numbers.csv`, `comparisons.csv`, and every figure as PNG and PDF
-    in `figures`. What took long to compute is kept in `cache`, which may be deleted.
+    Writes `report.html`, `report.md`, `numbers.csv`, `comparisons.csv`, and every figure as PNG and
+    PDF in `figures`. Slow computations are cached in `cache`, which may be deleted.
 
     Args:
-      root: the folder of the studies.
-      names: of the studies; empty: all.
-      out: made where it is missing.
+      root: folder of the studies.
+      names: names of the studies; empty: all.
+      out: folder of the report; created if it is missing.
 
     Raises:
-      UserError: there is no such study, or its plan is damaged. Results that are damaged are
-        named in the report.
+      UserError: there is no such study, or its plan is damaged. Damaged results are named in the
+        report.
     """
     studies, outcomes = read_studies(root, names), Outcomes(root)
     sampler = Sampler(Cache(out / "cache"))

@@ -1,1 +1,1 @@
-"""The figures of a study, by what they show."""
+"""Figures of a study, one module for each kind."""

@@ -1,4 +1,4 @@
-"""Values over a coordinate that has an order, a line for each model or data set."""
+"""Curves over an ordered coordinate, a line for each model or data set."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ from fmi_jax.study.report.planned import DATASET
 from fmi_jax.study.report.samples import Sample, bounds
 from fmi_jax.study.spec import Figure as FigureSpec
 
-_HEIGHT = 1.55  # of a panel, in inches
-_LETTER = 0.08  # inches of a letter of a title
-_LABELLED = 5  # lines up to which each carries its name at its end
-_APART = 0.1  # between two such names, as a part of the height
+_HEIGHT = 1.55  # height of a panel, in inches
+_LETTER = 0.08  # width of a title's letter, in inches
+_LABELLED = 5  # largest number of lines that are named at their ends
+_APART = 0.1  # distance between two such names, as a fraction of the height
 
 _Lines = dict[str, list[Number]]
 
@@ -30,15 +30,15 @@ def draw(
     samples: Mapping[Number, Sample],
     looks: Mapping[str, Look],
 ) -> Drawn:
-    """The numbers over `spec.x`, in the order of the settings.
+    """Draw the numbers over `spec.x`, in the order of the settings.
 
-    Other coordinates than x, that of the lines and the data set make rows of panels.
+    Coordinates other than x, that of the lines and the data set make rows of panels.
 
     Args:
-      spec: which coordinates.
-      numbers: of the study; those without a value leave a gap.
-      samples: give the bands.
-      looks: by value of the coordinate `spec.lines`.
+      spec: coordinates of the figure.
+      numbers: numbers of the study; those without a value leave a gap.
+      samples: samples that give the bands.
+      looks: look of each value of the coordinate `spec.lines`.
     """
     caption = (
         "Test metric: the mean over the seeds, and its 95% interval over test images and seeds as a"
@@ -59,7 +59,7 @@ def _figure(
     lines_of = max(map(len, panels.values()))
     ends = {line[-1].setting.at[spec.x] for lines in panels.values() for line in lines.values()}
     direct = len(ends) == 1 and lines_of <= _LABELLED
-    # Side by side: the data sets; of many lines only two, so that they can be told apart.
+    # Data sets are side by side; with many lines only two, so that they can be told apart.
     side_by_side = len(panels) // len(rows)
     down, across = drawing.columns(len(panels), min(side_by_side, 2 if lines_of > _LABELLED else 4))
     width = ONE_COLUMN if across == 1 else TWO_COLUMNS
@@ -96,7 +96,7 @@ def _figure(
 def _panels(
     spec: FigureSpec, numbers: Sequence[Number]
 ) -> dict[tuple[tuple[str, ...], str], _Lines]:
-    """Lines by name, in panels by other coordinates and data set; numbers in the order of x."""
+    """Group numbers into lines by name, and panels by other coordinates and data set."""
     own = {spec.x, spec.lines, DATASET}
     panels: dict[tuple[tuple[str, ...], str], _Lines] = {}
     for number in numbers:
@@ -110,7 +110,7 @@ def _panels(
 
 
 def _metrics(lines: _Lines) -> dict[str, str]:
-    """The metric of each line that has a number, in words."""
+    """Metric of each line that has a number, in words."""
     found = {name: [n.label for n in line if n.runs] for name, line in lines.items()}
     return {name: labels[0] for name, labels in found.items() if labels}
 
@@ -142,7 +142,7 @@ def _name_ends(
     looks: Mapping[str, Look],
     metrics: Mapping[str, str],
 ) -> None:
-    """The name of each line at its end; two that would overlap are pushed apart."""
+    """Write the name of each line at its end; two that would overlap are pushed apart."""
     low, high = ax.get_ylim()
     apart = _APART * (high - low) * (2 if metrics else 1)
     free = -np.inf

@@ -1,4 +1,4 @@
-"""A value for each row of the table, a panel for each data set."""
+"""Dot plot: a value for each row of the table, a panel for each data set."""
 
 import textwrap
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ _PLAIN = Look("#222222", "o", "-")
 def draw(
     table: Table, samples: Mapping[Number, Sample], looks: Mapping[str, Look], lines: str
 ) -> Drawn:
-    """The numbers of a table with their intervals, the published ones as hollow markers.
+    """Draw the numbers of a table with their intervals; published ones as hollow markers.
 
     Args:
-      table: its rows and columns are those of the figure.
-      samples: give the intervals.
-      looks: by value of the coordinate `lines`.
+      table: table whose rows and columns the figure has.
+      samples: samples that give the intervals.
+      looks: look of each value of the coordinate `lines`.
       lines: coordinate that a colour stands for.
     """
     return drawing.save("dots", _caption(table), lambda: _figure(table, samples, looks, lines))
@@ -70,7 +70,7 @@ def _figure(
 
 
 def _has_point(cell: Cell | None) -> bool:
-    """Whether its setting has a value on the axis, missing or not: an analysis has none here."""
+    """Test whether a setting has a value on the axis, missing or not; analyses have none here."""
     if cell is None:
         return False
     return not cell.number.is_analysis or cell.number.setting.published is not None

@@ -1,4 +1,4 @@
-"""What each model gains over a baseline, in the mean over the data sets (Figure 1)."""
+"""Mean gain of each model over a baseline, over the data sets (Figure 1)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,13 +14,13 @@ _PLAIN = Look("#222222", "o", "-")
 
 
 def draw(gains: Sequence[Gain], looks: Mapping[str, Look], lines: str, baseline: str) -> Drawn:
-    """Mean gains of the rows, the published ones as hollow markers.
+    """Draw the mean gains of the rows; published ones as hollow markers.
 
     Args:
-      gains: of the rows, in their order.
-      looks: by value of the coordinate `lines`.
+      gains: gain of each row, in order.
+      looks: look of each value of the coordinate `lines`.
       lines: coordinate that a colour stands for.
-      baseline: in words.
+      baseline: name of the baseline, in words.
     """
     most = max((len(gain.datasets) for gain in gains), default=0)
     caption = (

@@ -12,17 +12,17 @@ from fmi_jax.study.report import drawing
 from fmi_jax.study.report.drawing import ONE_COLUMN, TWO_COLUMNS, Drawn
 from fmi_jax.study.report.table import Table
 
-_PART = "transformer "  # how the layers of a stacked transformer begin
-_TALLEST = 9.0  # inches of all panels: they are to fit on a page
+_PART = "transformer "  # prefix of the layers of a stacked transformer
+_TALLEST = 9.0  # largest height of all panels in inches, to fit on a page
 _UNDEFINED = "#CFCFCF"
 
 
 def draw_layers(table: Table) -> Drawn:
-    """A panel for each setting: every layer of its network by every layer of the other.
+    """Draw a panel for each setting: every layer of its network by every layer of the other.
 
     Args:
-      table: its rows and columns are those of the panels; settings without a result are said to
-        have none.
+      table: table whose rows and columns the panels have; settings without a result show their
+        status.
     """
     caption = (
         "CKA of every layer of the trained network (upwards) and every layer of the network before"
@@ -91,7 +91,7 @@ def _bar(figure: Figure, image: Any, axes: np.ndarray) -> None:
 
 
 def draw_models(table: Table) -> Drawn:
-    """A panel for each data set: the last layers of all networks by one another."""
+    """Draw a panel for each data set: the last layers of all networks by one another."""
     return drawing.save("models", "CKA of the last layers of the models.", lambda: _models(table))
 
 

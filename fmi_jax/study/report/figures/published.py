@@ -1,4 +1,4 @@
-"""Ours against the published numbers, a panel for each data set."""
+"""Scatter plot of our numbers against the published ones, a panel for each data set."""
 
 from collections.abc import Mapping, Sequence
 
@@ -27,13 +27,13 @@ def draw(
     lines: str,
     fills: str | None,
 ) -> Drawn:
-    """Every number that has both sides.
+    """Draw every number that also has a published one.
 
     Args:
-      numbers: of the table.
-      samples: give the intervals.
-      found: what the panels say beside the points, one for each.
-      looks: by value of the coordinate `lines`.
+      numbers: numbers of the table.
+      samples: samples that give the intervals.
+      found: agreement on each data set, one for each panel.
+      looks: look of each value of the coordinate `lines`.
       lines: coordinate that a colour and a marker stand for.
       fills: coordinate whose first value is drawn filled and others not; None: all are filled.
     """
@@ -101,7 +101,7 @@ def _point(ax: Axes, one: Number, sample: Sample | None, look: Look, hollow: boo
 
 
 def _frame(ax: Axes, agreement: Agreement) -> None:
-    """Equal axes with the line of equality, and how the orders agree."""
+    """Draw equal axes with the line of equality, and write the rank correlation."""
     low = min(ax.get_xlim()[0], ax.get_ylim()[0])
     high = max(ax.get_xlim()[1], ax.get_ylim()[1])
     ax.plot((low, high), (low, high), color=GREY, linewidth=0.6, zorder=0)

@@ -1,4 +1,4 @@
-"""Whether the classifiers are as often right as they are sure: small reliability diagrams."""
+"""Reliability diagrams: whether classifiers are as often right as they are sure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,13 +13,13 @@ from fmi_jax.study.report.samples import Sample
 from fmi_jax.study.report.table import Table
 
 MOST = 24
-"""Panels of a figure."""
+"""Largest number of panels in a figure."""
 
 _ACROSS = 6
 
 
 def chosen(table: Table, samples: Mapping[Number, Sample]) -> list[Number]:
-    """The numbers that are shown: all if there are few, else the best ones of each data set."""
+    """Choose the numbers to show: all if there are few, else the best ones of each data set."""
     sampled = [number for number in table.numbers if number in samples]
     if len(sampled) <= MOST:
         return sampled
@@ -32,7 +32,7 @@ def chosen(table: Table, samples: Mapping[Number, Sample]) -> list[Number]:
 
 
 def draw(table: Table, samples: Mapping[Number, Sample]) -> Drawn:
-    """A panel for each of the numbers that `chosen` gives, by data set and then by row."""
+    """Draw a panel for each number that `chosen` gives, by data set and then by row."""
     shown = chosen(table, samples)
     order = [column.dataset for column in table.columns]
     shown.sort(key=lambda number: order.index(number.setting.dataset))

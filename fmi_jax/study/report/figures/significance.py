@@ -1,4 +1,4 @@
-"""Which models differ: a triangular matrix for each comparison."""
+"""Significance matrices: which models differ, a triangular matrix for each comparison."""
 
 from collections.abc import Sequence
 
@@ -15,16 +15,16 @@ from fmi_jax.study.report.planned import DATASET
 from fmi_jax.study.report.wording import signed
 from fmi_jax.tasks.metrics import describe
 
-_SIDE = 0.29  # of a square, in inches
-_LEFT, _BELOW = 0.85, 0.7  # inches beside and below the squares, for the names
-_TALLEST = 10.7  # inches of a figure: it is to fit on a page
+_SIDE = 0.29  # side of a square, in inches
+_LEFT, _BELOW = 0.85, 0.7  # space for the names beside and below the squares, in inches
+_TALLEST = 10.7  # largest height of a figure in inches, to fit on a page
 
 
 def draw(found: Sequence[Comparison]) -> Drawn:
-    """Differences of all pairs of models; those beyond chance are bold in a frame.
+    """Draw differences of all pairs of models; significant ones are bold and framed.
 
     Args:
-      found: a panel each, as many as fit on a page.
+      found: comparisons, one for each panel; as many are drawn as fit on a page.
     """
     shown = _fitting(found)
     caption = (
@@ -38,7 +38,7 @@ def draw(found: Sequence[Comparison]) -> Drawn:
 
 
 def _fitting(found: Sequence[Comparison]) -> Sequence[Comparison]:
-    """As many of the first as fit on a page; at least one row of them."""
+    """Select the first comparisons that fit on a page; at least one row of panels."""
     across = _across(found)
     height, rows = 0.0, 0
     for start in range(0, len(found), across):
@@ -50,7 +50,7 @@ def _fitting(found: Sequence[Comparison]) -> Sequence[Comparison]:
 
 
 def _across(found: Sequence[Comparison]) -> int:
-    """Panels side by side: whole rounds of the data sets, if one fits."""
+    """Number of panels side by side: whole rounds of the data sets, if one fits."""
     fit = max(1, int(TWO_COLUMNS / (_tall(found) + _LEFT)))
     datasets = len({c.at[DATASET] for c in found})
     return min(len(found), fit // datasets * datasets or fit)
@@ -86,7 +86,7 @@ def _figure(found: Sequence[Comparison]) -> Figure:
 
 
 def _titles(found: Sequence[Comparison]) -> list[list[str]]:
-    """The data set, and of the other coordinates those that are not the same everywhere."""
+    """Titles: the data set, and those other coordinates that differ between panels."""
     names = dict.fromkeys(name for c in found for name in c.at)
     varying = [n for n in names if n == DATASET or len({c.at.get(n) for c in found}) > 1]
     titles = [[short(c.at[n], 17) for n in varying if c.at.get(n)] for c in found]
@@ -122,5 +122,5 @@ def _panel(ax: Axes, comparison: Comparison) -> None:
 
 
 def _points(value: float) -> str:
-    """Three digits, which fit into a square."""
+    """Format with three digits, which fit into a square."""
     return signed(value, 1 if abs(value) < 99.95 else 0)

@@ -1,4 +1,4 @@
-"""What training and inference cost, relative to a reference (Figure 3)."""
+"""Cost of training and inference, relative to a reference (Figure 3)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,12 +21,12 @@ def draw(
     looks: Mapping[str, Look],
     lines: str,
 ) -> Drawn:
-    """Iterations to the best validation score beside the latency of one image.
+    """Draw iterations to the best validation score beside the latency of one image.
 
     Args:
-      trained: rows of the left panel; empty: it is left out.
-      timed: rows of the right panel; the same.
-      looks: by value of the coordinate `lines`.
+      trained: rows of the left panel; empty: no left panel.
+      timed: rows of the right panel; empty: no right panel.
+      looks: look of each value of the coordinate `lines`.
       lines: coordinate that a colour stands for.
     """
     parts = []
@@ -82,7 +82,7 @@ def _figure(
 
 
 def _ratios(ax: Axes, values: Sequence[float]) -> None:
-    """A logarithmic axis around 1 with numbers at 1, 2 and 5."""
+    """Set up a logarithmic axis around 1 with numbers at 1, 2 and 5."""
     ax.axvline(1, color=GREY, linewidth=0.8, linestyle=":")
     ax.set_xscale("log")
     ax.set_xlim(min(0.7, min(values) / 1.2), max(1.4, max(values) * 1.2))
