@@ -1,4 +1,4 @@
-"""Batches of features that are computed already, in the order in which images would come."""
+"""Batches of precomputed features, in the order in which images would come."""
 
 import itertools
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def train_batches(
     start_step: int,
     places: Int[np.ndarray, "p"],
 ) -> Iterator[Batch]:
-    """As `loader.train_batches`, with features in place of images."""
+    """Same as `loader.train_batches`, with features instead of images."""
     for step in itertools.count(start_step):
         yield _batch(features, labels, batch_rows(len(features), seed, step, batch_size, places))
 
@@ -31,7 +31,7 @@ def eval_batches(
     batch_size: int,
     places: Int[np.ndarray, "p"],
 ) -> Iterator[Batch]:
-    """As `loader.eval_batches`, with features in place of images."""
+    """Same as `loader.eval_batches`, with features instead of images."""
     rows = np.arange(-(-len(features) // batch_size) * batch_size, dtype=np.int32)
     rows[len(features) :] = -1
     for batch in rows.reshape(-1, batch_size):
@@ -39,7 +39,7 @@ def eval_batches(
 
 
 def _batch(features: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Batch:
-    """Those of `rows`; -1 is padding, and reads as any other row."""
+    """Make the batch of these rows; -1 is padding, and takes the features of the last row."""
     return Batch(
         inputs=np.asarray(features[rows], np.float32),
         labels=labels[rows],

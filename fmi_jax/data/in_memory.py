@@ -1,4 +1,4 @@
-"""A split that is read and decompressed once, in the first pass over it."""
+"""In-memory split: images are read and decompressed only once, in the first pass."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -7,10 +7,10 @@ from fmi_jax.data.prepared import PreparedSplit
 
 
 class InMemorySplit:
-    """The images of a split by row, each kept in memory from its first use on.
+    """Images of a split by row, each kept in memory after its first use.
 
     Reading is mostly decompression (0.3 ms for 256 x 256 x 3), which the system's file cache does
-    not spare; from memory an image costs its copy into the batch. For use from any thread.
+    not avoid; from memory an image costs only the copy into the batch. Any thread may use it.
     """
 
     def __init__(self, split: PreparedSplit):
@@ -21,7 +21,7 @@ class InMemorySplit:
         return len(self._kept)
 
     def __getitem__(self, row: int) -> tuple[UInt8[np.ndarray, "h w c"], np.ndarray]:
-        """As `PreparedSplit`."""
+        """Return the image and label of a row; see `PreparedSplit`."""
         kept = self._kept[row]
         if kept is None:
             kept = self._kept[row] = self._split[row]

@@ -1,12 +1,13 @@
-"""Batches from a prepared data set: a pure function of seed and step, whatever reads them.
+"""Batches from a prepared data set, as a pure function of seed and step.
 
-The order of training is drawn over row numbers and cut into batches. A process reads only the
-places of each batch that its devices hold, wherever they lie, and steps are dealt out to workers
-and threads. So a batch does not depend on their numbers, and resuming needs the step alone.
+The training order is drawn over row numbers and cut into batches. A process reads only those
+places of each batch that its devices hold, and steps are dealt out to workers and threads. So a
+batch does not depend on the number of processes, workers and threads, and resuming needs only the
+step.
 
-Memory is bounded. At most `READ_AHEAD_BYTES` of batches are read ahead (or two batches, where
-two are larger), in this process and in each worker; and a training split of up to
-`IN_MEMORY_BYTES` stays in memory once it has been read.
+Memory is bounded. At most `READ_AHEAD_BYTES` of batches are read ahead (or two batches, if two are
+larger), in this process and in each worker. A training split of up to `IN_MEMORY_BYTES` stays in
+memory once it has been read.
 """
 
 import ctypes
@@ -27,14 +28,14 @@ from fmi_jax.errors import UsageError, UserError
 from fmi_jax.types import Batch, Task
 
 READ_AHEAD_BYTES = 2**30
-"""Of pixels in the batches that wait for the training step."""
+"""Largest size of the pixels in the batches that wait for the training step."""
 
 IN_MEMORY_BYTES = 2**30
-"""Of pixels in the largest training split whose images are decompressed only once."""
+"""Largest size of the pixels of a training split whose images are decompressed only once."""
 
-_PASSES = _STEPS = 2**31  # "without end": grain's own endless length overflows
+_PASSES = _STEPS = 2**31  # stands for "endless", because grain's own endless length overflows
 _LIBC = ctypes.CDLL(None)
-_NAMED = 3  # images of a batch that a message names
+_NAMED = 3  # number of a batch's images that a message names
 
 
 def train_batches(
@@ -47,19 +48,18 @@ def train_batches(
     workers: int = 0,
     places: Int[np.ndarray, "p"] | None = None,
 ) -> Iterator[Batch]:
-    """Training batches from step `start_step` on, without end, or a process's part of them.
+    """Yield training batches from step `start_step` on, without end, or a process's part of them.
 
-    Every pass goes over the whole split in a new order. A batch may reach over the border of two
-    passes (and over several, if it is larger than the split): no image is dropped or repeated
-    within a pass.
+    Every pass goes over the whole split in a new order. A batch may span two passes (or more, if
+    it is larger than the split): no image is dropped or repeated within a pass.
 
     Args:
-      dataset: from `open_dataset`.
+      dataset: data set from `open_dataset`.
       batch_size: images per step, over all processes.
-      seed: of the order, 0 to 2**32 - 1.
-      start_step: the first step, counted from 0.
+      seed: random seed of the order, 0 to 2**32 - 1.
+      start_step: first step, counted from 0.
       threads: reading threads, in this process or in each worker; 0: one per CPU core.
-      workers: reading processes beside this one; 0: none. With them nothing stays in memory.
+      workers: reading processes beside this one; 0: none. With workers nothing stays in memory.
       places: places in each batch to read, 0 to `batch_size - 1` (`parallel.held_places`); None:
         all.
 
@@ -99,21 +99,21 @@ def eval_batches(
     threads: int = 0,
     places: Int[np.ndarray, "p"] | None = None,
 ) -> Iterator[Batch]:
-    """Batches of one pass over a split in the order of its rows, or a process's part of them.
+    """Yield batches of one pass over a split in row order, or a process's part of them.
 
     Every image comes exactly once. The last batch is filled up with padding (zeros, `mask` 0,
-    `index` -1), and every process gets equally many batches, so that none waits for another.
+    `index` -1). All processes get the same number of batches, so none waits for another.
 
     Args:
-      dataset: from `open_dataset`.
-      split: its name.
+      dataset: data set from `open_dataset`.
+      split: name of the split.
       batch_size: images per batch, over all processes.
       threads: reading threads; 0: one per CPU core.
       places: places in each batch to read, 0 to `batch_size - 1` (`parallel.held_places`); None:
         all.
 
     Raises:
-      UsageError: no such split, or `batch_size` is not positive.
+      UsageError: there is no such split, or `batch_size` is not positive.
       UserError: (from the iterator) a record is damaged.
     """
     _places(batch_size, places)
@@ -136,10 +136,10 @@ def batches_of_rows(
     threads: int = 0,
     places: Int[np.ndarray, "p"] | None = None,
 ) -> Iterator[Batch]:
-    """`n` batches of the given rows of a split, or the given places of each; -1 is padding.
+    """Yield `n` batches of the given rows of a split, or the given places of each; -1 is padding.
 
     Raises:
-      UsageError: no such split.
+      UsageError: there is no such split.
       UserError: (from the iterator) a record is damaged.
     """
     mine = rows[:, _places(rows.shape[1], places)]
@@ -150,7 +150,7 @@ def batches_of_rows(
 
 
 def batch_ids(dataset: PreparedDataset, seed: int, step: int, batch_size: int) -> list[str]:
-    """Ids of the images of the whole training batch of `step`, without reading an image."""
+    """List the image ids of the whole training batch of `step`, without reading an image."""
     ids = dataset.ids("train")
     places = np.arange(batch_size)
     return [ids[row] for row in batch_rows(len(ids), seed, step, batch_size, places)]
@@ -159,12 +159,12 @@ def batch_ids(dataset: PreparedDataset, seed: int, step: int, batch_size: int) -
 def batch_rows(
     count: int, seed: int, step: int, batch_size: int, places: Int[np.ndarray, "p"]
 ) -> Int[np.ndarray, "p"]:
-    """Rows at the given places of the training batch of `step`, of a split of `count` images."""
+    """Rows at the given places of the training batch of `step`, for a split of `count` images."""
     return _rows_at(_order(count, seed), step * batch_size + places)
 
 
 def _order(count: int, seed: int) -> grain.MapDataset:
-    """Row numbers, shuffled anew for every pass, without end."""
+    """Endless row numbers, shuffled anew for every pass."""
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed {seed}: expected 0 to {2**32 - 1}.")
     return grain.MapDataset.source(range(count)).shuffle(seed=seed).repeat(_PASSES)
@@ -185,7 +185,7 @@ def _num_bytes(info: DatasetInfo, count: int) -> int:
 
 
 def _read(source: PreparedSplit | InMemorySplit, info: DatasetInfo, rows: np.ndarray) -> Batch:
-    """The batch of these rows; -1 is padding."""
+    """Read the batch of these rows; -1 is padding."""
     images = np.empty((len(rows), info.size, info.size, info.channels), np.uint8)
     if info.task is Task.MULTILABEL:
         labels = np.empty((len(rows), len(info.classes)), np.float32)
@@ -202,7 +202,7 @@ def _read(source: PreparedSplit | InMemorySplit, info: DatasetInfo, rows: np.nda
 
 
 def _read_options(threads: int, batch_bytes: int) -> grain.ReadOptions:
-    """One batch is read by one thread, and each has one batch in work or waiting."""
+    """Options by which one thread reads a batch and has one batch in work or waiting."""
     threads = threads or len(available_cores())
     ahead = max(2, min(threads, READ_AHEAD_BYTES // batch_bytes))
     return grain.ReadOptions(num_threads=min(threads, ahead), prefetch_buffer_size=ahead)
@@ -211,7 +211,7 @@ def _read_options(threads: int, batch_bytes: int) -> grain.ReadOptions:
 def _until_error(
     reader: grain.DatasetIterator[Batch], step: int, ids_of: Callable[[int], Sequence[str]]
 ) -> Iterator[Batch]:
-    """The batches of `reader` from `step` on. After an error there are none: grain would go on
+    """Yield the batches of `reader` from `step` on, and none after an error: grain would continue
     with those of the other workers."""
     try:
         for batch in reader:
@@ -234,22 +234,22 @@ def _until_error(
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep the buffers of one image for the next, instead of giving them back.
+    """Make glibc keep the buffers of one image for the next, instead of giving them back.
 
-    Each would be new pages from the system: at 1024 pixels that is half of the time to read.
+    Otherwise each needs new pages from the system: at 1024 pixels half of the reading time.
     """
     if hasattr(_LIBC, "mallopt"):
         trim_threshold, mmap_threshold = -1, -3
-        _LIBC.mallopt(mmap_threshold, 2**25)  # the most that glibc would come to by itself
+        _LIBC.mallopt(mmap_threshold, 2**25)  # largest value that glibc itself would set
         _LIBC.mallopt(trim_threshold, 2**30)
 
 
 def _start_worker(parent: int, worker: int, workers: int) -> None:
-    """Have Linux end this worker when the trainer is gone, even if that was killed outright."""
+    """Set a worker up; Linux ends it when the trainer is gone, even if that was killed."""
     del worker, workers
     _keep_freed_memory()
     pr_set_pdeathsig = 1
     if hasattr(_LIBC, "prctl"):
         _LIBC.prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:  # it went before the call
+    if os.getppid() != parent:  # the trainer ended before the call
         os._exit(1)

@@ -1,4 +1,4 @@
-"""Every data set by name."""
+"""Registry of all data sets by name."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from fmi_jax.data.raw.spec import DatasetSpec
 from fmi_jax.registry import Registry
 
 SYNTHETIC = dataclasses.replace(
-    APTOS2019,  # the raw layout, so that it takes the path of real data
+    APTOS2019,  # same raw layout, so that it follows the path of real data
     name="synthetic",
     mean=None,
     std=None,

@@ -1,8 +1,8 @@
-"""A part of the training images: a fraction of them, or a few of each class.
+"""Subsets of the training images: a fraction of them, or a few of each class.
 
-Which images is a pure function of their ids, their labels and a seed. Every image has a place in
-an order that does not depend on how many are asked for, so a smaller part lies within a larger
-one of the same seed, and what is added to a data set later moves none of the others.
+The choice of images is a pure function of their ids, their labels and a seed. Every image has a
+place in an order that does not depend on the size of the subset. So a smaller subset is part of a
+larger one of the same seed, and images added to a data set later do not move the others.
 """
 
 import dataclasses
@@ -21,19 +21,19 @@ from fmi_jax.types import Task
 def training_subset(
     dataset: PreparedDataset, *, fraction: float = 1.0, shots: int = 0, seed: int = 0
 ) -> PreparedDataset:
-    """`dataset` with a part of its training images; validation and test are as they were.
+    """Restrict `dataset` to a subset of its training images; validation and test do not change.
 
-    Counts and `split_sha256` of its description are those of the part; `mean` and `std` stay those
-    of all training images, so that the same image is the same network input in every part.
+    Counts and `split_sha256` of its description are those of the subset. `mean` and `std` stay
+    those of all training images, so that an image is the same network input in every subset.
 
     Args:
-      dataset: from `open_dataset`.
+      dataset: data set from `open_dataset`.
       fraction: share of the training images, more than 0 and at most 1: `fraction_rows`.
       shots: images of each class, instead of a fraction: `few_shot_rows`. 0: all.
-      seed: of the draw.
+      seed: random seed of the draw.
 
     Raises:
-      UsageError: both are asked for, a class has too few images, or `shots` of a multi-label set.
+      UsageError: both are set, a class has too few images, or `shots` is set for a multi-label set.
     """
     info = dataset.info
     if fraction == 1 and not shots:
@@ -64,11 +64,11 @@ def training_subset(
 
 
 def fraction_rows(ids: Sequence[str], labels: np.ndarray, fraction: float, seed: int) -> list[int]:
-    """The rows of a stratified fraction, in order.
+    """Select the rows of a stratified fraction, in order.
 
-    Every class (of a multi-label set: every combination of classes) keeps its share, but for
-    rounding; the number of all rows is `fraction` of them, rounded exactly. A class never loses
-    its last image; a combination of classes may.
+    Every class (in a multi-label set: every combination of classes) keeps its share up to
+    rounding; the total is `fraction` of all rows, rounded. A class never loses its last image; a
+    combination of classes may.
 
     Raises:
       UsageError: fewer rows than classes would be left.
@@ -82,9 +82,9 @@ def fraction_rows(ids: Sequence[str], labels: np.ndarray, fraction: float, seed:
             f"data.fraction={fraction} keeps {count} of {len(ids)} training images: expected at"
             f" least {least}, one of each class; nearest valid: {_at_least(least, len(ids))}."
         )
-    # One order of all images, of which the first `count` are taken. Image j of the n of a class
-    # comes in at the fraction (j + 1/2) / n, so that classes grow alike, but the first at once.
-    # Most combinations of classes are too rare for that: each has a start of its own for the 1/2.
+    # The first `count` images of one order of all images are taken. Image j of the n of a class
+    # comes at the fraction (j + 1/2) / n, so that classes grow alike; the first comes at once. Most
+    # combinations of classes are too rare for that: each has its own random start instead of 1/2.
     order = []
     for label, rows in strata.items():
         start = _uniform(seed, f"combination {label}") if combined else 0.5
@@ -98,7 +98,7 @@ def fraction_rows(ids: Sequence[str], labels: np.ndarray, fraction: float, seed:
 def few_shot_rows(
     ids: Sequence[str], labels: np.ndarray, classes: Sequence[str], shots: int, seed: int
 ) -> list[int]:
-    """The rows of `shots` images of each class, in order; labels are class indices.
+    """Select the rows of `shots` images of each class, in order; labels are class indices.
 
     Raises:
       UsageError: a class has fewer images.
@@ -127,17 +127,17 @@ def _strata(
 
 
 def _uniform(seed: int, name: str) -> float:
-    """A number in 0..1 that is drawn by its name: the same in every version of every library."""
+    """Number in 0..1 from a seed and a name, the same in every version of every library."""
     digest = hashlib.sha256(f"{seed},{name}".encode()).digest()
     return int.from_bytes(digest[:6]) / 2**48
 
 
 def _at_least(count: int, total: int) -> float:
-    """The smallest fraction of four digits that keeps `count` of `total`."""
+    """Smallest fraction of four digits that keeps `count` of `total`."""
     return next(f / 10_000 for f in range(1, 10_001) if round(f / 10_000 * total) >= count)
 
 
 def _split_sha256(members: Iterable[tuple[str, str]]) -> str:
-    """As `DatasetInfo.split_sha256` of a whole set."""
+    """Compute `DatasetInfo.split_sha256` of a subset, as for a whole set."""
     lines = "".join(f"{split},{id}\n" for split, id in members)
     return hashlib.sha256(lines.encode()).hexdigest()

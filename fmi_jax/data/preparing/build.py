@@ -1,4 +1,4 @@
-"""Bringing about what is missing of the prepared folders, and only that."""
+"""Builds the missing parts of prepared folders, and only those."""
 
 import functools
 import hashlib
@@ -20,8 +20,8 @@ from fmi_jax.types import Task
 
 MEND_OR_QUARANTINE = "Mend these files, or leave them out with --on-bad quarantine."
 
-# A shard is a unit of work, so there should be many; but a reader keeps all of them open, and
-# some systems allow 256 files.
+# A shard is a unit of work, so there should be many. But a reader keeps all of them open, and
+# some systems allow only 256 files.
 _MIN_ROWS = 16
 _MAX_SHARDS = 128
 
@@ -34,14 +34,14 @@ def build_folders(
     recipes: Mapping[int, Mapping[str, Any]],
     processes: int,
 ) -> None:
-    """Prepare `rows` at every size of `folders`; what an earlier run has left is made use of.
+    """Prepare `rows` at every size of `folders`, reusing the finished units of earlier runs.
 
     Args:
-      folders: by size; those that are there are replaced.
-      spec, raw: the data set.
-      rows: of all splits, in order.
-      recipes: by size, the part of the manifest that is known beforehand.
-      processes: as of `prepare`.
+      folders: folder of each size; existing ones are replaced.
+      spec, raw: spec and rows of the data set.
+      rows: rows of all splits, in order.
+      recipes: part of the manifest that is known beforehand, by size.
+      processes: number of processes; see `prepare_sizes`.
 
     Raises:
       UserError: an image cannot be used and the recipe does not say "quarantine", too few can,
@@ -92,7 +92,7 @@ def build_folders(
 
 
 def partial_folder(folder: Path) -> Path:
-    """Where the finished units of a folder wait for the others."""
+    """Hidden folder in which the finished units of a folder wait for the others."""
     return folder.with_name(f".{folder.name}.partial")
 
 
@@ -102,7 +102,7 @@ class _Chunk(NamedTuple):
 
 
 def _chunks(rows: Sequence[Row]) -> list[_Chunk]:
-    """Cut the rows into those of one shard each, the same for every size."""
+    """Cut the rows into chunks of one shard each, the same for every size."""
     length = max(_MIN_ROWS, -(-len(rows) // _MAX_SHARDS))
     of_split = {split: [row for row in rows if row.split == split] for split in SPLITS}
     return [
@@ -113,14 +113,14 @@ def _chunks(rows: Sequence[Row]) -> list[_Chunk]:
 
 
 def _name(chunk: _Chunk, recipe: Mapping[str, Any]) -> str:
-    """The name of a shard: a hash of all that decides its bytes."""
+    """Name a shard by a hash of everything that decides its bytes."""
     how = {key: recipe[key] for key in ("format", "channels", "size", "task", "classes")}
     what = [(*row.identity, row.mtime_ns) for row in chunk.rows]
     return hashlib.sha256(json.dumps([how, versions(), what]).encode()).hexdigest()[:32]
 
 
 def _done(shard: Path) -> bool:
-    """Whether a unit need not be done again; if an image failed, it may have been for a moment."""
+    """Test whether a unit is done; a unit with failed images is not, as they may work next time."""
     note = UnitNote.read(shard)
     return note is not None and note.records == len(note.images)
 
@@ -141,7 +141,7 @@ def _check_space(folders: Mapping[int, Path], tasks: Sequence[Unit], channels: i
 
 
 def _check_images(raw: RawDataset, units: Sequence[WrittenUnit], on_bad: str) -> None:
-    """Refuse images that cannot be used, or too many of them."""
+    """Raise `UserError` for images that cannot be used, or for too many of them."""
     problems = Problems(raw.table)
     records: dict[str, int] = dict.fromkeys(SPLITS, 0)
     for unit in units:
@@ -165,10 +165,10 @@ def _finish(
     units: Sequence[WrittenUnit],
     recipe: Mapping[str, Any],
 ) -> None:
-    """Make a whole folder of the finished units, and put it in the place of the old one."""
+    """Make the whole folder from the finished units, and put it in the place of the old one."""
     partial = partial_folder(folder)
     whole, old = partial / "whole", partial / "old"
-    for left in (whole, old):  # by a run that was killed
+    for left in (whole, old):  # leftovers of a run that was killed
         shutil.rmtree(left, ignore_errors=True)
     whole.mkdir()
     manifest_sha256 = write_folder(whole, spec, raw, units, recipe)

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a raw data set, found without writing anything."""
+"""Check of a raw data set: finds everything that is wrong, without writing anything."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from fmi_jax.errors import UserError
 
 
 class Checked(NamedTuple):
-    """What a check found.
+    """Result of a check.
 
     Attributes:
-      raw: the rows, or None if the table itself cannot be read.
-      problems: one line per kind of fault; empty: `prepare` will take the data as they are.
+      raw: raw data set, or None if the table itself cannot be read.
+      problems: one line per kind of fault; empty: `prepare` will accept the data.
     """
 
     raw: RawDataset | None
@@ -27,9 +27,9 @@ def check(spec: DatasetSpec, source: Path, *, processes: int = 0) -> Checked:
     """Read the table, check every row and decode every image, as `prepare` would.
 
     Args:
-      spec: the data set.
-      source: the raw data, as `spec.layout` says.
-      processes: as of `prepare`.
+      spec: spec of the data set.
+      source: path of the raw data, as `spec.layout` says.
+      processes: number of processes; see `prepare_sizes`.
     """
     if not source.exists():
         return Checked(None, [f"{source} does not exist; expected {spec.layout}."])

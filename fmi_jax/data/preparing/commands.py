@@ -1,4 +1,4 @@
-"""`fmi-jax prepare`, `check-data` and `draw`: their arguments and what they print."""
+"""The commands `fmi-jax prepare`, `check-data` and `draw`: their arguments and output."""
 
 import argparse
 import textwrap
@@ -17,7 +17,7 @@ from fmi_jax.errors import UsageError, UserError
 
 
 def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `fmi-jax prepare`."""
+    """Add the arguments of `fmi-jax prepare` to a parser."""
     _add_source_arguments(parser)
     parser.add_argument(
         "--data-dir", type=Path, default=Path("data"), help="folder of the prepared data sets"
@@ -49,12 +49,12 @@ def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_check_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `fmi-jax check-data`."""
+    """Add the arguments of `fmi-jax check-data` to a parser."""
     _add_source_arguments(parser)
 
 
 def add_draw_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `fmi-jax draw`."""
+    """Add the arguments of `fmi-jax draw` to a parser."""
     parser.add_argument("dataset", metavar="NAME", help=f"one of {', '.join(_drawable())}")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="a new or an empty folder")
     parser.add_argument(
@@ -63,10 +63,10 @@ def add_draw_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_prepare(args: argparse.Namespace) -> list[PreparedDataset]:
-    """Prepare a data set, print what is in it and return it at every size.
+    """Prepare a data set, print its summary and return it at every size.
 
     Raises:
-      UsageError, UserError: as `prepare_sizes`.
+      UsageError, UserError: same as `prepare_sizes`.
     """
     datasets = prepare_sizes(
         _spec(args),
@@ -84,10 +84,10 @@ def run_prepare(args: argparse.Namespace) -> list[PreparedDataset]:
 
 
 def run_check(args: argparse.Namespace) -> None:
-    """Print what raw data hold.
+    """Check raw data and print a summary.
 
     Raises:
-      UserError: everything that is wrong with them.
+      UserError: lists everything that is wrong with them.
     """
     spec = _spec(args, unnamed="unnamed")  # nothing is written, so nothing needs a name
     if args.source is None:
@@ -104,7 +104,7 @@ def run_draw(args: argparse.Namespace) -> None:
     """Draw a small raw data set.
 
     Raises:
-      UsageError: there is no such data set, or it is the user's own.
+      UsageError: there is no such data set, or it stands for the user's own data.
       UserError: the folder holds something else.
     """
     draw = DATASETS[args.dataset].draw
@@ -168,9 +168,9 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _spec(args: argparse.Namespace, unnamed: str = "") -> DatasetSpec:
-    """The data set that the arguments describe; `UsageError` where they do not fit together.
+    """Make the spec that the arguments describe; `UsageError` if they do not fit together.
 
-    `unnamed` is what one's own data are called without `--name`; empty: that is refused.
+    `unnamed` is the name of one's own data without `--name`; empty: a name is required.
     """
     spec = DATASETS[args.dataset]
     own = {
@@ -205,7 +205,7 @@ def _spec(args: argparse.Namespace, unnamed: str = "") -> DatasetSpec:
 
 
 def _summary(datasets: Sequence[PreparedDataset]) -> list[str]:
-    """What is in a data set, which is the same at every size."""
+    """Describe the contents of a data set, which are the same at every size."""
     info, manifest = datasets[0].info, datasets[0].manifest
     lines = [
         f"{dataset.folder}: {info.name}, {info.task}, {dataset.info.size} x {dataset.info.size}, "

@@ -1,14 +1,14 @@
-"""From the bytes of a DICOM file to 8-bit grey or RGB, as a viewer shows the file when it opens.
+"""DICOM decoding to 8-bit grey or RGB, as a viewer shows the file when it opens.
 
-1. One image: a DICOM file with a preamble and "DICM", of one frame, up to 16 bits, and a transfer
-   syntax of `DECODERS`. Each syntax is always decoded by the same library, so that the pixels do
-   not depend on what else is installed.
+1. One image: a DICOM file with a preamble and "DICM", one frame, up to 16 bits, and a transfer
+   syntax of `DECODERS`. Each syntax is always decoded by the same library, so the pixels do not
+   depend on what else is installed.
 2. Grey (MONOCHROME1, MONOCHROME2): stored values go through the modality transformation (its
    table, else rescale slope and intercept), then the VOI transformation (its table, else the
    first window: LINEAR, LINEAR_EXACT or SIGMOID) to 0..1. Without a VOI transformation 0..1 is
-   the full range that the stored bits can express: never the range of one image, which would
-   make brightness mean something else in every file. An image of more than 8 bits of which that
-   leaves fewer than `MIN_LEVELS` grey levels is refused. MONOCHROME1 is inverted last.
+   the full range that the stored bits can express. It is never the range of one image, which would
+   give brightness another meaning in every file. Without a window, an image of more than 8 bits
+   that spans fewer than `MIN_LEVELS` grey levels is refused. MONOCHROME1 is inverted last.
 3. RGB, YBR and PALETTE COLOR become RGB; modality and VOI do not apply to colour.
 4. 0..1 becomes 256 equal steps, `min(floor(256 y), 255)`: for values of 8 bits or more without
    a window exactly their high byte, as for 16-bit PNG.
@@ -47,10 +47,10 @@ DECODERS = {
     uid.JPEG2000: "pillow",
     **dict.fromkeys(dicom_codecs.DECODER_DEPENDENCIES, "imagecodecs"),
 }
-"""Transfer syntaxes that are read, and pydicom's name of the plugin that decodes each."""
+"""Supported transfer syntaxes, and pydicom's name of the plugin that decodes each."""
 
 MIN_LEVELS = 32
-"""Grey levels that an image without a window must span: with fewer it is a grey square."""
+"""Grey levels that an image without a window must span; with fewer it is a grey square."""
 
 for _syntax in dicom_codecs.DECODER_DEPENDENCIES:
     get_decoder(_syntax).add_plugin("imagecodecs", (dicom_codecs.__name__, "decode_frame"))
@@ -64,17 +64,17 @@ _PHOTOMETRIC = (
     *("YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"),
 )
 
-# Odd values in a header are no reason to refuse an image, nor to fill the screen; what ends in
-# an error is in its message.
+# Odd header values are no reason to refuse an image, nor to fill the screen with warnings. A fault
+# that ends in an error is in the message of that error.
 warnings.filterwarnings("ignore", module=r"pydicom\.")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
 def decode_dicom(data: bytes) -> UInt8[np.ndarray, "h w *c"]:
-    """The pixels of the one image in a DICOM file, `[h, w]` for grey and `[h, w, 3]` for RGB.
+    """Decode the one image in a DICOM file, `[h, w]` for grey and `[h, w, 3]` for RGB.
 
     Raises:
-      UserError: why there is no such image. What pydicom raises on damaged bytes is not caught.
+      UserError: says why there is no such image. Errors of pydicom on damaged bytes are not caught.
     """
     dataset = _read(data)
     missing = [name for name in _REQUIRED if name not in dataset]
@@ -124,7 +124,7 @@ def _read(data: bytes) -> pydicom.FileDataset:
 
 
 def _stored_values(dataset: pydicom.FileDataset) -> np.ndarray:
-    """The samples as integers, `[h, w]` or `[h, w, 3]`; other colour spaces become RGB here."""
+    """Read samples as integers, `[h, w]` or `[h, w, 3]`; other colour spaces become RGB here."""
     syntax = dataset.file_meta.TransferSyntaxUID
     plugin = DECODERS[syntax]
     if plugin and plugin not in get_decoder(syntax).available_plugins:
@@ -133,7 +133,7 @@ def _stored_values(dataset: pydicom.FileDataset) -> np.ndarray:
         )
     try:
         return pixel_array(dataset, decoding_plugin=plugin)
-    except RuntimeError as error:  # "... by all available plugins:\n\t" and the one that was asked
+    except RuntimeError as error:  # "... by all available plugins:\n\t" and the requested plugin's
         raise ValueError(str(error).rpartition("\n")[2]) from None
 
 
@@ -151,7 +151,7 @@ def _grey(stored: np.ndarray, dataset: pydicom.Dataset) -> UInt8[np.ndarray, "h 
 
 
 def _possible(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
-    """Every value that the stored bits can express, in the order in which it is looked up.
+    """List every value that the stored bits can express, ordered for lookup by stored value.
 
     All that follows is done to these few values instead of the many pixels. Negative values come
     last, where a negative index finds them.
@@ -166,7 +166,7 @@ def _possible(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
 
 
 def _rescale(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
-    """The modality transformation: what the manufacturer's stored values mean."""
+    """Apply the modality transformation, which gives the manufacturer's stored values a meaning."""
     if dataset.get("ModalityLUTSequence"):
         return _look_up(stored, dataset.ModalityLUTSequence[0])[0]
     slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
@@ -176,7 +176,7 @@ def _rescale(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
 
 
 def _window(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
-    """The VOI transformation: the values of interest as 0..1; None where the file gives none."""
+    """Apply the VOI transformation to 0..1; None if the file has none."""
     if dataset.get("VOILUTSequence"):
         values, largest = _look_up(values, dataset.VOILUTSequence[0])
         return values / largest
@@ -204,7 +204,7 @@ def _full_range(values: np.ndarray) -> np.ndarray:
 
 
 def _look_up(values: np.ndarray, item: pydicom.Dataset) -> tuple[np.ndarray, int]:
-    """`values` through a table of PS3.3 C.11, and the largest value that it may hold."""
+    """Map `values` through a table of PS3.3 C.11; also returns the largest possible value."""
     entries, first, bits = item.LUTDescriptor
     entries = entries or 2**16
     table = item.LUTData
@@ -216,12 +216,12 @@ def _look_up(values: np.ndarray, item: pydicom.Dataset) -> tuple[np.ndarray, int
 
 
 def _levels(fractions: np.ndarray) -> UInt8[np.ndarray, "..."]:
-    """0..1 in 256 equal steps."""
+    """Quantise 0..1 to 256 equal steps."""
     return np.clip(np.floor(256 * fractions), 0, 255).astype(np.uint8)
 
 
 def _first(dataset: pydicom.Dataset, name: str) -> float | None:
-    """The first of the alternatives that a file offers: the one that its maker prefers."""
+    """First of several alternative values in a file, which is the one its maker prefers."""
     value = dataset.get(name)
     if isinstance(value, MultiValue):
         value = value[0] if value else None

@@ -15,23 +15,23 @@ _JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
 DECODER_DEPENDENCIES = dict.fromkeys(
     (uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1, *_JPEG_LS), ("imagecodecs",)
 )
-"""What pydicom asks of a plugin: the packages that each transfer syntax needs."""
+"""Packages that each transfer syntax needs; part of pydicom's plugin interface."""
 
 
 def is_available(syntax: str) -> bool:
-    """What pydicom asks of a plugin: whether it can decode `syntax` here."""
+    """Test whether `syntax` can be decoded here; part of pydicom's plugin interface."""
     return syntax in DECODER_DEPENDENCIES and importlib.util.find_spec("imagecodecs") is not None
 
 
 def decode_frame(data: bytes, runner: DecodeRunner) -> bytes:
-    """What pydicom asks of a plugin: the samples of one frame, with `runner` told their form."""
-    import imagecodecs  # An optional dependency.
+    """Decode one frame and set its format on `runner`; part of pydicom's plugin interface."""
+    import imagecodecs  # an optional dependency
 
     if runner.transfer_syntax in _JPEG_LS:
         pixels = imagecodecs.jpegls_decode(data)
     elif runner.samples_per_pixel == 1:
         pixels = imagecodecs.jpeg8_decode(data)
-    else:  # The colour space is given on both sides: pydicom converts, if conversion is due.
+    else:  # The same colour space on both sides: pydicom itself converts, if needed.
         pixels = imagecodecs.jpeg8_decode(data, colorspace="rgb", outcolorspace="rgb")
     runner.set_option("bits_allocated", 8 * pixels.itemsize)
     runner.set_option("planar_configuration", 0)

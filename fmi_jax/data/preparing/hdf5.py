@@ -12,15 +12,15 @@ from fmi_jax.data.preparing.pixel_limit import check_size
 from fmi_jax.errors import UserError
 
 SUFFIXES = (".h5", ".hdf5")
-"""What HDF5 files are called."""
+"""Suffixes of HDF5 files."""
 
 
 def read_item(path: Path, item: int) -> UInt8[np.ndarray, "h w *c"]:
-    """Image number `item` (from 0) of the data set `x` (`[n, h, w]`, or with 1 or 3 channels).
+    """Read image number `item` (from 0) of the data set `x` (`[n, h, w]`, or 1 or 3 channels).
 
     Raises:
-      UserError: there is no such image, without the name of the file. What h5py raises on a
-        missing file and on damaged bytes is not caught.
+      UserError: there is no such image; the message does not name the file. Errors of h5py on a
+        missing file and on damaged bytes are not caught.
     """
     images = _open(path, os.getpid())
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in _CHANNELS:
@@ -38,7 +38,7 @@ def read_item(path: Path, item: int) -> UInt8[np.ndarray, "h w *c"]:
 _CHANNELS = ((), (1,), (3,))
 
 
-# Opened once per process (the id is part of the key: a handle does not survive a fork); the
+# Opened once per process: the id is part of the key because a handle does not survive a fork. The
 # lock inside h5py lets threads share it. The cache of 64 MB holds a chunk of many images.
 @functools.lru_cache(maxsize=8)
 def _open(path: Path, process: int) -> h5py.Dataset:

@@ -1,14 +1,13 @@
-"""From an image file to the pixels a network sees: one policy for preparation and prediction.
+"""Image decoding: from a file to the network's pixels, the same for preparation and prediction.
 
 1. The header is read first: a format, number of frames or number of pixels that is not allowed
-   is refused before anything is decoded. A file that is cut short or damaged is refused.
+   is refused before anything is decoded. A truncated or damaged file is refused.
 2. The EXIF orientation is applied. DICOM goes through `dicom`, one row of an HDF5 file through
    `hdf5`; both give 8 bits.
 3. The channels become RGB or grey ("L", ITU-R 601 luma) as Pillow converts them: palettes are
-   looked up, CMYK is converted, transparency is dropped, as the reference does. Of 16-bit values
-   the high byte is kept.
+   looked up, CMYK is converted, transparency is dropped. Of 16-bit values the high byte is kept.
 4. The image is resized to a square, without keeping the aspect ratio, with Pillow's antialiased
-   bilinear kernel: to the last bit what torchvision's `Resize((s, s))` does.
+   bilinear kernel. The result is bit-identical to torchvision's `Resize((s, s))`.
 """
 
 import hashlib
@@ -26,24 +25,24 @@ from fmi_jax.data.preparing.pixel_limit import MAX_PIXELS, check_size
 from fmi_jax.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
-"""Formats that Pillow reads here; these and DICOM are told by content, whatever the file's name."""
+"""Formats that Pillow reads here; they and DICOM are recognised by content, not by file name."""
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"),
     *hdf5.SUFFIXES,
 )
-"""File names that may hold an image; anything else that a table names is refused unread."""
+"""Suffixes of file names that may hold an image; other names in a table are refused unread."""
 
 # Between 89 and 179 megapixels Pillow only warns; `check_size` decides here.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class RawImage(NamedTuple):
-    """One raw image, upright and in the channels that were asked for.
+    """One raw image, upright and in the requested channels.
 
     Attributes:
-      image: in mode "RGB" or "L", of the raw size.
-      sha256: of the bytes of its file; of an image among others in a file, of its own bytes.
+      image: image in mode "RGB" or "L", at the raw size.
+      sha256: checksum of the file's bytes; of the image's own bytes if the file holds many.
     """
 
     image: Image.Image
@@ -54,12 +53,12 @@ def read_image(path: Path, *, channels: int, item: int | None = None) -> RawImag
     """Read one raw image.
 
     Args:
-      path: a file of any format that is read.
+      path: file of any supported format.
       channels: 3 for colour, 1 for grey.
-      item: which image of a file that holds many (HDF5), from 0.
+      item: index of the image in a file that holds many (HDF5), from 0.
 
     Raises:
-      UserError: why there is no image that can be used, without the name of the file.
+      UserError: says why there is no usable image, without the name of the file.
     """
     try:
         if path.suffix.lower() in hdf5.SUFFIXES:
@@ -75,17 +74,17 @@ def read_image(path: Path, *, channels: int, item: int | None = None) -> RawImag
         raise
     except FileNotFoundError:
         raise UserError("image file is missing") from None
-    except Exception as error:  # h5py, too, raises anything on hostile bytes.
+    except Exception as error:  # h5py, too, may raise anything on hostile bytes
         reason = getattr(error, "strerror", None) or _reason(error)
         raise UserError(f"image file cannot be read ({reason})") from None
     return RawImage(decode_image(data, channels=channels), hashlib.sha256(data).hexdigest())
 
 
 def load_image(path: Path, channels: int, size: int) -> UInt8[np.ndarray, "h w c"]:
-    """Read one image file as prepared data would hold it, `[size, size, channels]`.
+    """Read one image file in the form of prepared data, `[size, size, channels]`.
 
     Raises:
-      UserError: the file is missing or not an image that can be used; the message names it.
+      UserError: the file is missing or not a usable image; the message names it.
     """
     try:
         return resize_image(read_image(path, channels=channels).image, size=size)
@@ -94,22 +93,22 @@ def load_image(path: Path, channels: int, size: int) -> UInt8[np.ndarray, "h w c
 
 
 def decode_image(data: bytes, *, channels: int) -> Image.Image:
-    """The upright image in the bytes of a file, in mode "RGB" (3 channels) or "L" (1).
+    """Decode the bytes of a file to an upright image, in mode "RGB" (3 channels) or "L" (1).
 
     Raises:
-      UserError: why these bytes cannot be used, without the name of a file.
+      UserError: says why these bytes cannot be used, without the name of a file.
     """
     try:
         image = _open_dicom(data) if data[128:132] == b"DICM" else _open(data)
         return _to_mode(ImageOps.exif_transpose(image), channels)
     except UserError:
         raise
-    except Exception as error:  # Decoders raise anything on hostile bytes.
+    except Exception as error:  # decoders may raise anything on hostile bytes
         raise UserError(f"damaged or cut short ({_reason(error)})") from None
 
 
 def resize_image(image: Image.Image, *, size: int) -> UInt8[np.ndarray, "h w c"]:
-    """The pixels of `image`, stretched to `[size, size, channels]`."""
+    """Stretch `image` to pixels `[size, size, channels]`."""
     pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
@@ -124,14 +123,14 @@ def _open(data: bytes) -> Image.Image:
         raise UserError(f"not an image ({_reason(error)}); expected {expected}") from None
     check_size(image.width, image.height)
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # MPO: a JPEG with a preview behind it.
+    if frames > 1 and image.format != "MPO":  # MPO is a JPEG followed by a preview
         raise UserError(f"{frames} frames; expected a single image")
     image.load()
     return image
 
 
 def _open_dicom(data: bytes) -> Image.Image:
-    from fmi_jax.data.preparing.dicom import decode_dicom  # Seldom needed, and slow to import.
+    from fmi_jax.data.preparing.dicom import decode_dicom  # seldom needed, and slow to import
 
     return Image.fromarray(decode_dicom(data))
 

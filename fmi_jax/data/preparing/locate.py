@@ -1,4 +1,4 @@
-"""From the rows of a raw data set to its image files, none of them outside the image root."""
+"""Locates the image file of each row of a raw data set, none of them outside the image root."""
 
 import collections
 import functools
@@ -11,7 +11,7 @@ from fmi_jax.errors import UserError
 
 
 def locate_images(raw: RawDataset) -> list[Path]:
-    """The file of each row, whether it is there or not.
+    """Find the path of each row's file, whether it exists or not.
 
     Raises:
       UserError: an id is empty, not text or used twice, or a path leads out of the image root
@@ -23,7 +23,7 @@ def locate_images(raw: RawDataset) -> list[Path]:
     if not root.is_dir():
         raise UserError(f"{raw.image_root} is not a folder; expected the images of {raw.table}.")
 
-    @functools.cache  # files that hold many images are named in many rows
+    @functools.cache  # a file that holds many images is named in many rows
     def locate(path: str) -> tuple[Path, str | None]:
         if fault := _fault(path):
             return root, fault
@@ -48,12 +48,12 @@ def locate_images(raw: RawDataset) -> list[Path]:
 
 
 def _is_plain(text: str) -> bool:
-    """No control characters, and none that UTF-8 cannot hold (undecodable file names)."""
+    """Test for text without control characters, and without those that UTF-8 cannot hold."""
     return not any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in text)
 
 
 def _fault(path: str) -> str | None:
-    """Why `path`, as a table gives it, cannot be taken for an image under the image root."""
+    """Explain why `path`, as a table gives it, is no image under the image root; None if it is."""
     if not path:
         return "path is empty"
     if not _is_plain(path):

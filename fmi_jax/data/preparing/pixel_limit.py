@@ -1,16 +1,16 @@
-"""How large an image may be: known from its header, so that a bomb is refused undecoded."""
+"""Limit on the size of an image, checked in its header, so that a bomb is never decoded."""
 
 from fmi_jax.errors import UserError
 
 MAX_PIXELS = 2**27
-"""Largest image, 134 megapixels: a mammogram has 30, a decompression bomb thousands."""
+"""Most pixels of an image, 134 megapixels: a mammogram has 30, a decompression bomb thousands."""
 
 
 def check_size(width: int, height: int) -> None:
     """Refuse an image without pixels or with more than `MAX_PIXELS`.
 
     Raises:
-      UserError: says the size and what is allowed.
+      UserError: names the size and the limit.
     """
     if width < 1 or height < 1:
         raise UserError(f"{width} x {height} pixels; expected at least one")

@@ -1,8 +1,8 @@
-"""Work dealt out to processes of its own, which may be killed without a silent loss.
+"""Pool of worker processes; a killed worker is an error, never a silent loss.
 
 The workers are fresh interpreters: nothing is forked from a process that may hold an accelerator
-or threads, and the program that calls is not imported again, whatever it is (a script, a
-notebook). A worker whose parent is gone ends with the item it was at.
+or threads, and the calling program is not imported again, whatever it is (a script, a notebook).
+A worker whose parent is gone ends after its current item.
 """
 
 import multiprocessing
@@ -22,18 +22,18 @@ _SERVE = (
     "import sys; sys.path[:] = {path!r}; from fmi_jax.data.preparing.pool import serve; serve({fd})"
 )
 
-# glibc gives the memory of every large image back to the system and fetches it anew, page by
-# page; with these it keeps it, and PNG photographs are read in 0.8 of the time.
+# By default glibc returns the memory of every large image to the system and fetches it anew, page
+# by page. With these settings it keeps it: PNG photographs are read in 0.8 of the time.
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
 
 class WorkerLostError(Exception):
-    """A worker process ended by itself, or was ended from outside.
+    """Raised when a worker process ended by itself or was ended from outside.
 
     Attributes:
-      task: index of the task it was at.
-      items: how many items of that task had arrived; it was at work on the next.
-      reason: how it ended ("killed by SIGKILL").
+      task: index of the task that it was working on.
+      items: number of items of that task that had arrived; it was working on the next.
+      reason: description of how it ended ("killed by SIGKILL").
     """
 
     def __init__(self, task: int, items: int, reason: str):
@@ -54,18 +54,18 @@ class _Done(NamedTuple):
 def run_tasks(
     function: Callable[[T], Iterable[R]], tasks: Sequence[T], processes: int
 ) -> Iterator[tuple[int, R]]:
-    """Yield every item of `function(task)` with the index of its task, as they come.
+    """Yield every item of `function(task)` with the index of its task, as they arrive.
 
-    The items of one task come in order, those of several tasks mixed.
+    Items of one task arrive in order; items of several tasks are mixed.
 
     Args:
-      function: importable by its name (or a `functools.partial` of one that is).
-      tasks: with everything that a worker needs to know; picklable.
-      processes: how many workers; 1: no process is started, the work is done here.
+      function: function importable by name (or a `functools.partial` of one).
+      tasks: picklable tasks, with everything that a worker needs to know.
+      processes: number of workers; 1: no process is started, the work is done here.
 
     Raises:
       WorkerLostError: a worker was killed. The others are stopped.
-      Exception: what `function` raised.
+      Exception: any error of `function`.
     """
     if processes == 1:
         for index, task in enumerate(tasks):
@@ -91,7 +91,7 @@ def run_tasks(
 
 
 class _Worker:
-    """One process and what it is at."""
+    """A worker process and its current task."""
 
     def __init__(self, function: Callable[[Any], Iterable[Any]]):
         self.connection, theirs = multiprocessing.Pipe()
@@ -116,7 +116,7 @@ class _Worker:
         return True
 
     def receive(self) -> Any:
-        """The next message."""
+        """Receive the next message."""
         try:
             message = self.connection.recv()
         except (EOFError, ConnectionResetError):
@@ -145,8 +145,8 @@ class _Worker:
 
 
 def serve(descriptor: int) -> None:
-    """The life of a worker: a function, then tasks, until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
+    """Run a worker: receive a function, then tasks, until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent decides
     connection = Connection(descriptor)
     try:
         function = connection.recv()
@@ -163,4 +163,4 @@ def serve(descriptor: int) -> None:
                 message = _Failed(error)
             connection.send(message)
     except (BrokenPipeError, ConnectionResetError, EOFError):
-        return  # the parent is done, or gone
+        return  # the parent is done or gone

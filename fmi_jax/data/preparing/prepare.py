@@ -1,14 +1,14 @@
-"""From a raw data set to prepared ones: every row checked, every image decoded once.
+"""Preparation of data sets: every row is checked, every image decoded once.
 
-The work is cut into units of rows, which processes take in turn; each appears whole, with a note
-of what went into it, in a hidden folder beside the place of the finished one. A run that is
-killed, or that meets an image it cannot use, leaves them there, and the next one goes on with
-what is missing or was made from other files. The finished folder appears at once; its bytes do
-not depend on interruptions, on the number of processes or on the sizes prepared together.
+The work is cut into units of rows, which processes take in turn. Each unit appears whole, with a
+note of its contents, in a hidden folder beside the final one. A run that is killed, or that meets
+an unusable image, leaves its units there; the next run continues with units that are missing or
+were made from other files. The finished folder appears at once. Its bytes do not depend on
+interruptions, on the number of processes or on the sizes prepared together.
 
-Memory: a process needs 130 MB and 13 bytes a pixel of the largest raw image, which makes 170 MB
-for 3 megapixels and 1.9 GB for the largest that is read (134); the first one besides a kilobyte
-or two for each row.
+Memory: a process needs 130 MB and 13 bytes per pixel of the largest raw image, that is 170 MB for
+3 megapixels and 1.9 GB for the largest allowed image (134). The parent process needs another 1 to
+2 kB per row.
 """
 
 import fcntl
@@ -43,7 +43,7 @@ from fmi_jax.tasks.metrics import check_metric
 from fmi_jax.types import Task
 
 ON_BAD = ("fail", "quarantine")
-"""What to do with images that cannot be used: refuse the data set, or leave them out by name."""
+"""Policies for images that cannot be used: refuse the data set, or leave them out by name."""
 
 _DEFAULT_METRIC = {
     Task.BINARY: "roc_auc",
@@ -56,7 +56,7 @@ _MAX_SIZE = 4096
 def prepare(
     spec: DatasetSpec, source: Path | None, data_dir: Path, *, size: int = 256, **options: Any
 ) -> PreparedDataset:
-    """Prepare a data set at one size; otherwise as `prepare_sizes`."""
+    """Prepare a data set at one size; same as `prepare_sizes` otherwise."""
     return prepare_sizes(spec, source, data_dir, sizes=(size,), **options)[0]
 
 
@@ -72,29 +72,30 @@ def prepare_sizes(
     limit: int = 0,
     processes: int = 0,
 ) -> list[PreparedDataset]:
-    """Write `<data_dir>/<spec.name>/<size>-<split>/` for every size, each in full or not at all.
+    """Write `<data_dir>/<spec.name>/<size>-<split>/` for every size, each atomically.
 
     Called again it does nothing, as long as the table, the image files and the arguments are
-    what they were. Several processes may prepare the same set: one works, the others wait for it.
+    unchanged. Several processes may prepare the same set: one works, the others wait for it.
 
     Args:
-      spec: the data set.
-      source: the raw data, as `spec.layout` says; None for a set that is drawn (it is drawn into
-        `<data_dir>/raw/<name>`).
+      spec: spec of the data set.
+      source: path of the raw data, as `spec.layout` says; None for a set that is drawn (it is
+        drawn into `<data_dir>/raw/<name>`).
       data_dir: folder that holds the prepared sets.
       sizes: sides in pixels that the images are resized to, without keeping the aspect ratio.
       split: one of `spec.splits`; empty: the first that the rows allow.
-      on_bad: what becomes of images that are missing or cannot be decoded, one of `ON_BAD`.
-        The split is drawn before they are left out, so that the others stay where they were.
-      overwrite: replace what was prepared from other data or with other arguments.
-      limit: for a smoke run: take this many rows of every split, from its start, and add
-        "-limit<n>" to its name; 0: take all.
-      processes: how many decode and resize; 0: one per core, fewer for few images; 1: this one.
+      on_bad: policy for images that are missing or cannot be decoded, one of `ON_BAD`. The split
+        is drawn before they are left out, so that the others keep their place.
+      overwrite: True to replace a set that was prepared from other data or with other arguments.
+      limit: number of rows to take from the start of every split, for a smoke run; adds
+        "-limit<n>" to the split's name. 0: all.
+      processes: number of processes that decode and resize; 0: one per core, fewer for few
+        images; 1: this one.
 
     Raises:
       UsageError: an argument is wrong.
-      UserError: the raw data cannot be used (all faults are listed), or the folder holds
-        something else and `overwrite` is not set, or a process was killed.
+      UserError: the raw data cannot be used (all faults are listed), the folder holds something
+        else and `overwrite` is not set, or a process was killed.
     """
     _check_arguments(spec, source, sizes, on_bad, limit, processes)
     with _only_process(data_dir / spec.name):
@@ -127,9 +128,9 @@ def prepare_sizes(
 
 
 def open_or_draw(data_dir: Path, name: str, size: int, split: str = "") -> PreparedDataset:
-    """Open a prepared data set; one that is drawn is first prepared if need be.
+    """Open a prepared data set; one that is drawn by a program is first prepared if need be.
 
-    Arguments and errors as of `open_dataset`.
+    Arguments and errors are those of `open_dataset`.
     """
     if name in DATASETS and DATASETS[name].synthetic and not is_limited(split):
         return prepare(DATASETS[name], None, data_dir, size=size, split=split)
@@ -165,7 +166,7 @@ def _check_arguments(
 
 @contextmanager
 def _only_process(folder: Path) -> Iterator[None]:
-    """Hold the lock of one data set; the system frees it when the process ends, however it does."""
+    """Hold the lock of one data set; the system frees it when the process ends in any way."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "w")  # noqa: SIM115
@@ -190,7 +191,7 @@ def _recipes(
     metric: str,
     on_bad: str,
 ) -> dict[int, dict[str, Any]]:
-    """For each size all that decides what is prepared, cheap enough to be found anew each time."""
+    """Recipe of each size: everything that decides the prepared data, cheap to recompute."""
     table = raw.table.read_bytes() if raw.table.is_file() else None
     recipe = {
         "format": FORMAT,

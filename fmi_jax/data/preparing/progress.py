@@ -1,4 +1,4 @@
-"""A bar on the terminal for what takes long: how many images, how fast, how much longer."""
+"""Progress bar on the terminal for reading images: count, speed and remaining time."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def track_images(images: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Pass `images` on and show on stderr, where that is a terminal, how far they are."""
+    """Pass `images` on, and show the progress on stderr if it is a terminal."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),

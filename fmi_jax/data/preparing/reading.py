@@ -1,4 +1,4 @@
-"""Reading every image of a raw data set once, on several processes."""
+"""Reads every image of a raw data set once, on several processes."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,17 +10,17 @@ from fmi_jax.data.preparing.progress import track_images
 from fmi_jax.data.preparing.units import UnitRow, read_row
 from fmi_jax.errors import UserError
 
-# This module runs in worker processes, so it imports neither jax nor what imports it.
+# This module runs in worker processes, so it imports neither jax nor modules that import it.
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _ROWS_PER_TASK = 16
-_ROWS_PER_PROCESS = 100  # for fewer, starting another process (2 s) does not pay
+_ROWS_PER_PROCESS = 100  # with fewer, starting another process (2 s) does not pay
 
 
 class Scanned(NamedTuple):
-    """What was found at one row: the SHA-256 of its file, or why its image cannot be used."""
+    """Result for one row: the SHA-256 of its file, or why its image cannot be used."""
 
     file_sha256: str = ""
     fault: str = ""
@@ -32,10 +32,10 @@ def scan_images(
     """Read and decode every image, as preparation would, with a bar on the terminal.
 
     Args:
-      rows: what to read.
+      rows: rows to read.
       channels: 3 for colour, 1 for grey.
-      description: what the bar says.
-      processes: as of `prepare`.
+      description: text of the bar.
+      processes: number of processes; 0: one per core, fewer for few images.
 
     Raises:
       UserError: a process was killed; the message names what it was reading.
@@ -62,13 +62,13 @@ def read_images(
     description: str,
     processes: int,
 ) -> Iterator[tuple[int, R]]:
-    """`run_tasks`, for tasks whose items are images.
+    """Run tasks whose items are images, with a bar on the terminal; see `run_tasks`.
 
     Args:
-      function, tasks: as of `run_tasks`; each item stands for one image.
-      rows: of each task.
-      description: what the bar on the terminal says.
-      processes: how many to use; 0: one per core, fewer for few images.
+      function, tasks: arguments of `run_tasks`; each item stands for one image.
+      rows: rows of each task.
+      description: text of the bar.
+      processes: number of processes; 0: one per core, fewer for few images.
 
     Raises:
       UserError: a process was killed; the message names what it was reading.
@@ -91,5 +91,5 @@ def scan_rows(rows: Sequence[UnitRow], channels: int) -> Iterator[Scanned]:
     for row in rows:
         image = read_row(row, channels)
         found = Scanned(fault=str(image)) if isinstance(image, UserError) else Scanned(image.sha256)
-        del image  # before there is another
+        del image  # free it before the next is read
         yield found

@@ -1,4 +1,4 @@
-"""What is to be prepared: the rows of the splits, and their files as they are on disk."""
+"""Rows to prepare, by split, with their files as they are on disk."""
 
 import hashlib
 import json
@@ -16,8 +16,8 @@ class Row(NamedTuple):
 
     Attributes:
       split: "train", "val" or "test".
-      example: the row.
-      path: its image file.
+      example: raw example of the row.
+      path: path of its image file.
       bytes, mtime_ns: size and time of change of that file; None: there is no such file.
     """
 
@@ -29,12 +29,12 @@ class Row(NamedTuple):
 
     @property
     def for_worker(self) -> UnitRow:
-        """The part of it that is needed to prepare the image."""
+        """Part of the row that a worker needs to prepare the image."""
         return UnitRow.of(self.example, self.path)
 
     @property
     def identity(self) -> list[Any]:
-        """All that decides what is prepared, as far as it is known without opening the file."""
+        """Everything that decides the prepared image and is known without opening the file."""
         e = self.example
         return [self.split, e.id, e.path, e.item, e.label, e.group, e.split, self.bytes]
 
@@ -42,13 +42,13 @@ class Row(NamedTuple):
 def select_rows(
     raw: RawDataset, paths: Sequence[Path], rows: Mapping[str, Sequence[int]], limit: int
 ) -> list[Row]:
-    """The rows of train, then val, then test, each in order.
+    """Select the rows of train, then val, then test, each in order.
 
     Args:
-      raw: the data set.
-      paths: the image file of each of its rows.
-      rows: those of each split.
-      limit: how many to take of every split, from its start; 0: all.
+      raw: raw data set.
+      paths: image file of each of its rows.
+      rows: indices of the rows of each split.
+      limit: number of rows to take from the start of every split; 0: all.
     """
     stats: dict[Path, tuple[int, int] | tuple[None, None]] = {}  # HDF5: one file, many images
     selected = []

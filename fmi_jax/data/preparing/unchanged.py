@@ -1,4 +1,4 @@
-"""Whether a prepared data set is still what would be prepared."""
+"""Check that a prepared data set is still what would be prepared now."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from fmi_jax.errors import UserError
 def check_unchanged(
     folder: Path, recipe: Mapping[str, Any], rows: Sequence[Row], channels: int, processes: int
 ) -> None:
-    """Refuse to take `folder` for what the recipe says, if it was prepared from something else."""
+    """Raise `UserError` if `folder` was prepared from something else than the recipe says."""
     dataset = open_folder(folder)
     old = dataset.manifest
     changed = [name for name, value in recipe.items() if old.get(name) != value]
@@ -52,27 +52,27 @@ def check_unchanged(
 
 
 class Stamps:
-    """When the raw files were last changed, kept beside the prepared folder.
+    """Times of change of the raw files, kept beside the prepared folder.
 
-    A time says nothing on another machine, so this is no part of the prepared data. It only
-    spares reading files that have not been touched: without it, all are read again.
+    A time has no meaning on another machine, so it is not part of the prepared data. It only saves
+    reading files that have not been touched; without it, all are read again.
 
     Args:
-      folder: the prepared data set.
+      folder: folder of the prepared data set.
     """
 
     def __init__(self, folder: Path):
         self._file = folder.with_name(f".{folder.name}.stamps")
 
     def write(self, manifest_sha256: str, rows: Sequence[Row]) -> None:
-        """Remember the rows that `manifest_sha256` was made from."""
+        """Store the times of the rows that `manifest_sha256` was made from."""
         values = {"manifest_sha256": manifest_sha256, "mtime_ns": [row.mtime_ns for row in rows]}
         draft = self._file.with_name(self._file.name + ".tmp")  # the caller holds the lock
         draft.write_text(json.dumps(values))
         draft.replace(self._file)
 
     def touched(self, manifest_sha256: str, rows: Sequence[Row]) -> list[Row]:
-        """The rows whose files may have changed since."""
+        """List the rows whose files may have changed since."""
         try:
             values = json.loads(self._file.read_text())
             known = values["mtime_ns"] if values["manifest_sha256"] == manifest_sha256 else []

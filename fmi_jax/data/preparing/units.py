@@ -1,8 +1,8 @@
-"""The unit of preparation: some rows of one split, read together and written as one shard a size.
+"""Unit of preparation: some rows of one split, read together and written as one shard per size.
 
-A unit that is done consists of a shard and a note of what went into it. Their names hold a hash
-of all that decides their bytes, so that a run that was killed is taken up by whoever finds them,
-and nobody takes what was made from other files or in another way.
+A finished unit consists of a shard and a note of its contents. Their names hold a hash of
+everything that decides their bytes. So the next run can use the units of a killed run, and no run
+uses units that were made from other files or in another way.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from fmi_jax.atomic import whole_file, write_bytes
 from fmi_jax.data.preparing.images import RawImage, read_image, resize_image
 from fmi_jax.errors import UserError
 
-# This module runs in worker processes, so it imports neither jax nor what imports it.
+# This module runs in worker processes, so it imports neither jax nor modules that import it.
 if TYPE_CHECKING:
     from fmi_jax.data.raw.spec import RawExample
 
 
 class UnitRow(NamedTuple):
-    """What a worker has to know of a row: parts of its `RawExample`, and its file."""
+    """Data that a worker needs about a row: parts of its `RawExample`, and its file."""
 
     id: str
     where: str
@@ -37,12 +37,12 @@ class UnitRow(NamedTuple):
 
     @classmethod
     def of(cls, example: "RawExample", path: Path) -> Self:
-        """The row `example`, whose image is the file `path`."""
+        """Make the row of `example`, whose image is the file `path`."""
         return cls(example.id, example.where, path, example.item, example.label)
 
     @property
     def place(self) -> str:
-        """How messages point at it."""
+        """Row and path, as shown in messages."""
         return f"{self.where}: {self.path}"
 
 
@@ -51,10 +51,10 @@ class Unit:
     """Rows that are read together.
 
     Attributes:
-      split: to which they all belong.
-      rows: in order.
-      shards: where the records of each size go, without the suffix; only of the sizes that are
-        still to be written.
+      split: split that all rows belong to.
+      rows: rows of the unit, in order.
+      shards: path of the records of each size, without the suffix; only sizes that are still to
+        be written.
     """
 
     split: str
@@ -63,12 +63,12 @@ class Unit:
 
 
 class Seen(NamedTuple):
-    """What is to be remembered of one image.
+    """Record kept for one image.
 
     Attributes:
-      file_sha256: of the bytes of its file.
-      pixels_sha256: of its prepared pixels; equal for two files that show the same.
-      width, height: of the raw image, upright, in pixels.
+      file_sha256: checksum of its file's bytes.
+      pixels_sha256: checksum of its prepared pixels; equal for two files with the same picture.
+      width, height: size of the raw image, upright, in pixels.
     """
 
     file_sha256: str
@@ -79,13 +79,13 @@ class Seen(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UnitNote:
-    """What went into one shard.
+    """Contents of one shard.
 
     Attributes:
-      images: for each row of the unit what was seen, or why the image cannot be used.
-      histogram: how often each value occurs in each channel, `[c][256]`.
-      record_bytes: of all records before compression.
-      shard_bytes: of the file.
+      images: record of each row's image, or why the image cannot be used.
+      histogram: count of each value in each channel, `[c][256]`.
+      record_bytes: size of all records before compression.
+      shard_bytes: size of the file.
     """
 
     images: tuple[Seen | str, ...]
@@ -95,12 +95,12 @@ class UnitNote:
 
     @property
     def records(self) -> int:
-        """How many images are in the shard."""
+        """Number of images in the shard."""
         return sum(isinstance(image, Seen) for image in self.images)
 
     @classmethod
     def read(cls, shard: Path) -> Self | None:
-        """The note beside a shard; None unless both are there in full."""
+        """Read the note beside a shard; None unless both are complete."""
         try:
             values = json.loads(note_file(shard).read_text())
             values["images"] = tuple(
@@ -113,26 +113,26 @@ class UnitNote:
 
 
 def record_file(shard: Path) -> Path:
-    """The array_record file of a shard."""
+    """Path of the array_record file of a shard."""
     return shard.with_name(shard.name + ".array_record")
 
 
 def note_file(shard: Path) -> Path:
-    """The file of its `UnitNote`."""
+    """Path of a shard's `UnitNote`."""
     return shard.with_name(shard.name + ".json")
 
 
 def features_of(
     size: int, channels: int, classes: tuple[str, ...], multilabel: bool
 ) -> tfds.features.FeaturesDict:
-    """What a record holds: the pixels, the label and the id."""
+    """TFDS features of a record: the pixels, the label and the id."""
     if multilabel:
         label = tfds.features.Tensor(shape=(len(classes),), dtype=np.float32)
     else:
         label = tfds.features.ClassLabel(names=list(classes))
-    # Bytes, not PNG: array_record compresses them itself. At 256 x 256 RGB they are read 3.6 times
-    # as fast as a PNG (1,900 against 530 images per CPU second) from 1.2 times the space, both
-    # for the synthetic photographs; of noise, 8 times as fast from 1.6 times the space.
+    # Bytes, not PNG, because array_record compresses them itself. At 256 x 256 RGB they are read
+    # 3.6 times as fast as a PNG (1,900 against 530 images per CPU second) at 1.2 times the size,
+    # for the synthetic photographs; for noise, 8 times as fast at 1.6 times the size.
     image = tfds.features.Tensor(
         shape=(size, size, channels), dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
     )
@@ -145,7 +145,7 @@ def write_unit(
     """Read the images of a unit, each once, and write its shards and their notes.
 
     Yields:
-      None after each row. The files appear when the last has been taken.
+      None after each row. The files appear when the iterator is exhausted.
     """
     drafts = [
         _Draft(shard, features_of(size, channels, classes, multilabel), size, channels)
@@ -158,14 +158,14 @@ def write_unit(
             image = read_row(row, channels)
             for draft in drafts:
                 draft.add(row, image)
-            del image  # before there is another
+            del image  # free it before the next is read
             yield
     for draft in drafts:
         draft.write_note()
 
 
 def read_row(row: UnitRow, channels: int) -> RawImage | UserError:
-    """The raw image of a row, or why there is none."""
+    """Read the raw image of a row, or return the error that says why there is none."""
     try:
         return read_image(row.path, channels=channels, item=row.item)
     except UserError as error:
@@ -187,7 +187,7 @@ class _Draft:
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
         with whole_file(record_file(self._shard)) as draft:
-            self._writer = ArrayRecordWriter(str(draft), "group_size:1")  # read by row: a row each
+            self._writer = ArrayRecordWriter(str(draft), "group_size:1")  # rows are read one by one
             yield
             with _full_disk():
                 self._writer.close()
@@ -200,7 +200,7 @@ class _Draft:
         example = self._serializer.get_tf_example(
             self._features.encode_example({"image": pixels, "label": row.label, "id": row.id})
         )
-        # By default the order of the features in the bytes is another in every process.
+        # By default the order of the features in the bytes differs between processes.
         record = example.SerializeToString(deterministic=True)
         with _full_disk():
             self._writer.write(record)
@@ -224,5 +224,5 @@ class _Draft:
 def _full_disk() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # of array_record, whatever the system says
+    except RuntimeError as error:  # array_record raises this whatever the system says
         raise OSError(str(error)) from error

@@ -1,4 +1,4 @@
-"""The folder of a prepared data set, put together from finished units."""
+"""Puts the folder of a prepared data set together from finished units."""
 
 import collections
 import csv
@@ -27,13 +27,13 @@ from fmi_jax.types import Task
 
 
 class WrittenUnit(NamedTuple):
-    """A unit that is done, for one size.
+    """A finished unit, for one size.
 
     Attributes:
-      split: to which its rows belong.
-      rows: in order.
-      shard: where its records are, as of `record_file`.
-      note: what went into them.
+      split: split that its rows belong to.
+      rows: rows of the unit, in order.
+      shard: path of its records, as for `record_file`.
+      note: contents of the shard.
     """
 
     split: str
@@ -43,7 +43,7 @@ class WrittenUnit(NamedTuple):
 
 
 def versions() -> dict[str, str]:
-    """Versions of all that has a say in the bytes."""
+    """Versions of all packages that influence the bytes."""
     names = ("fmi_jax", "numpy", "pillow", "pydicom", "h5py", "tensorflow-datasets", "array_record")
     return {name: importlib.metadata.version(name) for name in names}
 
@@ -55,19 +55,19 @@ def write_folder(
     units: Sequence[WrittenUnit],
     recipe: Mapping[str, Any],
 ) -> str:
-    """Put the shards of one size into the empty `folder` and write what belongs to them.
+    """Put the shards of one size into the empty `folder`, and write index and manifest.
 
     Args:
-      folder: nobody reads it before it is complete.
-      spec, raw: the data set and its rows.
-      units: in the order of the splits and of their rows.
-      recipe: the part of the manifest that is known beforehand.
+      folder: folder that nobody reads before it is complete.
+      spec, raw: spec and rows of the data set.
+      units: finished units, in the order of the splits and of their rows.
+      recipe: part of the manifest that is known beforehand.
 
     Returns:
       The checksum of the manifest.
 
     Raises:
-      UserError: the training images are all of one plain colour; nothing is written then.
+      UserError: in some channel the training images are all of one value; nothing is written then.
     """
     if spec.mean is None:
         mean, std = _statistics(units, raw.table)
@@ -146,15 +146,15 @@ def _place_records(
 
 
 def _place(file: Path, target: Path) -> None:
-    """Put a finished file where it belongs; a run killed right here need not write it again."""
+    """Link a finished file to its target, so that a run killed here need not write it again."""
     try:
         os.link(file, target)
-    except OSError:  # a file system without links
+    except OSError:  # the file system has no links
         file.rename(target)
 
 
 def _seen(units: Sequence[WrittenUnit]) -> Iterable[tuple[Row, Seen]]:
-    """The rows that have an image, and what was seen of it."""
+    """Yield the rows that have an image, and the record of it."""
     for unit in units:
         for row, image in zip(unit.rows, unit.note.images, strict=True):
             if isinstance(image, Seen):
@@ -162,7 +162,7 @@ def _seen(units: Sequence[WrittenUnit]) -> Iterable[tuple[Row, Seen]]:
 
 
 def _index_csv(units: Sequence[WrittenUnit]) -> bytes:
-    """The index, one line per image."""
+    """Write the index, one line per image."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(INDEX_COLUMNS)
@@ -176,7 +176,7 @@ def _index_csv(units: Sequence[WrittenUnit]) -> bytes:
 
 
 def _summary(units: Sequence[WrittenUnit], num_classes: int) -> dict[str, Any]:
-    """The part of the manifest that tells of the images."""
+    """Part of the manifest that describes the images."""
     seen = list(_seen(units))
     counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
     class_counts: dict[str, np.ndarray] = {split: np.zeros(num_classes) for split in SPLITS}

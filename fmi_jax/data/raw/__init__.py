@@ -1,1 +1,1 @@
-"""Data sets as they are published: one file for each."""
+"""Readers of published data sets, one file for each."""

@@ -17,7 +17,7 @@ def read(source: Path) -> RawDataset:
     """Read `train.csv` (`id_code,diagnosis`); images are `train_images/<id_code>.png`.
 
     Raises:
-      UserError: the table is missing or not of that form, or a grade is not 0 to 4.
+      UserError: the table is missing or malformed, or a grade is not 0 to 4.
     """
     table = source / "train.csv"
     _, rows = read_table(table, required=("id_code", "diagnosis"))

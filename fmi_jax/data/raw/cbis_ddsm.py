@@ -1,15 +1,15 @@
 """CBIS-DDSM: scanned film mammograms with masses or calcifications, benign or malignant.
 
-Three data sets of one download:
+Three data sets come from one download:
 
 * `cbis_ddsm`: whole mammograms, benign or malignant; malignant if any abnormality on it is.
 * `cbis_ddsm_crops`: the published crop around each abnormality, benign or malignant.
 * `cbis_ddsm_type`: the same crops, mass or calcification.
 
-None of them is the study's "DDSM" task (data set `ddsm`: normal or not): CBIS-DDSM
+None of them is the study's "DDSM" task (data set `ddsm`: normal or not), because CBIS-DDSM
 has no normal mammograms. Benign without callback counts as benign.
 
-The tables say of each abnormality: 3,568 on 3,032 mammograms of 1,566 patients. 71 mammograms are
+The tables describe abnormalities: 3,568 on 3,032 mammograms of 1,566 patients. 71 mammograms are
 listed, and stored, both for masses and for calcifications; they count once. 31 patients and 29
 mammograms are in a training and in a test table, one for masses and the other for calcifications.
 """
@@ -56,13 +56,13 @@ class Abnormality(NamedTuple):
     """One row of the tables.
 
     Attributes:
-      case: how the download calls the mammogram, "Mass-Training_P_00001_LEFT_CC".
-      film: the mammogram itself, whichever table lists it: patient, breast and view.
-      number: of the abnormality on the mammogram.
-      malignant: or benign.
+      case: name of the mammogram in the download, "Mass-Training_P_00001_LEFT_CC".
+      film: patient, breast and view, which identify the mammogram in all tables.
+      number: number of the abnormality on the mammogram.
+      malignant: True if it is malignant, False if it is benign.
       split: "train" or "test", by the table.
       row: line of the table.
-      file, crop_file: where the table says that the mammogram and the crop are.
+      file, crop_file: paths of the mammogram and of the crop as the table gives them.
     """
 
     case: str
@@ -78,11 +78,11 @@ class Abnormality(NamedTuple):
 def read_mammograms(source: Path) -> RawDataset:
     """Read the four tables and find the DICOM file of every mammogram.
 
-    A mammogram that a training and a test table list is a test image.
+    A mammogram listed in both a training and a test table is a test image.
 
     Raises:
-      UserError: a table is missing or not of that form, there are no DICOM files, or there is
-        more than one of a mammogram.
+      UserError: a table is missing or malformed, there are no DICOM files, or there is more than
+        one for a mammogram.
     """
     dicoms = _find_dicoms(source)
     films: dict[tuple[str, str, str], list[Abnormality]] = {}
@@ -91,7 +91,7 @@ def read_mammograms(source: Path) -> RawDataset:
     problems = Problems(source)
     examples = []
     for listed in films.values():
-        # Stored once for each table that lists it.
+        # A mammogram is stored once for each table that lists it.
         first = next((one for one in listed if one.case in dicoms), listed[0])
         files = dicoms.get(first.case, [first.file])
         if len(files) > 1:
@@ -113,17 +113,17 @@ def read_mammograms(source: Path) -> RawDataset:
 def read_crops(source: Path, *, label: Literal["pathology", "type"]) -> RawDataset:
     """Read the four tables and find the DICOM file of the crop around every abnormality.
 
-    A folder of the download holds the crop and a mask of the whole mammogram, and neither their
-    order nor their series description nor the columns of the tables tell which is which: the
-    crop is the smaller image.
+    A folder of the download holds the crop and a mask of the whole mammogram. Neither their order
+    nor their series description nor the columns of the tables tell which is which: the crop is
+    the smaller image.
 
     Args:
-      source: the raw data.
-      label: what to tell apart, benign from malignant or masses from calcifications.
+      source: folder of the raw data.
+      label: labels to read: benign or malignant ("pathology"), or mass or calcification ("type").
 
     Raises:
-      UserError: a table is missing or not of that form, there are no DICOM files, or a crop is
-        there without its mask or the other way round.
+      UserError: a table is missing or malformed, there are no DICOM files, or a folder holds a
+        single DICOM file instead of a crop and a mask.
     """
     dicoms = _find_dicoms(source)
     problems = Problems(source)
@@ -148,9 +148,10 @@ def read_crops(source: Path, *, label: Literal["pathology", "type"]) -> RawDatas
 
 
 def official(examples: Sequence[RawExample]) -> splits.Assignment:
-    """The tables' training and test images; validation is 15% of the training images.
+    """Split by the tables' training and test images; validation is 15% of the training images.
 
-    It is drawn by patient, like the split "grouped". Some patients are in training and test.
+    Validation is drawn by patient, like the split "grouped". Some patients are in both training
+    and test.
     """
     train = [i for i, example in enumerate(examples) if example.split == "train"]
     drawn = splits.grouped([examples[i] for i in train])
@@ -204,10 +205,10 @@ def _read_tables(source: Path) -> list[Abnormality]:
 
 
 def _find_dicoms(source: Path) -> dict[str, list[str]]:
-    """The DICOM files of each case, relative to `source`.
+    """Find the DICOM files of each case, relative to `source`.
 
     The case is the name of a folder in every layout of the download. The folders and files in it
-    have been named in several ways since the tables were written, so their paths are of no use.
+    have been named in several ways since the tables were written, so the tables' paths are useless.
     """
     dicoms: dict[str, list[str]] = {}
     for folder, _, names in os.walk(source):
@@ -226,7 +227,7 @@ def _find_dicoms(source: Path) -> dict[str, list[str]]:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """What tells a crop from its mask: fewer pixels or, if it has as many, more bits in each."""
+    """Sort key that puts a crop before its mask: fewer pixels or, if equal, more bits per pixel."""
     from pydicom import dcmread  # slow to import
 
     tags = ["Rows", "Columns", "BitsAllocated"]
@@ -234,7 +235,7 @@ def _size(path: Path) -> tuple[int, int]:
         header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
         return header.Rows * header.Columns, -header.BitsAllocated
     except Exception:  # pydicom raises anything on damaged bytes
-        return 0, 0  # the smallest, so that it is taken, and named when it is decoded
+        return 0, 0  # the smallest, so that it is taken, and reported when it is decoded
 
 
 def _dataset(source: Path, examples: list[RawExample], classes: tuple[str, ...]) -> RawDataset:

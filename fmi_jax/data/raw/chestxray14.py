@@ -30,25 +30,25 @@ CLASSES = (
     "Pleural_Thickening",
     "Hernia",
 )
-"""In the order of the second study, named as in the table."""
+"""Findings in the order of the second study, named as in the table."""
 
 NO_FINDING = "No Finding"
 
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 OFFICIAL_LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
 BENCHMARK_LISTS = {name: f"Xray14_{name}_official.txt" for name in ("train", "val", "test")}
-"""Of the second study, whose licence lets nobody pass them on: the user puts them there."""
+"""Lists of the second study. Its licence forbids passing them on: the user adds the files."""
 
 
 def read(source: Path) -> RawDataset:
-    """Read the table, the lists of the splits, and which folder each image lies in.
+    """Read the table, the lists of the splits, and the folder of each image.
 
-    `RawExample.split` is that of the benchmark's lists where they are there, else "train" for
-    the official train_val list and "test" for the test list. All labels are those of the table.
+    `RawExample.split` comes from the benchmark's lists if they are there; else it is "train" for
+    the official train_val list and "test" for the test list. All labels come from the table.
 
     Raises:
-      UserError: the table is missing or not of that form, a finding is unknown, a list names an
-        image that the table does not have, or the lists disagree on the test images.
+      UserError: the table is missing or malformed, a finding is unknown, a list names an image
+        that the table does not have, or the lists disagree on the test images.
     """
     tables = [source / name for name in TABLES]
     table = next(filter(Path.is_file, tables), tables[-1])
@@ -86,13 +86,13 @@ def read(source: Path) -> RawDataset:
 
 
 def official(examples: Sequence[RawExample]) -> splits.Assignment:
-    """The official test list; of the patients of the train_val list, an eighth is validation.
+    """Split with the official test list; an eighth of the train_val list's patients is validation.
 
     Patients are sorted by their id as text and shuffled by `random.Random(SEED)`; the first
     eighth is validation, which gives about the 70/10/20 of the data set's paper.
 
     Raises:
-      UsageError: a row that is in none of the lists.
+      UsageError: a row is in none of the lists.
     """
     without = [example.where for example in examples if not example.split]
     if without:
@@ -113,7 +113,7 @@ def official(examples: Sequence[RawExample]) -> splits.Assignment:
 
 
 def upstream(examples: Sequence[RawExample]) -> splits.Assignment:
-    """The second study's own lists; in train, validation and test no patient occurs twice.
+    """Split by the second study's own lists; no patient is in two of train, validation and test.
 
     Raises:
       UsageError: the lists are not there.
@@ -127,7 +127,7 @@ def upstream(examples: Sequence[RawExample]) -> splits.Assignment:
 
 
 def _findings(row: Row, place: str, problems: Problems) -> str:
-    """The classes of a row, "a|b"; empty where nothing was found."""
+    """Classes of a row, "a|b"; empty for no finding."""
     findings = row.fields["Finding Labels"]
     if not findings:
         problems.add(f"Finding Labels is empty, expected {NO_FINDING!r} or findings", place)
@@ -135,7 +135,7 @@ def _findings(row: Row, place: str, problems: Problems) -> str:
 
 
 def _image_paths(source: Path) -> dict[str, str]:
-    """Where each image lies: in `images/`, or in one of `images_001/images/` to 012."""
+    """Path of each image: in `images/`, or in one of `images_001/images/` to 012."""
     paths = {}
     for folder in (source / "images", *sorted(source.glob("images_*/images"))):
         if folder.is_dir():
@@ -147,7 +147,7 @@ def _image_paths(source: Path) -> dict[str, str]:
 CHESTXRAY14 = DatasetSpec(
     name="chestxray14",
     read=read,
-    # The benchmark gives its networks RGB with the statistics of ImageNet, and so do we.
+    # The benchmark feeds its networks RGB with the statistics of ImageNet; this is the same.
     channels=3,
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),

@@ -21,10 +21,10 @@ CLASSES = (
     "Pleural Other", "Fracture", "Support Devices",
 )  # fmt: skip
 COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
-"""The five findings of the CheXpert competition, over which the second study averages."""
+"""Five findings of the CheXpert competition, over which the second study averages."""
 
 U_ZEROS, U_ONES, SMOOTHED = (0.0, 0.0), (1.0, 1.0), (0.55, 0.85)
-"""What an uncertain finding counts as: a value of this range. Smoothed: Pham et al. 2021."""
+"""Ranges from which the value of an uncertain finding is drawn. Smoothed: Pham et al. 2021."""
 
 _PRESENT, _ABSENT, _UNCERTAIN = ("1.0", "1"), ("", "0.0", "0"), ("-1.0", "-1")
 _PATH = re.compile(r"[^/]+/((?:train|valid)/(patient\d+)/[^/]+/[^/]+)")
@@ -33,18 +33,18 @@ _PATH = re.compile(r"[^/]+/((?:train|valid)/(patient\d+)/[^/]+/[^/]+)")
 def read(source: Path, *, uncertain: tuple[float, float] = U_ZEROS) -> RawDataset:
     """Read `train.csv` and `valid.csv`; a `Path` starts with the name of the folder itself.
 
-    A finding that is not mentioned is absent, and an image with nothing at all has "No Finding",
+    A finding that is not mentioned is absent, and an image without any finding has "No Finding",
     as in the study. The group is the patient. The split is "train" for `train.csv`, whose labels
     a program read from the reports, and "test" for `valid.csv`, labelled by radiologists.
 
     Args:
-      source: the folder of the two tables, or the folder around it.
-      uncertain: an uncertain finding counts as a value from this range. It is drawn once for an
-        image and a finding, and is the same at every reading.
+      source: folder of the two tables, or the folder around it.
+      uncertain: range of the value of an uncertain finding. The value is drawn once for each image
+        and finding, and is the same at every reading.
 
     Raises:
-      UserError: a table is missing or not of that form, or a label is none of those written
-        there. All faults of a table are listed.
+      UserError: a table is missing or malformed, or a label is not one of the valid values. All
+        faults of a table are listed.
     """
     folder = _folder(source)
     examples = []
@@ -64,11 +64,11 @@ def read(source: Path, *, uncertain: tuple[float, float] = U_ZEROS) -> RawDatase
 
 
 def upstream(examples: Sequence[RawExample]) -> Assignment:
-    """The study's split of `train.csv`, to the row (docs/protocols.md, B21); `valid.csv` is unused.
+    """Split `train.csv` exactly as the study did (docs/protocols.md, B21); `valid.csv` is unused.
 
     The study sorts the table by path and then slices it by row number, with both ends included.
-    So a row lies in train and in test, and another in validation and in test (of 223,414 rows).
-    They stay: `prepare` reports them as duplicates across splits.
+    So one row is in both train and test, and another in both validation and test (of 223,414
+    rows). They stay: `prepare` reports them as duplicates across splits.
 
     Raises:
       UsageError: the row at which the study cuts is not where its rule looks for it, which
@@ -90,22 +90,22 @@ def upstream(examples: Sequence[RawExample]) -> Assignment:
 
 
 def official(examples: Sequence[RawExample]) -> Assignment:
-    """`valid.csv` is the test; of the patients of `train.csv` a random tenth validate."""
+    """Split with `valid.csv` as test; a random tenth of `train.csv`'s patients is validation."""
     rows = _deal_patients(examples, ("val",))
     rows["test"] = [i for i, example in enumerate(examples) if example.split == "test"]
     return rows
 
 
 def grouped(examples: Sequence[RawExample]) -> Assignment:
-    """80/10/10 of the patients of `train.csv`, at random; `valid.csv` is unused.
+    """Split the patients of `train.csv` 80/10/10 at random; `valid.csv` is unused.
 
-    It does not look at the labels, so it is the same whatever becomes of uncertain findings.
+    It does not look at the labels, so it is the same for every treatment of uncertain findings.
     """
     return _deal_patients(examples, ("val", "test"))
 
 
 def _folder(source: Path) -> Path:
-    """The folder of the tables: `source`, or the one inside it."""
+    """Folder of the tables: `source`, or the one inside it."""
     if (source / "train.csv").is_file():
         return source
     inside = sorted(table.parent for table in source.glob("CheXpert-v1.0*/train.csv"))
@@ -149,7 +149,7 @@ def _of_train_csv(examples: Sequence[RawExample]) -> list[int]:
 
 
 def _deal_patients(examples: Sequence[RawExample], parts: tuple[str, ...]) -> Assignment:
-    """The rows of `train.csv`: a tenth of the patients to each of `parts`, the others to train."""
+    """Deal out the rows of `train.csv`: to each of `parts` a tenth of the patients, else train."""
     rows = _of_train_csv(examples)
     patients = sorted({str(examples[i].group) for i in rows})
     random.Random(SEED).shuffle(patients)

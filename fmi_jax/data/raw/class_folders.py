@@ -1,4 +1,4 @@
-"""The user's own images, sorted into one folder per class."""
+"""Reader of the user's own images, sorted into one folder per class."""
 
 import functools
 from pathlib import Path
@@ -14,11 +14,11 @@ from fmi_jax.errors import UserError
 def folder_spec(
     name: str = "folder", *, classes: tuple[str, ...] = (), channels: int = 3, metric: str = ""
 ) -> DatasetSpec:
-    """A data set whose classes are the folders its images lie in.
+    """Make the spec of a data set whose classes are folders of images.
 
     Args:
-      name: what to call it.
-      classes: the folders in the order of the classes; empty: numeric or alphabetic order.
+      name: name for the data set.
+      classes: folders in the order of the classes; empty: numeric or alphabetic order.
       channels: 3 for colour, 1 for grey.
       metric: validation metric that selects the best checkpoint; empty: by the task.
     """
@@ -38,13 +38,13 @@ def folder_spec(
 
 
 def read(source: Path, *, classes: tuple[str, ...] = ()) -> RawDataset:
-    """List `source/<class>/**`, or `source/{train,val,test}/<class>/**` where those are there.
+    """List `source/<class>/**`, or `source/{train,val,test}/<class>/**` if those exist.
 
-    Hidden files are passed over. The id of an image is its path under `source`.
+    Hidden files are ignored. The id of an image is its path under `source`.
 
     Raises:
-      UserError: no such folder, no class folders, only some of train, val and test, or a file
-        that is not an image.
+      UserError: there is no such folder or there are no class folders, only some of train, val
+        and test exist, or a file is not an image.
     """
     if not source.is_dir():
         raise UserError(f"{source} is not a folder; expected one that holds a folder per class.")

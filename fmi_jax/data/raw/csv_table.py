@@ -1,4 +1,4 @@
-"""The user's own images, listed in a CSV: `path,label[,id,split,group]`."""
+"""Reader of the user's own images, listed in a CSV: `path,label[,id,split,group]`."""
 
 import functools
 from pathlib import Path
@@ -19,11 +19,11 @@ def csv_spec(
     channels: int = 3,
     metric: str = "",
 ) -> DatasetSpec:
-    """A data set that is one CSV table and the images it names.
+    """Make the spec of a data set that is one CSV table and the images it names.
 
     Args:
-      name: what to call it.
-      image_root: the folder that the column `path` starts from; None: that of the table.
+      name: name for the data set.
+      image_root: folder that the column `path` starts from; None: the folder of the table.
       label_columns: columns with one value from 0 to 1 per class (multi-label), in place of the
         column `label`. In `label`, several classes of one image are written "a|b".
       classes: class names in order; empty: those that occur, in numeric or alphabetic order.
@@ -54,7 +54,7 @@ def read(
     label_columns: tuple[str, ...] = (),
     classes: tuple[str, ...] = (),
 ) -> RawDataset:
-    """Read the table; arguments as of `csv_spec`. The id of an image is its path, if not given.
+    """Read the table; see `csv_spec` for the arguments. Without an id, an image's id is its path.
 
     Raises:
       UserError: the table is missing, lacks a column or has a label outside the classes.

@@ -1,4 +1,4 @@
-"""DDSM: whole mammograms by the file lists that the study used.
+"""DDSM: whole mammograms, by the file lists that the study used.
 
 The study calls its data CBIS-DDSM, but reads the full DDSM: CBIS-DDSM has no normal mammograms.
 """
@@ -19,7 +19,7 @@ LISTS = "ddsm_raw_image_lists"
 IMAGES = "ddsm_raw"
 
 TWO_CLASSES = {"normal": "Normal", "benign": "Cancer", "cancer": "Cancer"}
-"""The study's task, in its words: normal against benign and cancer together."""
+"""Classes of the study's task, in its words: normal against benign and cancer together."""
 
 THREE_CLASSES = {"normal": "Normal", "benign": "Benign", "cancer": "Cancer"}
 
@@ -29,22 +29,22 @@ _FILE = re.compile(r"(normal|benign|cancer)(?:_without_callback)?_\d+-([A-Z]_\d+
 def read(source: Path, *, class_of: Mapping[str, str] = TWO_CLASSES) -> RawDataset:
     """Read `ddsm_raw_image_lists/{train,val,test}.txt`, a file of `ddsm_raw/` in each line.
 
-    A file name tells the class, the volume, the case and the view:
+    A file name gives the class, the volume, the case and the view:
     `benign_01-B_3091_1.LEFT_CC.LJPEG.1.jpg`. "benign_without_callback" is benign, as in the study.
     The group is the case, B_3091: some cases are in several volumes, and so in several lists.
 
     Args:
-      source: the folder of both.
+      source: folder of the lists and the images.
       class_of: name of the class for each of normal, benign and cancer.
 
     Raises:
-      UserError: a list is missing or not UTF-8 text, or a line is empty, not such a name, or in
-        the lists before. All faults are listed.
+      UserError: a list is missing or not UTF-8 text, or a line is empty, not such a name, or
+        listed before. All faults are listed.
     """
     classes = tuple(dict.fromkeys(class_of.values()))
     problems = Problems(source)
     examples: list[RawExample] = []
-    listed: dict[str, str] = {}  # file name -> where
+    listed: dict[str, str] = {}  # file name -> place in the lists
     for split in SPLITS:
         for line, name in _lines(source / LISTS / f"{split}.txt", problems):
             place = f"{split}.txt, line {line}"
@@ -77,7 +77,7 @@ def read(source: Path, *, class_of: Mapping[str, str] = TWO_CLASSES) -> RawDatas
 
 
 def _lines(path: Path, problems: Problems) -> list[tuple[int, str]]:
-    """The lines of a text file and their numbers, from 1; a fault of the file is noted."""
+    """Lines of a text file and their numbers, from 1; faults are added to `problems`."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:

@@ -26,20 +26,20 @@ CLASSES = (
 )
 
 _FOLDERS = (
-    "ISIC_2019_Training_Input/ISIC_2019_Training_Input",  # nested so by the Kaggle mirror
-    "ISIC_2019_Training_Input",  # the challenge's archive
-    "train",  # the study's
+    "ISIC_2019_Training_Input/ISIC_2019_Training_Input",  # nested in the Kaggle mirror
+    "ISIC_2019_Training_Input",  # archive of the challenge
+    "train",  # folder of the study
 )
 
 
 def read(source: Path) -> RawDataset:
     """Read `ISIC_2019_Training_GroundTruth.csv`, and the lesions from `..._Metadata.csv`.
 
-    An image whose lesion is not known is a lesion of its own. Without the metadata there are no
+    An image whose lesion is not known is a group of its own. Without the metadata there are no
     groups.
 
     Raises:
-      UserError: a table is missing or not of that form, or a row does not have exactly one class.
+      UserError: a table is missing or malformed, or a row does not have exactly one class.
     """
     table = source / "ISIC_2019_Training_GroundTruth.csv"
     _, rows = read_table(table, required=("image", *CODES, "UNK"))
@@ -77,7 +77,7 @@ def read(source: Path) -> RawDataset:
 
 
 def _lesions(table: Path, images: list[str]) -> dict[str, str]:
-    """The lesion of each image; empty without the table."""
+    """Lesion of each image; empty without the table."""
     if not table.is_file():
         return {}
     _, rows = read_table(table, required=("image", "lesion_id"))

@@ -1,4 +1,4 @@
-"""From what a table says of a label to class indices or one value per class."""
+"""Encodes the labels of a table as class indices, or as one value per class."""
 
 import math
 import re
@@ -15,17 +15,17 @@ _INTEGER = re.compile(r"-?\d+")
 def encode_classes(
     values: Sequence[str], places: Sequence[str], classes: Sequence[str], problems: Problems
 ) -> tuple[list[int], tuple[str, ...], Task]:
-    """One class per image: the index of each, the class names and the task.
+    """Encode one class per image; returns the index of each, the class names and the task.
 
     Args:
-      values: the label of each row, as written: the name of a class or, where no name is a
-        number, its index.
-      places: how messages point at each row.
-      classes: the class names in order; empty: those that occur, in numeric or alphabetic order.
-      problems: where labels that are missing or outside the classes are noted (their index is -1).
+      values: label of each row, as written: the name of a class or, if no name is a number, its
+        index.
+      places: description of each row for messages.
+      classes: class names in order; empty: those that occur, in numeric or alphabetic order.
+      problems: collects labels that are missing or outside the classes (their index is -1).
 
     Raises:
-      UserError: fewer than two classes.
+      UserError: there are fewer than two classes, a name is used twice, or it is not printable.
     """
     present = {value for value in values if value}
     numbers = all(_INTEGER.fullmatch(value) for value in present)
@@ -46,9 +46,9 @@ def encode_classes(
 def encode_class_lists(
     values: Sequence[str], places: Sequence[str], classes: Sequence[str], problems: Problems
 ) -> tuple[list[tuple[float, ...]], tuple[str, ...], Task]:
-    """Any number of classes per image, written "a|b|c"; an empty field has none of them.
+    """Encode any number of classes per image, written "a|b|c"; an empty field has none of them.
 
-    Arguments and errors as of `encode_classes`; labels are 0 or 1 for each class.
+    Arguments and errors are those of `encode_classes`; labels are 0 or 1 for each class.
     """
     lists = [[name.strip() for name in value.split("|") if name.strip()] for value in values]
     names = tuple(classes) or tuple(sorted({name for names in lists for name in names}))
@@ -67,7 +67,7 @@ def encode_class_lists(
 def encode_columns(
     rows: Sequence[Row], columns: Sequence[str], problems: Problems
 ) -> tuple[list[tuple[float, ...]], tuple[str, ...], Task]:
-    """One column per class, each with a value from 0 to 1; a multi-label set."""
+    """Encode one column per class, each with a value from 0 to 1, as a multi-label set."""
     _check_classes(columns, problems)
 
     def value(row: Row, column: str) -> float:

@@ -1,4 +1,4 @@
-"""PatchCamelyon: is there a metastasis in the middle of a histology patch?
+"""PatchCamelyon: histology patches with or without a metastasis in the middle.
 
 A patch is positive if its central 32 x 32 pixels hold at least one pixel of tumour tissue.
 """
@@ -23,13 +23,13 @@ _PARTS = dict(zip(SPLITS, ("train", "valid", "test"), strict=True))
 
 
 def read(source: Path) -> RawDataset:
-    """List the patches of the six HDF5 files, with the slide of each where `_meta.csv` is there.
+    """List the patches of the six HDF5 files, with the slide of each if `_meta.csv` is there.
 
     Only labels and shapes are read. The id of a patch is its split and its index in the file.
 
     Raises:
-      UserError: a file is missing, still compressed or not of that form; the numbers of images,
-        labels and rows of the table differ; or a label is not 0 or 1.
+      UserError: a file is missing, still compressed or malformed; the numbers of images, labels
+        and rows of the table differ; or a label is not 0 or 1.
     """
     _check_files(source)
     problems = Problems(source)
@@ -83,7 +83,7 @@ def _open(path: Path, name: str) -> tuple[h5py.File, h5py.Dataset]:
 
 
 def _read_labels(path: Path, problems: Problems) -> np.ndarray:
-    """The labels `[n]`; those outside the classes are noted."""
+    """Read the labels `[n]`; labels outside the classes are added to `problems`."""
     file, data = _open(path, "y")
     with file:
         if data.size != len(data):
@@ -106,7 +106,7 @@ def _count_images(path: Path) -> int:
 
 
 def _read_slides(path: Path, count: int) -> list[str | None]:
-    """The whole-slide image of each patch, None without the table."""
+    """Whole-slide image of each patch; None without the table."""
     if not path.is_file():
         return [None] * count
     _, rows = read_table(path, required=("wsi",))

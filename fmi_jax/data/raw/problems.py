@@ -1,18 +1,18 @@
-"""Faults of a raw data set, gathered so that one message names them all."""
+"""Faults of a raw data set, collected so that one message names them all."""
 
 from pathlib import Path
 
 from fmi_jax.errors import UserError
 
 SHOWN = 5
-"""Places that a message names for each kind of fault; the rest is counted."""
+"""Number of places that a message names for each kind of fault; the rest is counted."""
 
 
 class Problems:
-    """Faults by kind, in the order in which the kinds were met.
+    """Collection of faults by kind, in the order in which the kinds were met.
 
     Args:
-      source: the table or folder that is at fault, named in the message.
+      source: faulty table or folder, named in the message.
     """
 
     def __init__(self, source: Path):
@@ -20,7 +20,7 @@ class Problems:
         self._places: dict[str, list[str]] = {}
 
     def add(self, kind: str, where: str) -> None:
-        """Note a fault of `kind` ("image file is missing") at `where` ("row 7 ('a.png')")."""
+        """Add a fault of `kind` ("image file is missing") at `where` ("row 7 ('a.png')")."""
         self._places.setdefault(kind, []).append(where)
 
     def __bool__(self) -> bool:

@@ -18,7 +18,7 @@ LISTS = {
     "val": "ShenzenCXR_valid_data.txt",
     "test": "ShenzenCXR_test_data.txt",
 }
-"""Of the second study, and spelt so; its licence lets nobody pass them on."""
+"""Lists of the second study, in its spelling; its licence forbids passing them on."""
 
 _NAME = re.compile(r"CHNCXR_\d{4}_([01])\.png")
 
@@ -26,11 +26,12 @@ _NAME = re.compile(r"CHNCXR_\d{4}_([01])\.png")
 def read(source: Path) -> RawDataset:
     """List `[ChinaSet_AllFiles/]CXR_png/CHNCXR_<number>_<class>.png`; the class is in the name.
 
-    The split of an image is that of the lists in `source`, where they are there. The id of an
-    image is its file name.
+    The split of an image comes from the lists in `source`, if they are there. The id of an image is
+    its file name.
 
     Raises:
-      UserError: no images, a PNG of another name, or a list that names an image that is not there.
+      UserError: there are no images, a PNG has another kind of name, or a list names an image that
+        is not there.
     """
     folders = [source / "ChinaSet_AllFiles" / "CXR_png", source / "CXR_png"]
     folder = next(filter(Path.is_dir, folders), None)
@@ -62,7 +63,7 @@ LAYOUT = "a folder with ChinaSet_AllFiles/CXR_png/CHNCXR_<number>_<0 or 1>.png"
 SHENZHEN = DatasetSpec(
     name="shenzhen",
     read=read,
-    # The benchmark gives its networks RGB with the statistics of ImageNet, and so do we.
+    # The benchmark feeds its networks RGB with the statistics of ImageNet; this is the same.
     channels=3,
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),

@@ -1,4 +1,4 @@
-"""What a data set is before it is prepared: where its table and images lie, and how it is split."""
+"""Raw data sets: the spec of a data set before it is prepared, and its rows once read."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from fmi_jax.types import Task
 
 SPLITS = ("train", "val", "test")
-"""The parts of every data set, in the order in which they are written and shown."""
+"""Names of the parts of every data set, in the order in which they are written and shown."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,11 +16,11 @@ class RawExample:
 
     Attributes:
       id: unique name of the image, shown in predictions and messages.
-      path: the image file, relative to the image root of the data set.
-      item: which image of the file, for files that hold many (HDF5); None: the only one.
+      path: path of the image file, relative to the image root of the data set.
+      item: index of the image in a file that holds many (HDF5); None: the file holds only one.
       label: class index, or one 0/1 (or soft) value per class for a multi-label set.
-      group: patient, lesion or study, where known; images of one group belong together.
-      split: "train", "val" or "test" where the raw data decide it, else None.
+      group: patient, lesion or study, if known; images of one group belong together.
+      split: "train", "val" or "test" if the raw data decide it, else None.
       row: line of the table, 1-based and counting the header, for messages.
     """
 
@@ -34,20 +34,20 @@ class RawExample:
 
     @property
     def where(self) -> str:
-        """How messages point at this row."""
+        """Row and id, as shown in messages."""
         return f"row {self.row} ({self.id!r})" if self.row else repr(self.id)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RawDataset:
-    """The raw data set as read from disk: its rows and where their images are.
+    """A raw data set as read from disk: its rows and the place of their images.
 
     Attributes:
-      table: the file that lists the rows, or the folder where folders are the list.
-      image_root: where the paths of the rows start; no image may lie outside it.
-      examples: the rows, in the order of the table.
+      table: file that lists the rows, or the folder if folders are the list.
+      image_root: folder that the paths of the rows start from; no image may lie outside it.
+      examples: rows, in the order of the table.
       classes: name of each class.
-      task: what a label means.
+      task: kind of classification, which says what a label means.
     """
 
     table: Path
@@ -63,22 +63,22 @@ SplitFn = Callable[[Sequence[RawExample]], Mapping[str, Sequence[int]]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
-    """A named data set.
+    """Spec of a named data set: how to read, split and describe it.
 
     Attributes:
-      name: as in configs and folders ("aptos2019").
-      read: reads and checks the raw table under the path the user names.
+      name: name in configs and folders ("aptos2019").
+      read: function that reads and checks the raw table under the path the user names.
       channels: 3 for colour, 1 for grey.
       mean, std: the study's pixel statistics in 0..1, or None: computed from the train split
         at preparation.
       metric: validation metric that selects the best checkpoint (a key of `metrics.METRICS`),
         or empty: chosen by the task at preparation.
       splits: split functions by name; the first that the rows allow is the default.
-      layout: what the raw folder must hold, shown in help and errors.
-      citation, licence, url: where it comes from.
-      draw: `(folder, count=...)` writes a small raw data set of this layout, drawn by a program;
-        for demos and tests (`drawn.folder.drawn_folder` marks it as not real).
-      synthetic: never real: `prepare` draws it itself when no source is given.
+      layout: required contents of the raw folder, shown in help and errors.
+      citation, licence, url: source of the data.
+      draw: function `(folder, count=...)` that writes a small raw data set of this layout, drawn by
+        a program; for demos and tests (`drawn.folder.drawn_folder` marks it as not real).
+      synthetic: True if it is never real: `prepare` draws it itself when no source is given.
       class_groups: classes over which the metrics are averaged once more, by name: CheXpert's
         {"competition": (five of its fourteen classes)} adds `roc_auc_competition`.
     """

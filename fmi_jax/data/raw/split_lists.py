@@ -1,4 +1,4 @@
-"""Lists of file names, one text file per split, as several data sets publish their splits."""
+"""Split lists: one text file of file names per split, as several data sets publish them."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -10,22 +10,22 @@ from fmi_jax.errors import UserError
 def read_split_lists(
     folder: Path, lists: Mapping[str, str], images: Iterable[str]
 ) -> dict[str, str]:
-    """The split of each image by the lists in `folder`; empty where none of the lists is there.
+    """Read the split of each image from the lists in `folder`; empty if none of the lists exists.
 
     A line is the name of an image file and, after a comma or a blank, anything else. Folders and
-    the suffix of the name do not count. Blank lines are passed over.
+    the suffix of the name do not count. Blank lines are ignored.
 
     Args:
-      folder: where the lists lie.
+      folder: folder of the lists.
       lists: file name of the list of each split.
       images: name of every image of the data set.
 
     Returns:
-      Split by name, as in `images`. An image that no list names is left out.
+      The split of each image, by its name in `images`; images that no list names are left out.
 
     Raises:
-      UserError: some lists are there and others are not, or one is not text, is empty, or names
-        an image twice, one that another list names too, or one that is not in `images`.
+      UserError: some lists exist and others do not, or one is not text, is empty, or names an
+        image twice, one that another list names too, or one that is not in `images`.
     """
     missing = [name for name in lists.values() if not (folder / name).is_file()]
     if len(missing) == len(lists):

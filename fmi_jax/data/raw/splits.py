@@ -1,4 +1,4 @@
-"""Which row belongs to train, validation and test: named functions of the rows alone."""
+"""Split rules, which assign rows to train, validation and test, as functions of the rows alone."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -9,22 +9,22 @@ from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawExample
 from fmi_jax.errors import UsageError, unknown_name
 
 FRACTIONS = {"train": 0.70, "val": 0.15, "test": 0.15}
-"""Shares of the splits that are drawn here: those of the study for APTOS2019."""
+"""Shares of the splits that are drawn here, the same as the study's for APTOS2019."""
 
 SEED = 42
-"""Of every drawn split; the study's."""
+"""Random seed of every drawn split, the same as the study's."""
 
 Assignment = dict[str, list[int]]
 """Rows of each split as indices into the examples, in order."""
 
 
 def upstream(examples: Sequence[RawExample], *, held_out: float = 0.3) -> Assignment:
-    """The study's own shuffle, to the row; it minds neither class nor patient.
+    """Split by the study's own shuffle, to the row; it ignores classes and patients.
 
     The first rows of the shuffle are validation and test, half and half.
 
     Args:
-      examples: the rows, in the order of the study's table.
+      examples: rows, in the order of the study's table.
       held_out: share of validation and test together, 0.3 for APTOS2019 and 0.2 for ISIC2019.
     """
     order = list(range(len(examples)))
@@ -35,15 +35,15 @@ def upstream(examples: Sequence[RawExample], *, held_out: float = 0.3) -> Assign
 
 
 def stratified(examples: Sequence[RawExample]) -> Assignment:
-    """70/15/15 of every class (of every combination of classes in a multi-label set)."""
+    """Split every class 70/15/15 (in a multi-label set, every combination of classes)."""
     return _deal(examples, [[i] for i in range(len(examples))])
 
 
 def grouped(examples: Sequence[RawExample]) -> Assignment:
-    """70/15/15 of the images with every group (patient, lesion) in one split, and classes balanced.
+    """Split the images 70/15/15 with each group (patient, lesion) in one split, classes balanced.
 
     Raises:
-      UsageError: a row without a group.
+      UsageError: a row has no group.
     """
     groups: dict[str, list[int]] = {}
     without = [example.where for example in examples if not example.group]
@@ -58,10 +58,10 @@ def grouped(examples: Sequence[RawExample]) -> Assignment:
 
 
 def official(examples: Sequence[RawExample]) -> Assignment:
-    """The split that the table gives for each row.
+    """Split by the table, which gives the split of each row.
 
     Raises:
-      UsageError: a row whose split is not train, val or test.
+      UsageError: a row's split is not train, val or test.
     """
     wrong = [f"{e.where}: {e.split!r}" for e in examples if e.split not in SPLITS]
     if wrong:
@@ -75,16 +75,16 @@ def official(examples: Sequence[RawExample]) -> Assignment:
 def assign(
     spec: DatasetSpec, split: str, examples: Sequence[RawExample]
 ) -> tuple[str, Mapping[str, Sequence[int]]]:
-    """The name of a split and the rows of its parts.
+    """Apply a split rule; returns its name and the rows of each part.
 
     Args:
-      spec: the data set.
+      spec: spec of the data set.
       split: one of `spec.splits`; empty: the first of them that the rows allow ("official" needs
         a split column, "grouped" a group column).
-      examples: the rows.
+      examples: rows of the data set.
 
     Raises:
-      UsageError: no such split, or one that the rows do not allow, or that leaves a part empty.
+      UsageError: there is no such split, the rows do not allow it, or it leaves a part empty.
     """
     if not split:
         possible = {
@@ -106,15 +106,16 @@ def assign(
 
 
 def _deal(examples: Sequence[RawExample], units: list[list[int]]) -> Assignment:
-    """Hand out units of rows, class by class, each to the split that is furthest behind.
+    """Deal units of rows, class by class, each to the split that is furthest behind.
 
-    Going through the classes one after the other keeps the shares right in each of them, also
-    for classes too rare to be cut into three, which independent cuts would all round to train.
+    Going through the classes one after the other keeps the shares right in each of them. This
+    works also for classes too rare to cut into three, which independent cuts would all round to
+    train.
     """
     random.Random(SEED).shuffle(units)
 
     def stratum(unit: list[int]) -> Any:
-        # A group counts as its most severe (highest) class.
+        # A group counts as its highest class, which is the most severe in graded data.
         return max(examples[i].label for i in unit)
 
     rows: Assignment = {name: [] for name in SPLITS}

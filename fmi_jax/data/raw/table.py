@@ -1,4 +1,4 @@
-"""Reading a CSV table strictly: every row has every column, or it is an error that says where."""
+"""Strict reading of CSV tables: every row has every column, or an error says where not."""
 
 import csv
 import io
@@ -11,24 +11,24 @@ from fmi_jax.errors import UserError
 
 
 class Row(NamedTuple):
-    """One row: the line it ends on (1-based, counting the header) and its fields by column."""
+    """Row of a table: line it ends on (1-based, counting the header), and fields by column."""
 
     line: int
     fields: dict[str, str]
 
 
 def read_table(path: Path, required: Sequence[str]) -> tuple[list[str], list[Row]]:
-    """The columns and rows of a comma-separated UTF-8 file with a header line.
+    """Read the columns and rows of a comma-separated UTF-8 file with a header line.
 
-    A byte-order mark, any line ends and blank lines are fine; blanks around a field are removed.
+    A byte-order mark, any line ends and blank lines are allowed; blanks around a field are removed.
 
     Args:
-      path: the file.
+      path: path of the file.
       required: columns that must be there; others may be.
 
     Raises:
-      UserError: no such file, not UTF-8, bad quoting, no rows, a column missing or twice, or a
-        row with more or fewer fields than the header.
+      UserError: there is no such file, it is not UTF-8, its quoting is bad, it has no rows, a
+        column is missing or occurs twice, or a row has more or fewer fields than the header.
     """
     if not path.is_file():
         raise UserError(f"{path} is not a file; expected a CSV table.{_tables_beside(path)}")

@@ -1,1 +1,1 @@
-"""Small raw data sets drawn by programs, one file per raw layout, for demos and tests."""
+"""Raw data sets drawn by programs, small, for demos and tests; one file per raw layout."""

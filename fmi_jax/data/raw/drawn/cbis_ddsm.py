@@ -1,4 +1,4 @@
-"""Little mammograms with masses or calcifications, as TCIA's CBIS-DDSM is downloaded."""
+"""Draws a small raw CBIS-DDSM, mammograms with masses or calcifications, as TCIA provides it."""
 
 import csv
 from pathlib import Path
@@ -41,8 +41,8 @@ _DESCRIPTION = {
 def draw(folder: Path, count: int = 40, seed: int = 0) -> None:
     """Write `count` mammograms of half as many patients, and their tables, into `folder`.
 
-    Every third patient has a second abnormality, and one mammogram is listed for masses in
-    training and for calcifications in test, as some of the real ones are.
+    Every third patient has a second abnormality. One mammogram is listed for masses in training
+    and for calcifications in test, as in the real set.
 
     Raises:
       UserError: the folder holds something else.
@@ -112,7 +112,7 @@ class _Picture(NamedTuple):
 
 
 class _Download(NamedTuple):
-    """The folder that is written, and the rows of its tables so far."""
+    """Folder that is being written, and the rows of its tables so far."""
 
     folder: Path
     rng: np.random.Generator
@@ -132,7 +132,7 @@ def _write_film(
         mask[box] = 255
         crop = picture.pixels[box]
         lesion = f"{case}_{number}"
-        # Most share a series, in either order; some have one each.
+        # Most crops and masks share a series, in either order; some have one each.
         if view == "MLO" and kind == "Mass":
             (crop_file,) = _write_series(download, lesion, "cropped images", [crop])
             (mask_file,) = _write_series(download, lesion, "ROI mask images", [mask])

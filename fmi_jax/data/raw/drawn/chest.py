@@ -1,4 +1,4 @@
-"""Draws frontal chest radiographs, from afar: dark lungs, ribs, a heart, and pale findings."""
+"""Draws rough frontal chest radiographs: dark lungs, ribs, a heart, and pale findings."""
 
 import math
 
@@ -9,12 +9,12 @@ from jaxtyping import Num, UInt8
 def radiograph(
     rng: np.random.Generator, findings: Num[np.ndarray, "k"], strength: float = 60
 ) -> UInt8[np.ndarray, "h w"]:
-    """One radiograph of 61 to 90 pixels a side.
+    """Draw one radiograph of 61 to 90 pixels a side.
 
     Args:
-      rng: decides all that differs from patient to patient.
+      rng: generator that decides everything that differs between patients.
       findings: 0 or 1 each; finding `i` is a pale spot that has its own place in the lungs.
-      strength: how pale, in grey values.
+      strength: brightness of a spot, in grey values.
     """
     height, width = rng.integers(61, 91, 2)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]

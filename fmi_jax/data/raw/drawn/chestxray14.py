@@ -23,9 +23,9 @@ HEADER = (
 
 
 def draw(folder: Path, count: int = 56, seed: int = 0) -> None:
-    """Write `count` radiographs of some `count / 2` patients; none or up to three findings each.
+    """Write `count` radiographs of about `count / 2` patients, with none or up to three findings.
 
-    As in the real set, some PNGs have an alpha channel, and the lists cut between patients.
+    As in the real set, some PNGs have an alpha channel, and no patient is in both lists.
 
     Raises:
       UserError: `folder` holds something else.

@@ -47,7 +47,7 @@ def _write_part(
     rows: list[tuple[str, ...]] = []
     patient = first_patient
     while len(rows) < count:
-        # The newer study first, as happens in the real table: its order is not that of the paths.
+        # The newer study comes first, as happens in the real table, whose order is not by path.
         for study in range(int(rng.integers(1, 3)), 0, -1):
             found = rng.random(len(_FINDINGS)) < rng.choice((0.0, 0.2, 0.4))
             labels = _written(rng, found, certain=part == "valid")
@@ -66,10 +66,10 @@ def _write_part(
 
 
 def _written(rng: np.random.Generator, found: np.ndarray, *, certain: bool) -> list[str]:
-    """The fourteen labels: `certain` as radiologists give them, or as a program reads reports.
+    """Write the fourteen labels: `certain` as radiologists give them, or as read from reports.
 
-    A report does not mention most of what is absent, is now and then uncertain, and says "No
-    Finding" of some of the images without any.
+    A report does not mention most absent findings, is now and then uncertain, and says "No
+    Finding" for only some of the images without any.
     """
     if certain:
         return [f"{float(value):.1f}" for value in (not found.any(), *found)]

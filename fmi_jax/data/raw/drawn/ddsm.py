@@ -1,4 +1,4 @@
-"""Pictures that look faintly like mammograms, in the raw layout of the study's DDSM lists."""
+"""Draws a small raw DDSM: pictures that look faintly like mammograms, and the study's lists."""
 
 import math
 from pathlib import Path
@@ -17,12 +17,12 @@ For trying out and testing software only.
 """
 
 _KINDS = {"normal": "A", "benign": "B", "cancer": "C"}
-_SPLITS = ("train", "train", "val", "test")  # of every four cases of a kind
+_SPLITS = ("train", "train", "val", "test")  # splits of every four cases of a kind
 _VIEWS = [f"{side}_{view}" for side in ("LEFT", "RIGHT") for view in ("CC", "MLO")]
 
 
 def draw(folder: Path, count: int = 48, seed: int = 0) -> None:
-    """Write mammograms, four of a case, up to `count`, and the three lists into `folder`.
+    """Write up to `count` mammograms, four per case, and the three lists into `folder`.
 
     As in the real lists, a case is in two of them: benign in one volume, cancer in another.
 
@@ -55,7 +55,7 @@ def _write(folder: Path, count: int, rng: np.random.Generator) -> None:
 
 
 def _mammogram(rng: np.random.Generator, kind: str, view: str) -> Image.Image:
-    """A breast against one edge of a black film, with a mass unless it is normal."""
+    """Draw a breast against one edge of a black film, with a mass unless it is normal."""
     height, width = int(rng.integers(75, 96)), int(rng.integers(55, 76))
     x, y = np.arange(width) / width, np.arange(height)[:, None] / height
     reach = rng.uniform(0.70, 0.85)

@@ -1,4 +1,4 @@
-"""The folder of a drawn raw data set: it appears complete, and says that it is not real."""
+"""Folder of a drawn raw data set, written atomically and marked as not real."""
 
 import shutil
 from collections.abc import Iterator
@@ -8,18 +8,18 @@ from pathlib import Path
 from fmi_jax.errors import UserError
 
 MARKER = "SYNTHETIC.txt"
-"""A raw data set beside this file was drawn by a program; everything made of it says so."""
+"""Name of the file that marks a raw data set as drawn; everything made from it says so."""
 
 
 @contextmanager
 def drawn_folder(folder: Path, note: str) -> Iterator[Path | None]:
-    """Yield the folder to draw into, or None where the same set is already drawn.
+    """Yield the folder to draw into, or None if the same set is already drawn.
 
-    `folder` appears at once, when the block has ended well.
+    `folder` appears at once, when the block has ended without an error.
 
     Args:
-      folder: new, empty, or drawn before with the same note.
-      note: what is drawn and from which seed, all that decides the bytes; written as `MARKER`.
+      folder: new or empty folder, or one drawn before with the same note.
+      note: description of the drawing and its seed, which decide the bytes; written as `MARKER`.
 
     Raises:
       UserError: the folder holds something else.
@@ -42,5 +42,5 @@ def drawn_folder(folder: Path, note: str) -> Iterator[Path | None]:
 
 
 def is_drawn(source: Path) -> bool:
-    """Whether the raw data at `source` (a folder, or a table in one) were drawn by a program."""
+    """Test whether raw data at `source` (a folder, or a table in one) were drawn by a program."""
     return ((source if source.is_dir() else source.parent) / MARKER).is_file()

@@ -1,8 +1,8 @@
 """Draws a synthetic fundus set: photographs whose grade is the number and size of drawn lesions.
 
 The files have the raw layout of APTOS2019 (`train.csv`, `train_images/<id_code>.png`), so that
-the quickstart and the tests take the very path that real data takes. Nothing here is medical
-data, and nothing learnt from it says anything about patients.
+the quickstart and the tests follow the same path as real data. Nothing here is medical data, and
+nothing learnt from it says anything about patients.
 """
 
 import csv
@@ -24,13 +24,13 @@ GRADE_SHARES = (0.35, 0.15, 0.25, 0.12, 0.13)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LesionKind:
-    """How one kind of lesion looks.
+    """Appearance of one kind of lesion.
 
     Attributes:
-      name: as in the grading scales.
+      name: name in the grading scales.
       tint: red, green and blue of the lesion relative to the healthy retina around it.
       softness: width of its edge relative to its radius.
-      ragged: how far its outline departs from an ellipse, relative to its radius.
+      ragged: departure of its outline from an ellipse, relative to its radius.
     """
 
     name: str
@@ -49,10 +49,10 @@ COTTON_WOOL = LesionKind(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lesions:
-    """One line of the grading rule: how many lesions of a kind, and how large.
+    """One line of the grading rule: number and size of the lesions of a kind.
 
     Attributes:
-      kind: which.
+      kind: kind of lesion.
       count: fewest and most in one photograph; the ranges of two grades never overlap.
       radius: smallest and largest, relative to the radius of the field of view.
     """
@@ -83,12 +83,12 @@ RULE: tuple[tuple[Lesions, ...], ...] = (
         Lesions(kind=COTTON_WOOL, count=(4, 7), radius=(0.055, 0.090)),
     ),
 )
-"""The grade of a photograph, exactly: the lesions drawn for grade g are those of `RULE[g]`."""
+"""Grading rule: the lesions of a photograph of grade g are exactly those of `RULE[g]`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lesion:
-    """A lesion as drawn: centre and radius in units of the field radius, from its centre."""
+    """A drawn lesion: centre and radius in units of the field radius, from the field's centre."""
 
     kind: LesionKind
     x: float
@@ -103,7 +103,7 @@ class Photograph:
     Attributes:
       id: file name without suffix, 12 hexadecimal digits as in APTOS2019.
       pixels: uint8 `[h, w, 3]`.
-      lesions: what was drawn, the ground truth of the grade.
+      lesions: drawn lesions, the ground truth of the grade.
     """
 
     id: str
@@ -113,7 +113,7 @@ class Photograph:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _View:
-    """The camera: image size in pixels, field of view, and the eye in field-radius units."""
+    """Camera: image size in pixels, field of view, and the eye in field-radius units."""
 
     width: int
     height: int
@@ -123,15 +123,15 @@ class _View:
     macula: tuple[float, float]
 
     def pixel(self, x: float, y: float) -> tuple[float, float]:
-        """From field-radius units to pixels."""
+        """Convert field-radius units to pixels."""
         return self.centre[0] + self.radius * x, self.centre[1] + self.radius * y
 
 
 def draw(folder: Path, count: int = 600, seed: int = 0) -> None:
     """Write `count` photographs and their grades into `folder`, in the raw APTOS2019 layout.
 
-    The bytes depend on `count` and `seed` only. The folder appears at once, when everything is
-    drawn; one that already holds this very set is left as it is.
+    The bytes depend only on `count` and `seed`. The folder appears at once, when everything is
+    drawn; a folder that already holds this very set is left unchanged.
 
     Raises:
       UserError: the folder holds something else.
@@ -152,7 +152,7 @@ def _write(folder: Path, count: int, seed: int) -> None:
         Image.fromarray(photo.pixels).save(images / f"{photo.id}.png", compress_level=1)
         return photo.id
 
-    # Threads, not processes: numpy and Pillow let go of the interpreter while they work.
+    # Threads, not processes: numpy and Pillow release the interpreter's lock while they work.
     with ThreadPoolExecutor(len(available_cores())) as pool:
         ids = list(pool.map(write, range(count)))
     with open(folder / "train.csv", "w", newline="") as file:
@@ -171,14 +171,14 @@ For trying out and testing software only.
 
 
 def grades_of(count: int, seed: int) -> np.ndarray:
-    """The grade of every photograph of a set: `GRADE_SHARES` of each, in random order."""
+    """Grade of every photograph of a set: `GRADE_SHARES` of each, in random order."""
     bounds = np.round(np.cumsum(GRADE_SHARES) * count).astype(int)
     grades = np.searchsorted(bounds, np.arange(count), side="right")
     return np.random.default_rng(seed).permutation(grades)
 
 
 def photograph(seed: int, index: int, grade: int) -> Photograph:
-    """Draw photograph `index` of the set of `seed`: always the same bytes for one grade."""
+    """Draw photograph `index` of the set of `seed`; the same grade always gives the same bytes."""
     rng = np.random.default_rng((seed, index))
     name = rng.bytes(6).hex()
     view = _view(rng)
@@ -191,12 +191,12 @@ _COLOUR = np.array((1.0, 0.50, 0.23))
 
 
 def _colour(red: float, green: float, blue: float) -> np.ndarray:
-    """Three factors that broadcast over an image `[3, h, w]`."""
+    """Make three factors that broadcast over an image `[3, h, w]`."""
     return np.array((red, green, blue), np.float32)[:, None, None]
 
 
 def _view(rng: np.random.Generator) -> _View:
-    """A camera: the whole field on a wide frame, a field cut above and below, or a tight crop."""
+    """Draw a camera: the whole field on a wide frame, one cut above and below, or a tight crop."""
     width = int(rng.integers(360, 600))
     framing = rng.choice(3, p=(0.4, 0.4, 0.2))
     if framing == 0:
@@ -222,7 +222,7 @@ def _view(rng: np.random.Generator) -> _View:
 
 
 def _place(rng: np.random.Generator, view: _View, grade: int) -> tuple[Lesion, ...]:
-    """Lesions of `grade` on the visible retina, off the disc; exudates lie in clusters."""
+    """Place lesions of `grade` on the visible retina, off the disc; exudates lie in clusters."""
     lesions: list[Lesion] = []
     for line in RULE[grade]:
         count = int(rng.integers(line.count[0], line.count[1] + 1))
@@ -242,12 +242,12 @@ def _find_room(
     radius: float,
     cluster: np.ndarray | None,
 ) -> tuple[float, float]:
-    """Where one more lesion fits: near `cluster`, or anywhere."""
+    """Find a place for one more lesion: near `cluster`, or anywhere."""
     for attempt in itertools.count():
         spacing = 1.3 * 0.995**attempt  # on a crowded retina lesions may touch
         if cluster is None:
             x, y = rng.uniform(-0.88, 0.88, 2).tolist()
-        else:  # one that is full spreads
+        else:  # a full cluster spreads
             x, y = (cluster + rng.normal(0, 0.16 + 0.01 * attempt, 2)).tolist()
         margin = (radius + 0.02) * view.radius
         if (
@@ -264,13 +264,13 @@ def _find_room(
 
 
 def _render(rng: np.random.Generator, view: _View, lesions: tuple[Lesion, ...]) -> np.ndarray:
-    """Paint the retina, its vessels and lesions, then what the camera adds; uint8 `[h, w, 3]`."""
+    """Paint the retina, its vessels and lesions, then camera effects; uint8 `[h, w, 3]`."""
     x = (np.arange(view.width, dtype=np.float32) - view.centre[0]) / view.radius
     y = (np.arange(view.height, dtype=np.float32)[:, None] - view.centre[1]) / view.radius
     distance = np.sqrt(x * x + y * y)
     field = np.clip((1 - distance) * view.radius / 1.5, 0, 1)
 
-    # Light: falls off to the rim, comes a little from one side, and the choroid mottles it.
+    # Light falls off towards the rim, comes a little from one side, and is mottled by the choroid.
     lean_x, lean_y = rng.normal(0, 0.09), rng.normal(0, 0.09)
     light = 1 - rng.uniform(0.22, 0.42) * distance**2 + lean_x * x + lean_y * y
     light *= 1 + _mottle(rng, view, 9, 0.035) + _mottle(rng, view, 40, 0.022)
@@ -295,7 +295,7 @@ def _render(rng: np.random.Generator, view: _View, lesions: tuple[Lesion, ...]) 
     planes = np.clip(image, 0, 255).astype(np.uint8)
     photo = Image.merge("RGB", [Image.fromarray(plane) for plane in planes])
     photo = photo.filter(ImageFilter.BoxBlur(rng.uniform(0.0, 0.9)))
-    # Grain is most of what a PNG has to store; its range hides the little that lesions add.
+    # Grain makes up most of a PNG's size, and its range hides the few bytes that lesions add.
     strength = math.exp(rng.uniform(math.log(0.5), math.log(2.8)))
     grain = rng.standard_normal(field.shape, np.float32) * strength
     grain = np.rint(grain * (0.3 + 0.7 * field)).astype(np.int16)
@@ -303,13 +303,13 @@ def _render(rng: np.random.Generator, view: _View, lesions: tuple[Lesion, ...]) 
 
 
 def _mottle(rng: np.random.Generator, view: _View, cells: int, strength: float) -> np.ndarray:
-    """Smooth random texture `[h, w]` with `cells` bumps across the image."""
+    """Make a smooth random texture `[h, w]` with `cells` bumps across the image."""
     coarse = Image.fromarray(rng.standard_normal((cells, cells), np.float32) * strength)
     return np.asarray(coarse.resize((view.width, view.height), Image.Resampling.BICUBIC))
 
 
 def _spot(x: np.ndarray, y: np.ndarray, at: tuple[float, float], size: float) -> np.ndarray:
-    """A Gaussian bump `[h, w]` of height 1."""
+    """Make a Gaussian bump `[h, w]` of height 1."""
     along_x = np.exp(-((x - at[0]) ** 2) / (2 * size * size))
     return along_x * np.exp(-((y - at[1]) ** 2) / (2 * size * size))
 
@@ -317,7 +317,7 @@ def _spot(x: np.ndarray, y: np.ndarray, at: tuple[float, float], size: float) ->
 def _paint_disc(
     rng: np.random.Generator, view: _View, image: np.ndarray, vessels: np.ndarray
 ) -> None:
-    """The optic disc, pale yellow with a paler cup; the vessels stay visible on it."""
+    """Paint the optic disc, pale yellow with a paler cup; the vessels stay visible on it."""
     size = rng.uniform(0.125, 0.155)
     window, x, y = _window(view, view.disc, 2.5 * size)
     away = np.hypot(x, y / rng.uniform(1.02, 1.15)) / size
@@ -331,7 +331,7 @@ def _paint_disc(
 
 
 def _paint_lesion(rng: np.random.Generator, view: _View, image: np.ndarray, lesion: Lesion) -> None:
-    """One lesion: the retina under it, tinted."""
+    """Paint one lesion by tinting the retina under it."""
     kind = lesion.kind
     reach = lesion.radius * (1.3 + 2 * kind.ragged + kind.softness)
     window, x, y = _window(view, (lesion.x, lesion.y), reach)
@@ -351,7 +351,7 @@ def _paint_lesion(rng: np.random.Generator, view: _View, image: np.ndarray, lesi
 def _window(
     view: _View, at: tuple[float, float], reach: float
 ) -> tuple[tuple[slice, slice, slice], np.ndarray, np.ndarray]:
-    """The part of the image within `reach` of `at`: its slices, and x and y from `at` in units."""
+    """Slices of the image part within `reach` of `at`, and its x and y from `at` in field radii."""
     column, row = view.pixel(*at)
     reach = reach * view.radius + 1
     columns = np.arange(max(int(column - reach), 0), min(int(column + reach) + 2, view.width))
@@ -362,7 +362,7 @@ def _window(
 
 
 def _vessels(rng: np.random.Generator, view: _View) -> np.ndarray:
-    """How much of the light the vessels take, `[h, w]` in 0..1: arcades that arch from the disc."""
+    """Absorption of light by the vessels, `[h, w]` in 0..1: arcades that arch from the disc."""
     fine = 2  # drawn at twice the size, for smooth edges
     canvas = Image.new("L", (view.width * fine, view.height * fine))
     pen = ImageDraw.Draw(canvas)

@@ -29,8 +29,8 @@ _TINTS = np.array(
 def draw(folder: Path, count: int = 56, seed: int = 0) -> None:
     """Write `count` photographs; classes differ in the colour and the outline of the lesion.
 
-    As in the real set, some lesions are photographed twice and some have no id, and some names
-    end in `_downsampled`.
+    As in the real set, some lesions are photographed twice, some have no id, and some names end in
+    `_downsampled`.
 
     Raises:
       UserError: `folder` holds something else.

@@ -1,4 +1,4 @@
-"""Patches that look faintly like stained lymph node, in the raw layout of PatchCamelyon."""
+"""Draws a small raw PatchCamelyon: patches that look faintly like stained lymph node."""
 
 import csv
 from pathlib import Path
@@ -51,7 +51,7 @@ def _write_part(rng: np.random.Generator, folder: Path, part: str, count: int) -
 
 
 def _patch(rng: np.random.Generator, positive: bool) -> np.ndarray:
-    """Small dark nuclei on pink stroma; in the middle of a positive patch large pale ones."""
+    """Draw small dark nuclei on pink stroma; a positive patch has large pale ones in the middle."""
     canvas = Image.new("RGB", (_SIDE, _SIDE), (225, 170, 205))
     pen = ImageDraw.Draw(canvas)
 

@@ -12,8 +12,8 @@ from fmi_jax.data.raw.drawn.folder import drawn_folder
 def draw(folder: Path, count: int = 42, seed: int = 0) -> None:
     """Write `count` radiographs, the first half normal, the others with tuberculosis.
 
-    As in the real set, they are colour PNGs of grey pixels, and beside them lies a file that is
-    no image.
+    As in the real set, they are colour PNGs of grey pixels, and one file beside them is not an
+    image.
 
     Raises:
       UserError: `folder` holds something else.
@@ -32,7 +32,7 @@ def _write(folder: Path, count: int, seed: int) -> None:
     for i in range(count):
         sick = int(i >= count // 2)
         name = f"CHNCXR_{i + 1:04}_{sick}"
-        # Infiltrates lie anywhere: three of six places, in the one class and not in the other.
+        # Infiltrates can be anywhere: three of six places in one class, none in the other.
         spots = rng.permutation([1, 1, 1, 0, 0, 0]) * sick
         grey = Image.fromarray(radiograph(rng, spots, strength=45))
         grey.convert("RGB").save(folder / "CXR_png" / f"{name}.png")
