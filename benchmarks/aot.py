@@ -1,9 +1,9 @@
-"""Compile a step of any config for TPUs or GPUs that are not attached, and say what it needs.
+"""Compile a step of any config for TPUs or GPUs that are not attached, and report what it needs.
 
     python -m benchmarks.aot --target h200 --backbone dinov2_vitb14 --image-size 1022 --batch 8
 
 Needs the compilers, in an environment of their own: `make .venv-aot`. Prints a table; with
-`--json` one JSON object as the last line as well (`fmi_jax/aot/report.py` says what its keys are).
+`--json` also one JSON object as the last line (`fmi_jax/aot/report.py` explains its keys).
 Exit codes: 0 done, 1 it does not compile or does not fit into the memory, 2 wrong usage.
 """
 
@@ -19,7 +19,7 @@ from fmi_jax.aot.targets import CHIPS, target
 from fmi_jax.entry import guarded
 from fmi_jax.errors import UsageError, UserError
 
-# Options that are a field of the config: its name, and how the text of the option is read.
+# Options that are config fields: the field's name, and the type of the option.
 FIELDS = {
     "backbone": ("backbone.name", str),
     "protocol": ("protocol", str),
@@ -34,14 +34,14 @@ FIELDS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Wrong usage is a `UsageError`, like everything else that a user can mend."""
+    """Argument parser that turns wrong usage into a `UsageError`."""
 
     def error(self, message: str) -> Any:
         raise UsageError(f"{message}; see python -m benchmarks.aot --help.")
 
 
 def parse(argv: Sequence[str]) -> tuple[Program, bool]:
-    """The program that the command line describes, and whether JSON is asked for."""
+    """Parse the command line into a program, and whether JSON is asked for."""
     parser = Parser(
         prog="python -m benchmarks.aot", description=__doc__.splitlines()[0], allow_abbrev=False
     )
@@ -80,7 +80,7 @@ def parse(argv: Sequence[str]) -> tuple[Program, bool]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """A report for people."""
+    """Format a report as a table for people."""
     chip = CHIPS[report["target"]["name"]]
     rows = [
         ("state", size(report["state_bytes"])),
@@ -109,12 +109,12 @@ def table(report: dict[str, Any]) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """Format a number of bytes."""
     return f"{count / 1e9:.3f} GB"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Compile, print, and raise `UserError` where it does not compile or fit."""
+    """Compile and print the report; raise `UserError` if it does not compile or fit."""
     asked, as_json = parse(argv)
     with Compiler(asked.target.name) as compiler:
         report = compiler.report(asked)

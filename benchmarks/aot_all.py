@@ -1,16 +1,16 @@
-"""Every network compiled whole for every target: what each step needs, as a table.
+"""Compile every network for every target, and tabulate what each step needs.
 
     make test-aot-all                              all of them, hours on two cores
     python -m benchmarks.aot_all --targets h200    some of them
 
-Full depth, bfloat16, images of the size that a backbone was trained on, and of 224 pixels where
-that is another one; at 1024 pixels two images a chip, else eight. For H200s and TPUs v5e: the
-training step of all networks of `fmi-jax models`, and of one network of each family all protocols
-whose programs differ, evaluation, features, and every way to divide a step. For the other targets:
+Full depth, bfloat16, images of the size that a backbone was trained on, and also of 224 pixels if
+that differs; at 1024 pixels two images a chip, else eight. For H200s and TPUs v5e: the training
+step of all networks of `fmi-jax models`; for one network of each family also all protocols whose
+programs differ, evaluation, features, and every way to divide a step. For the other targets:
 fine-tuning of one network of each family. TPU programs are compiled at the compiler's level O1.
 
-Every program is a line of `benchmarks/results/aot.jsonl` as soon as it is compiled; those that are
-there are not compiled again, so a run that was stopped goes on. The table is
+Every program becomes a line of `benchmarks/results/aot.jsonl` as soon as it is compiled. Programs
+in that file are not compiled again, so a stopped run can be continued. The table is
 `benchmarks/results/aot.md`.
 """
 
@@ -33,8 +33,8 @@ from fmi_jax.models.registry import BACKBONES
 DEFAULT = flatten(as_dict(ExperimentConfig()))
 RESULTS = Path(__file__).parent / "results" / "aot.jsonl"
 LARGE = 1000  # pixels
-# One network of each family, in every protocol and every way to divide a step; the others are
-# fine-tuned, which shows what their size does.
+# One network of each family, compiled in every protocol and every way to divide a step. The others
+# are only fine-tuned, which shows the effect of their size.
 CHOSEN = (
     *("deit_base", "dinov2_vitb14", "resnet50", "focalnet_tiny", "sam_vit_b", "seem_focal_tiny"),
     *("clip_vitb16", "blip_base", "swin_tiny", "focal_tiny"),
@@ -55,7 +55,7 @@ COLUMNS = (
 
 
 def programs(name: str) -> Iterator[Program]:
-    """Every program for a chip."""
+    """Yield every program for a chip."""
     level = "O1" if CHIPS[name].platform == "tpu" else ""
     chips = target(name)
 
@@ -105,7 +105,7 @@ def key(asked: Mapping[str, Any]) -> str:
 
 
 def done(results: Path) -> dict[str, dict[str, Any]]:
-    """The results that are kept, by key; a line that was cut short does not count."""
+    """Read the stored results, by key; a truncated line does not count."""
     found = {}
     for line in results.read_text().splitlines() if results.exists() else ():
         try:
@@ -117,7 +117,7 @@ def done(results: Path) -> dict[str, dict[str, Any]]:
 
 
 def compile_all(name: str, results: Path) -> None:
-    """Compile what is not there yet for a chip, and keep each result at once."""
+    """Compile the missing programs for a chip, and store each result at once."""
     there = done(results)
     missing = [p for p in programs(name) if key(p.to_json()) not in there]
     print(f"{name}: {len(missing)} programs to compile", flush=True)
@@ -133,7 +133,7 @@ def compile_all(name: str, results: Path) -> None:
 
 
 def row_title(result: Mapping[str, Any]) -> str:
-    """A program in a few words."""
+    """Describe a program in a few words."""
     config = result["config"]
     parts = [config["backbone"]["name"], str(config["image_size"]), config["protocol"]]
     parts += [result["what"]] if result["what"] != "train" else []
@@ -147,7 +147,7 @@ def row_title(result: Mapping[str, Any]) -> str:
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """All results in Markdown, one section for each target; numbers are of one chip."""
+    """Format all results in Markdown, one section for each target; numbers are for one chip."""
     text = ["# Every network, compiled for every target", ""]
     text += ["Numbers are of one chip. `python -m benchmarks.aot_all` writes this file.", ""]
     for name in dict.fromkeys(result["target"]["name"] for result in results):
@@ -161,7 +161,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def cells(result: Mapping[str, Any]) -> list[str]:
-    """The cells of a row."""
+    """Cells of one row of the table."""
     title = row_title(result)
     if "error" in result:
         reason = result["error"].splitlines()[0].replace("|", "/")[:120]
@@ -183,7 +183,7 @@ def cells(result: Mapping[str, Any]) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Compile what is missing, two targets side by side, and write the table."""
+    """Compile the missing programs, two targets side by side, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--targets", nargs="+", default=list(CHIPS), metavar="TARGET")
     parser.add_argument("--count", action="store_true", help="say how many there are, and end")

@@ -3,9 +3,10 @@
     python benchmarks/augment.py [BATCH ...]
 
 Ours is one compiled program on JAX's default device. torchvision's is what the study ran in its
-loader: one image after the other on one CPU core. Both in turn; the fastest of the rounds counts,
-as whatever else the machine does only adds time. Beside it the share of a training step of DeiT-B
-on a CPU, for 8 images. Writes `benchmarks/results/augment_cpu.json` on a CPU, and prints a table.
+loader: one image after the other on one CPU core. The two run in turn; the fastest round counts,
+because other programs on the machine only add time. On a CPU the table also has the share of a
+training step of DeiT-B, for 8 images. Prints a table; on a CPU also writes
+`benchmarks/results/augment_cpu.json`.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from PIL import Image
 from fmi_jax.augment import augment, dino_views, views
 from fmi_jax.config import AugmentConfig
 
-# torchvision has no operators beside a torch of another build; it imports once these exist.
+# torchvision lacks operators with a torch of another build; it imports once these exist.
 library = torch.library.Library("torchvision", "DEF")
 for name in ("nms", "qnms"):
     library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -97,7 +98,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def measure(what: str, batch: int) -> dict[str, float]:
-    """Seconds to compile, and per batch of either side."""
+    """Measure seconds to compile, and per batch for each side."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, 256, 256, 3), dtype=np.uint8)
     on_device = jax.device_put(images)

@@ -1,12 +1,12 @@
-"""What computing in bfloat16 changes: features, logits and metrics of two runs side by side.
+"""Effect of computing in bfloat16: features, logits and metrics of two runs side by side.
 
     for type in float32 bfloat16; do
       fmi-jax run --config=configs/logistic.py --workdir=runs/$type --config.backbone.dtype=$type
     done
     python benchmarks/bfloat16.py runs/float32 runs/bfloat16
 
-Both are finished runs on one data set. Logits are the logarithms of the test probabilities, less
-their mean over the classes; features are compared where the protocol keeps them.
+Both are finished runs on one data set. Logits are the logarithms of the test probabilities, minus
+their mean over the classes. Features are compared if the protocol stores them.
 """
 
 import argparse
@@ -21,24 +21,24 @@ from fmi_jax.tasks.metrics import Evaluation
 
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Error of every row, relative to its length: `|ours - theirs| / |theirs|`."""
+    """Compute the error of every row relative to its length: `|ours - theirs| / |theirs|`."""
     return np.linalg.norm(ours - theirs, axis=1) / np.linalg.norm(theirs, axis=1)
 
 
 def spread(errors: np.ndarray) -> str:
-    """Median and largest."""
+    """Format the median and the largest error."""
     return f"{np.median(errors):.1e} (largest {errors.max():.1e})"
 
 
 def logits(folder: Path, run: Result) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Ids, predicted classes and logits of the test images."""
+    """Read ids, predicted classes and logits of the test images."""
     table = read_predictions(folder / FILE_NAME, run.test.task, run.test.classes)
     scores = np.log(np.maximum(table.probabilities, 1e-30))
     return list(table.ids), table.predicted, scores - scores.mean(axis=1, keepdims=True)
 
 
 def features(run: Result) -> np.ndarray | None:
-    """Kept features of the test images, or None where there are none."""
+    """Read the stored features of the test images; None if there are none."""
     about = {
         "backbone": run.config["backbone"]["name"],
         "dtype": run.config["backbone"]["dtype"],
@@ -53,13 +53,13 @@ def features(run: Result) -> np.ndarray | None:
 
 
 def value(found: Evaluation, name: str) -> str:
-    """A metric with its interval."""
+    """Format a metric with its interval."""
     low, high = found.intervals[name]
     return f"{found.values[name]:.4f} ({low:.3f} to {high:.3f})"
 
 
 def rows(folders: tuple[Path, Path]) -> list[tuple[str, str]]:
-    """What the runs differ by, in words."""
+    """Describe the differences between the runs."""
     runs = [Result.read(folder) for folder in folders]
     (ids, predicted, wide), (other_ids, other_predicted, narrow) = map(logits, folders, runs)
     if ids != other_ids:

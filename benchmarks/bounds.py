@@ -1,11 +1,11 @@
-"""What bounds a forward pass on a CPU: its matrix products and convolutions, by themselves.
+"""Bounds of a forward pass on a CPU: its matrix products and convolutions alone.
 
     python benchmarks/bounds.py
 
-The product of DeiT-B's MLP at 224 pixels and batch 8 in XLA, NumPy's BLAS and PyTorch, in GFLOP/s;
-the operations of DeiT-B's forward pass; and of FocalNet-T's forward pass the products and the
-depth-wise convolutions of its blocks, ours and PyTorch's. Each side runs in a process of its own,
-in turn, on two threads; the fastest of many calls counts. Writes
+Measures, in GFLOP/s, the product of DeiT-B's MLP at 224 pixels and batch 8 in XLA, NumPy's BLAS and
+PyTorch; the operations of DeiT-B's forward pass; and the products and depth-wise convolutions of
+the blocks in FocalNet-T's forward pass, ours and PyTorch's. Each side runs in a process of its
+own, in turn, on two threads; the fastest of many calls counts. Writes
 `benchmarks/results/bounds_cpu.json` and prints it.
 """
 
@@ -26,7 +26,7 @@ SIDES = ("xla", "numpy", "torch")
 ROUNDS = 2
 RESULTS = Path(__file__).parent / "results" / "bounds_cpu.json"
 PRODUCT = (1576, 768, 3072)  # tokens of the batch, width, width of the MLP
-# FocalNet-T: side of the map, channels and blocks of each stage; kernels of its focal levels.
+# FocalNet-T: map side, channels and number of blocks of each stage; kernel sizes of focal levels.
 STAGES = ((56, 96, 2), (28, 192, 2), (14, 384, 6), (7, 768, 2))
 KERNELS = (3, 5, 7)
 
@@ -35,7 +35,7 @@ Depthwise = Callable[[np.ndarray, np.ndarray], float]
 
 
 def fastest(call: Callable[[], object], calls: int = 20) -> float:
-    """Seconds; the first two calls do not count."""
+    """Seconds of the fastest call; the first two calls do not count."""
     call()
     call()
     times = []
@@ -47,7 +47,7 @@ def fastest(call: Callable[[], object], calls: int = 20) -> float:
 
 
 def xla() -> tuple[Product, Depthwise]:
-    """Seconds of a product and of a depth-wise convolution of [b, h, w, c] by [k, k, 1, c]."""
+    """Timers in XLA: a product, and a depth-wise convolution of [b, h, w, c] by [k, k, 1, c]."""
     import jax
 
     from fmi_jax.nn.conv import depthwise_conv
@@ -65,12 +65,12 @@ def xla() -> tuple[Product, Depthwise]:
 
 
 def numpy() -> tuple[Product, Depthwise]:
-    """It has no convolution."""
+    """Timers in NumPy: a product; it has no convolution."""
     return lambda a, b: fastest(lambda: a @ b), lambda x, kernel: float("nan")
 
 
 def torch() -> tuple[Product, Depthwise]:
-    """In PyTorch's own order of axes."""
+    """Timers in PyTorch: a product, and a convolution in PyTorch's own order of axes."""
     import torch
 
     torch.set_num_threads(THREADS)
@@ -91,7 +91,7 @@ def torch() -> tuple[Product, Depthwise]:
 
 
 def measure(side: str) -> dict[str, float]:
-    """GFLOP/s of the product; seconds of FocalNet-T's parts."""
+    """Measure GFLOP/s of the product, and seconds of FocalNet-T's parts."""
     product, depthwise = {"xla": xla, "numpy": numpy, "torch": torch}[side]()
     rng = np.random.default_rng(0)
 
@@ -103,7 +103,7 @@ def measure(side: str) -> dict[str, float]:
     products, convolutions = 0.0, 0.0
     for grid, width, blocks in STAGES:
         tokens = BATCH * grid * grid
-        # Query, context and gates; modulator; projection; the two of the MLP.
+        # Query, context and gates; modulator; projection; both layers of the MLP.
         widths = ((width, 2 * width + 4), (width, width), (width, width))
         for a, b in (*widths, (width, 4 * width), (4 * width, width)):
             products += blocks * product(draw(tokens, a), draw(a, b))
@@ -114,7 +114,7 @@ def measure(side: str) -> dict[str, float]:
 
 
 def operations(name: str) -> float:
-    """GFLOP of a forward pass to the feature that heads read, as XLA counts them."""
+    """GFLOP of a forward pass to the feature that heads read, as counted by XLA."""
     import jax
     import jax.numpy as jnp
     from flax import nnx

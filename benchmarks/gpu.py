@@ -1,21 +1,21 @@
-"""One GPU: do the networks compute there what a CPU computes, and how fast, beside timm's.
+"""Check on one GPU: the same numbers as a CPU, and the speed beside timm's.
 
     python benchmarks/gpu.py                under ten minutes on one GPU
     python benchmarks/gpu.py --tiny         a dry run of everything on a CPU, in a minute
 
-Needs jax with its GPU plugin, flax and optax; torch and timm for the other side, without which it
-is left out. No images are read.
+Needs jax with its GPU plugin, flax and optax. The timm side needs torch and timm, and is left out
+without them. No images are read.
 
 First, a training step of every family (cut to two blocks) in bfloat16 on the device, and in
 float32 on the CPU: loss, norm of the gradient, and the cosine between both gradients. Then whole
 training steps: seconds, share of the device's bfloat16 peak (MFU) and peak memory, beside timm's
-network under `torch.compile` with flash attention, in bfloat16, at the same batch. Both take
-clipped AdamW. The FLOPs of MFU are those of our program, for both sides.
+network under `torch.compile` with flash attention, in bfloat16, at the same batch. Both use
+clipped AdamW. The FLOPs in MFU are those of our program, for both sides.
 
-Every part runs in a process of its own, and the script stops beginning new ones after --minutes.
+Every part runs in a process of its own, and no new part begins after --minutes.
 
-IT HAS NOT RUN ON A GPU YET: only `--tiny` has, on a CPU. What is compiled for GPUs without one
-(`python -m benchmarks.aot`) is all that is known of the programs there.
+THIS HAS NOT RUN ON A GPU YET: only `--tiny` has, on a CPU. All that is known of the GPU programs
+comes from compiling them without a GPU (`python -m benchmarks.aot`).
 """
 
 import argparse
@@ -35,24 +35,24 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = 5
-STEPS = 10  # timed, after two that compile and warm up
+STEPS = 10  # timed steps, after two that compile and warm up
 LARGEST_LOSS_ERROR, LEAST_COSINE = (
     0.05,
     0.95,
-)  # bfloat16 beside float32, of a network drawn at random
+)  # limits for bfloat16 beside float32, for a network with random weights
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A network that is timed.
+    """A network to time.
 
     Attributes:
-      title: for the table.
-      backbone: ours.
-      pixels, batch: images of a step.
-      timm: timm's name for the network; empty where it has none.
+      title: title in the table.
+      backbone: name of our backbone.
+      pixels, batch: side and number of the images of a step.
+      timm: timm's name for the network; empty if it has none.
       options: arguments of `timm.create_model`.
-      blocks: ours is cut after so many; 0: whole.
+      blocks: number of blocks to keep in our backbone; 0: all.
     """
 
     title: str
@@ -87,7 +87,7 @@ TINY_FAMILIES = ("deit_nano", "resnet_nano")
 TINY_ROWS = (
     Row("nano", "deit_nano", 32, 2, "vit_tiny_patch16_224", (("img_size", 32), ("depth", 1)), 1),
 )
-PIXELS, BATCH = 224, 4  # of the comparison
+PIXELS, BATCH = 224, 4  # images of the comparison
 TINY_PIXELS = 32
 
 
@@ -141,7 +141,7 @@ def over(begin: float, minutes: float) -> bool:
 
 
 def part(side: str, args: argparse.Namespace, *, cpu: bool = False, **options: str) -> Any:
-    """What a side prints, in a process of its own; `{"error": ...}` where it fails."""
+    """Run a side in a process of its own; returns its output, or `{"error": ...}` if it fails."""
     command = [sys.executable, __file__, "--side", side]
     command += [text for name, value in options.items() for text in (f"--{name}", value)]
     env = dict(os.environ)
@@ -156,7 +156,7 @@ def part(side: str, args: argparse.Namespace, *, cpu: bool = False, **options: s
 
 
 def compared(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """A step of a family in bfloat16 on the device beside float32 on the CPU."""
+    """Compare a step of a family in bfloat16 on the device with float32 on the CPU."""
     import numpy as np
 
     with tempfile.TemporaryDirectory() as folder:
@@ -187,7 +187,7 @@ def compared(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def timing(found: dict[str, Any], peak: float | None) -> str:
-    """A row for people."""
+    """Format the times of a row for people."""
     lines = []
     for side in ("ours", "timm"):
         if side not in found:
@@ -205,7 +205,7 @@ def timing(found: dict[str, Any], peak: float | None) -> str:
 
 
 def without_jaxtyping() -> None:
-    """Let the package be imported where jaxtyping is not installed: it only annotates here."""
+    """Make the package importable without jaxtyping, which only annotates here."""
     if importlib.util.find_spec("jaxtyping"):
         return
 
@@ -220,11 +220,11 @@ def without_jaxtyping() -> None:
 
 @dataclasses.dataclass
 class Training:
-    """A training step of ours, and what it is called with.
+    """Our training step, and its arguments.
 
     Attributes:
-      step: `(state, frozen, batch) -> (state, scalars)`.
-      state: before the first step.
+      step: function `(state, frozen, batch) -> (state, scalars)`.
+      state: training state before the first step.
       batch: drawn images and labels.
     """
 
@@ -234,13 +234,13 @@ class Training:
 
 
 def training(backbone: str, pixels: int, batch: int, dtype: str, *, blocks: int = 0) -> Training:
-    """The package's own step for a classifier on `backbone`, on drawn images.
+    """Make the package's own step for a classifier on `backbone`, on drawn images.
 
     Args:
-      backbone: its name.
+      backbone: name of the backbone.
       pixels, batch: side of the images in pixels, and number of images.
       dtype: compute type.
-      blocks: cut the network after so many; 0: whole.
+      blocks: number of blocks to keep; 0: all.
     """
     sys.path.insert(0, str(ROOT))
     without_jaxtyping()
@@ -262,7 +262,7 @@ def training(backbone: str, pixels: int, batch: int, dtype: str, *, blocks: int 
 
     spec = BACKBONES[backbone]
     arch = spec.arch.sized(pixels, pixels)
-    # Truncated also where it is whole: without what no feature depends on.
+    # Truncated even if all blocks stay: this removes parts that no feature depends on.
     arch = arch.truncated(min(blocks or arch.num_blocks, arch.num_blocks) - 1)
     execution = Execution(dtype=jnp.dtype(dtype))
 
@@ -301,7 +301,7 @@ def training(backbone: str, pixels: int, batch: int, dtype: str, *, blocks: int 
 
 
 def step_side(args: argparse.Namespace) -> dict[str, float]:
-    """One step; the gradient as the optimizer saw it, its first moment, goes to a file."""
+    """Take one step; write the gradient as the optimizer saw it, its first moment, to a file."""
     import numpy as np
 
     pixels = TINY_PIXELS if args.tiny else PIXELS
@@ -322,7 +322,7 @@ def first_moments(opt_state: Any) -> Iterator[tuple[str, Any]]:
 
 
 def ours_side(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds, memory and FLOPs of our step."""
+    """Measure seconds, memory and FLOPs of our step."""
     row = row_of(args)
     ours = training(row.backbone, row.pixels, row.batch, "bfloat16", blocks=row.blocks)
     import jax
@@ -339,12 +339,12 @@ def ours_side(args: argparse.Namespace) -> dict[str, Any]:
         jax.block_until_ready(scalars)
 
     times = timed(step)
-    memory = jax.devices()[0].memory_stats() or {}  # none on a CPU
+    memory = jax.devices()[0].memory_stats() or {}  # a CPU has none
     return {"flops": flops, **times, "memory": memory.get("peak_bytes_in_use")}
 
 
 def timm_side(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds and memory of timm's network under `torch.compile`; eager in a dry run."""
+    """Measure seconds and memory of timm's network under `torch.compile`; eager in a dry run."""
     import torch
 
     # timm imports torchvision, whose compiled operators CPU-only installs may lack.
@@ -389,7 +389,7 @@ def timed(step: Callable[[], None]) -> dict[str, float]:
 
 
 def device_side(args: argparse.Namespace) -> dict[str, Any]:
-    """What the device is, and its bfloat16 peak in FLOP/s, where it is one that we know."""
+    """Describe the device, with its bfloat16 peak in FLOP/s if it is known."""
     del args
     sys.path.insert(0, str(ROOT))
     import jax

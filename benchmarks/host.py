@@ -1,9 +1,9 @@
-"""What the host costs: dispatching a step of a 12-block ViT.
+"""Cost of the host: dispatching a step of a 12-block ViT.
 
     python benchmarks/host.py
 
-The step is that of DeiT's structure (152 parameters arrays) at a width of 12, whose arithmetic
-takes next to nothing, so its time is dispatch. Prints the median of 200 steps.
+The step has DeiT's structure (152 parameter arrays) at a width of 12. Its arithmetic takes almost
+no time, so its time is dispatch. Prints the median of 200 steps.
 """
 
 import dataclasses

@@ -1,14 +1,15 @@
-"""Images per second into the training step: the loader beside the study's way to read.
+"""Images per second into the training step: our loader beside the study's.
 
     python benchmarks/loader.py [--photos N] [--rounds N]
 
-The study decodes the original photograph in every epoch: here drawn fundus photographs of
-2588 x 1958 pixels (PNG), Pillow and torchvision (resize to 256, the training augmentation, tensor)
-in a DataLoader of 2 worker processes. Ours reads prepared images with 2 threads, uint8, up to
-arrays on the device; augmentation is a part of the training step there (`benchmarks/augment.py`).
-All in turn, each in a process of its own on the same two cores, with the files in the system's
-cache. Also: what preparation costs and after how many epochs it is earned back; and the memory that
-reading takes, with the most that the pixels of batches and kept images can be of it.
+The study decodes the original photograph in every epoch. Here its side reads drawn fundus
+photographs of 2588 x 1958 pixels (PNG) with Pillow and torchvision (resize to 256, the training
+augmentation, tensor) in a DataLoader of 2 worker processes. Ours reads prepared images with 2
+threads, uint8, up to arrays on the device; augmentation is part of the training step there
+(`benchmarks/augment.py`). All rows run in turn, each in a process of its own on the same two cores,
+with the files in the system's cache. It also measures the cost of preparation, and after how many
+epochs it pays; and the memory that reading takes, with the most that the pixels of batches and kept
+images can be.
 
 Writes `benchmarks/results/loader_cpu.json`, and prints a table.
 """
@@ -37,7 +38,7 @@ STUDY = "study: 2588 x 1958 PNG, 2 workers"
 
 
 def draw_photographs(folder: Path, count: int) -> None:
-    """`count` large photographs in the raw layout of APTOS2019."""
+    """Draw `count` large photographs in the raw layout of APTOS2019."""
     import numpy as np
     from PIL import Image
 
@@ -46,7 +47,7 @@ def draw_photographs(folder: Path, count: int) -> None:
     def write(index: int) -> str:
         photo = photograph(1, index, int(grades[index]))
         large = Image.fromarray(photo.pixels).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
-        # Enlarged, grain has gone; without it the PNG would be far smaller than a photograph's.
+        # Enlarging removes the grain, and without it the PNG would be far smaller than a photo's.
         grain = np.random.default_rng(index).normal(0, 1, (HEIGHT, WIDTH, 1)).round()
         pixels = np.clip(np.asarray(large) + grain, 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / "train_images" / f"{photo.id}.png")
@@ -77,7 +78,7 @@ def prepare_sets(folder: Path) -> dict[str, float]:
 
 
 def rate(batches: Iterator[Any], batch: int, warm_up: int, count: int) -> dict[str, float]:
-    """Images per second over `count` batches, and the memory in MB that was taken meanwhile."""
+    """Measure images per second over `count` batches, and the growth of memory in MB."""
     before = memory_mb("VmRSS")
     for _ in range(warm_up):
         next(batches)
@@ -110,7 +111,7 @@ def measure_ours(
     dataset = open_dataset(folder / "data", name, size)
     image_mb = size * size * dataset.info.channels / 2**20
     images = dataset.info.counts["train"]
-    # Waiting, being read into, and the last one, which the step still holds.
+    # Batches that wait, those being read, and the last one, which the step still holds.
     pixels = image_mb * batch * (CORES + 2)
     if in_memory:
         pixels += image_mb * images
@@ -126,7 +127,7 @@ def measure_study(folder: Path) -> dict[str, float]:
     import torch
     from PIL import Image
 
-    # torchvision has no operators beside a torch of another build; it imports once these exist.
+    # torchvision lacks operators with a torch of another build; it imports once these exist.
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
@@ -157,7 +158,7 @@ def measure_study(folder: Path) -> dict[str, float]:
 
     batch = 4
     batches = iter(torch.utils.data.DataLoader(Photographs(), batch, num_workers=CORES))
-    # Both workers finish their first batch at about the same time; from then on it counts.
+    # Both workers finish their first batch at about the same time; the time counts from then on.
     return rate(batches, batch, CORES, len(paths) // batch - CORES)
 
 
@@ -169,7 +170,7 @@ OURS = {
 
 
 def measure(row: str, folder: Path) -> dict[str, float]:
-    """One row, in a fresh process."""
+    """Measure one row, in a fresh process."""
     command = [sys.executable, __file__, "--measure", row, "--folder", os.fspath(folder)]
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     env |= {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1"}

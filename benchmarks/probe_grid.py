@@ -1,11 +1,11 @@
-"""Many linear heads on one frozen backbone: how long a training step takes beside that of one.
+"""Time of a training step with many linear heads on one frozen backbone, beside that with one.
 
     python benchmarks/probe_grid.py                         every row
     python benchmarks/probe_grid.py dinov2_vits14           one of them
 
 Steps of 1, 4 and 20 heads (4 learning rates, 4 rates x 5 seeds) run in turn in one process, on
-the same uint8 batch, augmentation included; a round gives one time of each, and the ratios to
-that of one head. One head is the step of `linear_probe`, not a grid of one. Writes
+the same uint8 batch, augmentation included. A round gives one time of each, and the ratios to the
+time of one head. One head is the step of `linear_probe`, not a grid of one. Writes
 `benchmarks/results/probe_grid_<platform>.json`, row by row, and prints a table.
 """
 
@@ -41,13 +41,13 @@ from fmi_jax.types import Task
 
 CLASSES = 5
 RATES = ExperimentConfig().probe_grid.learning_rates
-SEEDS = {1: 0, 4: 1, 20: 5}  # by heads; 0: the linear probe
+SEEDS = {1: 0, 4: 1, 20: 5}  # seeds by number of heads; 0: the linear probe
 RESULTS = Path(__file__).parent / "results"
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A backbone at a size; of `steps` timed ones the mean counts."""
+    """A backbone at an image size; the mean over `steps` steps is one time."""
 
     title: str
     backbone: str
@@ -64,7 +64,7 @@ ROWS = {
 
 
 def trainer(row: Row, heads: int) -> Callable[[], None]:
-    """A call that makes `row.steps` training steps."""
+    """Make a function that takes `row.steps` training steps."""
     name = "probe_grid" if SEEDS[heads] else "linear_probe"
     protocol = PROTOCOLS[name]
     assert isinstance(protocol, ProtocolSpec)
@@ -146,7 +146,7 @@ def seconds(call: Callable[[], None]) -> float:
 
 
 def measure(row: Row, rounds: int) -> list[dict[int, float]]:
-    """Seconds per step by the number of heads, of every round."""
+    """Measure seconds per step by number of heads, in every round."""
     trainers = {heads: trainer(row, heads) for heads in SEEDS}
     for train in trainers.values():
         train()  # compiles

@@ -1,13 +1,13 @@
-"""A training step at 1024 pixels: peak memory with and without rematerialisation.
+"""Training step at 1024 pixels: peak memory with and without rematerialisation.
 
     python benchmarks/resolution.py                 every model of configs/table3.py
     python benchmarks/resolution.py sam dinov2      some of them
 
 One step of the real program on a CPU: the classifier, the augmentation and the optimizer of
 configs/table3.py in float32, with random weights and a batch of one image, in a process of its own.
-Peak memory is the resident set of that process, Python and the compiler included; "planned" is what
-XLA sets aside for activations and other values inside the step, known before it runs: a step that
-would not fit into this machine is compiled and not run. Writes
+Peak memory is the resident set of that process, Python and the compiler included. "Planned" is
+XLA's own figure for activations and other values inside the step, known before it runs: a step
+that would not fit into this machine is compiled and not run. Writes
 `benchmarks/results/resolution_cpu.json`, row by row, and prints a table.
 """
 
@@ -32,7 +32,7 @@ CLASSES = 5
 
 
 def take_a_step(model: str, remat: bool) -> dict[str, Any]:
-    """What one step of one model did, in this process."""
+    """Take one step of one model in this process, and measure it."""
     import jax
     import numpy as np
 
@@ -50,7 +50,7 @@ def take_a_step(model: str, remat: bool) -> dict[str, Any]:
     config = table3.get_config(f"aptos2019,{model}")
     config.backbone.weights = ""
     config.backbone.remat = remat
-    config.backbone.drop_path = 0.0  # would drop whole blocks, as there is one image
+    config.backbone.drop_path = 0.0  # with a single image it would drop whole blocks
     config.optim.accumulate = 1
 
     mesh = parallel.make_mesh(devices=jax.devices()[:1])
@@ -112,14 +112,14 @@ def take_a_step(model: str, remat: bool) -> dict[str, Any]:
 
 
 def resident_mb() -> float:
-    """The most that this process has held."""
+    """Highest resident memory of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(model: str, remat: bool) -> dict[str, Any]:
-    """`take_a_step` in a fresh process."""
+    """Run `take_a_step` in a fresh process."""
     command = [sys.executable, __file__, model, "--step", "recomputed" if remat else "kept"]
-    # One device; huge pages as `run.py` sets them.
+    # One device, and huge pages as in `run.py`.
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     env |= {"JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)

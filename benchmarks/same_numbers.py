@@ -1,4 +1,4 @@
-"""Whether another tree computes the same: names of cells, runs of every protocol, programs.
+"""Comparison of two trees: names of cells, runs of every protocol, compiled programs.
 
     python benchmarks/same_numbers.py record before.json     on one tree
     python benchmarks/same_numbers.py compare before.json    on another: what differs, exit code 1
@@ -12,8 +12,8 @@ The parts:
 * `programs`: FLOPs, bytes, collectives, kernels and peak of twelve programs compiled ahead of time
   (needs the compilers, `make .venv-aot`).
 
-Runs go through `run.py`, as a user's do. Numbers of two machines are not to be compared: another
-CPU rounds otherwise.
+Runs go through `run.py`, as a user's do. Do not compare the numbers of two machines: another CPU
+rounds differently.
 """
 
 import argparse
@@ -41,7 +41,7 @@ FIELDS = {
     "train.bootstrap_samples": 50,
     "optim.warmup_steps": 2,
 }
-# What a protocol needs beside them.
+# Fields that single protocols need beside these.
 OWN: Mapping[str, Mapping[str, Any]] = {
     "stacked_probe": {"transformer.name": "deit_nano"},
     "stacked_finetune": {"transformer.name": "deit_nano"},
@@ -73,7 +73,7 @@ COMPILED = ("flops", "bytes_accessed", "collectives", "kernels", "peak_bytes", "
 
 
 def cells() -> Iterator[tuple[str, Any]]:
-    """SHA-256 of the ids of the cells of every setting of every study, 16 digits of it."""
+    """Yield a hash of the cell ids of every setting of every study (16 digits of the SHA-256)."""
     from fmi_jax.study.plan import make_plan
     from fmi_jax.study.registry import STUDIES
 
@@ -86,7 +86,7 @@ def cells() -> Iterator[tuple[str, Any]]:
 
 
 def runs() -> Iterator[tuple[str, Any]]:
-    """What came of every protocol on both backbones."""
+    """Run every protocol on both backbones, and yield the outcomes."""
     from fmi_jax.protocols.registry import PROTOCOLS
 
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +114,7 @@ def runs() -> Iterator[tuple[str, Any]]:
 
 
 def outcome(workdir: Path) -> dict[str, Any]:
-    """What a finished run left, without what differs from one time to the next."""
+    """Collect the outcome of a finished run, without values that differ from run to run."""
     found: dict[str, Any] = {"result": without(json.loads((workdir / "result.json").read_text()))}
     predictions, scalars = workdir / "predictions.csv", workdir / "metrics.jsonl"
     if predictions.exists():
@@ -128,7 +128,7 @@ def outcome(workdir: Path) -> dict[str, Any]:
 
 
 def parameters(workdir: Path) -> str:
-    """SHA-256 of the arrays of the best network, by name."""
+    """SHA-256 of the best network's arrays, by name."""
     import numpy as np
 
     from fmi_jax.run.trained import read_trained
@@ -141,14 +141,14 @@ def parameters(workdir: Path) -> str:
 
 
 def without(value: Any) -> Any:
-    """A result without times and places."""
+    """Remove times and places from a result."""
     if isinstance(value, dict):
         return {k: without(v) for k, v in value.items() if k not in CHANGES}
     return [without(v) for v in value] if isinstance(value, list) else value
 
 
 def programs() -> Iterator[tuple[str, Any]]:
-    """What the compilers make of the twelve programs, cut to two blocks."""
+    """Compile the twelve programs, cut to two or three blocks, and yield their figures."""
     from fmi_jax.aot.compiler import Compiler
     from fmi_jax.aot.program import program
     from fmi_jax.aot.targets import target
@@ -181,7 +181,7 @@ PARTS: Mapping[str, Callable[[], Iterator[tuple[str, Any]]]] = {
 
 
 def call(*arguments: object) -> None:
-    """A command of this tree, in a process of its own, on one core and one device."""
+    """Run a command of this tree in a process of its own, on one device."""
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     env |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -192,7 +192,7 @@ def call(*arguments: object) -> None:
 
 
 def differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
-    """Where two records differ, a line each."""
+    """Yield the differences between two records, a line each."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*before, *now]):
             inner = f"{where} / {key}" if where else key

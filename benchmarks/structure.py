@@ -3,11 +3,11 @@
     python benchmarks/structure.py                 this tree
     python benchmarks/structure.py BEFORE AFTER    two trees, side by side (`git worktree add`)
 
-Counted from the syntax trees of `fmi_jax` and `weights_convert`: modules and their median length;
-modules with one importer; arrows of the import graph; statements; `isinstance` on kinds of
-protocol; names of protocols outside `protocols/`, `study/grids/` and `configs/` (sections of a
-config have the same names and count); lines that name a kind of task outside `tasks/`; attribute
-lines of docstrings that begin with a preposition.
+The figures come from the syntax trees of `fmi_jax` and `weights_convert`: modules and their median
+length; modules with one importer; arrows of the import graph; statements; `isinstance` on kinds of
+protocol; names of protocols outside `protocols/`, `study/grids/` and `configs/` (config sections
+have the same names and count); lines that name a kind of task outside `tasks/`; attribute lines of
+docstrings that begin with a preposition.
 """
 
 import ast
@@ -31,7 +31,7 @@ TASKS = re.compile(r"\bTask\.(BINARY|MULTICLASS|MULTILABEL)\b|Task\b")
 
 
 def modules(tree: Path) -> dict[str, Path]:
-    """Every module by its dotted name."""
+    """Find every module, by its dotted name."""
     found = {}
     for package in PACKAGES:
         for path in sorted((tree / package).rglob("*.py")):
@@ -41,7 +41,7 @@ def modules(tree: Path) -> dict[str, Path]:
 
 
 def imports(syntax: ast.Module, known: set[str]) -> set[str]:
-    """The modules of ours that a module imports."""
+    """List our own modules that a module imports."""
     names: set[str] = set()
     for node in ast.walk(syntax):
         if isinstance(node, ast.Import):
@@ -52,7 +52,7 @@ def imports(syntax: ast.Module, known: set[str]) -> set[str]:
 
 
 def names_protocols(name: str, syntax: ast.Module) -> Iterator[str]:
-    """The protocols that a module names, outside the rooms where they may be."""
+    """Yield the protocols that a module names, outside the packages where they belong."""
     if name.startswith(("fmi_jax.protocols", "fmi_jax.study.grids", "fmi_jax.study.recipe")):
         return
     for node in ast.walk(syntax):
@@ -61,7 +61,7 @@ def names_protocols(name: str, syntax: ast.Module) -> Iterator[str]:
 
 
 def of_specs(syntax: ast.Module) -> int:
-    """How often a module asks which kind of spec it has."""
+    """Count how often a module asks which kind of spec it has."""
     asked = 0
     for node in ast.walk(syntax):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
@@ -71,7 +71,7 @@ def of_specs(syntax: ast.Module) -> int:
 
 
 def count(tree: Path) -> dict[str, float]:
-    """Every figure of a tree."""
+    """Compute every figure of a tree."""
     paths = modules(tree)
     syntax = {name: ast.parse(path.read_text()) for name, path in paths.items()}
     lines = {name: path.read_text().splitlines() for name, path in paths.items()}

@@ -1,16 +1,17 @@
-"""What a study saves: its cells as one study, beside the same numbers one by one.
+"""Time that a study saves: its cells as one study, beside the same numbers one by one.
 
     python benchmarks/study.py            one round of each
     python benchmarks/study.py --rounds 3
 
-The numbers: `deit_nano` on the drawn fundus photographs, under a frozen linear head and fine-tuned
-(four learning rates, then a second seed of the best), and judged by kNN and logistic regression.
+The numbers are those of `deit_nano` on the drawn fundus photographs, under a frozen linear head and
+fine-tuned (four learning rates, then a second seed of the best), and judged by kNN and logistic
+regression.
 
 One by one, each is a run of its own with an empty compilation cache and an empty folder of
-features: what typing the commands on as many fresh machines takes. As a study, heads of all rates
-and seeds train in one pass, runs that differ in rate or seed share what is compiled, and kNN and
-logistic regression share features. Both sides run one process at a time on the same cores. Writes
-`benchmarks/results/study_cpu.json` and prints a table.
+features, as if the commands were typed on as many fresh machines. As a study, heads of all rates
+and seeds train in one pass, runs that differ in rate or seed share one compiled program, and kNN
+and logistic regression share features. Both sides run one process at a time on the same cores.
+Writes `benchmarks/results/study_cpu.json` and prints a table.
 """
 
 import argparse
@@ -43,7 +44,7 @@ PROTOCOLS = ("probe_grid", "finetune", "knn", "logistic")
 
 
 def config(protocol: str) -> ExperimentConfig:
-    """An experiment of the example study, long enough that training is most of it."""
+    """Make an experiment of the example study, long enough that training dominates."""
     made = example.config("synthetic", "deit_nano", protocol)
     made.train.epochs = 20
     return made
@@ -65,7 +66,7 @@ def environment(cache: Path) -> None:
 
 
 def as_study(folder: Path, data: Path) -> tuple[float, int]:
-    """Seconds and processes of the study."""
+    """Measure seconds and processes of the study."""
     environment(folder / "xla")
     plan = make_plan(STUDY, free={"data.data_dir": str(data)})
     driver = Driver(plan, plan.settings, Ledger(folder), make_slots(1, []), retry=False)
@@ -77,7 +78,7 @@ def as_study(folder: Path, data: Path) -> tuple[float, int]:
 
 
 def one_by_one(folder: Path, data: Path, best: dict[str, float]) -> tuple[float, int]:
-    """Seconds and processes of the same numbers, each for itself."""
+    """Measure seconds and processes of the same numbers, each run by itself."""
     runs = []
     for protocol in ("linear_probe", "finetune"):
         rates = [(rate, 0) for rate in RATES]
@@ -106,7 +107,7 @@ def one_by_one(folder: Path, data: Path, best: dict[str, float]) -> tuple[float,
 
 
 def best_rates(folder: Path) -> dict[str, float]:
-    """The rates that the study chose."""
+    """Read the learning rates that the study chose."""
     results = [json.loads(p.read_text()) for p in folder.glob("cells/*/result.json")]
     grid = next(r for r in results if r["config"]["protocol"] == "probe_grid")
     tuned = [r for r in results if r["config"]["protocol"] == "finetune" and r["seed"] == 1]
@@ -125,7 +126,7 @@ def main(rounds: int) -> None:
         for i in range(rounds):
             root = Path(temporary) / f"round{i}"
             study, cells = as_study(root / "study", data)
-            shutil.rmtree(data / "features")  # each run alone computes its own
+            shutil.rmtree(data / "features")  # each single run computes its own
             alone, processes = one_by_one(root / "alone", data, best_rates(root / "study"))
             rows.append(
                 {"study_seconds": study, "one_by_one_seconds": alone, "ratio": study / alone}

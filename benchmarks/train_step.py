@@ -6,12 +6,12 @@
 
 The sides: ours and eager PyTorch in float32; both in bfloat16 (PyTorch's by autocast, parameters
 in float32 on both sides); `torch.compile` and ONNX Runtime in float32, forward only. PyTorch runs
-the code that published the backbone or timm's: a linear classifier of five classes on the feature
-that the study reads, trained by clipped AdamW. All have huge pages (as `run.py` sets them) and run
-in turn, each in a process of its own, on the same two cores; a round gives one time of each, and a
-ratio to eager PyTorch in float32. Processor time is beside it: other programs on the machine
-stretch it less. Writes `benchmarks/results/train_step_CPU.json`, row by row and side by side, and
-prints a table. `torch.compile` needs a C++ compiler, ONNX Runtime `pip install '.[bench]'`.
+the code that published the backbone, or timm's: a linear classifier of five classes on the feature
+that the study reads, trained by clipped AdamW. All use huge pages (as `run.py` sets them) and run
+in turn, each in a process of its own, on the same two cores. A round gives one time of each, and a
+ratio to eager PyTorch in float32. Processor time is measured too: other programs on the machine
+stretch it less. Writes `benchmarks/results/train_step_<cpu>.json`, row by row, and prints a table.
+`torch.compile` needs a C++ compiler, ONNX Runtime `pip install '.[bench]'`.
 """
 
 import argparse
@@ -38,7 +38,7 @@ PACKAGES = ("jax", "flax", "torch", "timm", "torchvision", "segment-anything", "
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A backbone at a size; `calls` are timed after a first one, the fastest counts."""
+    """A backbone at an image size; the fastest of `calls` calls after the first counts."""
 
     title: str
     backbone: str
@@ -58,7 +58,7 @@ ROWS = {
 
 
 def fastest(call: Callable[[], object], calls: int) -> dict[str, float]:
-    """Seconds on the clock and of the processor; the first call, which compiles, does not count."""
+    """Seconds of wall-clock and processor time; the first call, which compiles, does not count."""
     call()
     clock, processor = [], []
     for _ in range(calls):
@@ -90,7 +90,7 @@ def measure_ours(row: Row, dtype: str) -> dict[str, float]:
         def __init__(self):
             spec = BACKBONES[row.backbone]
             arch = spec.arch.sized(row.image_size, row.image_size)
-            arch = arch.truncated(arch.num_blocks - 1)  # without what no feature depends on
+            arch = arch.truncated(arch.num_blocks - 1)  # removes parts that no feature depends on
             self.backbone = create(spec.family, arch, Execution(dtype=np.dtype(dtype)), seed=0)
             self.head = nnx.Linear(arch.feature_width, CLASSES, rngs=nnx.Rngs(1))
 
@@ -215,7 +215,7 @@ def measure_torch(row: Row, kind: str) -> dict[str, float]:
 
 
 def onnx_forward(model, images) -> Callable[[], object]:
-    """A call of `model` in ONNX Runtime."""
+    """Make a function that runs `model` in ONNX Runtime."""
     import onnxruntime
     import torch
 
@@ -240,9 +240,9 @@ SIDES: dict[str, Callable[[Row], dict[str, float]]] = {
 
 
 def measure(side: str, row: str) -> dict[str, float]:
-    """Seconds per call and peak resident memory in MB, of one side in a fresh process."""
+    """Measure seconds per call and peak resident memory in MB, of one side in a fresh process."""
     command = [sys.executable, __file__, row, "--side", side]
-    # Other variables may turn on things that only one of the two sides knows.
+    # Other variables might enable something that only one of the two sides supports.
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
     env |= {"OMP_NUM_THREADS": str(THREADS), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
@@ -278,7 +278,7 @@ def cpu_name() -> str:
 
 
 def results_file() -> Path:
-    """Named by the CPU: "AMD EPYC" writes `train_step_amd_epyc.json`."""
+    """Path of the results, named by the CPU: "AMD EPYC" writes `train_step_amd_epyc.json`."""
     words = re.findall(r"[a-z0-9]+", re.sub(r"\((r|tm)\)", "", cpu_name().lower()))
     return RESULTS / f"train_step_{'_'.join(words)}.json"
 
