@@ -1,4 +1,4 @@
-"""One's own images: the handwritten digits of scikit-learn, a small ViT from scratch.
+"""Your own images: the handwritten digits of scikit-learn, a small ViT from scratch.
 
 python examples/write_digits.py data/raw/digits
 fmi-jax prepare csv --name digits --source data/raw/digits/digits.csv --channels 1 --size 32
@@ -9,12 +9,12 @@ from fmi_jax.config import ExperimentConfig
 
 
 def get_config(arg: str = "") -> ExperimentConfig:
-    """The experiment; takes no argument."""
+    """Make the experiment's config; takes no argument."""
     del arg
     config = ExperimentConfig(protocol="finetune", image_size=32, metric="accuracy")
     config.data.name = "digits"
     config.data.prepared_size = 32
-    # A mirrored or colour-shifted digit is no digit: mild crops only.
+    # A mirrored digit is no digit, and grey ones have no colours to shift: mild crops only.
     config.augment.center_crop = 1.0
     config.augment.crop_scale = (0.7, 1.0)
     config.augment.flip_horizontal = 0.0

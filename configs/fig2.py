@@ -7,12 +7,12 @@ python run.py --config=configs/fig2.py:aptos2019,dinov2 --workdir=runs/fig2
 MODEL is one of sam, seem, openclip, dinov2, blip, imnet-1k-sup, dinov1, resnet152.
 
 Published: a figure without numbers, for k 200 and temperature 0.1; DINOv1 is the best in it,
-supervised ImageNet and ResNet the worst. Not reproduced by us: the data sets and the checkpoints
-are not ours to ship.
+supervised ImageNet and ResNet the worst. We have not reproduced it: the data sets and the
+checkpoints are not ours to ship.
 
-Other pairs cost nothing, and the best by validation is reported:
+More pairs cost almost nothing, and the best by validation is reported:
 --config.knn.k="(10,20,100,200)" --config.knn.temperature="(0.07,0.1)"
-Features are kept in data/features: a second run on the same ones takes seconds.
+Features are stored in data/features: a second run on the same features takes seconds.
 """
 
 from fmi_jax.config import ExperimentConfig
@@ -20,5 +20,5 @@ from fmi_jax.study.grids import fig2, recipe
 
 
 def get_config(arg: str = "aptos2019,dinov2") -> ExperimentConfig:
-    """The experiment; `arg` is SET,MODEL."""
+    """Make the experiment's config; `arg` is SET,MODEL."""
     return fig2.config(*recipe.arguments(arg, set=recipe.DATASETS, model=recipe.MODELS))

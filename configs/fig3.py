@@ -2,10 +2,11 @@
 
 python run.py --config=configs/fig3.py --workdir=runs/fig3
 
-Latency of one image, throughput, time to compile, operations and memory; weights are random,
-which changes no time. Published, without numbers: SEEM is the fastest at inference, a stacked
-DeiT-B makes any of them much slower. The other half of the figure, iterations and time to the best
-validation score, is in the result.json of every training run ("best"): fmi-jax study run fig3.
+Measures latency of one image, throughput, time to compile, operations and memory; weights are
+random, which does not change the times. Published, without numbers: SEEM is the fastest at
+inference, a stacked DeiT-B makes any of them much slower. For the other half of the figure,
+iterations and time to the best validation score: fmi-jax study run fig3. They are in the
+result.json of every training run ("best").
 """
 
 from fmi_jax.config import ExperimentConfig
@@ -13,6 +14,6 @@ from fmi_jax.study.grids import fig3
 
 
 def get_config(arg: str = "") -> ExperimentConfig:
-    """The timing; takes no argument."""
+    """Make the config of the timing; takes no argument."""
     del arg
     return fig3.config()

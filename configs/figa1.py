@@ -1,4 +1,4 @@
-"""Figure A.1: which layers of a stacked classifier training changes, the DeiT-B's among them.
+"""Figure A.1: layers changed by training a stacked classifier, those of its DeiT-B included.
 
 python run.py --config=configs/table1.py:aptos2019,dinov2,deit_base --workdir=runs/table1_deit
 python run.py --config=configs/figa1.py:aptos2019,runs/table1_deit --workdir=runs/figa1_frozen
@@ -14,5 +14,5 @@ from fmi_jax.study.grids import fig7, recipe
 
 
 def get_config(arg: str = "aptos2019,runs/table1_deit") -> ExperimentConfig:
-    """The analysis; `arg` is SET,RUN."""
+    """Make the config of the analysis; `arg` is SET,RUN."""
     return fig7.config(*recipe.arguments(arg, set=recipe.DATASETS, run=()))

@@ -3,24 +3,24 @@
 python run.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 Expected on the 90 test images: quadratic weighted kappa 0.913 to 0.979, over five seeds and three
-makes of CPU. About a minute on 2 CPU cores, drawing included.
+makes of CPU. It takes about a minute on 2 CPU cores, drawing included.
 
-The images are drawn by a program (fmi_jax/data/raw/drawn/fundus.py): the score says that the
-program works, and nothing about patients.
+The images are drawn by a program (fmi_jax/data/raw/drawn/fundus.py): the score shows that the
+program works, and says nothing about patients.
 """
 
 from fmi_jax.config import ExperimentConfig
 
 
 def get_config(arg: str = "") -> ExperimentConfig:
-    """The experiment; takes no argument."""
+    """Make the experiment's config; takes no argument."""
     del arg
     config = ExperimentConfig(protocol="finetune", image_size=96)
     config.data.name = "synthetic"
     config.data.prepared_size = 96
     config.data.split = "upstream"
-    # The whole field of view, and colours nearly as they are: the hue tells a bleeding from a
-    # vessel, and 420 images are too few to learn that it need not.
+    # The whole field of view, and colours nearly unchanged: the hue tells a bleeding from a vessel,
+    # and 420 images are too few to learn to do without it.
     config.augment.center_crop = 1.0
     config.augment.jitter_probability = 0.5
     config.augment.hue = 0.02

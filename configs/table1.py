@@ -7,13 +7,13 @@ python run.py --config=configs/table1.py:aptos2019,dinov2,linear --workdir=runs/
 python run.py --config=configs/table1.py:aptos2019,dinov2,deit_base --workdir=runs/table1_deit
 python run.py --config=configs/table1.py:chexpert,seem,linear --workdir=runs/table1_chexpert
 
-These are single cells; the whole table: fmi-jax study run table1. SET is one of aptos2019, ddsm,
-isic2019, chexpert; HEAD and MODEL as below. The weights of another model, where they are missing,
-are named with the command that fetches them.
+These commands run single cells; for the whole table: fmi-jax study run table1. SET is one of
+aptos2019, ddsm, isic2019, chexpert; HEAD and MODEL as below. If the weights of another model are
+missing, the message names the command that fetches them.
 
 A linear head is trained with four learning rates in one pass over the images, and the best by
-validation is reported. Minutes instead of hours, on features that are computed once and without
-augmentation: --config.probe_grid.cached=True. Under a DeiT-B the learning rate is 1e-4; the
+validation is reported. With features computed once and without augmentation it takes minutes
+instead of hours: --config.probe_grid.cached=True. Under a DeiT-B the learning rate is 1e-4; for the
 others of the search: --config.optim.learning_rate=1e-3. The five runs behind each number differ in
 --config.train.seed=1.
 
@@ -34,7 +34,7 @@ macro recall on ISIC2019, AUROC on CheXpert.
   deit_base dinov2        0.901 +- 0.005  0.945 +- 0.008  0.790 +- 0.010  0.798 +- 0.001
   deit_base blip          0.895 +- 0.009  0.945 +- 0.004  0.763 +- 0.011  0.785 +- 0.000
 
-Not reproduced by us: the data sets and the checkpoints are not ours to ship.
+We have not reproduced them: the data sets and the checkpoints are not ours to ship.
 """
 
 from fmi_jax.config import ExperimentConfig
@@ -42,7 +42,7 @@ from fmi_jax.study.grids import recipe, table1
 
 
 def get_config(arg: str = "aptos2019,dinov2,linear") -> ExperimentConfig:
-    """The experiment; `arg` is SET,MODEL,HEAD."""
+    """Make the experiment's config; `arg` is SET,MODEL,HEAD."""
     dataset, model, head = recipe.arguments(
         arg, set=recipe.DATASETS, model=recipe.MODELS, head=table1.PROTOCOLS
     )

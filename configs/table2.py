@@ -7,9 +7,9 @@ python run.py --config=configs/table2.py:aptos2019,dinov2,linear --workdir=runs/
 python run.py --config=configs/table2.py:aptos2019,dinov2,deit_base --workdir=runs/table2_deit
 python run.py --config=configs/table2.py:ddsm,seem,linear --workdir=runs/table2_ddsm
 
-These are single cells; the whole table: fmi-jax study run table2. SET is one of aptos2019, ddsm,
-isic2019, chexpert; HEAD and MODEL as below. The other learning rates of the study's search:
---config.optim.learning_rate=1e-5. The five runs behind each number differ in
+These commands run single cells; for the whole table: fmi-jax study run table2. SET is one of
+aptos2019, ddsm, isic2019, chexpert; HEAD and MODEL as below. For the other learning rates of the
+study's search: --config.optim.learning_rate=1e-5. The five runs behind each number differ in
 --config.train.seed=1. Figure 1 is this table, relative to its row of supervised ImageNet.
 
 Published, mean and deviation of five runs: quadratic weighted kappa on APTOS2019, AUROC on DDSM,
@@ -29,7 +29,7 @@ macro recall on ISIC2019, AUROC on CheXpert.
   deit_base dinov2        0.904 +- 0.007  0.966 +- 0.004  0.822 +- 0.011  0.812 +- 0.001
   deit_base blip          0.897 +- 0.001  0.955 +- 0.002  0.806 +- 0.016  0.799 +- 0.000
 
-Not reproduced by us: the data sets and the checkpoints are not ours to ship.
+We have not reproduced them: the data sets and the checkpoints are not ours to ship.
 """
 
 from fmi_jax.config import ExperimentConfig
@@ -37,7 +37,7 @@ from fmi_jax.study.grids import recipe, table2
 
 
 def get_config(arg: str = "aptos2019,dinov2,linear") -> ExperimentConfig:
-    """The experiment; `arg` is SET,MODEL,HEAD."""
+    """Make the experiment's config; `arg` is SET,MODEL,HEAD."""
     dataset, model, head = recipe.arguments(
         arg, set=recipe.DATASETS, model=recipe.MODELS, head=table2.PROTOCOLS
     )

@@ -5,10 +5,10 @@ fmi-jax prepare aptos2019 --source RAW
 python run.py --config=configs/tableb.py:aptos2019,imagenet,frozen --workdir=runs/tableb_frozen
 python run.py --config=configs/tableb.py:aptos2019,imagenet,unfrozen --workdir=runs/tableb
 
-These are single cells; all of them: fmi-jax study run tableb. The in-domain weights are a
-ResNet-152 that was pre-trained with DINO on the images of the data set itself. That pre-training
-is not part of this program yet: INIT "dino" is refused, and the converted file of your own
-(python -m weights_convert resnet152 --checkpoint FILE --out weights) takes its place:
+These commands run single cells; for all of them: fmi-jax study run tableb. The in-domain weights
+are a ResNet-152 that was pre-trained with DINO on the images of the data set itself. That
+pre-training is not part of this program yet: INIT "dino" is refused. Instead give a converted file
+of your own (python -m weights_convert resnet152 --checkpoint FILE --out weights):
 
 configs/tableb.py:aptos2019,weights/resnet152.mine.safetensors,frozen
 
@@ -22,7 +22,7 @@ macro recall on ISIC2019, AUROC on CheXpert.
   unfrozen dino      0.898 +- 0.006  0.954 +- 0.004  0.818 +- 0.002  0.810 +- 0.000
   unfrozen dinov2    0.909 +- 0.009  0.966 +- 0.003  0.859 +- 0.007  0.812 +- 0.001
 
-Not reproduced by us: the data sets and the checkpoints are not ours to ship.
+We have not reproduced them: the data sets and the checkpoints are not ours to ship.
 """
 
 from fmi_jax.config import ExperimentConfig
@@ -31,7 +31,7 @@ from fmi_jax.study.grids import recipe, tableb
 
 
 def get_config(arg: str = "aptos2019,imagenet,frozen") -> ExperimentConfig:
-    """The experiment; `arg` is SET,INIT,SETTING, where INIT may be a converted ResNet-152 file."""
+    """Make the config; `arg` is SET,INIT,SETTING, and INIT may be a converted ResNet-152 file."""
     dataset, init, backbone = recipe.arguments(
         arg, set=recipe.DATASETS, init=(), setting=tableb.PROTOCOLS
     )
