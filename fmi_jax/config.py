@@ -31,7 +31,8 @@ class DataConfig:
       name: a prepared data set (`fmi-jax prepare` lists them).
       data_dir: folder that holds the prepared sets.
       prepared_size: side in pixels that the images were resized to at preparation.
-      split: name of the split rule ("upstream", "stratified", ...); empty: the data set's first.
+      split: name of the split rule ("upstream", "stratified", ...); empty: the only
+        one prepared, else the data set's first.
       threads: decoding threads; 0: one per CPU core.
       workers: decoding processes beside the trainer; 0 (usually fastest): none.
       fraction: share of the training images to use, the same for every class.
@@ -116,7 +117,7 @@ class BackboneConfig:
       weights: tag of a converted checkpoint in `weights_dir` ("lvd142m"), a path to a
         converted `.safetensors` file, or empty for random initialisation.
       weights_dir: folder of converted checkpoints.
-      stem: how a stem trained on colour reads other channel counts: "sum" (as if the grey
+      stem: use of a stem trained on colour for other channel counts: "sum" (as if the grey
         image were repeated), "mean", or "first" (only the red kernel, as in the study's code).
       readout: token that a head reads from BLIP: "cls" or "first_patch" (the study); empty: the
         backbone's own choice, "cls".
@@ -222,7 +223,7 @@ class ExperimentConfig:
     Each section after `train` is read by one or two protocols only.
 
     Attributes:
-      protocol: how the backbone is judged ("linear_probe", "finetune", ...).
+      protocol: protocol that judges the backbone ("linear_probe", "finetune", ...).
       image_size: side in pixels of the network's input.
       metric: validation metric that selects the best checkpoint; empty: the data set's own.
     """

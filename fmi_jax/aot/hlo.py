@@ -97,7 +97,7 @@ class Module:
 
     @functools.cached_property
     def times(self) -> dict[str, int]:
-        """How often each computation runs: the product of the trip counts of the loops around it.
+        """Run count of each computation: the product of the trip counts of the loops around it.
 
         Includes the entry, loop bodies and conditions, and called computations. Fusions and the
         computations that reductions apply belong to the instruction that names them. All branches
@@ -130,7 +130,7 @@ class Module:
                 yield inner, 1
 
     def trips(self, loop: Instruction) -> int:
-        """How often the body of a `while` runs: the compiler's own note, else the largest constant
+        """Trip count of a `while` loop: the compiler's own note, else the largest constant
         in its condition, else 1."""
         known = re.search(r'known_trip_count"?[:=]\{"?n"?[:=]"?(\d+)', loop.attributes)
         if known:

@@ -1,4 +1,4 @@
-"""What a compiled program moves and starts: collectives, kernels, bytes, estimated cycles."""
+"""Traffic of a compiled program: collectives, kernels, bytes and estimated cycles."""
 
 import re
 
@@ -55,7 +55,8 @@ def kernels(module: Module) -> int:
     """Count the operations that the device starts: fusions, products, library calls and copies.
 
     Each counts as often as it runs; a loop's condition as often as its body. Operations inside a
-    fusion do not count, nor do collectives."""
+    fusion do not count, nor do collectives.
+    """
     return sum(times for instruction, _, times in module.running() if starts(instruction))
 
 

@@ -61,7 +61,7 @@ def make_optimizer(config: OptimConfig, schedule: Schedule) -> optax.GradientTra
 
 
 _BLOCKS = "backbone.blocks."
-_AFTER_THE_BLOCKS = ("norm", "norms", "proj", "neck")  # modules of a backbone; a head in BEiT too
+_AFTER_THE_BLOCKS = ("norm", "norms", "proj", "neck")  # treated like the head, as in BEiT
 _BEFORE_THE_BLOCKS = (
     *("patch_embed", "pos_embed", "cls_token", "dist_token", "register_tokens", "norm_pre"),
     *("stem", "conv1", "bn1"),

@@ -83,7 +83,7 @@ def prepare_sizes(
         drawn into `<data_dir>/raw/<name>`).
       data_dir: folder that holds the prepared sets.
       sizes: sides in pixels that the images are resized to, without keeping the aspect ratio.
-      split: one of `spec.splits`; empty: the first that the rows allow.
+      split: name of a split rule in `spec.splits`; empty: the first that the rows allow.
       on_bad: policy for images that are missing or cannot be decoded, one of `ON_BAD`. The split
         is drawn before they are left out, so that the others keep their place.
       overwrite: True to replace a set that was prepared from other data or with other arguments.

@@ -79,8 +79,8 @@ def assign(
 
     Args:
       spec: spec of the data set.
-      split: one of `spec.splits`; empty: the first of them that the rows allow ("official" needs
-        a split column, "grouped" a group column).
+      split: name of a split rule in `spec.splits`; empty: the first that the rows allow
+        ("official" needs a split column, "grouped" a group column).
       examples: rows of the data set.
 
     Raises:

@@ -93,8 +93,8 @@ def judged(protocol: str, dataset: str, model: str | None = None) -> ExperimentC
 
     Args:
       protocol: name of the protocol.
-      dataset: one of `DATASETS`.
-      model: one of `MODELS`; None: the protocol finds its networks elsewhere.
+      dataset: name of a data set in `DATASETS`.
+      model: name of a model in `MODELS`; None: the protocol finds its networks elsewhere.
     """
     config = ExperimentConfig(protocol=protocol, image_size=224)
     config.data.name = dataset

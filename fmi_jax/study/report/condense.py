@@ -80,7 +80,7 @@ def values(
       parts: result of `problems` for this metric.
       metric: name of the metric.
       member: group of each image.
-      times: how often each group counts, in each weighting.
+      times: count of each group, in each weighting.
     """
     found = np.empty((len(parts), len(times)))
     for i, part in enumerate(parts):

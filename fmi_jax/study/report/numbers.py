@@ -55,7 +55,7 @@ class Number:
     Attributes:
       setting: setting that the number belongs to.
       status: completeness.
-      reason: why it is not complete, or what failed on the way.
+      reason: explanation if it is not complete, or if something failed on the way.
       expected: number of seeds it should have.
       runs: finished seeds; empty: there is no number.
       learning_rate: learning rate that was chosen, if there was a choice.

@@ -34,7 +34,7 @@ class Outcome:
       id: name of the cell.
       folder: folder of the cell, which need not exist.
       state: state of the cell.
-      reason: why it failed, or what is wrong with its files.
+      reason: cause of its failure, or fault in its files.
       result: result of a finished run that classifies.
       analysis: contents of `result.json` of a finished analysis.
     """

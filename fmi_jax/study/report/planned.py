@@ -40,7 +40,7 @@ class PlannedSetting:
     Attributes:
       at: coordinates of the setting.
       protocol: name of the protocol; None if the setting cannot be run.
-      shows: how the report shows the result.
+      shows: kind of display in the report.
       label: an analysis's headline number in words; empty if there is none.
       published: published number, if there is one.
       why_not: reason why it cannot be run.

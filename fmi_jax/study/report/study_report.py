@@ -38,7 +38,7 @@ class StudyReport:
       numbers: numbers of all settings.
       table: table of the numbers.
       samples: sample of each number; those whose predictions cannot be used have none.
-      standing: how much is done, in words.
+      standing: progress of the study, in words.
       findings: sentences, the most important first.
       figures: the study's own figure, then the comparison with the published numbers.
       calibration, significance: figures of the statistics; None if there is nothing to show.
@@ -86,7 +86,7 @@ class StudyReport:
 
     @property
     def unit(self) -> str:
-        """How the test images are drawn, in words."""
+        """Description of how the test images are drawn."""
         units = {sample.unit for sample in self.samples.values()}
         if units == {"image"}:
             return "drawn one by one"
