@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fmi_jax.artifacts.predictions import FILE_NAME, read_predictions
-from fmi_jax.artifacts.result import Result
-from fmi_jax.tasks.metrics import Evaluation
+from fmi_jax.artifacts.result import Evaluation, Result
+from fmi_jax.tasks.predictions import read_predictions
+from fmi_jax.tasks.registry import TASKS
 
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -32,7 +32,8 @@ def spread(errors: np.ndarray) -> str:
 
 def logits(folder: Path, run: Result) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Read ids, predicted classes and logits of the test images."""
-    table = read_predictions(folder / FILE_NAME, run.test.task, run.test.classes)
+    task = TASKS[run.test.task]
+    table = read_predictions(folder / task.file, task.label, run.test.classes)
     scores = np.log(np.maximum(table.probabilities, 1e-30))
     return list(table.ids), table.predicted, scores - scores.mean(axis=1, keepdims=True)
 

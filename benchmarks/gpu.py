@@ -254,11 +254,10 @@ def training(backbone: str, pixels: int, batch: int, dtype: str, *, blocks: int 
     from fmi_jax.models.base import Execution
     from fmi_jax.models.registry import BACKBONES
     from fmi_jax.protocols.heads.linear import LinearClassifier
-    from fmi_jax.tasks.classification import loss_of
+    from fmi_jax.tasks.classification import Multiclass
     from fmi_jax.training import optim
     from fmi_jax.training.partition import named_values, partition
     from fmi_jax.training.step import initial_state, make_train_step, on_inputs
-    from fmi_jax.types import Task
 
     spec = BACKBONES[backbone]
     arch = spec.arch.sized(pixels, pixels)
@@ -286,7 +285,7 @@ def training(backbone: str, pixels: int, batch: int, dtype: str, *, blocks: int 
 
     step = make_train_step(
         structure, optimizer, schedule, on_inputs(augment),
-        loss=loss_of(Task.MULTICLASS), accumulate=1, mesh=mesh, placement=placement,
+        loss=Multiclass().loss, accumulate=1, mesh=mesh, placement=placement,
         dtype=execution.dtype,
     )  # fmt: skip
     state = initial_state(structure, arrays, optimizer, mesh, placement, learning_rate=1e-4, seed=0)

@@ -21,11 +21,10 @@ from fmi_jax.models.base import Execution, create
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts
-from fmi_jax.tasks.classification import loss_of
+from fmi_jax.tasks.classification import Multiclass
 from fmi_jax.training import optim
 from fmi_jax.training.partition import partition
 from fmi_jax.training.step import initial_state, make_train_step, on_inputs
-from fmi_jax.types import Task
 
 
 def step_overhead() -> float:
@@ -57,7 +56,7 @@ def step_overhead() -> float:
     )
     step = make_train_step(
         parts, optimizer, schedule, on_inputs(lambda keys, images: images.astype(jnp.float32)),
-        loss=loss_of(Task.MULTICLASS), accumulate=1, mesh=mesh, placement=placement,
+        loss=Multiclass().loss, accumulate=1, mesh=mesh, placement=placement,
         dtype=jnp.float32,
     )  # fmt: skip
     batch = {

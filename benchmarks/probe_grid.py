@@ -33,11 +33,10 @@ from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocol_config import ProbeGridConfig
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts, ProtocolSpec
-from fmi_jax.tasks.classification import loss_of
+from fmi_jax.tasks.classification import Multiclass
 from fmi_jax.training import optim, side_by_side
 from fmi_jax.training.partition import named_values, partition
 from fmi_jax.training.step import initial_state, make_train_step, on_inputs
-from fmi_jax.types import Task
 
 CLASSES = 5
 RATES = ExperimentConfig().probe_grid.learning_rates
@@ -100,7 +99,7 @@ def trainer(row: Row, heads: int) -> Callable[[], None]:
         rate = [head.learning_rate for head in protocol.grid.heads(config)]
         optimizer = optim.side_by_side(optimizer)
     state = initial_state(structure, arrays, optimizer, mesh, placement, learning_rate=rate, seed=0)
-    loss = loss_of(Task.MULTICLASS)
+    loss = Multiclass().loss
     step = make_train_step(
         structure,
         optimizer,

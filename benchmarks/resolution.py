@@ -39,10 +39,9 @@ def take_a_step(model: str, remat: bool) -> dict[str, Any]:
     from fmi_jax import parallel
     from fmi_jax.data.registry import DATASETS
     from fmi_jax.run.assembly import assemble, augmentation, initial_arrays, placement_of
-    from fmi_jax.tasks.classification import loss_of
+    from fmi_jax.tasks.classification import Multiclass
     from fmi_jax.training import optim
     from fmi_jax.training.step import initial_state, make_train_step
-    from fmi_jax.types import Task
 
     spec = importlib.util.spec_from_file_location("table3", ROOT / "configs" / "table3.py")
     table3 = importlib.util.module_from_spec(spec)
@@ -63,7 +62,7 @@ def take_a_step(model: str, remat: bool) -> dict[str, Any]:
         optimizer,
         schedule,
         augmentation(assembly, config, DATASETS["aptos2019"]),
-        loss=loss_of(Task.MULTICLASS),
+        loss=Multiclass().loss,
         accumulate=1,
         mesh=mesh,
         placement=placement,

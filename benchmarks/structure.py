@@ -27,7 +27,10 @@ PROTOCOLS = {
 SPECS = {"ProtocolSpec", "GridProtocolSpec", "FeatureProtocolSpec", "AnalysisSpec"}
 PREPOSITIONS = r"(of|as|in|from|for|to|by|with|at|on|under|over|after|before|where|what|beside)"
 ATTRIBUTE = re.compile(rf"^\s{{2,10}}[a-z_][\w, ]*: {PREPOSITIONS}\b")
-TASKS = re.compile(r"\bTask\.(BINARY|MULTICLASS|MULTILABEL)\b|Task\b")
+TASKS = re.compile(
+    r"\b(Task\.(BINARY|MULTICLASS|MULTILABEL)|Binary|Multiclass|Multilabel)\b"
+    r"|[\"'](binary|multiclass|multilabel)[\"']"
+)
 
 
 def modules(tree: Path) -> dict[str, Path]:

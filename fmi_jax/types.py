@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import enum
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
 
 if TYPE_CHECKING:  # it imports jax, which reading data and results does without
     from jaxtyping import Array, Float
-
-
-class Task(enum.StrEnum):
-    """What a label means, and therefore which loss and which metrics apply.
-
-    BINARY and MULTICLASS have one integer label per image and a softmax over the classes
-    (the studies train two-class sets with two logits); MULTILABEL has one 0/1 per class
-    and a sigmoid for each.
-    """
-
-    BINARY = "binary"
-    MULTICLASS = "multiclass"
-    MULTILABEL = "multilabel"
 
 
 class Features(NamedTuple):
@@ -51,3 +38,15 @@ class Batch(TypedDict):
     labels: np.ndarray
     mask: np.ndarray
     index: np.ndarray
+
+
+class Rows(NamedTuple):
+    """Facts about the images of a split beside their labels, in the order of its rows.
+
+    Attributes:
+      ids: id of each image.
+      groups: patient, lesion or study of each image; None where the data name none.
+    """
+
+    ids: Sequence[str]
+    groups: Sequence[str] | None = None

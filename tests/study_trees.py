@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from fmi_jax import config as config_module
-from fmi_jax.artifacts.predictions import Predictions
 from fmi_jax.artifacts.result import Best, Result
 from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.tasks.metrics import evaluate, logits_of, probabilities
-from fmi_jax.types import Task
+from fmi_jax.tasks.classification import Classification, Multiclass, Multilabel
+from fmi_jax.tasks.predictions import Predictions
 
 CLASSES = ("none", "mild", "severe")
 VERSIONS = {"python": "3.11.7", "fmi_jax": "0.1.0", "jax": "0.10.2"}
@@ -30,7 +29,7 @@ class Images:
     """
 
     name: str = "aptos2019"
-    task: Task = Task.MULTICLASS
+    task: type[Classification] = Multiclass
     classes: tuple[str, ...] = CLASSES
     metric: str = "quadratic_kappa"
     count: int = 60
@@ -40,7 +39,7 @@ class Images:
     @property
     def labels(self) -> np.ndarray:
         rng, k = np.random.default_rng(len(self.name)), len(self.classes)
-        if self.task is Task.MULTILABEL:
+        if self.task is Multilabel:
             return rng.integers(2, size=(self.count, k))
         return rng.integers(k, size=self.count)
 
@@ -54,21 +53,22 @@ class Images:
         """Those of a classifier: the higher `skill`, the better."""
         rng, k = np.random.default_rng(seed), len(self.classes)
         labels = self.labels
-        truth = labels if self.task is Task.MULTILABEL else np.eye(k)[labels]
+        truth = labels if self.task is Multilabel else np.eye(k)[labels]
         logits = rng.normal(size=(self.count, k)) + skill * (truth - 0.5)
         return Predictions(
-            task=self.task,
+            label=self.task.label,
             classes=self.classes,
             ids=[f"image {i}" for i in range(self.count)],
-            probabilities=probabilities(self.task, logits),
+            probabilities=self.task().probabilities(logits),
             labels=labels,
             groups=self.groups,
         )
 
 
 def _evaluation(images: Images, predictions: Predictions):
-    logits = logits_of(images.task, predictions.probabilities)
-    return evaluate(images.task, logits, predictions.labels, images.classes)
+    task = images.task(images.classes)
+    logits = task.logits(predictions.probabilities)
+    return task.evaluate({"logits": logits, "labels": predictions.labels})
 
 
 def finish(

@@ -30,7 +30,7 @@ from fmi_jax.run import conclusion, experiment
 from fmi_jax.run.assembly import assemble
 from fmi_jax.study.grids import recipe
 from fmi_jax.study.registry import STUDIES
-from fmi_jax.tasks import metrics
+from fmi_jax.tasks.registry import TASKS
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
@@ -94,7 +94,7 @@ def check_names(config: ExperimentConfig, text: str) -> None:
         assert f"--name {config.data.name} " in text
     else:
         assert config.data.split in DATASETS[config.data.name].splits
-    assert config.metric in ("", *metrics.METRICS)
+    assert config.metric in ("", *(name for task in TASKS.values() for name in task.metrics))
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """CheXpert: the study's split to the row, and what becomes of uncertain findings."""
 
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -27,8 +28,7 @@ from fmi_jax.data.raw.chexpert import (
 from fmi_jax.data.raw.spec import SPLITS, RawExample
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.report.console import console_table
-from fmi_jax.run.conclusion import evaluate
-from fmi_jax.training.evaluation import Outputs
+from fmi_jax.tasks.registry import task_of
 
 POLICIES = (CHEXPERT, CHEXPERT_U_ONES, CHEXPERT_SMOOTH)
 HEADER = ",".join(("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CLASSES))
@@ -220,7 +220,9 @@ def test_an_evaluation_adds_the_auroc_of_the_competition(prepared):
     labels = prepared.labels("train")
     assert ((labels > 0) & (labels < 1)).any()
     logits = labels + np.random.default_rng(0).normal(0, 0.7, labels.shape)
-    ours = evaluate(prepared.info, Outputs(logits, labels), samples=50)
+    task, measured = task_of(prepared.info), {"logits": logits, "labels": labels}
+    ours = task.evaluate(measured)
+    ours = dataclasses.replace(ours, intervals=task.bootstrap(measured, samples=50, seed=0))
     auc = [ours.per_class[name]["roc_auc"] for name in COMPETITION]
     assert ours.values["roc_auc_competition"] == pytest.approx(np.mean(auc))
     assert ours.values["roc_auc_competition"] != ours.values["roc_auc"]

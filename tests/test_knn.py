@@ -15,8 +15,8 @@ from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
 from fmi_jax.protocols import knn
 from fmi_jax.protocols.spec import SplitFeatures
-from fmi_jax.tasks import metrics
-from fmi_jax.types import Task
+from fmi_jax.tasks.classification import Classification, Multiclass, Multilabel
+from fmi_jax.tasks.registry import TASKS, task_of
 
 GOLDEN = Path(__file__).parent / "golden" / "knn" / "io.npz"
 
@@ -25,10 +25,12 @@ def mesh_of(devices: int) -> jax.sharding.Mesh:
     return parallel.make_mesh(devices=jax.devices()[:devices])
 
 
-def info_of(task: Task, classes: tuple[str, ...], train: int, metric: str) -> DatasetInfo:
+def info_of(
+    task: type[Classification], classes: tuple[str, ...], train: int, metric: str
+) -> DatasetInfo:
     counts = {"train": train, "val": 5, "test": 7}
     return DatasetInfo(
-        name="drawn", task=task, classes=classes, channels=3, size=8, mean=(0.0,), std=(1.0,),
+        name="drawn", task=task.name, classes=classes, channels=3, size=8, mean=(0.0,), std=(1.0,),
         metric=metric, split="official", limit=0, split_sha256="", counts=counts,
         class_counts={}, class_groups={}, synthetic=True, manifest_sha256="",
     )  # fmt: skip
@@ -101,7 +103,7 @@ def test_a_device_needs_no_more_memory_than_is_stated() -> None:
 
 def test_k_above_the_bank_is_refused_with_its_size() -> None:
     config = ExperimentConfig(protocol="knn")
-    info = info_of(Task.MULTICLASS, ("a", "b", "c"), train=137, metric="accuracy")
+    info = info_of(Multiclass, ("a", "b", "c"), train=137, metric="accuracy")
     config.knn.k = (20, 137)
     knn.SPEC.check(config, info)
     config.knn.k = (20, 138)
@@ -119,7 +121,7 @@ def test_the_best_pair_by_validation_is_reported_beside_all_others() -> None:
         splits[name] = SplitFeatures(features=features, labels=labels, ids=[*map(str, labels)])
     config = ExperimentConfig(protocol="knn", metric="loss")
     config.knn.k, config.knn.temperature = (1, 5, 47), (0.07, 1.0)
-    info = info_of(Task.MULTICLASS, ("a", "b", "c"), train=47, metric="accuracy")
+    info = info_of(Multiclass, ("a", "b", "c"), train=47, metric="accuracy")
     judgement = knn.SPEC.judge(splits, config, info)
 
     tried = judgement.details["tried"]
@@ -142,12 +144,8 @@ def test_the_best_pair_by_validation_is_reported_beside_all_others() -> None:
     assert len(losses) < len(tried)
     best = tried[min(losses, key=losses.__getitem__)]
     assert judgement.details["chosen"] == {n: best[n] for n in ("k", "temperature")}
-    measured = metrics.evaluate(
-        info.task,
-        metrics.logits_of(info.task, judgement.test),
-        splits["test"].labels,
-        info.classes,
-    )
+    measured = task_of(info).evaluate(judgement.test)
+    np.testing.assert_array_equal(judgement.test["labels"], splits["test"].labels)
     assert measured.to_json()["values"] == best["test"]
 
 
@@ -163,20 +161,21 @@ def test_images_of_several_classes_vote_for_each_of_them() -> None:
     }
     config = ExperimentConfig(protocol="knn")
     config.knn.k = (11,)
-    info = info_of(Task.MULTILABEL, ("a", "b", "c"), train=47, metric="roc_auc")
+    info = info_of(Multilabel, ("a", "b", "c"), train=47, metric="roc_auc")
     judgement = knn.SPEC.judge(splits, config, info)
     bank = splits["train"]
     expected = direct(bank.features, bank.labels, splits["test"].features, 11, 0.1)
-    np.testing.assert_allclose(judgement.test, expected, atol=SAME_FLOAT32, rtol=0)
+    found = Multilabel().probabilities(judgement.test["logits"])
+    np.testing.assert_allclose(found, expected, atol=SAME_FLOAT32, rtol=0)
     assert judgement.details["metric"] == "roc_auc"
 
 
 def test_probabilities_are_measured_as_they_are() -> None:
     """No second softmax or sigmoid (docs/protocols.md, B11 and B12)."""
     p = np.array([[0.0, 1.0], [0.25, 0.75], [0.6, 0.4], [0.5, 0.5]])
-    for task in Task:
-        found = metrics.probabilities(task, metrics.logits_of(task, p))
+    for task in TASKS.values():
+        found = task().probabilities(task().logits(p))
         np.testing.assert_allclose(found, p, atol=1e-15)
     labels = np.array([[0.0, 1], [0, 1], [1, 0], [0, 0]])
-    logits = metrics.logits_of(Task.MULTILABEL, p)
-    assert metrics.evaluate(Task.MULTILABEL, logits, labels, ("a", "b")).values["f1"] == 1
+    task = Multilabel(("a", "b"))
+    assert task.evaluate({"logits": task.logits(p), "labels": labels}).values["f1"] == 1

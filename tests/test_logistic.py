@@ -9,8 +9,7 @@ from tolerances import LOGISTIC
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.protocols import logistic
 from fmi_jax.protocols.spec import SplitFeatures
-from fmi_jax.tasks import metrics
-from fmi_jax.types import Task
+from fmi_jax.tasks.classification import Binary, Classification, Multiclass, Multilabel
 
 C = (1e-3, 1.0, 100.0)
 
@@ -28,17 +27,17 @@ def draw(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize(
     ("task", "devices"),
-    [(Task.MULTICLASS, 1), (Task.MULTICLASS, 8), (Task.BINARY, 8), (Task.MULTILABEL, 8)],
+    [(Multiclass, 1), (Multiclass, 8), (Binary, 8), (Multilabel, 8)],
 )
-def test_it_is_that_of_scikit_learn(task: Task, devices: int) -> None:
+def test_it_is_that_of_scikit_learn(task: type[Classification], devices: int) -> None:
     """97 images: the last of 8 devices has fewer than the others."""
     features, labels = draw(97)
-    if task is not Task.MULTICLASS:
+    if task is not Multiclass:
         labels = (labels == 2).astype(np.int32)
-    if task is Task.MULTILABEL:
+    if task is Multilabel:
         labels = np.stack([labels, features[:, 0] > np.median(features[:, 0]), 1 - labels], 1)
     found = logistic.fit(
-        task, features, labels, num_classes=2 if task is Task.BINARY else 3, c=C,
+        features, labels, num_classes=2 if task is Binary else 3, c=C,
         max_iterations=1000, mesh=mesh_of(devices),
     )  # fmt: skip
     assert found.converged.all()
@@ -46,16 +45,14 @@ def test_it_is_that_of_scikit_learn(task: Task, devices: int) -> None:
     inputs = (features - features.mean(axis=0, dtype=float)) / np.where(spread > 0, spread, 1)
     others, _ = draw(89, seed=1)
     new = (others - features.mean(axis=0, dtype=float)) / np.where(spread > 0, spread, 1)
-    for c, logits in zip(C, found.logits(task, others), strict=True):
+    for c, logits in zip(C, found.logits(others), strict=True):
         reference = LogisticRegression(C=c, tol=1e-8, max_iter=10_000)
-        if task is Task.MULTILABEL:
+        if task is Multilabel:
             columns = [reference.fit(inputs, y).predict_proba(new)[:, 1] for y in labels.T]
             expected = np.stack(columns, axis=1)
         else:
             expected = reference.fit(inputs, labels).predict_proba(new)
-        np.testing.assert_allclose(
-            metrics.probabilities(task, logits), expected, atol=LOGISTIC, rtol=0
-        )
+        np.testing.assert_allclose(task().probabilities(logits), expected, atol=LOGISTIC, rtol=0)
 
 
 def test_the_best_penalty_by_validation_is_reported_and_what_is_wrong_with_it() -> None:
@@ -66,7 +63,7 @@ def test_the_best_penalty_by_validation_is_reported_and_what_is_wrong_with_it() 
     }  # fmt: skip
     config = ExperimentConfig(protocol="logistic", metric="loss")
     config.logistic.c, config.logistic.max_iterations = C, 2
-    info = info_of(Task.MULTICLASS, ("a", "b", "c"), train=97, metric="accuracy")
+    info = info_of(Multiclass, ("a", "b", "c"), train=97, metric="accuracy")
     judgement = logistic.SPEC.judge(splits, config, info)
     tried = judgement.details["tried"]
     best = min(tried, key=lambda row: row["val"]["loss"])
@@ -75,7 +72,8 @@ def test_the_best_penalty_by_validation_is_reported_and_what_is_wrong_with_it() 
     assert not best["converged"]
     assert "had not converged" in judgement.notes[0]
     assert any("end of the grid" in note for note in judgement.notes) == (best["c"] in C[::2])
-    np.testing.assert_allclose(judgement.val.sum(axis=1), 1)
-    assert np.log(judgement.val[np.arange(41), splits["val"].labels]).mean() == pytest.approx(
+    on_val = Multiclass().probabilities(judgement.val["logits"])
+    np.testing.assert_allclose(on_val.sum(axis=1), 1)
+    assert np.log(on_val[np.arange(41), splits["val"].labels]).mean() == pytest.approx(
         -best["val"]["loss"]
     )

@@ -14,7 +14,6 @@ import short_runs
 from flax import nnx
 from tolerances import PARITY_FORWARD
 
-from fmi_jax.artifacts.predictions import read_predictions
 from fmi_jax.artifacts.result import Result
 from fmi_jax.config import ExperimentConfig, OptimConfig
 from fmi_jax.errors import UsageError
@@ -26,9 +25,10 @@ from fmi_jax.report.page import write_report
 from fmi_jax.run import experiment
 from fmi_jax.run.grid_run import choose
 from fmi_jax.run.predict import predict
-from fmi_jax.tasks.classification import loss_of, per_example_loss
+from fmi_jax.tasks.classification import Classification, Multiclass, Multilabel
+from fmi_jax.tasks.predictions import read_predictions
+from fmi_jax.tasks.registry import TASKS
 from fmi_jax.training import optim, side_by_side
-from fmi_jax.types import Task
 
 RATES = (3e-3, 5e-2)
 
@@ -68,7 +68,9 @@ def alone(config: ExperimentConfig, rate: float) -> ExperimentConfig:
 
 def probabilities(workdir: Path) -> np.ndarray:
     test = Result.read(workdir).test
-    return read_predictions(workdir / "predictions.csv", test.task, test.classes).probabilities
+    return read_predictions(
+        workdir / "predictions.csv", TASKS[test.task].label, test.classes
+    ).probabilities
 
 
 def rows(workdir: Path) -> list[dict[str, float]]:
@@ -184,21 +186,22 @@ def test_seeds_start_as_linear_probes_of_these_seeds() -> None:
         )
 
 
-@pytest.mark.parametrize("task", [Task.MULTICLASS, Task.MULTILABEL])
-def test_the_loss_of_each_head_is_its_own(task: Task) -> None:
+@pytest.mark.parametrize("task", [Multiclass, Multilabel])
+def test_the_loss_of_each_head_is_its_own(task: type[Classification]) -> None:
     rng = np.random.default_rng(3)
     logits = rng.normal(size=(5, 3, 7)).astype(np.float32)
-    labels = rng.integers(0, 2, (5, 7)) if task is Task.MULTILABEL else rng.integers(0, 7, 5)
-    together, _ = side_by_side.each(loss_of(task))(logits, {"labels": labels})
+    labels = rng.integers(0, 2, (5, 7)) if task is Multilabel else rng.integers(0, 7, 5)
+    together, _ = side_by_side.each(task().loss)(logits, {"labels": labels})
     for i in range(3):
-        np.testing.assert_allclose(together[:, i], per_example_loss(task, logits[:, i], labels))
+        alone, _ = task().loss(logits[:, i], {"labels": labels})
+        np.testing.assert_allclose(together[:, i], alone)
 
 
 def test_rates_are_chosen_by_their_mean_over_seeds() -> None:
     heads = [Head(learning_rate=rate, seed=seed) for rate in (1.0, 2.0, 3.0) for seed in (0, 1)]
-    assert choose(heads, "accuracy", [0.9, 0.1, 0.6, 0.5, 0.5, 0.6]) == 2
-    assert choose(heads, "loss", [0.9, 0.1, 0.6, 0.5, 0.5, 0.6]) == 0
-    assert choose(heads, "accuracy", [np.nan, 1.0, 0.1, 0.1, 0.2, 0.2]) == 4
+    assert choose(heads, [0.9, 0.1, 0.6, 0.5, 0.5, 0.6]) == 2
+    assert choose(heads, [-0.9, -0.1, -0.6, -0.5, -0.5, -0.6]) == 0
+    assert choose(heads, [-np.inf, 1.0, 0.1, 0.1, 0.2, 0.2]) == 4
 
 
 def test_what_no_head_reads_is_refused(config: ExperimentConfig, tmp_path: Path) -> None:

@@ -12,20 +12,21 @@ import pytest
 from html_page import Page
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measuring import bootstrap, evaluate
 from PIL import Image
 from rich.console import Console
 
 from fmi_jax import config
-from fmi_jax.artifacts.predictions import Predictions, read_predictions
 from fmi_jax.artifacts.result import Best, Result
+from fmi_jax.data.labels import Label
 from fmi_jax.errors import UserError
 from fmi_jax.report import figures
 from fmi_jax.report.console import console_table
 from fmi_jax.report.examples import confident_mistakes, example, typical_rows
 from fmi_jax.report.history import read_history, series
 from fmi_jax.report.page import write_report
-from fmi_jax.tasks.metrics import bootstrap, evaluate, probabilities, with_intervals
-from fmi_jax.types import Task
+from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
+from fmi_jax.tasks.predictions import Predictions, read_predictions
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -36,17 +37,18 @@ HOSTILE = (
 )
 
 
-def make_run(folder, task=Task.MULTICLASS, classes=HOSTILE, n=47, absent=None, history=True):
+def make_run(folder, task=Multiclass, classes=HOSTILE, n=47, absent=None, history=True):
     """The files of a finished run with made-up logits."""
     k, rng = len(classes), np.random.default_rng(7)
-    labels = rng.integers(2, size=(n, k)) if task is Task.MULTILABEL else np.arange(n) % k
+    labels = rng.integers(2, size=(n, k)) if task is Multilabel else np.arange(n) % k
     if absent is not None:
         labels = np.where(labels == absent, (absent + 1) % k, labels)
-    truth = labels if task is Task.MULTILABEL else np.eye(k)[labels]
+    truth = labels if task is Multilabel else np.eye(k)[labels]
     logits = rng.normal(size=(n, k)) + 2 * truth
-    metric = "mAP" if task is Task.MULTILABEL else "quadratic_kappa"
+    metric = "mAP" if task is Multilabel else "quadratic_kappa"
     test = evaluate(task, logits, labels, classes)
-    test = with_intervals(test, bootstrap(task, logits, labels, classes, samples=50, seed=0))
+    intervals = bootstrap(task, logits, labels, classes, samples=50, seed=0)
+    test = dataclasses.replace(test, intervals=intervals)
     result = Result(
         config=config.as_dict(config.ExperimentConfig()),
         protocol="finetune",
@@ -74,10 +76,10 @@ def make_run(folder, task=Task.MULTICLASS, classes=HOSTILE, n=47, absent=None, h
     folder.mkdir(exist_ok=True)
     result.write(folder)
     predictions = Predictions(
-        task=task,
+        label=task.label,
         classes=tuple(classes),
         ids=[f"img {i}" for i in range(n)],
-        probabilities=probabilities(task, logits),
+        probabilities=task().probabilities(logits),
         labels=labels,
     )
     predictions.write(folder / "predictions.csv")
@@ -163,15 +165,15 @@ def test_report_leaves_its_files_and_no_drafts(run):
 @pytest.mark.parametrize(
     ("task", "classes", "absent"),
     [
-        (Task.BINARY, ("benign", "malignant"), None),
-        (Task.MULTILABEL, ("edema", "effusion", "no finding"), None),
-        (Task.MULTICLASS, ("a", "b", "c"), 1),
+        (Binary, ("benign", "malignant"), None),
+        (Multilabel, ("edema", "effusion", "no finding"), None),
+        (Multiclass, ("a", "b", "c"), 1),
     ],
 )
 def test_every_task_and_an_absent_class(tmp_path, task, classes, absent):
     result, _ = make_run(tmp_path, task, classes, absent=absent)
     words = Page(write_report(tmp_path).read_text()).text
-    assert (tmp_path / "confusion.png").exists() is (task is not Task.MULTILABEL)
+    assert (tmp_path / "confusion.png").exists() is (task is not Multilabel)
     assert ("Undefined on these images: recall[b]" in words) is (absent is not None)
     assert all(name in words for name in result.test.per_class)
 
@@ -215,9 +217,9 @@ _TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=7)
 )
 def test_predictions_come_back_as_they_were(tmp_path_factory, classes, ids, multilabel, seed):
     rng, n, k = np.random.default_rng(seed), len(ids), len(classes)
-    task = Task.MULTILABEL if multilabel else Task.MULTICLASS
+    label = Label.VECTOR if multilabel else Label.INDEX
     before = Predictions(
-        task=task,
+        label=label,
         classes=tuple(classes),
         ids=ids,
         probabilities=rng.random((n, k), dtype=np.float32),
@@ -225,7 +227,7 @@ def test_predictions_come_back_as_they_were(tmp_path_factory, classes, ids, mult
     )
     path = tmp_path_factory.getbasetemp() / "predictions.csv"
     before.write(path)
-    after = read_predictions(path, task, classes)
+    after = read_predictions(path, label, classes)
     assert list(after.ids) == ids
     np.testing.assert_array_equal(after.labels, before.labels)
     np.testing.assert_array_equal(after.probabilities.astype(np.float32), before.probabilities)
@@ -233,7 +235,7 @@ def test_predictions_come_back_as_they_were(tmp_path_factory, classes, ids, mult
 
 def test_predictions_name_the_classes(tmp_path):
     predictions = Predictions(
-        task=Task.MULTICLASS,
+        label=Label.INDEX,
         classes=("mild, early", "severe"),
         ids=["a", 'b "2"'],
         probabilities=np.array([[0.25, 0.75], [0.9, 0.1]]),
@@ -249,7 +251,7 @@ def test_predictions_name_the_classes(tmp_path):
     dataclasses.replace(predictions, labels=None).write(tmp_path / "new.csv")
     assert (tmp_path / "new.csv").read_text().startswith("id,predicted,")
     with pytest.raises(UserError, match="not the prediction table of classes one, two"):
-        read_predictions(tmp_path / "p.csv", Task.MULTICLASS, ("one", "two"))
+        read_predictions(tmp_path / "p.csv", Label.INDEX, ("one", "two"))
 
 
 def test_figures_repeat_and_leave_no_trace(run):
@@ -269,7 +271,7 @@ def test_figures_repeat_and_leave_no_trace(run):
     ],
 )
 def test_curves_draw_whatever_there_is(rows):
-    png = figures.curves(series(rows), "roc_auc", Task.BINARY, best_step=5)
+    png = figures.curves(series(rows), "AUROC", "roc_auc", best_step=5)
     with Image.open(io.BytesIO(png)) as image:
         assert image.size[0] > 300
 
@@ -277,7 +279,7 @@ def test_curves_draw_whatever_there_is(rows):
 def test_confusion_of_many_classes_and_long_names():
     labels = np.arange(23 * 3) % 23
     names = [f"a very long name of the diagnosis number {c}" for c in range(23)]
-    evaluation = evaluate(Task.MULTICLASS, np.eye(23)[labels], labels, names)
+    evaluation = evaluate(Multiclass, np.eye(23)[labels], labels, names)
     with Image.open(io.BytesIO(figures.confusion(evaluation))) as image:
         assert max(image.size) < 4000
 
@@ -311,7 +313,7 @@ def test_examples_cover_the_classes_and_mistakes_are_sorted(run):
 
 def test_multilabel_mistakes_are_sorted_by_the_worst_class():
     predictions = Predictions(
-        task=Task.MULTILABEL,
+        label=Label.VECTOR,
         classes=("a", "b"),
         ids=["right", "mildly wrong", "badly wrong"],
         probabilities=np.array([[0.9, 0.1], [0.6, 0.99], [0.51, 0.02]]),

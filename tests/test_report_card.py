@@ -14,7 +14,6 @@ from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.csv_table import csv_spec
 from fmi_jax.report.card import write_card
 from fmi_jax.report.findings import Duplicates, find_groups, remarks
-from fmi_jax.types import Task
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 HOSTILE = "<script>alert(1)</script>"
@@ -192,7 +191,7 @@ def test_many_classes_and_one_size(tmp_path):
     assert "100% are more than a tenth longer one way" in words
 
 
-def info_of(counts, class_counts, task=Task.MULTICLASS):
+def info_of(counts, class_counts, task="multiclass"):
     return DatasetInfo(
         name="made_up", task=task, classes=("a", "b"), channels=3, size=7, mean=(0.0,), std=(1.0,),
         metric="accuracy", split="official", limit=0, split_sha256="", counts=counts,

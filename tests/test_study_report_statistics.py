@@ -8,7 +8,6 @@ import scipy.stats
 from study_trees import Images
 
 from fmi_jax.study.published import rows
-from fmi_jax.study.report import condense
 from fmi_jax.study.report.statistics import (
     draw_times,
     holm,
@@ -19,45 +18,43 @@ from fmi_jax.study.report.statistics import (
     reliability,
     two_level,
 )
-from fmi_jax.tasks.metrics import GROUP_PREFIX, logits_of
-from fmi_jax.tasks.weighted_metrics import measure
-from fmi_jax.types import Task
+from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
 
 
-@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("task", [Binary, Multiclass, Multilabel])
 def test_condensed_rows_give_the_very_same_metrics(task):
     rng, n, groups = np.random.default_rng(0), 120, 50
-    k = 2 if task is Task.BINARY else 4
-    labels = rng.integers(2, size=(n, k)) if task is Task.MULTILABEL else rng.integers(k, size=n)
+    k = 2 if task is Binary else 4
+    labels = rng.integers(2, size=(n, k)) if task is Multilabel else rng.integers(k, size=n)
     logits = rng.normal(size=(n, k)).round(1)  # with ties
     member = rng.integers(groups, size=n)
     times = rng.multinomial(groups, np.full(groups, 1 / groups), size=20).astype(float)
-    class_groups = {GROUP_PREFIX + "some": [0, 1]}
-    full = measure(task, logits, labels, times[:, member], class_groups).values
+    on_set = task(tuple("abcd"[:k]), {"some": ("a", "b")})
+    measured = {"logits": logits, "labels": labels}
+    full = on_set.values(measured, times[:, member])
     assert len(full) > 6
     for metric, expected in full.items():
-        parts = condense.problems(task, logits, labels, metric, class_groups)
-        found = condense.values(parts, metric, member, times)
+        found = on_set.resampled(measured, metric, member, times)
         np.testing.assert_allclose(found, expected, rtol=1e-12, equal_nan=True, err_msg=metric)
-    metric = "roc_auc" if task is not Task.MULTICLASS else "recall"
-    (first, *_) = condense.problems(task, logits, labels, metric, {})
+    metric = "roc_auc" if task is not Multiclass else "recall"
+    (first, *_) = on_set.condensed(measured, metric)
     assert len(first.logits) < n
 
 
 def test_a_condensed_class_without_images_stays_undefined():
     labels, logits = np.array([[1, 0], [0, 0]]), np.array([[1.0, 2.0], [0.0, 1.0]])
-    parts = condense.problems(Task.MULTILABEL, logits, labels, "roc_auc", {})
+    measured = {"logits": logits, "labels": labels}
     times = np.array([[1.0, 1.0], [2.0, 0.0]])
-    found = condense.values(parts, "roc_auc", np.arange(2), times)
+    found = Multilabel(("a", "b")).resampled(measured, "roc_auc", np.arange(2), times)
     np.testing.assert_equal(found, [1.0, math.nan])  # class 2 has no positive; nor has any in row 2
 
 
 def resampled(images: Images, metric: str, groups, resamples=1000, skill=1.0):
     predictions = images.predictions(skill, seed=3)
-    logits = logits_of(images.task, predictions.probabilities)
-    parts = condense.problems(images.task, logits, predictions.labels, metric, {})
+    task = images.task(images.classes)
+    measured = {"logits": task.logits(predictions.probabilities), "labels": predictions.labels}
     blocks = draw_times(groups.max() + 1, resamples, seed=1)
-    return np.concatenate([condense.values(parts, metric, groups, block) for block in blocks])
+    return np.concatenate([task.resampled(measured, metric, groups, block) for block in blocks])
 
 
 def test_the_bootstrap_of_accuracy_has_its_binomial_error():
@@ -75,11 +72,11 @@ def test_drawing_groups_is_wider_where_their_images_are_alike():
     right = np.repeat(rng.random(100) < 0.7, 4)  # all four images of a patient, or none
     labels = np.zeros(400, int)
     logits = np.where(right[:, None], [1.0, 0.0], [0.0, 1.0])
-    parts = condense.problems(Task.BINARY, logits, labels, "accuracy", {})
+    task, measured = Binary(("a", "b")), {"logits": logits, "labels": labels}
 
     def width(member):
         blocks = draw_times(member.max() + 1, 1000, seed=1)
-        found = [condense.values(parts, "accuracy", member, block) for block in blocks]
+        found = [task.resampled(measured, "accuracy", member, block) for block in blocks]
         low, high = interval(np.concatenate(found))
         return high - low
 

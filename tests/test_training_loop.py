@@ -13,6 +13,7 @@ from fmi_jax import parallel
 from fmi_jax.artifacts.scalars import MetricWriter
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UserError
+from fmi_jax.tasks.registry import describe
 from fmi_jax.training.loop import Loop, Plan, Progress
 from fmi_jax.training.step import TrainState
 from fmi_jax.types import Batch
@@ -64,6 +65,7 @@ def loop_over(
         batches=itertools.repeat(BATCH),
         validate=lambda arrays: {"accuracy": next(coming)},
         metric="accuracy",
+        score=describe("accuracy").score,
         learning_rate=3.0,
         batch_ids=lambda step: [f"image{step}"],
         checkpoints=notes,

@@ -20,12 +20,12 @@ from fmi_jax.models.deit import DeiT, DeiTArch
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts
 from fmi_jax.run.training_run import abstract
-from fmi_jax.tasks.classification import loss_of, per_example_loss
+from fmi_jax.tasks.classification import Multiclass, Multilabel
 from fmi_jax.training import optim
 from fmi_jax.training.loop import counters
 from fmi_jax.training.partition import partition
 from fmi_jax.training.step import initial_state, make_train_step, on_inputs
-from fmi_jax.types import Batch, Task
+from fmi_jax.types import Batch
 
 ARCH = DeiTArch(
     in_channels=3,
@@ -114,7 +114,7 @@ class Training:
             optimizer,
             schedule,
             on_inputs(noisy),
-            loss=loss_of(Task.MULTICLASS),
+            loss=Multiclass().loss,
             accumulate=accumulate,
             mesh=self.mesh,
             placement=placement,
@@ -305,7 +305,7 @@ def test_running_statistics_follow_what_learns_and_stand_still_elsewhere() -> No
     )  # fmt: skip
     step = make_train_step(
         parts, optimizer, schedule, on_inputs(lambda keys, images: images / 255.0),
-        loss=loss_of(Task.MULTICLASS), accumulate=1, mesh=mesh, placement=placement,
+        loss=Multiclass().loss, accumulate=1, mesh=mesh, placement=placement,
         dtype=jnp.float32,
     )  # fmt: skip
     frozen = {name: arrays[name] for name in parts.frozen}
@@ -451,16 +451,14 @@ def test_loss_per_task() -> None:
     expected = torch.nn.functional.cross_entropy(
         torch.tensor(np.asarray(logits)), torch.tensor([0, 2]), reduction="none"
     )
-    np.testing.assert_allclose(
-        per_example_loss(Task.MULTICLASS, logits, labels), expected, rtol=1e-5
-    )
+    found, _ = Multiclass().loss(logits, {"labels": labels})
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
     many = np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]], np.float32)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(
         torch.tensor(np.asarray(logits)), torch.tensor(many), reduction="none"
     ).mean(1)
-    np.testing.assert_allclose(
-        per_example_loss(Task.MULTILABEL, logits, jnp.asarray(many)), expected, rtol=1e-5
-    )
+    found, _ = Multilabel().loss(logits, {"labels": jnp.asarray(many)})
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_running_statistics_are_those_of_the_whole_batch_on_any_number_of_devices():

@@ -21,10 +21,9 @@ from fmi_jax.run.assembly import (
     evaluation_step,
     placement_of,
 )
-from fmi_jax.tasks.classification import loss_of
+from fmi_jax.tasks.registry import task_of
 from fmi_jax.training import optim, side_by_side
 from fmi_jax.training.step import TrainState, make_train_step
-from fmi_jax.types import Task
 
 CHANNELS = 3
 CLASSES = 5
@@ -36,7 +35,7 @@ def data_set(config: ExperimentConfig) -> DatasetInfo:
     """Description of a data set of colour images with five classes, without any images."""
     return DatasetInfo(
         name="aot",
-        task=Task.MULTICLASS,
+        task="multiclass",
         classes=tuple("01234"),
         channels=CHANNELS,
         size=config.data.prepared_size,
@@ -112,7 +111,7 @@ def _train(
     schedule = optim.relative_rate(config.optim, WARMUP, STEPS)
     optimizer = optim.make_optimizer(config.optim, schedule)
     heads: tuple[int, ...] = ()
-    loss = loss_of(info.task)
+    loss = task_of(info).loss
     if assembly.protocol.grid is not None:
         optimizer = optim.side_by_side(optimizer)
         heads = (len(assembly.protocol.grid.heads(config)),)

@@ -7,14 +7,88 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
+
 from fmi_jax import atomic
 from fmi_jax.artifacts import older
 from fmi_jax.errors import UserError
-from fmi_jax.tasks.metrics import Evaluation
 
 FILE_NAME = "result.json"
 FORMAT = 2
 """Format number of `result.json`; format 1 lacked `unread`, `headline` and `speeds`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """What was measured on one split.
+
+    Attributes:
+      task: task's name.
+      classes: names of the classes, in the order of the network's outputs.
+      count: number of images.
+      values: aggregate metrics of the task by name.
+      per_class: metrics of each class by its name.
+      confusion: images by true (row) and predicted (column) class, int64 `[k, k]`; for a
+        multi-label task the table of each class, `[k, 2, 2]`.
+      undefined: names of the metrics that are NaN: "roc_auc", "recall[Mild]".
+      intervals: 95% confidence intervals of `values`; empty: not computed.
+    """
+
+    task: str
+    classes: tuple[str, ...]
+    count: int
+    values: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+    confusion: np.ndarray
+    undefined: tuple[str, ...]
+    intervals: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The evaluation as strict JSON values: NaN becomes None."""
+        return {
+            "task": self.task,
+            "classes": list(self.classes),
+            "count": self.count,
+            "values": {name: _or_none(value) for name, value in self.values.items()},
+            "intervals": {
+                name: [_or_none(low), _or_none(high)]
+                for name, (low, high) in self.intervals.items()
+            },
+            "per_class": {
+                name: {metric: _or_none(value) for metric, value in row.items()}
+                for name, row in self.per_class.items()
+            },
+            "confusion": self.confusion.tolist(),
+            "undefined": list(self.undefined),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(
+            task=values["task"],
+            classes=tuple(values["classes"]),
+            count=values["count"],
+            values={name: _or_nan(value) for name, value in values["values"].items()},
+            intervals={
+                name: (_or_nan(low), _or_nan(high))
+                for name, (low, high) in values["intervals"].items()
+            },
+            per_class={
+                name: {metric: _or_nan(value) for metric, value in row.items()}
+                for name, row in values["per_class"].items()
+            },
+            confusion=np.asarray(values["confusion"], np.int64),
+            undefined=tuple(values["undefined"]),
+        )
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +96,7 @@ class Best:
     """The checkpoint that was evaluated: the one with the best validation metric.
 
     Attributes:
-      metric: name of the metric that selected it (a key of `metrics.METRICS`).
+      metric: name of the metric that selected it.
       value: its value on the whole validation split.
       step: optimizer steps taken until then.
       epoch: the same in passes over the training split.

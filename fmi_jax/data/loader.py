@@ -25,7 +25,7 @@ from fmi_jax.cores import available_cores
 from fmi_jax.data.in_memory import InMemorySplit
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, PreparedSplit
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.types import Batch, Task
+from fmi_jax.types import Batch
 
 READ_AHEAD_BYTES = 2**30
 """Largest size of the pixels in the batches that wait for the training step."""
@@ -187,10 +187,7 @@ def _num_bytes(info: DatasetInfo, count: int) -> int:
 def _read(source: PreparedSplit | InMemorySplit, info: DatasetInfo, rows: np.ndarray) -> Batch:
     """Read the batch of these rows; -1 is padding."""
     images = np.empty((len(rows), info.size, info.size, info.channels), np.uint8)
-    if info.task is Task.MULTILABEL:
-        labels = np.empty((len(rows), len(info.classes)), np.float32)
-    else:
-        labels = np.empty(len(rows), np.int32)
+    labels = np.empty((len(rows), *info.label.shape(len(info.classes))), info.label.dtype)
     for i, row in enumerate(rows.tolist()):
         images[i], labels[i] = source[row] if row >= 0 else (0, 0)
     return Batch(

@@ -23,10 +23,11 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from tensorflow_datasets.proto import tf_example_pb2
 
+from fmi_jax.data.labels import Label, label_of
 from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError, UserError, unknown_name
-from fmi_jax.types import Task
+from fmi_jax.types import Rows
 
 FORMAT = 2
 """Format of the folder; raised when older code could not read it, or wrote it differently."""
@@ -44,7 +45,7 @@ class DatasetInfo:
 
     Attributes:
       name: name of the data set.
-      task: kind of classification, which says what a label means.
+      task: name of the task that the labels are for.
       classes: name of each of the `k` classes.
       channels: channels of the images.
       size: side of the images in pixels.
@@ -62,7 +63,7 @@ class DatasetInfo:
     """
 
     name: str
-    task: Task
+    task: str
     classes: tuple[str, ...]
     channels: int
     size: int
@@ -78,6 +79,11 @@ class DatasetInfo:
     synthetic: bool
     manifest_sha256: str
 
+    @property
+    def label(self) -> Label:
+        """Form of the labels."""
+        return label_of(self.task)
+
     def to_json(self) -> dict[str, Any]:
         """Convert to plain JSON values."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
@@ -90,7 +96,6 @@ class DatasetInfo:
             known[name] = tuple(known[name])
         for name in ("class_counts", "class_groups"):
             known[name] = {k: tuple(v) for k, v in known[name].items()}
-        known["task"] = Task(known["task"])
         return cls(**known)
 
 
@@ -201,7 +206,7 @@ class PreparedDataset:
     def labels(self, split: str) -> np.ndarray:
         """Labels of a split in row order: int32 `[n]` or float32 `[n, k]`."""
         labels = [json.loads(line["label"]) for line in self._lines(split)]
-        return np.asarray(labels, np.float32 if self.info.task is Task.MULTILABEL else np.int32)
+        return self.info.label.array(labels)
 
     def groups(self, split: str) -> list[str] | None:
         """Patient or lesion of every image of a split; None if the data name none.
@@ -211,6 +216,10 @@ class PreparedDataset:
         if not any(line["group"] for lines in self._index.values() for line in lines):
             return None
         return [line["group"] or line["id"] for line in self._lines(split)]
+
+    def rows(self, split: str) -> Rows:
+        """What is known of the images of a split beside their labels, in the order of its rows."""
+        return Rows(self.ids(split), self.groups(split))
 
     def file_sha256(self, split: str) -> list[str]:
         """SHA-256 of the raw image of every row of a split."""

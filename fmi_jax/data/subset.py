@@ -12,10 +12,10 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
+from fmi_jax.data.labels import Label, class_membership
 from fmi_jax.data.prepared import PreparedDataset
 from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.errors import UsageError
-from fmi_jax.types import Task
 
 
 def training_subset(
@@ -43,7 +43,7 @@ def training_subset(
             f"data.fraction={fraction} and data.shots={shots} are both set: expected at most one."
         )
     ids, labels = dataset.ids("train"), dataset.labels("train")
-    if shots and info.task is Task.MULTILABEL:
+    if shots and info.label is Label.VECTOR:
         raise UsageError(
             f"data.shots={shots}: an image of {info.name} can be of several classes, so there is"
             " no number of images of each; use data.fraction."
@@ -52,7 +52,7 @@ def training_subset(
         rows = few_shot_rows(ids, labels, info.classes, shots, seed)
     else:
         rows = fraction_rows(ids, labels, fraction, seed)
-    sums = labels[rows] if labels.ndim > 1 else np.eye(len(info.classes))[labels[rows]]
+    sums = class_membership(labels[rows], len(info.classes))
     kept = {split: dataset.ids(split) for split in SPLITS} | {"train": [ids[i] for i in rows]}
     info = dataclasses.replace(
         info,

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.protocols.spec import Judgement, SplitFeatures
-from fmi_jax.tasks import metrics
+from fmi_jax.tasks.classification import Classification
+from fmi_jax.tasks.registry import task_of
 
 
 def choose_by_validation(
@@ -27,22 +28,21 @@ def choose_by_validation(
       splits: the features.
       config, info: name the metric that selects; the first setting wins a tie.
     """
-    metric = config.metric or info.metric
-    found = {split: probabilities(splits[split]) for split in ("val", "test")}
+    task, metric = task_of(info), config.metric or info.metric
+    assert isinstance(task, Classification)
+    found = {
+        split: [
+            {"logits": task.logits(scores), "labels": splits[split].labels}
+            for scores in probabilities(splits[split])
+        ]
+        for split in ("val", "test")
+    }
     tried = []
     for i, setting in enumerate(settings):
-        values = {
-            split: metrics.evaluate(
-                info.task,
-                metrics.logits_of(info.task, scores[i]),
-                splits[split].labels,
-                info.classes,
-                class_groups=info.class_groups,
-            )
-            for split, scores in found.items()
-        }
+        values = {split: task.evaluate(measured[i]) for split, measured in found.items()}
         tried.append({**setting, **{s: v.to_json()["values"] for s, v in values.items()}})
-    scores = [metrics.selection_score(metric, _number(row["val"][metric])) for row in tried]
+    score = task.metric(metric).score
+    scores = [score(_number(row["val"][metric])) for row in tried]
     best = int(np.argmax(scores))
     return Judgement(
         val=found["val"][best],

@@ -19,11 +19,11 @@ from jaxtyping import Array, Float
 
 from fmi_jax import parallel
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.data.labels import class_membership
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
 from fmi_jax.protocols.choice import choose_by_validation
 from fmi_jax.protocols.spec import FeatureProtocolSpec, Judgement, SplitFeatures
-from fmi_jax.types import Task
 
 CHUNK_BYTES = 2**29
 """Of scratch memory on each device: decides how many queries are searched for at once."""
@@ -142,9 +142,7 @@ def _judge(
     splits: Mapping[str, SplitFeatures], config: ExperimentConfig, info: DatasetInfo
 ) -> Judgement:
     bank = splits["train"]
-    labels = bank.labels
-    if info.task is not Task.MULTILABEL:
-        labels = np.eye(len(info.classes), dtype=np.float32)[labels]
+    labels = class_membership(bank.labels, len(info.classes))
     pairs = [*itertools.product(config.knn.k, config.knn.temperature)]
     return choose_by_validation(
         [{"k": k, "temperature": temperature} for k, temperature in pairs],

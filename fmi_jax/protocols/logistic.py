@@ -21,11 +21,12 @@ from jaxtyping import Array, Float
 
 from fmi_jax import parallel
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.data.labels import class_membership
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.protocols.choice import choose_by_validation
 from fmi_jax.protocols.spec import FeatureProtocolSpec, Judgement, SplitFeatures
-from fmi_jax.tasks import metrics
-from fmi_jax.types import Task
+from fmi_jax.tasks.classification import Classification
+from fmi_jax.tasks.registry import task_of
 
 _TOLERANCE = 1e-6  # of the largest entry of the gradient of the mean loss; float32 has 1e-7
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -46,15 +47,15 @@ class Fit(NamedTuple):
     iterations: np.ndarray
     converged: np.ndarray
 
-    def logits(self, task: Task, features: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "g n k"]:
+    def logits(self, features: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "g n k"]:
         """Logits of every class under each penalty, in float64."""
         scores = np.tensordot(features, self.kernel, axes=([1], [1])).swapaxes(0, 1)
         scores += self.bias[:, None]
-        return np.concatenate([0 * scores, scores], axis=-1) if task is Task.BINARY else scores
+        one = scores.shape[-1] == 1  # the second of two classes against the first
+        return np.concatenate([0 * scores, scores], axis=-1) if one else scores
 
 
 def fit(
-    task: Task,
     features: Float[np.ndarray, "n f"],
     labels: np.ndarray,
     *,
@@ -69,7 +70,6 @@ def fit(
     where `g c` is large, and 20 times the classifiers: the memory of L-BFGS.
 
     Args:
-      task: what the labels mean.
       features: of the training images.
       labels: class index `[n]`, or 0 to 1 `[n, k]`.
       num_classes: `k`.
@@ -77,17 +77,16 @@ def fit(
       max_iterations: of L-BFGS.
       mesh: the devices.
     """
-    if task is Task.MULTILABEL:
-        targets = np.asarray(labels, np.float32)
-    elif task is Task.BINARY:
+    softmax = labels.ndim == 1 and num_classes > 2
+    if labels.ndim == 1 and not softmax:
         targets = np.asarray(labels, np.float32)[:, None]
     else:
-        targets = np.eye(num_classes, dtype=np.float32)[labels]
+        targets = np.asarray(class_membership(labels, num_classes), np.float32)
     count = len(features)
     rows = parallel.whole_shares(mesh, count)
     divided, everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
     solve = jax.jit(
-        functools.partial(_solve, task, count=count),
+        functools.partial(_solve, softmax=softmax, count=count),
         in_shardings=(divided, divided, everywhere, everywhere),
         out_shardings=everywhere,
     )
@@ -106,7 +105,13 @@ def fit(
 
 
 def _solve(
-    task: Task, features: Array, targets: Array, c: Array, max_iterations: Array, *, count: int
+    features: Array,
+    targets: Array,
+    c: Array,
+    max_iterations: Array,
+    *,
+    softmax: bool,
+    count: int,
 ) -> tuple[Any, ...]:
     there = (jnp.arange(len(features)) < count).astype(jnp.float32)[:, None]  # not padding
     mean = (there * features).sum(axis=0) / count
@@ -116,7 +121,7 @@ def _solve(
 
     def objective(params: Any, c: Array) -> Array:
         logits = jnp.matmul(inputs, params["kernel"], precision=_HIGHEST) + params["bias"]
-        if task is Task.MULTICLASS:
+        if softmax:
             loss = optax.softmax_cross_entropy(logits, targets)[:, None]
         else:
             loss = optax.sigmoid_binary_cross_entropy(logits, targets)
@@ -156,8 +161,9 @@ def _judge(
     splits: Mapping[str, SplitFeatures], config: ExperimentConfig, info: DatasetInfo
 ) -> Judgement:
     train = splits["train"]
+    task = task_of(info)
+    assert isinstance(task, Classification)
     found = fit(
-        info.task,
         train.features,
         train.labels,
         num_classes=len(info.classes),
@@ -173,8 +179,7 @@ def _judge(
     ]
 
     def probabilities(split: SplitFeatures) -> np.ndarray:
-        logits = found.logits(info.task, split.features)
-        return np.stack([metrics.probabilities(info.task, each) for each in logits])
+        return np.stack([task.probabilities(each) for each in found.logits(split.features)])
 
     judgement = choose_by_validation(settings, probabilities, splits, config, info)
     return dataclasses.replace(judgement, notes=tuple(_notes(judgement.details["chosen"], config)))

@@ -19,6 +19,7 @@ from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec
+from fmi_jax.tasks.base import Measured
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.partition import Partition, nothing
 from fmi_jax.training.step import Arrays, Placement, Preprocess
@@ -248,14 +249,13 @@ class Judgement:
     """What came of judging features.
 
     Attributes:
-      val, test: class probabilities `[n, k]` in the order of the rows; no activation is applied
-        to them again.
+      val, test: measurements of every image, as the task takes them.
       details: what was tried and chosen, as JSON values; goes to `result.json` as it is.
       notes: what a reader must know, one sentence each.
     """
 
-    val: np.ndarray
-    test: np.ndarray
+    val: Measured
+    test: Measured
     details: dict[str, Any]
     notes: tuple[str, ...] = ()
 

@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image
 
 from fmi_jax import atomic
+from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import PreparedDataset
 from fmi_jax.report import card_figures
 from fmi_jax.report.findings import find_duplicates, find_groups, remarks
 from fmi_jax.report.template import jpeg_uri, png_uri, render, thumbnail
-from fmi_jax.types import Task
 
 PAGE, PICTURE = "card.html", "card.png"
 
@@ -52,7 +52,7 @@ def write_card(dataset: PreparedDataset) -> Path:
         headline=_headline(dataset),
         banners=banners,
         remarks=notes,
-        multilabel=info.task is Task.MULTILABEL,
+        multilabel=info.label is Label.VECTOR,
         total=sum(info.counts.values()),
         sizes=_sizes(pixels, info.size),
         samples={
@@ -74,11 +74,11 @@ def write_card(dataset: PreparedDataset) -> Path:
 
 def _headline(dataset: PreparedDataset) -> str:
     info = dataset.info
-    task = {Task.BINARY: "binary", Task.MULTICLASS: "multi-class", Task.MULTILABEL: "multi-label"}
+    task = info.task.replace("multi", "multi-")
     colour = "grey" if info.channels == 1 else "colour"
     total, counts = sum(info.counts.values()), info.counts.items()
     return (
-        f"{total:,} {colour} images of {_by(info.size, info.size)} pixels, {task[info.task]}"
+        f"{total:,} {colour} images of {_by(info.size, info.size)} pixels, {task}"
         f" ({len(info.classes)} classes), split {info.split!r}: "
         + ", ".join(f"{count:,} {split}" for split, count in counts)
     )
@@ -105,7 +105,7 @@ def _samples(dataset: PreparedDataset) -> dict[str, list[tuple[str, Image.Image]
     drawn: dict[int, list[int]] = {}
     taken = np.zeros(len(ids), bool)
     for c in frequent[:_SAMPLED_CLASSES][::-1]:  # the rarest choose first
-        here = labels[:, c] > 0.5 if info.task is Task.MULTILABEL else labels == c
+        here = labels[:, c] > 0.5 if info.label is Label.VECTOR else labels == c
         rows = rng.permutation(np.flatnonzero(here))
         rows = rows[np.argsort(taken[rows], kind="stable")][:count]
         taken[rows] = True

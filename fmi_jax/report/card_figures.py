@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.report.style import BLUE, GREY, VERMILION, png, short
 from fmi_jax.report.template import percent
-from fmi_jax.types import Task
 
 _MOST_CLASSES = 20  # that a figure shows; of more, the most frequent
 _MOST_LINES = 10  # of remarks in the picture
@@ -154,7 +154,7 @@ def _draw_classes(bars: Axes, shares: Axes, info: DatasetInfo) -> None:
     bars.tick_params(axis="y", length=0)
     bars.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     bars.xaxis.set_major_formatter("{x:,.0f}")
-    what = "Images with each class" if info.task is Task.MULTILABEL else "Images of each class"
+    what = "Images with each class" if info.label is Label.VECTOR else "Images of each class"
     if len(shown) < len(info.classes):
         what += f" (the {_MOST_CLASSES} most frequent of {len(info.classes)})"
     bars.set_title(what)

@@ -7,7 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fmi_jax.tasks.metrics import METRICS, PER_CLASS, Evaluation, describe
+from fmi_jax.artifacts.result import Evaluation
+from fmi_jax.tasks.classification import PER_CLASS
+from fmi_jax.tasks.registry import TASKS, describe
 
 _SHOWN = ("quadratic_kappa", "mAP", "accuracy", "balanced_accuracy", "f1", "roc_auc")
 
@@ -24,10 +26,11 @@ def console_table(evaluation: Evaluation, title: str, console: Console | None = 
     if not console.is_terminal:
         console = Console(file=console.file, width=120, no_color=True, emoji=False)
     metrics = _table(console, title, ("", "Value", "95% interval"))
-    of_groups = [name for name in evaluation.values if name not in METRICS]
+    task = TASKS[evaluation.task]
+    of_groups = [name for name in evaluation.values if name not in task.metrics]
     for name in (*_SHOWN, *of_groups, "loss"):
         if name in evaluation.values:
-            label = describe(name).labels[evaluation.task]
+            label = describe(name, evaluation.task).label
             low, high = evaluation.intervals.get(name, (math.nan, math.nan))
             interval = "" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
             metrics.add_row(label, _number(evaluation.values[name]), interval)

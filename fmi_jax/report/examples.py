@@ -6,9 +6,9 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import UInt8
 
-from fmi_jax.artifacts.predictions import Predictions
+from fmi_jax.data.labels import Label
 from fmi_jax.report.template import jpeg_uri, thumbnail
-from fmi_jax.types import Task
+from fmi_jax.tasks.predictions import Predictions
 
 ImageOf = Callable[[int], UInt8[np.ndarray, "h w c"]]
 """Gives the image in a row of the test split, one channel or three."""
@@ -40,7 +40,7 @@ def typical_rows(predictions: Predictions, count: int) -> list[int]:
     """Up to `count` rows, the classes in turn and in order; multi-label: evenly spread."""
     labels = _labels(predictions)
     n = len(labels)
-    if predictions.task is Task.MULTILABEL:
+    if predictions.label is Label.VECTOR:
         return sorted({int(row) for row in np.linspace(0, n - 1, min(count, n))})
     place = np.empty(n, np.int64)  # how many earlier images have the same class
     for c in range(len(predictions.classes)):
@@ -61,7 +61,7 @@ def example(predictions: Predictions, row: int, image_of: ImageOf) -> Example:
     certainty, correct = _certainty(predictions)
 
     def name(value: np.ndarray) -> str:
-        if predictions.task is Task.MULTILABEL:
+        if predictions.label is Label.VECTOR:
             present = [predictions.classes[c] for c in np.flatnonzero(value)]
             return ", ".join(present) or "none"
         return predictions.classes[int(value)]
@@ -85,7 +85,7 @@ def _labels(predictions: Predictions) -> np.ndarray:
 def _certainty(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
     """How sure each prediction is, and whether it is right."""
     labels, predicted, p = _labels(predictions), predictions.predicted, predictions.probabilities
-    if predictions.task is Task.MULTILABEL:
+    if predictions.label is Label.VECTOR:
         sure = np.where(predicted == 1, p, 1 - p)
         right = (predicted == labels).all(axis=1)
         counted = np.where(right[:, None], True, predicted != labels)

@@ -11,10 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fmi_jax.artifacts.result import Evaluation
 from fmi_jax.report.history import Series
 from fmi_jax.report.style import BLUE, COLOURS, GREY, LINES, VERMILION, png, short
-from fmi_jax.tasks.metrics import Evaluation, describe
-from fmi_jax.types import Task
 
 
 @png
@@ -87,13 +86,14 @@ def roc(
     ax.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=0.8)
     ax.annotate("chance", (0.16, 0.16), xytext=(2, -3), textcoords="offset points",
                 rotation=45, ha="left", va="top", color="#8A8A8A", fontsize=7)  # fmt: skip
-    curves = range(1, 2) if evaluation.task is Task.BINARY else range(len(evaluation.classes))
+    k = len(evaluation.classes)
+    curves = range(1, 2) if k == 2 and labels.ndim == 1 else range(k)
     for c in curves:
         name = evaluation.classes[c]
         area = evaluation.per_class[name]["roc_auc"]
         if np.isnan(area):
             continue
-        truth = labels[:, c] if evaluation.task is Task.MULTILABEL else labels == c
+        truth = labels[:, c] if labels.ndim > 1 else labels == c
         false_alarms, found, _ = roc_curve(truth, probabilities[:, c])
         ax.plot(
             false_alarms, found, label=f"{area:.3f}  {short(name)}", linewidth=1.4,
@@ -112,14 +112,14 @@ def roc(
 
 
 @png
-def curves(history: Mapping[str, Series], metric: str, task: Task, best_step: int) -> Figure:
+def curves(history: Mapping[str, Series], label: str, metric: str, best_step: int) -> Figure:
     """Loss, validation metric and learning rate against optimizer steps.
 
     Args:
       history: "train/loss", "val/loss", "val/<metric>" and "train/learning_rate"; a panel
         without data is left out.
-      metric: the one that selected the best checkpoint.
-      task: decides how the metric is called.
+      label: metric's name in tables.
+      metric: name of the one that selected the best checkpoint.
       best_step: step of the best checkpoint, marked.
     """
     panels = [
@@ -128,7 +128,7 @@ def curves(history: Mapping[str, Series], metric: str, task: Task, best_step: in
             (("train/loss", "val/loss"), _draw_loss, 2.0),
             (
                 (f"val/{metric}",),
-                functools.partial(_draw_metric, metric=metric, task=task, best_step=best_step),
+                functools.partial(_draw_metric, metric=metric, label=label, best_step=best_step),
                 2.0,
             ),
             (("train/learning_rate",), _draw_learning_rate, 1.0),
@@ -174,7 +174,7 @@ def _draw_loss(ax: Axes, history: Mapping[str, Series]) -> None:
 
 
 def _draw_metric(
-    ax: Axes, history: Mapping[str, Series], metric: str, task: Task, best_step: int
+    ax: Axes, history: Mapping[str, Series], metric: str, label: str, best_step: int
 ) -> None:
     steps, values = history[f"val/{metric}"]
     ax.plot(steps, values, color=VERMILION, linewidth=1.4, marker="o", markersize=3)
@@ -188,7 +188,7 @@ def _draw_metric(
             textcoords="offset points", ha="right" if late else "left", va="center",
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )  # fmt: skip
-    ax.set_ylabel(textwrap.fill(f"{describe(metric).labels[task]} (validation)", 22))
+    ax.set_ylabel(textwrap.fill(f"{label} (validation)", 22))
     ax.margins(y=0.2)
 
 

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
+from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import PreparedDataset
 from fmi_jax.report.template import percent
-from fmi_jax.types import Task
 
 FEW = 10
 """Images of a class below which what a split says of the class is mostly chance."""
@@ -117,7 +117,7 @@ def remarks(dataset: PreparedDataset, duplicates: Duplicates, groups: Groups | N
 
 def _on_classes(dataset: PreparedDataset) -> list[str]:
     info, found = dataset.info, []
-    multilabel = info.task is Task.MULTILABEL
+    multilabel = info.label is Label.VECTOR
     present = {split: np.asarray(counts) for split, counts in info.class_counts.items()}
     for split, counts in present.items():
         total = info.counts[split]

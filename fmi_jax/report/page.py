@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from fmi_jax import atomic
-from fmi_jax.artifacts import predictions as _predictions
 from fmi_jax.artifacts.result import Result
 from fmi_jax.report import figures
 from fmi_jax.report import history as _history
 from fmi_jax.report.examples import ImageOf, confident_mistakes, example, typical_rows
 from fmi_jax.report.template import png_uri, render
-from fmi_jax.tasks.metrics import PER_CLASS, describe
-from fmi_jax.types import Task
+from fmi_jax.tasks.classification import PER_CLASS
+from fmi_jax.tasks.predictions import read_predictions
+from fmi_jax.tasks.registry import TASKS, describe
 
 FILE_NAME = "report.html"
 
@@ -34,18 +34,18 @@ def write_report(workdir: Path, image_of: ImageOf | None = None) -> Path:
     """
     result = Result.read(workdir)
     test = result.test
-    predictions = _predictions.read_predictions(
-        workdir / _predictions.FILE_NAME, test.task, test.classes
-    )
+    task = TASKS[test.task]
+    predictions = read_predictions(workdir / task.file, task.label, test.classes)
     history = _history.read_history(workdir / _history.FILE_NAME)
     history |= _history.part(history, result.details.get("curves", ""))
     assert predictions.labels is not None
     drawn = {"roc": figures.roc(test, predictions.labels, predictions.probabilities)}
-    if test.task is not Task.MULTILABEL:
+    if test.confusion.ndim == 2:  # one table for all classes
         drawn["confusion"] = figures.confusion(test)
+    best = result.best
+    headline = describe(best.metric, test.task)
     if history:
-        best = result.best
-        drawn["curves"] = figures.curves(history, best.metric, test.task, best.step)
+        drawn["curves"] = figures.curves(history, headline.label, best.metric, best.step)
     for name, png in drawn.items():
         atomic.write_bytes(workdir / f"{name}.png", png)
 
@@ -63,9 +63,9 @@ def write_report(workdir: Path, image_of: ImageOf | None = None) -> Path:
         "page.html",
         r=result,
         test=test,
-        headline=result.best.metric,
-        headline_label=describe(result.best.metric).labels[test.task],
-        metrics=[(name, describe(name).labels[test.task]) for name in test.values],
+        headline=best.metric,
+        headline_label=headline.label,
+        metrics=[(name, describe(name, test.task).label) for name in test.values],
         per_class=PER_CLASS,
         figures={name: png_uri(png) for name, png in drawn.items()},
         **groups,

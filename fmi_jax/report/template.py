@@ -12,7 +12,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from fmi_jax.tasks.metrics import Evaluation
+from fmi_jax.artifacts.result import Evaluation
 
 _THUMBNAIL = 176  # pixels; shown at 118 or less, so sharp on dense screens
 

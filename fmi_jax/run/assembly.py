@@ -28,6 +28,8 @@ from fmi_jax.nn.shards import filed_shape
 from fmi_jax.protocols import linear_probe
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts, ProtocolSpec, check_read
+from fmi_jax.tasks.registry import task_of
+from fmi_jax.training import side_by_side
 from fmi_jax.training.partition import Partition, named_values, partition
 from fmi_jax.training.step import Arrays, Augment, Placement, Preprocess, make_eval_step, on_inputs
 
@@ -182,9 +184,15 @@ def evaluation_step(
     mesh: Mesh,
     placement: Placement,
 ) -> Callable[[Arrays, Arrays], Arrays]:
-    """The jitted step from prepared uint8 images to logits; see `make_eval_step`."""
-    preprocess = evaluation_preprocess(assembly, config, info)
-    return make_eval_step(assembly.partition, preprocess, mesh=mesh, placement=placement)
+    """The jitted step from prepared uint8 images to what is measured; see `make_eval_step`."""
+    measure = task_of(info).measure
+    return make_eval_step(
+        assembly.partition,
+        evaluation_preprocess(assembly, config, info),
+        measure=measure if assembly.protocol.grid is None else side_by_side.each(measure),
+        mesh=mesh,
+        placement=placement,
+    )
 
 
 def _with_options(arch: ArchConfig, config: BackboneConfig) -> ArchConfig:

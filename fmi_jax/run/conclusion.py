@@ -1,22 +1,18 @@
 """What every run that classifies ends with: metrics, predictions, result, report."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fmi_jax import config as config_module
-from fmi_jax.artifacts.predictions import FILE_NAME as PREDICTIONS
-from fmi_jax.artifacts.predictions import Predictions
 from fmi_jax.artifacts.result import Best, Result
-from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.report.console import console_table
 from fmi_jax.report.page import write_report
 from fmi_jax.run import runtime
 from fmi_jax.run.session import Session, now
-from fmi_jax.tasks import metrics
-from fmi_jax.tasks.metrics import Evaluation
-from fmi_jax.training.evaluation import Outputs
+from fmi_jax.tasks.base import Measured
 
 
 def conclude(
@@ -24,27 +20,27 @@ def conclude(
     *,
     best: Best,
     steps: int,
-    val: Outputs,
-    test: Outputs,
+    val: Measured,
+    test: Measured,
     seconds: Mapping[str, float],
     details: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> Result:
-    """Measure the outputs, write everything that a finished run leaves, and say it.
+    """Evaluate both splits, write everything that a finished run leaves, and say it.
 
     Args:
       session: the run.
       best: what was chosen on validation.
       steps: optimizer steps of the whole run.
-      val, test: outputs of what was chosen.
+      val, test: measurements of what was chosen.
       seconds: wall-clock time by phase, beside that of the session's own clock.
       details: of the protocol, for `Result.details`.
       notes: what a reader must know, beside what is noted of every run.
     """
-    config, info, dataset, record = session.config, session.info, session.dataset, session.record
-    groups = dataset.groups("test")
-    val_measured = evaluate(info, val)
-    test_measured = evaluate(info, test, config.train.bootstrap_samples, config.train.seed, groups)
+    config, dataset, record, task = session.config, session.dataset, session.record, session.task
+    rows = dataset.rows("test")
+    on_val, on_test = task.evaluate(val), task.evaluate(test)
+    intervals = task.bootstrap(test, config.train.bootstrap_samples, config.train.seed, rows.groups)
     session.clock.lap("test")
     result = Result(
         config=config_module.as_dict(config),
@@ -54,9 +50,9 @@ def conclude(
         seed=config.train.seed,
         steps=steps,
         best=best,
-        val=val_measured,
-        test=test_measured,
-        resampled="image" if groups is None else "group",
+        val=on_val,
+        test=dataclasses.replace(on_test, intervals=intervals),
+        resampled="image" if rows.groups is None else "group",
         seconds={**session.clock.laps, **seconds},
         device=runtime.device(),
         versions=runtime.versions(),
@@ -67,40 +63,11 @@ def conclude(
         unread=tuple(session.protocol.unread),
     )
     if session.active:
-        predictions_of(session, test).write(session.workdir / PREDICTIONS)
+        task.keep(session.workdir / task.file, test, rows)
         result.write(session.workdir)
         write_report(session.workdir, image_of=lambda row: dataset.image("test", row))
         announce(session, result)
     return result
-
-
-def predictions_of(session: Session, test: Outputs) -> Predictions:
-    """What a classifier says of every test image, from its outputs."""
-    info = session.info
-    return Predictions(
-        task=info.task,
-        classes=info.classes,
-        ids=session.dataset.ids("test"),
-        probabilities=metrics.probabilities(info.task, test.logits),
-        labels=metrics.hard_labels(info.task, test.labels),
-        groups=session.dataset.groups("test"),
-    )
-
-
-def evaluate(
-    info: DatasetInfo,
-    outputs: Outputs,
-    samples: int = 0,
-    seed: int = 0,
-    groups: Sequence[str] | None = None,
-) -> Evaluation:
-    """The metrics of a split, with bootstrap intervals of `samples` resamples (0: without)."""
-    measured = (info.task, outputs.logits, outputs.labels, info.classes)
-    evaluation = metrics.evaluate(*measured, class_groups=info.class_groups)
-    if not samples:
-        return evaluation
-    intervals = metrics.bootstrap(*measured, samples, seed, groups, info.class_groups)
-    return metrics.with_intervals(evaluation, intervals)
 
 
 def announce(session: Session, result: Result) -> None:

@@ -4,12 +4,10 @@ from pathlib import Path
 
 from fmi_jax.artifacts.result import Best, Result
 from fmi_jax.protocols.spec import FeatureProtocolSpec
-from fmi_jax.run.conclusion import conclude, evaluate
+from fmi_jax.run.conclusion import conclude
 from fmi_jax.run.features import extract
 from fmi_jax.run.networks import begun
 from fmi_jax.run.session import Session
-from fmi_jax.tasks import metrics
-from fmi_jax.training.evaluation import Outputs
 
 
 def judge(session: Session) -> Result:
@@ -38,19 +36,15 @@ def judge(session: Session) -> Result:
     )
     session.clock.lap("features")
     judgement = protocol.judge(splits, config, info)
-    val, test = (
-        Outputs(metrics.logits_of(info.task, probabilities), splits[split].labels)
-        for split, probabilities in (("val", judgement.val), ("test", judgement.test))
-    )
     session.clock.lap("judging")
-    value = evaluate(info, val).values[session.metric]
+    value = session.task.evaluate(judgement.val).values[session.metric]
     spent = session.clock.laps["features"] + session.clock.laps["judging"]
     return conclude(
         session,
         best=Best(metric=session.metric, value=value, step=0, epoch=0.0, seconds=spent),
         steps=0,
-        val=val,
-        test=test,
+        val=judgement.val,
+        test=judgement.test,
         seconds={},
         details=judgement.details,
         notes=judgement.notes,

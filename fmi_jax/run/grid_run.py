@@ -13,23 +13,20 @@ import jax
 import numpy as np
 from flax import nnx
 
-from fmi_jax.artifacts.result import Result
+from fmi_jax.artifacts.result import Evaluation, Result
 from fmi_jax.data import feature_batches
-from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.protocols.heads.head_grid import FeatureHeads
 from fmi_jax.protocols.spec import Head, ProtocolSpec
 from fmi_jax.run import networks
 from fmi_jax.run.assembly import initial_arrays, placement_of
-from fmi_jax.run.conclusion import conclude, evaluate, predictions_of
+from fmi_jax.run.conclusion import conclude
 from fmi_jax.run.features import extract
 from fmi_jax.run.session import Session
 from fmi_jax.run.training_run import Subject, best_of, on_images, predictor, run_loop
-from fmi_jax.tasks import metrics
-from fmi_jax.tasks.metrics import Evaluation
-from fmi_jax.training.evaluation import Outputs
+from fmi_jax.tasks.base import Measured, Task
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.partition import partition
-from fmi_jax.training.side_by_side import GridLoop, GridProgress, at_their_best
+from fmi_jax.training.side_by_side import GridLoop, GridProgress, at_their_best, of_head
 
 
 def train_grid(session: Session) -> Result:
@@ -39,38 +36,40 @@ def train_grid(session: Session) -> Result:
       UserError: a loss is no longer finite, or the checkpoints are damaged.
       Stopped: on SIGTERM, after saving.
     """
-    config, info = session.config, session.info
+    config, task = session.config, session.task
     assert isinstance(session.protocol, ProtocolSpec)
     assert session.protocol.grid is not None
     heads = session.protocol.grid.heads(config)
     plan = Plan.of(config, len(session.dataset.ids("train")))
     subject = on_features(session) if config.probe_grid.cached else on_images(session)
-    predict = predictor(session, subject)
+    predict = predictor(session, subject, heads)
     state, frozen, progress, checkpoints = run_loop(
         session,
         plan,
         subject,
         loop=functools.partial(GridLoop, names=[head.name for head in heads]),
         progress=lambda meta: GridProgress.from_json(meta, len(heads)),
-        validate=lambda arrays: [e.values for e in of_each(info, predict("val", arrays))],
+        validate=lambda arrays: [
+            head.values for head in of_each(task, predict("val", arrays), len(heads))
+        ],
         learning_rates=np.array([head.learning_rate for head in heads], np.float32),
     )
     checkpoints.close()
     arrays = at_their_best(state.params | state.followers | frozen)
     val, test = predict("val", arrays), predict("test", arrays)
-    of_val, of_test = of_each(info, val), of_each(info, test)
-    chosen = choose(heads, session.metric, [head.values[session.metric] for head in of_val])
+    of_val, of_test = (of_each(task, measured, len(heads)) for measured in (val, test))
+    score = task.metric(session.metric).score
+    chosen = choose(heads, [score(head.values[session.metric]) for head in of_val])
     if session.active:  # what the run reports is written last
         for i in same_rate(heads, chosen):
-            outputs = Outputs(test.logits[:, i], test.labels)
-            name = predictions_name(heads[i].seed)
-            predictions_of(session, outputs).write(session.workdir / name)
+            path = session.workdir / predictions_name(heads[i].seed)
+            task.keep(path, of_head(test, i), session.dataset.rows("test"))
     result = conclude(
         session,
         best=best_of(session, plan, progress.heads[chosen]),
         steps=plan.total_steps,
-        val=Outputs(val.logits[:, chosen], val.labels),
-        test=Outputs(test.logits[:, chosen], test.labels),
+        val=of_head(val, chosen),
+        test=of_head(test, chosen),
         seconds={"training": progress.seconds},
         details=details(heads, chosen, progress, of_val, of_test),
         notes=notes(session),
@@ -118,15 +117,12 @@ def on_features(session: Session) -> Subject:
     )
 
 
-def of_each(info: DatasetInfo, outputs: Outputs) -> list[Evaluation]:
-    """Every head on a split, from logits `[n, g, k]`."""
-    return [
-        evaluate(info, Outputs(logits, outputs.labels))
-        for logits in np.moveaxis(outputs.logits, 1, 0)
-    ]
+def of_each(task: Task, measured: Measured, heads: int) -> list[Evaluation]:
+    """Evaluate every head on a split, from what was measured of all of them."""
+    return [task.evaluate(of_head(measured, head)) for head in range(heads)]
 
 
-def choose(heads: Sequence[Head], metric: str, best: Sequence[float]) -> int:
+def choose(heads: Sequence[Head], scores: Sequence[float]) -> int:
     """The first head of the rate that is best by validation, in the mean over its seeds.
 
     Not the head that is best: of several seeds it would be the luckiest, and no longer comparable
@@ -134,12 +130,10 @@ def choose(heads: Sequence[Head], metric: str, best: Sequence[float]) -> int:
 
     Args:
       heads: those of one rate stand together.
-      metric: the one that selects.
-      best: its value of each head at its best step.
+      scores: score of each head at its best step, more being better.
     """
-    scores = np.array([metrics.selection_score(metric, value) for value in best])
     rates = list(dict.fromkeys(head.learning_rate for head in heads))
-    means = scores.reshape(len(rates), -1).mean(axis=1)
+    means = np.array(scores).reshape(len(rates), -1).mean(axis=1)
     return int(np.argmax(means)) * (len(heads) // len(rates))
 
 

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import numpy as np
 
-from fmi_jax.artifacts.predictions import Predictions
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.data.preparing.images import load_image
 from fmi_jax.errors import UsageError
 from fmi_jax.run.assembly import evaluation_step
 from fmi_jax.run.trained import read_trained
-from fmi_jax.tasks import metrics
+from fmi_jax.tasks.classification import Classification
+from fmi_jax.tasks.predictions import Predictions
+from fmi_jax.tasks.registry import task_of
 from fmi_jax.training.evaluation import predict_split
-from fmi_jax.types import Batch, Task
+from fmi_jax.types import Batch, Rows
 
 
 def predict(workdir: Path, images: Sequence[Path], batch_size: int = 32) -> Predictions:
@@ -35,26 +36,24 @@ def predict(workdir: Path, images: Sequence[Path], batch_size: int = 32) -> Pred
     run = read_trained(workdir)
     config, info, mesh = run.config, run.info, run.mesh
     share = mesh.shape["data"]
-    outputs = predict_split(
+    task = task_of(info)
+    assert isinstance(task, Classification)
+    measured = predict_split(
         evaluation_step(run.assembly, config, info, mesh, run.placement),
         run.arrays,
         _batches(images, info, config.data.prepared_size, -(-batch_size // share) * share),
         len(images),
         mesh,
     )
-    return Predictions(
-        task=info.task,
-        classes=info.classes,
-        ids=[str(path) for path in images],
-        probabilities=metrics.probabilities(info.task, outputs.logits),
-    )
+    unlabelled = {name: value for name, value in measured.items() if name != "labels"}
+    return task.predictions(unlabelled, Rows([str(path) for path in images]))
 
 
 def _batches(
     images: Sequence[Path], info: DatasetInfo, size: int, batch_size: int
 ) -> Iterator[Batch]:
     """Decoded images in padded batches, with labels that say nothing."""
-    label_shape = (len(info.classes),) if info.task is Task.MULTILABEL else ()
+    label_shape = info.label.shape(len(info.classes))
     for start in range(0, len(images), batch_size):
         paths = images[start : start + batch_size]
         pixels = np.zeros((batch_size, size, size, info.channels), np.uint8)

@@ -21,7 +21,8 @@ from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import AnyProtocol
 from fmi_jax.run import launch, runtime
 from fmi_jax.run.assembly import Assembly, assemble
-from fmi_jax.tasks import metrics
+from fmi_jax.tasks.base import Task
+from fmi_jax.tasks.registry import task_of
 
 
 class Clock:
@@ -48,6 +49,7 @@ class Session:
       protocol: how the backbone is judged.
       mesh: the devices.
       dataset: the images, the training subset taken.
+      task: meaning of the data set's labels.
       metric: the validation metric that selects.
       assembly: the classifier; for a protocol that trains none, that of a linear probe.
       record: what the run was first started with.
@@ -59,6 +61,7 @@ class Session:
     protocol: AnyProtocol
     mesh: Mesh
     dataset: PreparedDataset
+    task: Task
     metric: str
     assembly: Assembly
     record: RunRecord
@@ -123,7 +126,8 @@ def begin(config: ExperimentConfig, workdir: Path) -> Session:
     )
     info = dataset.info
     metric = config.metric or info.metric
-    metrics.check_metric(metric, info.task, info.class_groups)
+    task = task_of(info)
+    task.metric(metric)  # refuses one that the task does not have
     clock.lap("data")
 
     protocol = PROTOCOLS[config.protocol]
@@ -148,6 +152,7 @@ def begin(config: ExperimentConfig, workdir: Path) -> Session:
         protocol=protocol,
         mesh=mesh,
         dataset=dataset,
+        task=task,
         metric=metric,
         assembly=assembly,
         record=record,

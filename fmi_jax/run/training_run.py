@@ -9,7 +9,7 @@ Where the arrays of the model come from, the first that applies:
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,12 +19,13 @@ from fmi_jax.artifacts.checkpoints import RunCheckpoints
 from fmi_jax.artifacts.result import Best, Result
 from fmi_jax.artifacts.scalars import MetricWriter, ProgressReport
 from fmi_jax.data import loader
+from fmi_jax.protocols.spec import Head
 from fmi_jax.run.assembly import augmentation, evaluation_preprocess, initial_arrays, placement_of
-from fmi_jax.run.conclusion import conclude, evaluate
+from fmi_jax.run.conclusion import conclude
 from fmi_jax.run.session import Session
-from fmi_jax.tasks.classification import loss_of
+from fmi_jax.tasks.base import Measured
 from fmi_jax.training import optim, side_by_side
-from fmi_jax.training.evaluation import Outputs, predict_split
+from fmi_jax.training.evaluation import predict_split
 from fmi_jax.training.loop import Loop, Plan, Progress, counters
 from fmi_jax.training.partition import Partition
 from fmi_jax.training.step import (
@@ -85,8 +86,7 @@ def train(session: Session) -> Result:
       UserError: the loss is no longer finite, or the checkpoints are damaged.
       Stopped: on SIGTERM, after saving.
     """
-    config, info = session.config, session.info
-    plan = Plan.of(config, len(session.dataset.ids("train")))
+    plan = Plan.of(session.config, len(session.dataset.ids("train")))
     subject = on_images(session)
     predict = predictor(session, subject)
     state, frozen, progress, checkpoints = run_loop(
@@ -95,7 +95,7 @@ def train(session: Session) -> Result:
         subject,
         loop=Loop,
         progress=lambda meta: Progress(**meta),
-        validate=lambda arrays: evaluate(info, predict("val", arrays)).values,
+        validate=lambda arrays: session.task.evaluate(predict("val", arrays)).values,
     )
     model = {"params": state.params, "stats": state.followers}
     best = checkpoints.restore_model(progress.best_step, abstract(model))
@@ -142,13 +142,20 @@ def on_images(session: Session) -> Subject:
     )
 
 
-def predictor(session: Session, subject: Subject) -> Callable[[str, Arrays], Outputs]:
-    """`(split, arrays of the model) -> outputs of every image of the split`."""
+def predictor(
+    session: Session, subject: Subject, heads: Sequence[Head] = ()
+) -> Callable[[str, Arrays], Measured]:
+    """`(split, arrays of the model) -> what is measured of every image`, of each of the heads."""
+    measure = session.task.measure
     step = make_eval_step(
-        subject.partition, subject.preprocess, mesh=session.mesh, placement=subject.placement
+        subject.partition,
+        subject.preprocess,
+        measure=side_by_side.each(measure) if heads else measure,
+        mesh=session.mesh,
+        placement=subject.placement,
     )
 
-    def predict(split: str, arrays: Arrays) -> Outputs:
+    def predict(split: str, arrays: Arrays) -> Measured:
         count = len(session.dataset.ids(split))
         return predict_split(step, arrays, subject.eval_batches(split), count, session.mesh)
 
@@ -200,7 +207,7 @@ def run_loop(
         learning_rate=rate,
         seed=config.train.seed,
     )
-    loss = loss_of(session.info.task)
+    loss = session.task.loss
     remembered: Mapping[str, Any] = {}
     if resume_step is not None:
         state, remembered = _restore(checkpoints, resume_step, state)
@@ -234,6 +241,7 @@ def run_loop(
             batches=subject.batches(start_step),
             validate=validate,
             metric=session.metric,
+            score=session.task.metric(session.metric).score,
             learning_rate=rate,
             batch_ids=lambda step: loader.batch_ids(
                 session.dataset, config.train.seed, step, config.train.batch_size

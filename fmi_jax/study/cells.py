@@ -17,7 +17,7 @@ from fmi_jax.artifacts.record import FREE
 from fmi_jax.config import ExperimentConfig, flat, set_fields
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.study.spec import Setting
-from fmi_jax.tasks import metrics
+from fmi_jax.tasks.registry import describe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,7 +184,7 @@ def chosen(cells: Sequence[Cell], scores: Mapping[str, Score | None]) -> Cell | 
     sound = [(cell, score) for cell in first if (score := scores[cell.id]) is not None]
     if not sound:
         return None
-    best, _ = max(sound, key=lambda pair: metrics.selection_score(pair[1].metric, pair[1].value))
+    best, _ = max(sound, key=lambda pair: describe(pair[1].metric).score(pair[1].value))
     return best
 
 

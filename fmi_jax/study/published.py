@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-_METRICS = {"balanced_recall": "recall"}  # name in `fmi_jax.tasks.metrics`
+_METRICS = {"balanced_recall": "recall"}  # name in `fmi_jax.tasks`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Published:
       mean: mean over the runs, as a fraction of 1.
       std: standard deviation over the runs; None if none was printed.
       runs: number of runs.
-      metric: name of the metric in `fmi_jax.tasks.metrics`.
+      metric: name of the metric in `fmi_jax.tasks`.
       source: table and publication that print it.
     """
 

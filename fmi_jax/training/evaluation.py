@@ -1,7 +1,7 @@
 """Evaluation over a split: every image exactly once, on any number of devices and processes."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,21 +16,14 @@ STEPS_AHEAD = 2
 would only hold batches in their memory (201 MB each for 64 images of 1024 x 1024)."""
 
 
-class Outputs(NamedTuple):
-    """Logits `[n, k]` and labels `[n]` or `[n, k]` of a split, in row order."""
-
-    logits: np.ndarray
-    labels: np.ndarray
-
-
 def predict_split(
     eval_step: Callable[[Arrays, Arrays], Arrays],
     arrays: Arrays,
     batches: Iterable[Batch],
     num_images: int,
     mesh: Mesh,
-) -> Outputs:
-    """Compute the logits of every image of a split.
+) -> dict[str, np.ndarray]:
+    """Measure every image of a split: arrays by name, in row order.
 
     Args:
       eval_step: step made by `make_eval_step`.
@@ -58,4 +51,8 @@ def predict_split(
             f" expected each of {num_images} once"
         )
     order = np.argsort(rows)
-    return Outputs(joined["logits"][real][order], joined["labels"][real][order])
+    return {
+        name: values[real][order]
+        for name, values in joined.items()
+        if name not in ("mask", "index")
+    }

@@ -14,7 +14,6 @@ from fmi_jax.artifacts.checkpoints import RunCheckpoints
 from fmi_jax.artifacts.scalars import MetricWriter, ProgressReport
 from fmi_jax.config import ExperimentConfig, OptimConfig
 from fmi_jax.errors import UserError
-from fmi_jax.tasks import metrics
 from fmi_jax.training.evaluation import STEPS_AHEAD
 from fmi_jax.training.interrupt import Stopped, StopRequest
 from fmi_jax.training.kernel_errors import kernel_errors
@@ -80,16 +79,16 @@ class Progress:
     lr_scale: float = 1.0
     seconds: float = 0.0
 
-    def improve(self, metric: str, value: float, step: int, seconds: float) -> bool:
+    def improve(
+        self, score: Callable[[float], float], value: float, step: int, seconds: float
+    ) -> bool:
         """Record a validation; returns whether it is the best so far.
 
         An equal value is not an improvement. An undefined value (NaN) is the best only if it is
         the first.
         """
         best = self.best_value
-        if best is not None and metrics.selection_score(metric, value) <= (
-            metrics.selection_score(metric, best)
-        ):
+        if best is not None and score(value) <= score(best):
             return False
         self.best_step, self.best_value, self.best_seconds = step, value, seconds
         self.bad_evaluations = 0
@@ -121,6 +120,7 @@ class Loop:
       batches: this process's part of every batch, beginning with the next step.
       validate: function that computes validation metrics from all arrays of the model.
       metric: name of the metric that selects the best checkpoint.
+      score: function that gives the metric's value a sign such that more is better.
       learning_rate: learning rate reached after warm-up, before any drop.
       batch_ids: function that gives the image ids of a step's batch, for messages.
       checkpoints, writer, report: outputs for checkpoints, metrics and console messages.
@@ -135,6 +135,7 @@ class Loop:
     batches: Iterator[Batch]
     validate: Callable[[Arrays], Mapping[str, float]]
     metric: str
+    score: Callable[[float], float]
     learning_rate: Any
     batch_ids: Callable[[int], Sequence[str]]
     checkpoints: RunCheckpoints
@@ -225,7 +226,7 @@ class Loop:
         progress = self.progress
         values = self.validate(state.params | state.followers | self.frozen)
         self.writer.write_scalars(done, {f"val/{name}": v for name, v in values.items()})
-        improved = progress.improve(self.metric, values[self.metric], done, progress.seconds)
+        improved = progress.improve(self.score, values[self.metric], done, progress.seconds)
         if not improved and self.plateaus(done) and progress.wait(self.config.optim):
             state = self.dropped(state, progress.lr_scale)
         self.report.say(

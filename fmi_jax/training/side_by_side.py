@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmi_jax.tasks import metrics
 from fmi_jax.training.loop import Loop, Progress
-from fmi_jax.training.step import Arrays, Loss, TrainState
+from fmi_jax.training.step import Arrays, TrainState
 
 BEST = "best_"
 """Prefix of best values: `head.kernel` at its best validation is kept as `head.best_kernel`."""
@@ -27,9 +26,14 @@ def is_best(name: str) -> bool:
     return name.rpartition(".")[2].startswith(BEST)
 
 
-def each(loss: Loss) -> Loss:
-    """Map a loss over heads: outputs `[b, g, ...]` give losses `[b, g]`."""
-    return jax.vmap(loss, in_axes=(1, None), out_axes=1)
+def each(function: Callable[[Any, Arrays], Any]) -> Callable[[Any, Arrays], Any]:
+    """Map a loss or a measure over heads: outputs `[b, g, ...]` give `[b, g]` of each."""
+    return jax.vmap(function, in_axes=(1, None), out_axes=1)
+
+
+def of_head(measured: Mapping[str, np.ndarray], head: int) -> dict[str, np.ndarray]:
+    """One head's share of what was measured of `each`."""
+    return {name: value[:, head] for name, value in measured.items()}
 
 
 def at_their_best(arrays: Arrays) -> Arrays:
@@ -92,7 +96,7 @@ class GridLoop(Loop):
         values = [values[self.metric] for values in measured]
         improved = np.array(
             [
-                head.improve(self.metric, value, done, self.progress.seconds)
+                head.improve(self.score, value, done, self.progress.seconds)
                 for head, value in zip(heads, values, strict=True)
             ]
         )
@@ -106,7 +110,7 @@ class GridLoop(Loop):
             ]
             if any(dropped):
                 state = self.dropped(state, [head.lr_scale for head in heads])
-        top = max(range(len(heads)), key=lambda i: metrics.selection_score(self.metric, values[i]))
+        top = max(range(len(heads)), key=lambda i: self.score(values[i]))
         self.report.say(
             f"epoch {done / self.plan.steps_per_epoch:.1f}  step {done}"
             f"  val {self.metric} {values[top]:.4f} ({self.names[top]})"

@@ -27,6 +27,8 @@ Preprocess = Callable[[Array], Array]
 Loss = Callable[[Any, Arrays], tuple[Float[Array, "b *g"], dict[str, Float[Array, "b ..."]]]]
 """`(outputs, batch) -> (loss of each image, seen)`. `seen` holds more quantities of each image;
 their means over the whole batch update a follower or are logged."""
+Measure = Callable[[Any, Arrays], Arrays]
+"""`(outputs, batch) -> contribution of each image to the metrics`, by name."""
 Follow = Callable[[Arrays, Arrays, Arrays, Array], Arrays]
 """`(params, followers, seen, step) -> followers that change`, called after an update."""
 Placement = Mapping[str, NamedSharding]
@@ -291,31 +293,40 @@ def make_train_step(
 
 
 def make_eval_step(
-    partition: Partition, preprocess: Preprocess, *, mesh: Mesh, placement: Placement
+    partition: Partition,
+    preprocess: Preprocess,
+    *,
+    measure: Measure,
+    mesh: Mesh,
+    placement: Placement,
 ) -> Callable[[Arrays, Arrays], Arrays]:
-    """Make the evaluation step `(arrays, batch) -> {"logits", "labels", "mask", "index"}`.
+    """Make the evaluation step `(arrays, batch) -> measured`, with the batch's "mask" and "index".
 
     `arrays` are all arrays of the model by name. The results are whole on every process, so that
     each can assemble the split.
+
+    Args:
+      partition: the model.
+      preprocess: makes the network's inputs from prepared images.
+      measure: reduces the outputs to what each image contributes to the metrics.
+      mesh: the devices.
+      placement: sharding of each array of the model.
     """
 
-    def logits_of(arrays: Arrays, images: Array) -> Array:
+    def measured(arrays: Arrays, batch: Arrays) -> Arrays:
         model = partition.merge(arrays, placement=placement)
-        return model(preprocess(images), rngs=None).astype(jnp.float32)
+        outputs = model(preprocess(batch["inputs"]), rngs=None)
+        outputs = jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
+        return measure(outputs, batch) | {name: batch[name] for name in ("mask", "index")}
 
     by_shard = parallel.by_shard(
         mesh,
-        logits_of,
+        measured,
         in_specs=(dict(placement), PartitionSpec(DATA)),
         out_specs=PartitionSpec(DATA),
     )
-
-    def step(arrays: Arrays, batch: Arrays) -> Arrays:
-        logits = by_shard(arrays, batch["inputs"])
-        return {"logits": logits, **{k: batch[k] for k in ("labels", "mask", "index")}}
-
     return jax.jit(
-        step,
+        by_shard,
         in_shardings=(dict(placement), parallel.batch_sharding(mesh)),
         out_shardings=parallel.replicated(mesh),
     )

@@ -16,7 +16,6 @@ from fmi_jax.data.preparing.write import WrittenUnit, versions, write_folder
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawDataset
 from fmi_jax.errors import UserError
-from fmi_jax.types import Task
 
 MEND_OR_QUARANTINE = "Mend these files, or leave them out with --on-bad quarantine."
 
@@ -66,7 +65,7 @@ def build_folders(
                 write_unit,
                 channels=spec.channels,
                 classes=raw.classes,
-                multilabel=raw.task is Task.MULTILABEL,
+                label=raw.label,
             ),
             tasks,
             [task.rows for task in tasks],

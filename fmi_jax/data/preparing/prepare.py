@@ -39,16 +39,14 @@ from fmi_jax.data.raw.spec import DatasetSpec, RawDataset
 from fmi_jax.data.raw.splits import assign
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError, UserError, unknown_name
-from fmi_jax.tasks.metrics import check_metric
-from fmi_jax.types import Task
 
 ON_BAD = ("fail", "quarantine")
 """Policies for images that cannot be used: refuse the data set, or leave them out by name."""
 
 _DEFAULT_METRIC = {
-    Task.BINARY: "roc_auc",
-    Task.MULTICLASS: "balanced_accuracy",
-    Task.MULTILABEL: "roc_auc",
+    "binary": "roc_auc",
+    "multiclass": "balanced_accuracy",
+    "multilabel": "roc_auc",
 }
 _MAX_SIZE = 4096
 
@@ -106,7 +104,6 @@ def prepare_sizes(
             spec.draw(source)
         raw = spec.read(source)
         metric = spec.metric or _DEFAULT_METRIC[raw.task]
-        check_metric(metric, raw.task)
         paths = locate_images(raw)
         split, assignment = assign(spec, split, raw.examples)
         split = limited(split, limit)

@@ -23,7 +23,6 @@ from fmi_jax.data.preparing.units import Seen, UnitNote, features_of, record_fil
 from fmi_jax.data.raw.drawn.folder import is_drawn
 from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawDataset
 from fmi_jax.errors import UserError
-from fmi_jax.types import Task
 
 
 class WrittenUnit(NamedTuple):
@@ -112,9 +111,7 @@ def _place_records(
             config_name=f"{recipe['size']}-{recipe['split']}",
         ),
         description=f"{spec.name}, prepared by fmi_jax",
-        features=features_of(
-            recipe["size"], spec.channels, raw.classes, raw.task is Task.MULTILABEL
-        ),
+        features=features_of(recipe["size"], spec.channels, raw.classes, raw.label),
         homepage=spec.url,
         citation=spec.citation,
         license=spec.licence,

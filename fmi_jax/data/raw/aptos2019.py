@@ -22,7 +22,7 @@ def read(source: Path) -> RawDataset:
     table = source / "train.csv"
     _, rows = read_table(table, required=("id_code", "diagnosis"))
     problems = Problems(table)
-    labels, classes, task = encode_classes(
+    labels, classes, form = encode_classes(
         [row.fields["diagnosis"] for row in rows],
         [f"row {row.line} ({row.fields['id_code']!r})" for row in rows],
         CLASSES,
@@ -43,7 +43,7 @@ def read(source: Path) -> RawDataset:
         image_root=source / "train_images",
         examples=examples,
         classes=classes,
-        task=task,
+        label=form,
     )
 
 

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from fmi_jax.data.labels import Label
 from fmi_jax.data.raw import splits
 from fmi_jax.data.raw.drawn.cbis_ddsm import draw
 from fmi_jax.data.raw.labels import encode_classes
@@ -29,7 +30,6 @@ from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import DatasetSpec, RawDataset, RawExample
 from fmi_jax.data.raw.table import read_table
 from fmi_jax.errors import UserError
-from fmi_jax.types import Task
 
 PATHOLOGIES = ("Benign", "Malignant")
 TYPES = ("Mass", "Calcification")
@@ -240,7 +240,7 @@ def _size(path: Path) -> tuple[int, int]:
 
 def _dataset(source: Path, examples: list[RawExample], classes: tuple[str, ...]) -> RawDataset:
     return RawDataset(
-        table=source, image_root=source, examples=examples, classes=classes, task=Task.BINARY
+        table=source, image_root=source, examples=examples, classes=classes, label=Label.INDEX
     )
 
 

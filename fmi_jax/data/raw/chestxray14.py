@@ -55,7 +55,7 @@ def read(source: Path) -> RawDataset:
     _, rows = read_table(table, required=("Image Index", "Finding Labels", "Patient ID"))
     problems = Problems(table)
     places = [f"row {row.line} ({row.fields['Image Index']!r})" for row in rows]
-    labels, classes, task = encode_class_lists(
+    labels, classes, form = encode_class_lists(
         [_findings(row, place, problems) for row, place in zip(rows, places, strict=True)],
         places,
         CLASSES,
@@ -82,7 +82,9 @@ def read(source: Path) -> RawDataset:
         )
         for row, image, label in zip(rows, images, labels, strict=True)
     ]
-    return RawDataset(table=table, image_root=source, examples=examples, classes=classes, task=task)
+    return RawDataset(
+        table=table, image_root=source, examples=examples, classes=classes, label=form
+    )
 
 
 def official(examples: Sequence[RawExample]) -> splits.Assignment:

@@ -7,13 +7,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from fmi_jax.data.labels import Label
 from fmi_jax.data.raw.drawn.chexpert import draw
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawDataset, RawExample
 from fmi_jax.data.raw.splits import SEED, Assignment
 from fmi_jax.data.raw.table import Row, read_table
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.types import Task
 
 CLASSES = (
     "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion",
@@ -59,7 +59,7 @@ def read(source: Path, *, uncertain: tuple[float, float] = U_ZEROS) -> RawDatase
         image_root=folder,
         examples=examples,
         classes=CLASSES,
-        task=Task.MULTILABEL,
+        label=Label.VECTOR,
     )
 
 

@@ -72,7 +72,7 @@ def read(source: Path, *, classes: tuple[str, ...] = ()) -> RawDataset:
     problems.raise_if_any("Move them out of the folder.")
 
     paths = ["/".join(parts) for parts in found]
-    labels, names, task = encode_classes(
+    labels, names, form = encode_classes(
         [parts[depth - 1] for parts in found], paths, classes, problems
     )
     problems.raise_if_any()
@@ -80,4 +80,4 @@ def read(source: Path, *, classes: tuple[str, ...] = ()) -> RawDataset:
         RawExample(id=path, path=path, label=label, split=parts[0] if divided else None)
         for path, parts, label in zip(paths, found, labels, strict=True)
     ]
-    return RawDataset(table=source, image_root=source, examples=examples, classes=names, task=task)
+    return RawDataset(table=source, image_root=source, examples=examples, classes=names, label=form)

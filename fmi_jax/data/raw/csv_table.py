@@ -62,12 +62,12 @@ def read(
     columns, rows = read_table(source, required=("path", *(label_columns or ("label",))))
     problems = Problems(source)
     if label_columns:
-        labels, names, task = encode_columns(rows, label_columns, problems)
+        labels, names, form = encode_columns(rows, label_columns, problems)
     else:
         values = [row.fields["label"] for row in rows]
         places = [f"row {row.line} ({row.fields['path']!r})" for row in rows]
         encode = encode_class_lists if any("|" in v for v in values) else encode_classes
-        labels, names, task = encode(values, places, classes, problems)
+        labels, names, form = encode(values, places, classes, problems)
     problems.raise_if_any()
 
     examples = [
@@ -86,5 +86,5 @@ def read(
         image_root=image_root or source.parent,
         examples=examples,
         classes=names,
-        task=task,
+        label=form,
     )

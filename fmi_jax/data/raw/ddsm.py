@@ -9,11 +9,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from fmi_jax.data.labels import Label
 from fmi_jax.data.raw.drawn.ddsm import draw
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawDataset, RawExample
 from fmi_jax.data.raw.splits import grouped, official
-from fmi_jax.types import Task
 
 LISTS = "ddsm_raw_image_lists"
 IMAGES = "ddsm_raw"
@@ -72,7 +72,7 @@ def read(source: Path, *, class_of: Mapping[str, str] = TWO_CLASSES) -> RawDatas
         image_root=source / IMAGES,
         examples=examples,
         classes=classes,
-        task=Task.BINARY if len(classes) == 2 else Task.MULTICLASS,
+        label=Label.INDEX,
     )
 
 

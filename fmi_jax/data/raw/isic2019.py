@@ -3,13 +3,13 @@
 import functools
 from pathlib import Path
 
+from fmi_jax.data.labels import Label
 from fmi_jax.data.raw.drawn.isic2019 import draw
 from fmi_jax.data.raw.labels import encode_columns
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import DatasetSpec, RawDataset, RawExample
 from fmi_jax.data.raw.splits import grouped, stratified, upstream
 from fmi_jax.data.raw.table import read_table
-from fmi_jax.types import Task
 
 CODES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 """Columns of the table, in the order of `CLASSES`. Its ninth, UNK, is 0 in all public rows."""
@@ -72,7 +72,7 @@ def read(source: Path) -> RawDataset:
         image_root=next(filter(Path.is_dir, folders), source / "ISIC_2019_Training_Input"),
         examples=examples,
         classes=CLASSES,
-        task=Task.MULTICLASS,
+        label=Label.INDEX,
     )
 
 

@@ -4,18 +4,18 @@ import math
 import re
 from collections.abc import Sequence
 
+from fmi_jax.data.labels import Label
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.table import Row
 from fmi_jax.errors import UserError
-from fmi_jax.types import Task
 
 _INTEGER = re.compile(r"-?\d+")
 
 
 def encode_classes(
     values: Sequence[str], places: Sequence[str], classes: Sequence[str], problems: Problems
-) -> tuple[list[int], tuple[str, ...], Task]:
-    """Encode one class per image; returns the index of each, the class names and the task.
+) -> tuple[list[int], tuple[str, ...], Label]:
+    """Encode one class per image; returns the index of each, the class names and the form.
 
     Args:
       values: label of each row, as written: the name of a class or, if no name is a number, its
@@ -40,12 +40,12 @@ def encode_classes(
     for label, value, place in zip(labels, values, places, strict=True):
         if label < 0:
             problems.add(f"label outside the classes, expected {expected}", f"{place}: {value!r}")
-    return labels, names, Task.BINARY if len(names) == 2 else Task.MULTICLASS
+    return labels, names, Label.INDEX
 
 
 def encode_class_lists(
     values: Sequence[str], places: Sequence[str], classes: Sequence[str], problems: Problems
-) -> tuple[list[tuple[float, ...]], tuple[str, ...], Task]:
+) -> tuple[list[tuple[float, ...]], tuple[str, ...], Label]:
     """Encode any number of classes per image, written "a|b|c"; an empty field has none of them.
 
     Arguments and errors are those of `encode_classes`; labels are 0 or 1 for each class.
@@ -61,13 +61,13 @@ def encode_class_lists(
                     f"label outside the classes, expected some of {expected}", f"{place}: {name!r}"
                 )
     labels = [tuple(float(name in found) for name in names) for found in lists]
-    return labels, names, Task.MULTILABEL
+    return labels, names, Label.VECTOR
 
 
 def encode_columns(
     rows: Sequence[Row], columns: Sequence[str], problems: Problems
-) -> tuple[list[tuple[float, ...]], tuple[str, ...], Task]:
-    """Encode one column per class, each with a value from 0 to 1, as a multi-label set."""
+) -> tuple[list[tuple[float, ...]], tuple[str, ...], Label]:
+    """Encode one column per class, each with a value from 0 to 1."""
     _check_classes(columns, problems)
 
     def value(row: Row, column: str) -> float:
@@ -82,7 +82,7 @@ def encode_columns(
         return number
 
     labels = [tuple(value(row, column) for column in columns) for row in rows]
-    return labels, tuple(columns), Task.MULTILABEL
+    return labels, tuple(columns), Label.VECTOR
 
 
 def _check_classes(names: Sequence[str], problems: Problems) -> None:

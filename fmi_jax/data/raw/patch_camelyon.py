@@ -8,13 +8,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from fmi_jax.data.labels import Label
 from fmi_jax.data.raw.drawn.patch_camelyon import draw
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawDataset, RawExample
 from fmi_jax.data.raw.splits import grouped, official, stratified
 from fmi_jax.data.raw.table import read_table
 from fmi_jax.errors import UserError
-from fmi_jax.types import Task
 
 CLASSES = ("Normal", "Tumor")
 
@@ -52,7 +52,7 @@ def read(source: Path) -> RawDataset:
         ]
     problems.raise_if_any()
     return RawDataset(
-        table=source, image_root=source, examples=examples, classes=CLASSES, task=Task.BINARY
+        table=source, image_root=source, examples=examples, classes=CLASSES, label=Label.INDEX
     )
 
 

@@ -47,14 +47,14 @@ def read(source: Path) -> RawDataset:
             problems.add("not named CHNCXR_<four digits>_<0 or 1>.png", name)
     problems.raise_if_any()
     digits = [match[1] for match in matches if match]
-    labels, classes, task = encode_classes(digits, names, CLASSES, problems)
+    labels, classes, form = encode_classes(digits, names, CLASSES, problems)
     split_of = read_split_lists(source, LISTS, names)
     examples = [
         RawExample(id=name, path=name, label=label, split=split_of.get(name))
         for name, label in zip(names, labels, strict=True)
     ]
     return RawDataset(
-        table=source, image_root=folder, examples=examples, classes=classes, task=task
+        table=source, image_root=folder, examples=examples, classes=classes, label=form
     )
 
 

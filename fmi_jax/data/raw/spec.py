@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from fmi_jax.types import Task
+from fmi_jax.data.labels import Label, task_name
 
 SPLITS = ("train", "val", "test")
 """Names of the parts of every data set, in the order in which they are written and shown."""
@@ -47,14 +47,19 @@ class RawDataset:
       image_root: folder that the paths of the rows start from; no image may lie outside it.
       examples: rows, in the order of the table.
       classes: name of each class.
-      task: kind of classification, which says what a label means.
+      label: form of the labels.
     """
 
     table: Path
     image_root: Path
     examples: Sequence[RawExample]
     classes: tuple[str, ...]
-    task: Task
+    label: Label
+
+    @property
+    def task(self) -> str:
+        """Name of the task that the labels are for."""
+        return task_name(self.label, self.classes)
 
 
 SplitFn = Callable[[Sequence[RawExample]], Mapping[str, Sequence[int]]]

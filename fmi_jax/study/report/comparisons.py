@@ -10,7 +10,7 @@ from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.planned import DATASET, PlannedStudy
 from fmi_jax.study.report.samples import Sample
 from fmi_jax.study.report.statistics import holm, paired_p
-from fmi_jax.tasks.metrics import describe
+from fmi_jax.tasks.registry import describe
 
 _NOT_COMPARED = ("protocol", "head", "backbone")
 """Coordinates of a row that say how a model is used; they are not compared."""
@@ -138,7 +138,7 @@ def _comparison(
     return Comparison(
         at=at,
         metric=metric,
-        label=describe(metric).labels[one.result.test.task],
+        label=describe(metric, one.result.test.task).label,
         numbers=numbers,
         pairs=tuple(
             Pair(first=first, second=second, difference=difference, p=p, adjusted=float(after))

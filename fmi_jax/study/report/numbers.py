@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from fmi_jax.artifacts.predictions import FILE_NAME as PREDICTIONS
 from fmi_jax.artifacts.result import Headline, Result, Speed
 from fmi_jax.study.report import wording
 from fmi_jax.study.report.outcomes import Outcome, Outcomes, State
 from fmi_jax.study.report.planned import PlannedCell, PlannedSetting, PlannedStudy
-from fmi_jax.tasks.metrics import describe, selection_score
+from fmi_jax.tasks.registry import TASKS, describe
 
 
 class Status(enum.StrEnum):
@@ -87,7 +86,7 @@ class Number:
     @property
     def label(self) -> str:
         """Name of the metric in tables."""
-        return describe(self.metric).labels[self.result.test.task]
+        return describe(self.metric, self.result.test.task).label
 
     @property
     def values(self) -> np.ndarray:
@@ -107,7 +106,7 @@ class Number:
     @property
     def score(self) -> float:
         """Mean with a sign such that more is better."""
-        return selection_score(self.metric, self.mean)
+        return describe(self.metric).score(self.mean)
 
     @property
     def difference(self) -> float:
@@ -223,7 +222,7 @@ def _score(outcome: Outcome) -> float:
     if outcome.result is None:
         return 0.0
     best = outcome.result.best
-    return selection_score(best.metric, best.value)
+    return describe(best.metric).score(best.value)
 
 
 def _runs(outcome: Outcome) -> list[Run]:
@@ -237,7 +236,7 @@ def _runs(outcome: Outcome) -> list[Run]:
                 outcome=outcome,
                 seed=result.seed if result.steps else None,
                 value=result.test.values[best.metric],
-                predictions=outcome.folder / PREDICTIONS,
+                predictions=outcome.folder / TASKS[result.test.task].file,
                 steps=best.step,
                 seconds=best.seconds,
             )

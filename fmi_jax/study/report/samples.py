@@ -14,22 +14,20 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from fmi_jax.artifacts.predictions import Predictions, read_predictions
-from fmi_jax.artifacts.result import Result
 from fmi_jax.atomic import sha256
 from fmi_jax.cores import available_cores
 from fmi_jax.errors import UserError
-from fmi_jax.study.report import condense
 from fmi_jax.study.report.cache import Cache
 from fmi_jax.study.report.numbers import Number, Run
 from fmi_jax.study.report.statistics import draw_times, interval, reliability, two_level
-from fmi_jax.tasks.metrics import GROUP_PREFIX, logits_of
-from fmi_jax.types import Task
+from fmi_jax.tasks.base import Measured, Task
+from fmi_jax.tasks.registry import TASKS
+from fmi_jax.types import Rows
 
 RESAMPLES = 2000
 """Resamples of the test images: enough for p below 0.05 among 28 pairs of 8 models after Holm."""
 
-Reader = Callable[[Run], Predictions]
+Reader = Callable[[Run], tuple[Task, Measured, Rows]]
 
 _VERSION = 1  # version of the cached values; raise it when their computation changes
 _TOLERANCE = 0.005  # tolerance of a metric: probabilities have 9 digits, which can make ties
@@ -121,14 +119,16 @@ class Sampler:
         return self._cache.get(
             f"{run.outcome.id}-{run.predictions.stem}",
             made_of,
-            lambda: _resampled(read(run), result, metric, split, self._resamples),
+            lambda: _resampled(*read(run), metric, split, self._resamples),
         )
 
     def _reliability(self, number: Number, read: Reader) -> dict[str, np.ndarray]:
         digests = [sha256(run.predictions) for run in number.runs]
 
         def compute() -> dict[str, np.ndarray]:
-            pooled = [outcomes_of(read(run)) for run in number.runs]
+            pooled = [
+                task.outcomes(measured) for task, measured, _ in (read(run) for run in number.runs)
+            ]
             probabilities, true = (np.concatenate(part) for part in zip(*pooled, strict=True))
             found = reliability(probabilities, true)
             return {name: np.asarray(value) for name, value in found._asdict().items()}
@@ -137,64 +137,36 @@ class Sampler:
         return self._cache.get(title, f"{_VERSION} {' '.join(digests)}", compute)
 
 
-def _read(run: Run) -> Predictions:
+def _read(run: Run) -> tuple[Task, Measured, Rows]:
     result = run.outcome.result
     assert result is not None
-    return read_predictions(run.predictions, result.test.task, result.test.classes)
-
-
-def outcomes_of(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and whether they came true: of the predicted class, or of every label."""
-    p, labels = predictions.probabilities, predictions.labels
-    assert labels is not None
-    if predictions.task is Task.MULTILABEL:
-        return p.ravel(), labels.ravel() == 1
-    return p.max(axis=1), p.argmax(axis=1) == labels
+    groups = result.dataset.get("class_groups", {})
+    task = TASKS[result.test.task](result.test.classes, groups)
+    return (task, *task.read(run.predictions))
 
 
 def _resampled(
-    predictions: Predictions, result: Result, metric: str, split: str, resamples: int
+    task: Task, measured: Measured, rows: Rows, metric: str, split: str, resamples: int
 ) -> Mapping[str, np.ndarray]:
-    task, labels, groups = predictions.task, predictions.labels, predictions.groups
-    assert labels is not None
-    if not len(labels):
+    count = len(rows.ids)
+    if not count:
         raise UserError("there are no predictions in it.")
-    member = np.arange(len(labels))
-    if groups is not None:
-        member = np.unique(np.asarray(groups), return_inverse=True)[1]
-    parts = condense.problems(
-        task,
-        logits_of(task, predictions.probabilities),
-        labels,
-        metric,
-        _class_groups(result.dataset.get("class_groups", {}), predictions.classes),
-    )
+    member = np.arange(count)
+    if rows.groups is not None:
+        member = np.unique(np.asarray(rows.groups), return_inverse=True)[1]
     num_groups = int(member.max()) + 1
-    # `measure` makes tables with as many columns as rows to weigh; this size fits the CPU's cache.
-    size = max(1, 250_000 // max(len(part.logits) for part in parts))
     found = [
-        condense.values(parts, metric, member, block[start : start + size])
+        task.resampled(measured, metric, member, block)
         for block in draw_times(num_groups, resamples, _integer(split))
-        for start in range(0, len(block), size)
     ]
-    (point,) = condense.values(parts, metric, member, np.ones((1, num_groups)))
-    images = hashlib.sha256(repr((list(predictions.ids), labels.tolist(), groups)).encode())
+    (point,) = task.resampled(measured, metric, member, np.ones((1, num_groups)))
+    labels = measured["labels"].tolist()
+    images = hashlib.sha256(repr((list(rows.ids), labels, rows.groups)).encode())
     return {
         "resampled": np.concatenate(found),
         "point": np.asarray(point),
         "images": np.asarray(images.hexdigest()),
-        "unit": np.asarray("image" if groups is None else "group"),
-    }
-
-
-def _class_groups(
-    groups: Mapping[str, Sequence[str]], classes: Sequence[str]
-) -> dict[str, list[int]]:
-    """Class indices of each group, by the name of the metric that averages their AUROC."""
-    order = list(classes)
-    return {
-        GROUP_PREFIX + name: [order.index(member) for member in members]
-        for name, members in groups.items()
+        "unit": np.asarray("image" if rows.groups is None else "group"),
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.planned import PlannedStudy
-from fmi_jax.tasks.metrics import METRICS, describe, selection_score
+from fmi_jax.tasks.registry import TASKS, describe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,7 +139,7 @@ def _best_published(numbers: Sequence[Number]) -> Number | None:
     printed = [(n, n.setting.published) for n in numbers if n.setting.published is not None]
     if len({published.metric for _, published in printed}) != 1:
         return None
-    best, _ = max(printed, key=lambda pair: selection_score(pair[1].metric, pair[1].mean))
+    best, _ = max(printed, key=lambda pair: describe(pair[1].metric).score(pair[1].mean))
     return best
 
 
@@ -151,6 +151,6 @@ def _metric(numbers: Sequence[Number], dataset: str) -> str:
             return number.label
     for number in column:
         published = number.setting.published
-        if published is not None and published.metric in METRICS:
-            return next(iter(describe(published.metric).labels.values()))
+        if published is not None and any(published.metric in t.metrics for t in TASKS.values()):
+            return describe(published.metric).label
     return next((n.setting.label for n in column if n.setting.label), "")

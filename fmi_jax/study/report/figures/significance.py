@@ -13,7 +13,7 @@ from fmi_jax.study.report.comparisons import LEVEL, Comparison
 from fmi_jax.study.report.drawing import TWO_COLUMNS, Drawn
 from fmi_jax.study.report.planned import DATASET
 from fmi_jax.study.report.wording import signed
-from fmi_jax.tasks.metrics import describe
+from fmi_jax.tasks.registry import describe
 
 _SIDE = 0.29  # side of a square, in inches
 _LEFT, _BELOW = 0.85, 0.7  # space for the names beside and below the squares, in inches

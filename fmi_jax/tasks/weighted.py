@@ -2,20 +2,17 @@
 
 A weighting `[n]` says how often each image counts: a row of ones for the point estimate, the
 number of draws for a bootstrap resample. Shapes: `s` weightings, `n` images, `k` classes. What
-is undefined is NaN; `fmi_jax.tasks.metrics` says what that means, and is the module to import.
+is undefined is NaN; `fmi_jax.tasks.classification` says what that means.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from fmi_jax.types import Task
 
-
-class Measured(NamedTuple):
-    """What `measure` returns.
+class WeightedMetrics(NamedTuple):
+    """Metrics under each of `s` weightings.
 
     Attributes:
       values: aggregate metrics by name, `[s]`.
@@ -28,47 +25,40 @@ class Measured(NamedTuple):
     confusion: np.ndarray
 
 
-def log_probabilities(task: Task, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-    """Logarithm of `probabilities`, which unlike them keeps its order where they reach 0 or 1."""
+def log_softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """Log-probabilities of classes of which an image has one.
+
+    Unlike probabilities they keep their order where those reach 0 or 1.
+    """
     logits = np.asarray(logits, np.float64)
-    if task is Task.MULTILABEL:
-        return -np.logaddexp(0.0, -logits)
     itself = np.eye(logits.shape[-1], dtype=bool)
     others = np.where(itself, -np.inf, logits[:, None, :])
-    with np.errstate(invalid="ignore"):  # an impossible row is reported by `_checked`
+    with np.errstate(invalid="ignore"):  # an impossible row is reported by `Task.checked`
         return -np.logaddexp(0.0, np.logaddexp.reduce(others, axis=-1) - logits)
 
 
-def measure(
-    task: Task,
+def log_sigmoid(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """Log-probabilities of classes that an image has or has not, each for itself."""
+    return -np.logaddexp(0.0, -np.asarray(logits, np.float64))
+
+
+def one_class(
     logits: Float[np.ndarray, "n k"],
-    labels: Int[np.ndarray, "..."],
+    labels: Int[np.ndarray, "n"],
     weights: Float[np.ndarray, "s n"],
-    class_groups: Mapping[str, Sequence[int]],
-) -> Measured:
-    """Every metric of `task` for each weighting.
+    *,
+    binary: bool,
+) -> WeightedMetrics:
+    """Metrics of images that have one of `k` classes each.
 
     Args:
-      task: what the labels mean.
-      logits: float64; not NaN.
-      labels: class index `[n]`, or 0/1 `[n, k]` for a multi-label task.
-      weights: how often each image counts; every row counts at least one.
-      class_groups: indices of classes, by the name of the metric that is the mean of their AUROC.
+      logits: float64 scores, not NaN.
+      labels: class indices.
+      weights: number of times that each image counts; every row counts at least one.
+      binary: whether AUROC and average precision are those of the second of two classes.
     """
-    if task is Task.MULTILABEL:
-        measured = _measure_multilabel(logits, labels, weights)
-    else:
-        measured = _measure_softmax(task, logits, labels, weights)
-    auc = measured.per_class["roc_auc"]
-    groups = {name: _mean_defined(auc[:, list(c)]) for name, c in class_groups.items()}
-    return measured._replace(values=measured.values | groups)
-
-
-def _measure_softmax(
-    task: Task, logits: np.ndarray, labels: np.ndarray, weights: np.ndarray
-) -> Measured:
     n, k = logits.shape
-    scores = log_probabilities(task, logits)
+    scores = log_softmax(logits)
     predicted = logits.argmax(axis=1)
     cell = np.zeros((n, k * k))
     cell[np.arange(n), labels * k + predicted] = 1
@@ -88,18 +78,29 @@ def _measure_softmax(
         "balanced_accuracy": macro["recall"],
         **macro,
     }
-    if task is Task.BINARY:
+    if binary:
         values["roc_auc"] = per_class["roc_auc"][:, 1]
         values["average_precision"] = per_class["average_precision"][:, 1]
     else:
         values["roc_auc"] = _one_vs_one(scores, labels, weights)
-        values["roc_auc_ovr"] = _mean_defined(per_class["roc_auc"])
-        values["average_precision"] = _mean_defined(per_class["average_precision"])
+        values["roc_auc_ovr"] = mean_defined(per_class["roc_auc"])
+        values["average_precision"] = mean_defined(per_class["average_precision"])
     values["loss"] = _mean_loss(-scores[np.arange(n), labels], weights)
-    return Measured(values, per_class, confusion)
+    return WeightedMetrics(values, per_class, confusion)
 
 
-def _measure_multilabel(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Measured:
+def several_classes(
+    logits: Float[np.ndarray, "n k"],
+    labels: Int[np.ndarray, "n k"],
+    weights: Float[np.ndarray, "s n"],
+) -> WeightedMetrics:
+    """Metrics of images that have any number of `k` classes.
+
+    Args:
+      logits: float64 scores, not NaN; positive where a class is more probable than not.
+      labels: 1 for classes that an image has, else 0.
+      weights: number of times that each image counts; every row counts at least one.
+    """
     truth, predicted = labels.astype(bool), logits > 0  # a probability above one half
     total = weights.sum(axis=1)
     hits = weights @ (truth & predicted)
@@ -109,14 +110,14 @@ def _measure_multilabel(logits: np.ndarray, labels: np.ndarray, weights: np.ndar
     values = {
         "accuracy": _ratio(weights @ (truth == predicted).all(axis=1), total),
         **_macro(per_class, called),
-        "roc_auc": _mean_defined(per_class["roc_auc"]),
-        "mAP": _mean_defined(per_class["average_precision"]),
+        "roc_auc": mean_defined(per_class["roc_auc"]),
+        "mAP": mean_defined(per_class["average_precision"]),
         "loss": _mean_loss(loss, weights),
     }
     false_alarms, misses = called - hits, positive - hits
     rest = total[:, None] - positive - false_alarms
     table = np.stack([rest, false_alarms, misses, hits], axis=-1)
-    return Measured(values, per_class, table.reshape(*hits.shape, 2, 2))
+    return WeightedMetrics(values, per_class, table.reshape(*hits.shape, 2, 2))
 
 
 def _per_class(
@@ -148,9 +149,9 @@ def _per_class(
 def _macro(per_class: dict[str, np.ndarray], called: np.ndarray) -> dict[str, np.ndarray]:
     ignored = (per_class["support"] > 0) & (called == 0)
     return {
-        "precision": _mean_defined(np.where(ignored, 0.0, per_class["precision"])),
-        "recall": _mean_defined(per_class["recall"]),
-        "f1": _mean_defined(per_class["f1"]),
+        "precision": mean_defined(np.where(ignored, 0.0, per_class["precision"])),
+        "recall": mean_defined(per_class["recall"]),
+        "f1": mean_defined(per_class["f1"]),
     }
 
 
@@ -159,7 +160,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole != 0)
 
 
-def _mean_defined(values: np.ndarray) -> np.ndarray:
+def mean_defined(values: np.ndarray) -> np.ndarray:
     """Mean over the last axis of what is not NaN; NaN where nothing is left."""
     return _ratio(np.nansum(values, axis=-1), (~np.isnan(values)).sum(axis=-1))
 
@@ -221,4 +222,4 @@ def _one_vs_one(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> 
                 if len(rows):
                     at = _by_threshold(scores[rows, a], labels[rows] == a, weights[:, rows])
                     pairs.append(_roc_auc(*at))
-    return _mean_defined(np.stack(pairs, axis=-1))
+    return mean_defined(np.stack(pairs, axis=-1))

@@ -10,10 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from fmi_jax import atomic
+from fmi_jax.data.labels import Label
 from fmi_jax.errors import UserError
-from fmi_jax.types import Task
-
-FILE_NAME = "predictions.csv"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,7 +19,7 @@ class Predictions:
     """Class probabilities of images, in the order of their split.
 
     Attributes:
-      task: what a label means.
+      label: form of the labels.
       classes: names of the `k` classes.
       ids: of the `n` images.
       probabilities: `[n, k]`.
@@ -30,7 +28,7 @@ class Predictions:
       groups: patient, lesion or study of each image, where the data name one.
     """
 
-    task: Task
+    label: Label
     classes: tuple[str, ...]
     ids: Sequence[str]
     probabilities: Float[np.ndarray, "n k"]
@@ -40,7 +38,7 @@ class Predictions:
     @property
     def predicted(self) -> np.ndarray:
         """Most probable class `[n]`; for a multi-label task 0/1 `[n, k]`: more than one half."""
-        if self.task is Task.MULTILABEL:
+        if self.label is Label.VECTOR:
             return (self.probabilities > 0.5).astype(np.int64)
         return self.probabilities.argmax(axis=1)
 
@@ -58,7 +56,7 @@ class Predictions:
             columns.append("group")
             cells.append(self.groups)
         for name, values in [*known, ("predicted", self.predicted)]:
-            if self.task is Task.MULTILABEL:
+            if self.label is Label.VECTOR:
                 columns += [f"{name}_{c}" for c in self.classes]
                 cells += [[str(int(v)) for v in values[:, c]] for c in range(len(self.classes))]
             else:
@@ -73,7 +71,7 @@ class Predictions:
         atomic.write_bytes(path, text.getvalue().encode())
 
 
-def read_predictions(path: Path, task: Task, classes: Sequence[str]) -> Predictions:
+def read_predictions(path: Path, label: Label, classes: Sequence[str]) -> Predictions:
     """The labelled predictions that `Predictions.write` left at `path`.
 
     Raises:
@@ -84,12 +82,12 @@ def read_predictions(path: Path, task: Task, classes: Sequence[str]) -> Predicti
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        if task is Task.MULTILABEL:
+        if label is Label.VECTOR:
             labels = [[int(row[f"label_{c}"]) for c in classes] for row in rows]
         else:
             labels = [list(classes).index(row["label"]) for row in rows]
         return Predictions(
-            task=task,
+            label=label,
             classes=tuple(classes),
             ids=[row["id"] for row in rows],
             probabilities=np.array([[float(row[f"p_{c}"]) for c in classes] for row in rows]),

@@ -1,0 +1,186 @@
+"""What the labels of a data set mean: a loss, what is measured of an image, and metrics.
+
+A task is one file. Training asks it for the loss, evaluation for what one image contributes
+(`measure`, inside the jitted step), and everything else for metrics of weighted images: a point
+estimate counts each image once, a bootstrap resample as often as it was drawn, so the two cannot
+disagree. What is not per image, such as patients, stands in `Rows`.
+"""
+
+import abc
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from fmi_jax.artifacts.result import Evaluation
+from fmi_jax.data.labels import Label
+from fmi_jax.errors import unknown_name
+from fmi_jax.types import Rows
+
+Measured = Mapping[str, np.ndarray]
+"""What was measured of each image of a split, by name, in the order of its rows."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metric:
+    """Facts about a metric.
+
+    Attributes:
+      label: name in tables.
+      higher_is_better: whether larger values are better.
+    """
+
+    label: str
+    higher_is_better: bool = True
+
+    def score(self, value: float) -> float:
+        """Turn a value around if need be, so that more is better; -inf where it is undefined."""
+        if math.isnan(value):
+            return -math.inf
+        return value if self.higher_is_better else -value
+
+
+@dataclasses.dataclass(frozen=True)
+class Task(abc.ABC):
+    """A task on a data set.
+
+    Attributes:
+      classes: name of each of the `k` classes.
+      class_groups: classes that one more metric averages over, by the group's name.
+      name: task's name in manifests and results.
+      label: form of the labels.
+      metrics: every metric by name, in the order of tables.
+      file: name of the file in a run's folder that `keep` writes.
+    """
+
+    classes: tuple[str, ...] = ()
+    class_groups: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    name: ClassVar[str]
+    label: ClassVar[Label]
+    metrics: ClassVar[Mapping[str, Metric]]
+    file: ClassVar[str]
+
+    @classmethod
+    def find_metric(cls, name: str) -> Metric | None:
+        """Find a metric by name, also one of a group of classes; None if there is none."""
+        return cls.metrics.get(name)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics that this data set has."""
+        return tuple(self.metrics)
+
+    def metric(self, name: str) -> Metric:
+        """Look a metric of this data set up; an unknown name raises `UsageError`."""
+        found = self.find_metric(name) if name in self.metric_names else None
+        if found is None:
+            raise unknown_name(f"metric for a {self.name} task", name, self.metric_names)
+        return found
+
+    @abc.abstractmethod
+    def loss(
+        self, outputs: Any, batch: Mapping[str, Any]
+    ) -> tuple[Float[Any, "b"], dict[str, Any]]:
+        """Compute each image's loss from the network's outputs, for `make_train_step`."""
+
+    @abc.abstractmethod
+    def measure(self, outputs: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Reduce the network's outputs to what each image contributes to the metrics."""
+
+    @abc.abstractmethod
+    def checked(self, measured: Measured) -> Measured:
+        """Convert to the types that `values` takes; `UserError` names an image that is wrong."""
+
+    @abc.abstractmethod
+    def values(
+        self, measured: Measured, weights: Float[np.ndarray, "s n"]
+    ) -> dict[str, Float[np.ndarray, "s"]]:
+        """Compute every metric for each weighting of the images; undefined ones are NaN."""
+
+    @abc.abstractmethod
+    def evaluate(self, measured: Measured) -> Evaluation:
+        """Measure a whole split, each image counted once.
+
+        Raises:
+          UserError: no images, or an image whose label or outputs cannot be measured.
+        """
+
+    @abc.abstractmethod
+    def keep(self, path: Path, measured: Measured, rows: Rows) -> None:
+        """Write what was measured of each image to a file."""
+
+    @abc.abstractmethod
+    def read(self, path: Path) -> tuple[Measured, Rows]:
+        """Read a file that `keep` wrote; `UserError` if it is missing or something else."""
+
+    @abc.abstractmethod
+    def outcomes(self, measured: Measured) -> tuple[Float[np.ndarray, "m"], np.ndarray]:
+        """Probabilities that the network stated, and whether each came true, bool `[m]`."""
+
+    def resampled(
+        self,
+        measured: Measured,
+        metric: str,
+        member: Int[np.ndarray, "n"],
+        times: Float[np.ndarray, "s g"],
+    ) -> Float[np.ndarray, "s"]:
+        """Compute one metric for many weightings of groups of images.
+
+        Args:
+          measured: per-image measurements, `checked`.
+          metric: metric's name.
+          member: each image's group.
+          times: number of times that each group counts.
+        """
+        return self.values(measured, times[:, member])[metric]
+
+    def bootstrap(
+        self,
+        measured: Measured,
+        samples: int,
+        seed: int,
+        groups: Sequence[str] | None = None,
+    ) -> dict[str, tuple[float, float]]:
+        """95% percentile bootstrap intervals of all metrics.
+
+        Args:
+          measured: per-image measurements, as for `evaluate`.
+          samples: number of resamples; 0 gives no intervals.
+          seed: random seed; the same seed gives the same intervals.
+          groups: patient, lesion or study of each image. Images of one group are not
+            independent, so whole groups are drawn; None draws single images.
+
+        Returns:
+          `(low, high)` by metric; resamples that leave a metric undefined do not count for it.
+        """
+        if samples == 0:
+            return {}
+        measured = self.checked(measured)
+        count = len(next(iter(measured.values())))
+        if groups is None:
+            member = np.arange(count)
+        else:
+            member = np.unique(np.asarray(groups), return_inverse=True)[1]
+        num_groups = int(member.max()) + 1
+        rng = np.random.default_rng(seed)
+        rows = max(1, 2_000_000 // count)  # resamples at a time: about 16 MB a table
+        drawn: dict[str, list[np.ndarray]] = {}
+        for start in range(0, samples, rows):
+            size = min(rows, samples - start)
+            draws = rng.integers(num_groups, size=(size, num_groups))
+            draws += num_groups * np.arange(size)[:, None]
+            times = np.bincount(draws.ravel(), minlength=size * num_groups)
+            weights = times.reshape(size, num_groups)[:, member].astype(np.float64)
+            for name, value in self.values(measured, weights).items():
+                drawn.setdefault(name, []).append(value)
+        intervals = {}
+        for name, parts in drawn.items():
+            value = np.concatenate(parts)
+            value = value[~np.isnan(value)]
+            low, high = np.percentile(value, (2.5, 97.5)) if len(value) else (math.nan, math.nan)
+            intervals[name] = (float(low), float(high))
+        return intervals

@@ -1,0 +1,101 @@
+"""The same metric from fewer rows, so that thousands of resamples of it take seconds.
+
+`weighted` weighs every image. Many images are one to a metric: those with the same true and
+predicted class where it looks at the confusion matrix alone, and those that follow each other in
+the order of the scores, of one truth, where it looks at that order (the AUROC counts pairs of two
+truths). Their weights are added up first; the value is the same to rounding.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Float, Int
+
+from fmi_jax.tasks.weighted import WeightedMetrics, several_classes
+
+Weigh = Callable[[Mapping[str, np.ndarray], np.ndarray], WeightedMetrics]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Problem:
+    """Rows to be weighed, and the images that each stands for.
+
+    Attributes:
+      logits: scores, `[m, k]`.
+      labels: labels as `weigh` takes them.
+      row: row of every image, `[n]`.
+      weigh: computes metrics of weighted rows.
+      metric: name of the one that counts.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    row: np.ndarray
+    weigh: Weigh
+    metric: str
+
+
+def whole(logits: np.ndarray, labels: np.ndarray, weigh: Weigh, metric: str) -> Problem:
+    """A row for each image."""
+    rows = np.arange(len(logits))
+    return Problem(logits=logits, labels=labels, row=rows, weigh=weigh, metric=metric)
+
+
+def by_confusion(logits: np.ndarray, labels: np.ndarray, weigh: Weigh, metric: str) -> Problem:
+    """A row for each true and predicted class."""
+    k = logits.shape[1]
+    true, predicted = np.divmod(np.arange(k * k), k)
+    row = labels * k + logits.argmax(axis=1)
+    return Problem(logits=np.eye(k)[predicted], labels=true, row=row, weigh=weigh, metric=metric)
+
+
+def by_order(scores: np.ndarray, truth: np.ndarray) -> Problem:
+    """A row for each stretch of one truth in the order of the scores; ties stay ties."""
+    level = np.unique(scores, return_inverse=True)[1]  # of every image, from the lowest score on
+    of_level = np.zeros((level.max() + 1, 2), bool)
+    of_level[level, truth] = True
+    mixed = of_level[:, 0] & of_level[:, 1]
+    kind = np.where(mixed, 2, of_level.argmax(axis=1))
+    begins = np.r_[True, (kind[1:] != kind[:-1]) | mixed[1:]]
+    rank = np.cumsum(begins) - 1  # of every level, equal ones a stretch
+    rows, row = np.unique(2 * rank[level] + truth, return_inverse=True)
+    return Problem(
+        logits=(rows // 2).astype(np.float64)[:, None],
+        labels=(rows % 2)[:, None],
+        row=row,
+        weigh=lambda measured, weights: several_classes(
+            measured["logits"], measured["labels"], weights
+        ),
+        metric="roc_auc",
+    )
+
+
+def values(
+    parts: Sequence[Problem],
+    member: Int[np.ndarray, "n"],
+    times: Float[np.ndarray, "s g"],
+) -> Float[np.ndarray, "s"]:
+    """Compute the mean over the parts that are defined, under several weightings of the images.
+
+    Args:
+      parts: what has to be measured for a metric.
+      member: each image's group.
+      times: number of times that each group counts.
+    """
+    found = np.empty((len(parts), len(times)))
+    for i, part in enumerate(parts):
+        # How many images of a group stand in a row: weights need not be made for each image.
+        table = scipy.sparse.csr_matrix(
+            (np.ones(len(member)), (part.row, member)),
+            shape=(len(part.logits), times.shape[1]),
+        )
+        weights = (table @ times.T).T
+        measured = part.weigh({"logits": part.logits, "labels": part.labels}, weights)
+        found[i] = measured.values[part.metric]
+    defined = ~np.isnan(found)
+    total = np.where(defined, found, 0.0).sum(axis=0)
+    return np.divide(
+        total, defined.sum(axis=0), out=np.full(len(times), np.nan), where=defined.any(axis=0)
+    )

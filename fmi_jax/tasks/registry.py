@@ -1,0 +1,32 @@
+"""Every task by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fmi_jax.errors import unknown_name
+from fmi_jax.tasks.base import Metric, Task
+from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
+
+if TYPE_CHECKING:  # it imports TFDS, which reading results does without
+    from fmi_jax.data.prepared import DatasetInfo
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Binary, Multiclass, Multilabel)}
+
+
+def task_of(info: DatasetInfo) -> Task:
+    """Make the task of a data set."""
+    return TASKS[info.task](info.classes, info.class_groups)
+
+
+def describe(metric: str, task: str = "") -> Metric:
+    """Describe a metric by its name, as a task does, or the first that has it.
+
+    Raises:
+      UsageError: no task has it.
+    """
+    tasks = [TASKS[task]] if task else [*TASKS.values()]
+    for one in tasks:
+        if found := one.find_metric(metric):
+            return found
+    raise unknown_name("metric", metric, {name for one in tasks for name in one.metrics})

@@ -1,0 +1,35 @@
+"""Evaluate logits and labels in one call."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fmi_jax.artifacts.result import Evaluation
+from fmi_jax.tasks.classification import Classification
+
+Groups = Mapping[str, Sequence[str]]
+
+
+def evaluate(
+    task: type[Classification],
+    logits: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    class_groups: Groups | None = None,
+) -> Evaluation:
+    measured = {"logits": logits, "labels": labels}
+    return task(tuple(classes), class_groups or {}).evaluate(measured)
+
+
+def bootstrap(
+    task: type[Classification],
+    logits: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    samples: int,
+    seed: int,
+    groups: Sequence[str] | None = None,
+    class_groups: Groups | None = None,
+) -> dict[str, tuple[float, float]]:
+    measured = {"logits": logits, "labels": labels}
+    return task(tuple(classes), class_groups or {}).bootstrap(measured, samples, seed, groups)
