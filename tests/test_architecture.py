@@ -30,6 +30,9 @@ ALLOWED: dict[str, set[str]] = {
     },
     "fmi_jax.nn": {"types", "jax"},
     "fmi_jax.data": {"types", "errors", "registry", "atomic", "cores"},
+    "fmi_jax.data.preparing.prepare": {
+        *("types", "errors", "registry", "data", "atomic", "cores", "tasks.registry"),
+    },
     "fmi_jax.data.preparing.commands": {"types", "errors", "registry", "data", "report", "cores"},
     "fmi_jax.models": {"types", "errors", "registry", "nn", "jax"},
     "fmi_jax.augment": {"types", "errors", "config", "nn.hardware", "jax"},

@@ -54,6 +54,7 @@ class Task(abc.ABC):
       name: task's name in manifests and results.
       label: form of the labels.
       metrics: every metric by name, in the order of tables.
+      selects: metric that selects the best checkpoint where a data set has none of its own.
       file: name of the file in a run's folder that `keep` writes.
     """
 
@@ -62,6 +63,7 @@ class Task(abc.ABC):
     name: ClassVar[str]
     label: ClassVar[Label]
     metrics: ClassVar[Mapping[str, Metric]]
+    selects: ClassVar[str]
     file: ClassVar[str]
 
     @classmethod

@@ -294,6 +294,7 @@ class Binary(_OneClass):
     """One of two classes, with two logits, as the studies train them."""
 
     name = "binary"
+    selects = "roc_auc"
     metrics: ClassVar[Mapping[str, Metric]] = {
         **_ONE_CLASS,
         "roc_auc": Metric(label="AUROC"),
@@ -322,6 +323,7 @@ class Multiclass(_OneClass):
     """One of several classes."""
 
     name = "multiclass"
+    selects = "balanced_accuracy"
     metrics: ClassVar[Mapping[str, Metric]] = {
         **_ONE_CLASS,
         "roc_auc": Metric(label="AUROC (macro, one-vs-one)"),
@@ -347,6 +349,7 @@ class Multilabel(Classification):
     """Any number of classes: a sigmoid for each."""
 
     name = "multilabel"
+    selects = "roc_auc"
     label = Label.VECTOR
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": Metric(label="Subset accuracy"),

@@ -325,8 +325,12 @@ def make_eval_step(
         in_specs=(dict(placement), PartitionSpec(DATA)),
         out_specs=PartitionSpec(DATA),
     )
+
+    def step(arrays: Arrays, batch: Arrays) -> Arrays:
+        return by_shard(arrays, batch)
+
     return jax.jit(
-        by_shard,
+        step,
         in_shardings=(dict(placement), parallel.batch_sharding(mesh)),
         out_shardings=parallel.replicated(mesh),
     )

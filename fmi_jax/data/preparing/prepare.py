@@ -39,15 +39,11 @@ from fmi_jax.data.raw.spec import DatasetSpec, RawDataset
 from fmi_jax.data.raw.splits import assign
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError, UserError, unknown_name
+from fmi_jax.tasks.registry import TASKS
 
 ON_BAD = ("fail", "quarantine")
 """Policies for images that cannot be used: refuse the data set, or leave them out by name."""
 
-_DEFAULT_METRIC = {
-    "binary": "roc_auc",
-    "multiclass": "balanced_accuracy",
-    "multilabel": "roc_auc",
-}
 _MAX_SIZE = 4096
 
 
@@ -103,7 +99,9 @@ def prepare_sizes(
             source.parent.mkdir(exist_ok=True)
             spec.draw(source)
         raw = spec.read(source)
-        metric = spec.metric or _DEFAULT_METRIC[raw.task]
+        task = TASKS[raw.task](raw.classes, spec.class_groups)
+        metric = spec.metric or task.selects
+        task.metric(metric)  # refuses one that the task does not have
         paths = locate_images(raw)
         split, assignment = assign(spec, split, raw.examples)
         split = limited(split, limit)
