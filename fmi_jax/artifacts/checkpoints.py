@@ -6,6 +6,7 @@ count.
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
 import shutil
@@ -121,7 +122,7 @@ class RunCheckpoints:
         for path in self.folder.iterdir():
             if path.name.isdecimal() and path.name != str(step):
                 shutil.rmtree(path)
-        folder, manifest = self.folder / str(step), self._manifest(step)
+        folder, manifest = self.folder / str(step), _manifest(self.folder, step)
         sums = json.loads(manifest.read_text())
         kept = {name: digest for name, digest in sums.items() if not _is_training(name)}
         atomic.write_bytes(manifest, json.dumps(kept).encode())
@@ -138,7 +139,7 @@ class RunCheckpoints:
         steps = sorted(self._manager.all_steps())
         if not steps:
             return None
-        damage = {step: self._damage(step) for step in steps}
+        damage = {step: _damage(self.folder, step) for step in steps}
         if len(steps) == 1 and not any((self.folder / "manifests").glob("*.json")):
             self._set_aside(damage)
             return None
@@ -182,9 +183,7 @@ class RunCheckpoints:
 
     def restore_model(self, step: int, model: Any) -> Any:
         """Read only the `model` part of a step, verified first."""
-        reason = self._damage(step)
-        if reason is not None:
-            raise UserError(f"checkpoint step {step} in {self.folder}: {reason}.")
+        check_step(self.folder, step)
         try:
             restored = self._manager.restore(
                 step, args=ocp.args.Composite(model=ocp.args.StandardRestore(_as_filed(model)))
@@ -211,36 +210,14 @@ class RunCheckpoints:
             "meta"
         ]
 
-    def _manifest(self, step: int) -> Path:
-        return self.folder / "manifests" / f"{step}.json"
-
     def _seal(self, step: int) -> None:
-        manifest = self._manifest(step)
+        manifest = _manifest(self.folder, step)
         manifest.parent.mkdir(exist_ok=True)
         sums = _checksums(self.folder / str(step))
         atomic.write_bytes(manifest, json.dumps(sums).encode())
         for old in manifest.parent.glob("*.json"):
             if not (self.folder / old.stem).exists():
                 old.unlink()
-
-    def _damage(self, step: int) -> str | None:
-        """What is wrong with a step on disk, or None."""
-        manifest = self._manifest(step)
-        if not manifest.exists():
-            return "it was not written to the end"
-        try:
-            expected = json.loads(manifest.read_text())
-        except json.JSONDecodeError:
-            return "its manifest is damaged"
-        found = _checksums(self.folder / str(step))
-        changed = sorted(
-            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
-        )
-        if not any(_is_training(name) for name in expected):  # left by `keep_model`, when killed
-            changed = [name for name in changed if not _is_training(name)]
-        if changed:
-            return f"{len(changed)} file(s) differ from the manifest, first {changed[0]}"
-        return None
 
     def _set_aside(self, unusable: Mapping[int, str | None]) -> None:
         for step, reason in sorted(unusable.items()):
@@ -250,9 +227,57 @@ class RunCheckpoints:
                 target.parent.mkdir(exist_ok=True)
                 shutil.rmtree(target, ignore_errors=True)
                 (self.folder / str(step)).rename(target)
-                self._manifest(step).unlink(missing_ok=True)
+                _manifest(self.folder, step).unlink(missing_ok=True)
         if unusable:
             self._manager.reload()
+
+
+def check_step(folder: Path, step: int) -> None:
+    """Raise `UserError` unless every file of a step in `folder` is as its manifest says."""
+    reason = _damage(folder, step)
+    if reason is not None:
+        raise UserError(f"checkpoint step {step} in {folder}: {reason}.")
+
+
+def model_sha256(folder: Path, step: int) -> str:
+    """Checksum of the `model` part of a step in `folder`, as its manifest has it.
+
+    It stands for the names and checksums of the files of that part, so `keep_model` does not
+    change it. The files are not read: see `check_step`.
+
+    Raises:
+      UserError: the step has no manifest, or a damaged one.
+    """
+    try:
+        sums = json.loads(_manifest(folder, step).read_text())
+        model = {name: digest for name, digest in sums.items() if name.startswith("model/")}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"checkpoint step {step} in {folder}: its manifest is damaged.") from error
+    return hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()
+
+
+def _manifest(folder: Path, step: int) -> Path:
+    return folder / "manifests" / f"{step}.json"
+
+
+def _damage(folder: Path, step: int) -> str | None:
+    """What is wrong with a step on disk, or None."""
+    manifest = _manifest(folder, step)
+    if not manifest.exists():
+        return "it was not written to the end"
+    try:
+        expected = json.loads(manifest.read_text())
+    except json.JSONDecodeError:
+        return "its manifest is damaged"
+    found = _checksums(folder / str(step))
+    changed = sorted(
+        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+    )
+    if not any(_is_training(name) for name in expected):  # left by `keep_model`, when killed
+        changed = [name for name in changed if not _is_training(name)]
+    if changed:
+        return f"{len(changed)} file(s) differ from the manifest, first {changed[0]}"
+    return None
 
 
 def _as_filed(tree: Any) -> Any:

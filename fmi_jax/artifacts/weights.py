@@ -190,7 +190,35 @@ def load_backbone(
       UsageError: `stem` is none of `STEMS`.
     """
     file, source = check_backbone(path, spec)
-    params = dict(file.params)
+    return fit_backbone(f"{path}", file.params, spec, source, arch, stem=stem)
+
+
+def fit_backbone(
+    what: str,
+    params: Mapping[str, np.ndarray],
+    spec: BackboneSpec,
+    source: ArchConfig,
+    arch: ArchConfig,
+    *,
+    stem: str = "sum",
+) -> dict[str, np.ndarray]:
+    """Make the parameters of a backbone fit another number of blocks, channels or positions.
+
+    Args:
+      what: place they come from, for messages.
+      params: float32 arrays by native name.
+      spec: backbone they belong to.
+      source: arch they belong to.
+      arch, stem: as in `load_backbone`.
+
+    Returns:
+      Exactly the parameters of `spec.family` at `arch`, float32, by native name.
+
+    Raises:
+      UserError: they cannot be made to fit.
+      UsageError: `stem` is none of `STEMS`.
+    """
+    params = dict(params)
     if arch.num_blocks < source.num_blocks:
         source = source.truncated(arch.num_blocks - 1)
         kept = parameters(create_abstract(spec.family, source, Execution()))
@@ -202,7 +230,7 @@ def load_backbone(
             if value.shape != params[name].shape:  # only a stem depends on the channels
                 params[name] = adapt_stem(params[name], arch.in_channels, stem)
     params = spec.family.adapt(params, source, arch)
-    _check_parameters(f"{path}", params, spec.family, arch)
+    _check_parameters(what, params, spec.family, arch)
     return params
 
 
