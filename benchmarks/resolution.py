@@ -38,7 +38,8 @@ def take_a_step(model: str, remat: bool) -> dict[str, Any]:
 
     from fmi_jax import parallel
     from fmi_jax.data.registry import DATASETS
-    from fmi_jax.run.assembly import assemble, augmentation, initial_arrays, placement_of
+    from fmi_jax.run.assembly import assemble, augmentation, placement_of
+    from fmi_jax.run.network import initial_arrays
     from fmi_jax.tasks.classification import Multiclass
     from fmi_jax.training import optim
     from fmi_jax.training.step import initial_state, make_train_step

@@ -131,7 +131,7 @@ def parameters(workdir: Path) -> str:
     """SHA-256 of the best network's arrays, by name."""
     import numpy as np
 
-    from fmi_jax.run.trained import read_trained
+    from fmi_jax.run.network import read_trained
 
     digest = hashlib.sha256()
     for name, array in sorted(read_trained(workdir).arrays.items()):

@@ -117,6 +117,9 @@ class BackboneConfig:
       weights: tag of a converted checkpoint in `weights_dir` ("lvd142m"), a path to a
         converted `.safetensors` file, or empty for random initialisation.
       weights_dir: folder of converted checkpoints.
+      run: folder of a finished run whose backbone this run starts from, in place of `weights`;
+        trained or frozen there, with adapters (protocol `lora`) merged. Images keep the mean and
+        standard deviation that it was trained with.
       stem: use of a stem trained on colour for other channel counts: "sum" (as if the grey
         image were repeated), "mean", or "first" (only the red kernel, as in the study's code).
       readout: token that a head reads from BLIP: "cls" or "first_patch" (the study); empty: the
@@ -138,6 +141,7 @@ class BackboneConfig:
     name: str = "dinov2_vitb14"
     weights: str = ""
     weights_dir: str = "weights"
+    run: str = ""
     stem: str = "sum"
     readout: str = ""
     rel_pos_resize: str = ""

@@ -125,6 +125,12 @@ def validate(config: ExperimentConfig) -> None:
         )
     if config.data.fraction < 1 and config.data.shots:
         wrong.append("data.fraction and data.shots are both set: expected at most one")
+    if config.backbone.run and config.backbone.weights:
+        wrong.append(
+            f"backbone.run={config.backbone.run!r} and"
+            f" backbone.weights={config.backbone.weights!r} are both set: expected one of them"
+            " (--config.backbone.weights= empties it)"
+        )
     if config.augment.hue > 0.5:  # half the colour circle in both directions covers all of it
         wrong.append(f"augment.hue={config.augment.hue!r}: expected at most 0.5")
     if not 0 <= config.augment.affine_shear < 90:

@@ -22,7 +22,8 @@ from fmi_jax.config import ExperimentConfig, OptimConfig
 from fmi_jax.data import loader
 from fmi_jax.data.preparing.prepare import open_or_draw
 from fmi_jax.protocol_config import ProbeGridConfig
-from fmi_jax.run import conclusion, experiment, features, launch, networks
+from fmi_jax.run import conclusion, experiment, features, launch
+from fmi_jax.run.network import pretrained
 
 STEPS = 3
 
@@ -129,9 +130,9 @@ def features_of(config: ExperimentConfig, mesh: Mesh, folder: Path) -> dict[str,
     """Features of the validation images."""
     data = config.data
     dataset = open_or_draw(Path(data.data_dir), data.name, data.prepared_size)
-    network = networks.pretrained(config, dataset.info, mesh)
+    network = pretrained(config, dataset.info, mesh)
     found = features.extract(
-        network, dataset, folder, mesh=mesh, weights_sha256=None, splits=["val"], say=lambda _: None
+        network, dataset, folder, mesh=mesh, splits=["val"], say=lambda _: None
     )
     return {"features": np.asarray(found["val"].features)}
 

@@ -16,7 +16,7 @@ from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Execution, parameters
 from fmi_jax.protocols.heads.attentive import AttentionPool, AttentiveClassifier
 from fmi_jax.run.assembly import assemble
-from fmi_jax.run.trained import read_trained
+from fmi_jax.run.network import read_trained
 
 
 @pytest.fixture(scope="module")

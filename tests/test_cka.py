@@ -31,7 +31,7 @@ from fmi_jax.protocols import hsic
 from fmi_jax.protocols.heads.stacked import StackedClassifier
 from fmi_jax.protocols.spec import AnalysisContext
 from fmi_jax.report import cka_figures
-from fmi_jax.run import experiment, networks
+from fmi_jax.run import experiment, network
 
 
 def pairs_of_images(x: np.ndarray, y: np.ndarray) -> float:
@@ -266,8 +266,8 @@ def context(config: ExperimentConfig, workdir: Path, devices: int = 1) -> Analys
         workdir=workdir,
         dataset=dataset,
         mesh=mesh,
-        build=lambda config: networks.pretrained(config, dataset.info, mesh),
-        trained=networks.finished,
+        build=lambda config: network.pretrained(config, dataset.info, mesh),
+        trained=lambda workdir: network.finished(workdir, mesh),
     )
 
 
@@ -287,14 +287,14 @@ def test_a_network_before_and_after_training(
     assert values["pairs"][0]["layers"] == [names, names]
 
     where = context(config, tmp_path)
-    after = networks.finished(trained)
+    after = where.trained(trained)
     before = where.build(after.config)
     dataset = where.dataset
     images = np.stack([dataset.image("test", row) for row in range(len(dataset.ids("test")))])
     features = []
-    for network in (after, before):
-        arrays = jax.device_put(network.arrays, jax.devices()[0])
-        layers = protocol.layers(network.partition.merge(arrays), network.preprocess(images), "all")
+    for each in (after, before):
+        arrays = jax.device_put(each.arrays, jax.devices()[0])
+        layers = protocol.layers(each.partition.merge(arrays), each.preprocess(images), "all")
         features += [np.asarray(x).reshape(len(images), -1) for x in layers.values()]
     groups = hsic.even_batches(len(images), 8, seed=0)
     assert len({len(rows) for rows in groups}) == 2  # they do not divide the images

@@ -19,7 +19,7 @@ from fmi_jax.models.registry import BACKBONES
 from fmi_jax.models.sam import SAM
 from fmi_jax.models.swin import Swin
 from fmi_jax.protocols.heads.linear import LinearClassifier
-from fmi_jax.run.trained import whole_backbone
+from fmi_jax.run.network import whole_backbone
 from fmi_jax.training.partition import named_values, partition
 from weights_convert.__main__ import main
 from weights_convert.engine import convert

@@ -26,7 +26,8 @@ from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.data.subset import training_subset
 from fmi_jax.errors import UserError
 from fmi_jax.protocols.spec import Network, SplitFeatures
-from fmi_jax.run import features, networks
+from fmi_jax.run import features
+from fmi_jax.run.network import pretrained
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def config() -> ExperimentConfig:
 def network(config: ExperimentConfig, dataset: PreparedDataset) -> Network:
     """On one device."""
     mesh = parallel.make_mesh(devices=jax.devices()[:1])
-    return networks.pretrained(config, dataset.info, mesh)
+    return pretrained(config, dataset.info, mesh)
 
 
 Extract = Callable[..., dict[str, SplitFeatures]]
@@ -74,7 +75,6 @@ def extract(network: Network, dataset: PreparedDataset, tmp_path: Path) -> Extra
             "dataset": dataset,
             "folder": tmp_path / "features",
             "mesh": parallel.make_mesh(devices=jax.devices()[:1]),
-            "weights_sha256": None,
             "say": lambda line: None,
         }
         return features.extract(**(arguments | changes))
@@ -103,7 +103,7 @@ def test_every_image_has_the_feature_of_the_backbone_on_any_number_of_devices(
     everywhere = parallel.make_mesh()
     assert everywhere.size == 8
     divided = extract(
-        network=networks.pretrained(config, dataset.info, everywhere),
+        network=pretrained(config, dataset.info, everywhere),
         mesh=everywhere,
         folder=tmp_path / "other",
     )
@@ -195,10 +195,14 @@ def test_other_numbers_are_kept_apart(
 
     one()
     others = [
-        {"weights_sha256": "ab"},
-        {"weights_sha256": "cd"},
+        {"network": dataclasses.replace(network, identity={"weights": "ab"})},
+        {"network": dataclasses.replace(network, identity={"weights": "cd"})},
+        {"network": dataclasses.replace(network, identity={"run": "ab"})},
+        {"network": dataclasses.replace(network, identity={"run": "ab", "head": 1})},
+        {"network": dataclasses.replace(
+            network, info=dataclasses.replace(network.info, mean=(0.1, 0.2, 0.3)))},
         {"network": with_config(lambda c: setattr(c.augment, "center_crop", 0.9))},
-        {"network": with_config(lambda c: setattr(c.train, "seed", 1))},
+        {"network": dataclasses.replace(network, identity={"seed": 1})},
         {"network": dataclasses.replace(network, dtype=jnp.bfloat16)},
         {"dataset": dataclasses.replace(
             dataset, info=dataclasses.replace(dataset.info, manifest_sha256="ef"))},
@@ -212,7 +216,7 @@ def test_other_numbers_are_kept_apart(
     extract(splits=["val"], network=with_config(lambda c: setattr(c.backbone, "dtype", "auto")))
     extract(splits=["val"], network=with_config(lambda c: setattr(c.backbone, "dtype", "float32")))
     changed = with_config(lambda c: setattr(c.train, "seed", 1))
-    extract(splits=["val"], network=changed, weights_sha256="ab")
+    extract(splits=["val"], network=dataclasses.replace(changed, identity={"weights": "ab"}))
     assert len(read) == len(others) + 1
 
 

@@ -21,7 +21,7 @@ from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn.lora import LoRALinear
 from fmi_jax.protocols.heads.lora import add_adapters, merge_adapters
 from fmi_jax.run.assembly import assemble
-from fmi_jax.run.trained import read_trained, whole_backbone
+from fmi_jax.run.network import read_trained, whole_backbone
 from fmi_jax.training.partition import partition
 from weights_convert.__main__ import main as weights_convert
 

@@ -24,8 +24,8 @@ from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols import partial
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts, check_read
-from fmi_jax.run.assembly import assemble, initial_arrays, placement_of
-from fmi_jax.run.trained import read_trained
+from fmi_jax.run.assembly import assemble, placement_of
+from fmi_jax.run.network import initial_arrays, read_trained
 from fmi_jax.training.partition import Partition, partition
 
 DEIT = DeiTArch(

@@ -12,7 +12,7 @@ from fmi_jax.artifacts.weights import NativeFile, check_backbone, held_arch, rea
 from fmi_jax.atomic import whole_file
 from fmi_jax.errors import UserError, unknown_name
 from fmi_jax.models.base import ArchConfig, BackboneSpec
-from fmi_jax.run.trained import read_trained, whole_backbone
+from fmi_jax.run.network import read_trained, whole_backbone
 from weights_convert.engine import Layout, Shapes, Step, plan
 from weights_convert.layouts.registry import layouts_for
 from weights_convert.stacked import StackedArch, blocks_again, stacked_of_native

@@ -77,7 +77,7 @@ def lower(program: Program) -> Any:
     arrays = assembly.partition.shapes(tuple(assembly.partition.variables))
     placement = placement_of(assembly, config, mesh)
     if program.what == "eval":
-        step = evaluation_step(assembly, config, info, mesh, placement)
+        step = evaluation_step(assembly, config, info, task_of(info).measure, mesh, placement)
     else:
         net = Network(
             name="",
@@ -89,6 +89,8 @@ def lower(program: Program) -> Any:
             placement=placement,
             dtype=assembly.execution.dtype,
             preprocess=evaluation_preprocess(assembly, config, info),
+            info=info,
+            identity={},
         )
         step = features._feature_step(net, mesh)
     return step.lower(arrays, batch)  # type: ignore[attr-defined]

@@ -31,6 +31,25 @@ FREE = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Ancestor:
+    """A finished run that a backbone went through before another run started from it.
+
+    Attributes:
+      folder: run's folder, as `backbone.run` named it.
+      sha256: checksum of its network (`checkpoints.model_sha256`).
+      protocol: protocol's name.
+      learned: whether the backbone learned there, or any of it.
+      dataset: description of its prepared data set, as `DatasetInfo.to_json` gives it.
+    """
+
+    folder: str
+    sha256: str
+    protocol: str
+    learned: bool
+    dataset: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """What a run was started with; kept as `run.json`.
 
@@ -40,6 +59,7 @@ class RunRecord:
       weights_sha256: checksum of the pretrained weights file, or None.
       transformer_sha256: the same of the transformer on top of it.
       started: ISO 8601 time of the first start.
+      ancestors: runs that the backbone comes from, the latest first; none without `backbone.run`.
     """
 
     config: ExperimentConfig
@@ -47,6 +67,7 @@ class RunRecord:
     weights_sha256: str | None
     transformer_sha256: str | None
     started: str
+    ancestors: tuple[Ancestor, ...] = ()
 
     def write(self, workdir: Path) -> None:
         """Write `run.json` into `workdir`."""
@@ -57,6 +78,7 @@ class RunRecord:
             "weights_sha256": self.weights_sha256,
             "transformer_sha256": self.transformer_sha256,
             "started": self.started,
+            "ancestors": [dataclasses.asdict(ancestor) for ancestor in self.ancestors],
         }
         atomic.write_bytes(workdir / FILE_NAME, (json.dumps(values, indent=2) + "\n").encode())
 
@@ -75,6 +97,7 @@ class RunRecord:
                 weights_sha256=values["weights_sha256"],
                 transformer_sha256=values["transformer_sha256"],
                 started=values["started"],
+                ancestors=tuple(Ancestor(**each) for each in values.get("ancestors", ())),
             )
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise UserError(
@@ -100,6 +123,23 @@ class RunRecord:
             raise UsageError(
                 f"{workdir} holds a run with other settings: {shown}."
                 " Use another --workdir, or the same settings to resume it."
+            )
+        if other.ancestors:
+            self.check_parent(other.ancestors[0].sha256, workdir)
+
+    def check_parent(self, found: str, workdir: Path) -> None:
+        """Raise `UserError` unless `found` is the network that the run in `workdir` started from.
+
+        Args:
+          found: checksum of the network that `backbone.run` holds now.
+          workdir: folder of this run.
+        """
+        expected = self.ancestors[0].sha256 if self.ancestors else None
+        if found != expected:
+            raise UserError(
+                f"backbone.run={self.config.backbone.run} does not hold the network that the run in"
+                f" {workdir} started from: its sha256 is {found}, expected {expected}. Put that"
+                " run back, or use another --workdir: what a run freezes it does not save."
             )
 
 

@@ -175,7 +175,9 @@ class Result:
       config: the resolved config, all defaults filled in.
       protocol: how the backbone was judged, in words.
       backbone: "name"; "params" (its own); "trained_params" (with the head); "weights" (tag,
-        file or "random initialisation"); "weights_sha256"; where there is a transformer on top,
+        file, run or "random initialisation"); "weights_sha256"; where the backbone comes from a
+        run, "run" (folder), "run_sha256" (of its network) and "pixels" (the "dataset" whose "mean"
+        and "std" normalise the images); where there is a transformer on top,
         "transformer", "transformer_weights" and "transformer_weights_sha256".
       dataset: "name"; "split" (the rule) and "split_sha256"; "counts" (images by split);
         "synthetic" (true for drawn images).

@@ -289,6 +289,9 @@ class Network:
       arrays: every array by native name.
       placement: where each of them is.
       preprocess: from prepared uint8 images to what the module takes; traceable.
+      info: data set whose mean and standard deviation `preprocess` applies.
+      identity: what decides the arrays of its backbone: {"weights": sha256 of a file}, {"seed":
+        number}, or {"run": sha256 of a finished run's network}, for a grid with its "head".
     """
 
     name: str
@@ -300,6 +303,8 @@ class Network:
     arrays: Arrays
     placement: Placement
     preprocess: Preprocess
+    info: DatasetInfo
+    identity: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

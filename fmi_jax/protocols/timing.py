@@ -78,7 +78,7 @@ def run(context: AnalysisContext) -> AnalysisResult:
     """
     config = context.config
     settings = config.timing
-    own = dataclasses.replace(config.backbone, weights="")
+    own = dataclasses.replace(config.backbone, weights="", run="")
     others = [
         BackboneConfig(name=name, dtype=own.dtype)
         for name in (settings.reference, *settings.backbones)

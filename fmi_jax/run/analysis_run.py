@@ -11,7 +11,7 @@ from fmi_jax.artifacts.result import FORMAT
 from fmi_jax.protocols.spec import AnalysisContext, AnalysisResult, AnalysisSpec
 from fmi_jax.report.analysis import FILE_NAME as REPORT
 from fmi_jax.report.analysis import write_analysis_report
-from fmi_jax.run import networks, runtime
+from fmi_jax.run import network, runtime
 from fmi_jax.run.conclusion import describe_backbone
 from fmi_jax.run.session import Session, now
 
@@ -35,8 +35,8 @@ def analyse(session: Session) -> dict[str, Any]:
             workdir=session.workdir,
             dataset=session.dataset,
             mesh=session.mesh,
-            build=lambda config: networks.pretrained(config, session.info, session.mesh),
-            trained=networks.finished,
+            build=lambda config: network.pretrained(config, session.info, session.mesh),
+            trained=lambda workdir: network.finished(workdir, session.mesh),
         )
     )
     session.clock.lap(spec.name)
@@ -65,7 +65,7 @@ def _document(session: Session, spec: AnalysisSpec, found: AnalysisResult) -> di
         "speeds": [dataclasses.asdict(speed) for speed in found.speeds],
         "unread": spec.unread,
         "figures": dict(found.figures),
-        "notes": list(found.notes),
+        "notes": [*session.origin.notes, *found.notes],
         "seconds": session.clock.laps,
         "device": runtime.device(),
         "versions": runtime.versions(),

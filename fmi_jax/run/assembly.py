@@ -1,4 +1,4 @@
-"""From a config to a model: the classifier as a partition, and its first arrays.
+"""From a config to a model: the classifier in the abstract, as a partition; `network` has arrays.
 
 The order is a contract: the model exists in the abstract, pretrained arrays are loaded, whatever
 is left is initialised, and only then is it divided and handed to an optimizer.
@@ -6,34 +6,37 @@ is left is initialised, and only then is it divided and handed to an optimizer.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
 from fmi_jax import augment, parallel
-from fmi_jax.artifacts.weights import load_backbone
 from fmi_jax.config import BackboneConfig, ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo
-from fmi_jax.errors import UsageError, UserError, unknown_name
+from fmi_jax.errors import UsageError, unknown_name
 from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution
 from fmi_jax.models.deit import DeiT, DeiTArch, TokenDeiT
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn import hardware
-from fmi_jax.nn.shards import filed_shape
 from fmi_jax.protocols import linear_probe
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts, ProtocolSpec, check_read
-from fmi_jax.tasks.registry import task_of
 from fmi_jax.training import side_by_side
-from fmi_jax.training.partition import Partition, named_values, partition
-from fmi_jax.training.step import Arrays, Augment, Placement, Preprocess, make_eval_step, on_inputs
+from fmi_jax.training.partition import Partition, partition
+from fmi_jax.training.step import (
+    Arrays,
+    Augment,
+    Measure,
+    Placement,
+    Preprocess,
+    make_eval_step,
+    on_inputs,
+)
 
-_BACKBONE, _TRANSFORMER = "backbone.", "transformer."
 OPTIONS = ("readout", "rel_pos_resize")  # of BackboneConfig: fields of the arch by the same name
 
 
@@ -180,15 +183,15 @@ def _pixels(assembly: Assembly, config: ExperimentConfig, info: DatasetInfo) -> 
 def evaluation_step(
     assembly: Assembly,
     config: ExperimentConfig,
-    info: DatasetInfo,
+    pixels: DatasetInfo,
+    measure: Measure,
     mesh: Mesh,
     placement: Placement,
 ) -> Callable[[Arrays, Arrays], Arrays]:
     """The jitted step from prepared uint8 images to what is measured; see `make_eval_step`."""
-    measure = task_of(info).measure
     return make_eval_step(
         assembly.partition,
-        evaluation_preprocess(assembly, config, info),
+        evaluation_preprocess(assembly, config, pixels),
         measure=measure if assembly.protocol.grid is None else side_by_side.each(measure),
         mesh=mesh,
         placement=placement,
@@ -241,49 +244,3 @@ def find_weights(
         f" published tags: {', '.join(known) or 'none'}."
         + (f" To fetch and convert: {command}" if known else "")
     )
-
-
-def initial_arrays(
-    assembly: Assembly,
-    config: ExperimentConfig,
-    placement: Placement,
-    names: Iterable[str] | None = None,
-) -> dict[str, jax.Array]:
-    """Arrays of the classifier by name, where `placement` says; of `names`, or all.
-
-    Those of the backbone and the transformer come from their weights files, if there are any;
-    the rest is drawn from the seed, and only the rest takes time or memory.
-    """
-    wanted = tuple(assembly.partition.variables if names is None else names)
-    loaded: dict[str, np.ndarray] = {}
-    if assembly.weights is not None and any(n.startswith(_BACKBONE) for n in wanted):
-        native = load_backbone(
-            assembly.weights, assembly.spec, assembly.arch, stem=config.backbone.stem
-        )
-        loaded |= {_BACKBONE + name: value for name, value in native.items()}
-    if assembly.transformer_weights is not None and any(n.startswith(_TRANSFORMER) for n in wanted):
-        assert assembly.transformer is not None
-        spec = assembly.transformer
-        native = load_backbone(assembly.transformer_weights, spec, spec.arch)
-        # Tokens take the place of patches.
-        kept = {n: v for n, v in native.items() if not n.startswith("patch_embed.")}
-        loaded |= {_TRANSFORMER + name: value for name, value in kept.items()}
-    shapes = assembly.partition.shapes(tuple(assembly.partition.variables))
-    for name, value in loaded.items():
-        expected = filed_shape(name, shapes[name].shape)
-        if value.shape != expected:
-            where = assembly.weights if name.startswith(_BACKBONE) else assembly.transformer_weights
-            raise UserError(f"{where}: {name} has shape {value.shape}, expected {expected}.")
-        loaded[name] = value.reshape(shapes[name].shape)
-    missing = [name for name in wanted if name not in loaded]
-
-    def draw(seed: jax.Array) -> dict[str, Any]:  # an argument: one program for all seeds
-        values = named_values(assembly.create(jax.random.key(seed)))
-        return {name: values[name].reshape(shapes[name].shape) for name in missing}
-
-    where = {name: placement[name] for name in missing}
-    drawn = jax.jit(draw, out_shardings=where)(np.uint32(config.train.seed))
-    placed = {
-        name: parallel.place(loaded[name], placement[name]) for name in wanted if name in loaded
-    }
-    return drawn | placed

@@ -96,6 +96,7 @@ def describe_backbone(session: Session) -> dict[str, Any]:
         "trained_params": trained,
         "weights": config.backbone.weights or "random initialisation",
         "weights_sha256": record.weights_sha256,
+        **session.origin.described(),
     }
     if assembly.transformer is not None:
         described |= {
@@ -109,15 +110,14 @@ def describe_backbone(session: Session) -> dict[str, Any]:
 def common_notes(session: Session) -> list[str]:
     """What a reader must know of any run with these weights on these images."""
     assembly, config, info = session.assembly, session.config, session.info
-    notes = []
+    notes = [*session.origin.notes]
     if session.dataset.train_rows is not None:
         notes.append(
             f"Trained on {info.counts['train']} of {session.dataset.manifest['counts']['train']}"
             f" training images (subset_seed={config.data.subset_seed})."
         )
-    if assembly.weights is None and any(
-        name.startswith("backbone.") for name in assembly.partition.frozen
-    ):
+    drawn = assembly.weights is None and not config.backbone.run
+    if drawn and any(name.startswith("backbone.") for name in assembly.partition.frozen):
         notes.append("What is frozen of the backbone has random weights.")
     if info.channels != 3 and assembly.weights is not None:
         notes.append(

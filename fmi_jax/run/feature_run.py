@@ -6,7 +6,7 @@ from fmi_jax.artifacts.result import Best, Result
 from fmi_jax.protocols.spec import FeatureProtocolSpec
 from fmi_jax.run.conclusion import conclude
 from fmi_jax.run.features import extract
-from fmi_jax.run.networks import begun
+from fmi_jax.run.network import begun
 from fmi_jax.run.session import Session
 
 
@@ -27,11 +27,10 @@ def judge(session: Session) -> Result:
 
     say(session.heading())
     splits = extract(
-        begun(session.assembly, config, info, session.mesh),
+        begun(session.assembly, config, session.origin, session.mesh),
         session.dataset,
         Path(config.data.data_dir) / "features",
         mesh=session.mesh,
-        weights_sha256=session.record.weights_sha256,
         say=say,
     )
     session.clock.lap("features")

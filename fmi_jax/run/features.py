@@ -39,7 +39,6 @@ def extract(
     folder: Path,
     *,
     mesh: Mesh,
-    weights_sha256: str | None,
     splits: Sequence[str] = SPLITS,
     say: Callable[[str], None] = print,
 ) -> dict[str, SplitFeatures]:
@@ -54,14 +53,13 @@ def extract(
       dataset: the images. Each comes once, on any number of devices and processes.
       folder: where features are kept, of any number of networks and data sets.
       mesh: the devices.
-      weights_sha256: of the pretrained backbone; None: it was drawn from `train.seed`.
       splits: which.
       say: takes a line for the user.
 
     Raises:
       UserError: `folder` cannot be written to, or features are not finite.
     """
-    about = describe(network, dataset, weights_sha256)
+    about = describe(network, dataset)
     where = folder / _digest(about)[:16]
     step = _feature_step(network, mesh)
     with _held(where, say):
@@ -71,27 +69,27 @@ def extract(
         }
 
 
-def describe(
-    network: Network, dataset: PreparedDataset, weights_sha256: str | None
-) -> dict[str, Any]:
+def describe(network: Network, dataset: PreparedDataset) -> dict[str, Any]:
     """Everything that decides the features of an image, as JSON values."""
-    config, info = network.config, dataset.info
+    config, identity = network.config, network.identity
+    from_run = {name: value for name, value in identity.items() if name in ("run", "head")}
     values = {
         "fmi_jax": __version__,
         "backbone": network.spec.name,
         "arch": dataclasses.asdict(network.arch),
-        "weights_sha256": weights_sha256,
-        "seed": config.train.seed if weights_sha256 is None else None,
-        "stem": config.backbone.stem,
+        "weights_sha256": identity.get("weights"),
+        "seed": identity.get("seed"),
+        "stem": None if from_run else config.backbone.stem,  # a run has its own
         "dtype": jnp.dtype(network.dtype).name,
         "platform": jax.default_backend(),
         "image_size": config.image_size,
         "center_crop": config.augment.center_crop,
-        "mean": info.mean,
-        "std": info.std,
-        "manifest_sha256": info.manifest_sha256,
+        "mean": network.info.mean,
+        "std": network.info.std,
+        "manifest_sha256": dataset.info.manifest_sha256,
     }
-    return json.loads(json.dumps(values, default=str))
+    # Beside a run's alone: features that earlier versions kept are found under the same keys.
+    return json.loads(json.dumps(values | from_run, default=str))
 
 
 def _features_of(

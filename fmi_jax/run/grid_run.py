@@ -17,10 +17,10 @@ from fmi_jax.artifacts.result import Evaluation, Result
 from fmi_jax.data import feature_batches
 from fmi_jax.protocols.heads.head_grid import FeatureHeads
 from fmi_jax.protocols.spec import Head, ProtocolSpec
-from fmi_jax.run import networks
-from fmi_jax.run.assembly import initial_arrays, placement_of
+from fmi_jax.run.assembly import placement_of
 from fmi_jax.run.conclusion import conclude
 from fmi_jax.run.features import extract
+from fmi_jax.run.network import begun, initial_arrays
 from fmi_jax.run.session import Session
 from fmi_jax.run.training_run import Subject, best_of, on_images, predictor, run_loop
 from fmi_jax.tasks.base import Measured, Task
@@ -82,11 +82,10 @@ def on_features(session: Session) -> Subject:
     """The backbone sees every image once, unaugmented; the heads need nothing else of it."""
     config, assembly = session.config, session.assembly
     splits = extract(
-        networks.begun(assembly, config, session.info, session.mesh),
+        begun(assembly, config, session.origin, session.mesh),
         session.dataset,
         Path(config.data.data_dir) / "features",
         mesh=session.mesh,
-        weights_sha256=session.record.weights_sha256,
         say=print if session.active else lambda line: None,
     )
     session.clock.lap("features")

@@ -9,7 +9,7 @@ from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.data.preparing.images import load_image
 from fmi_jax.errors import UsageError
 from fmi_jax.run.assembly import evaluation_step
-from fmi_jax.run.trained import read_trained
+from fmi_jax.run.network import read_trained
 from fmi_jax.tasks.classification import Classification
 from fmi_jax.tasks.predictions import Predictions
 from fmi_jax.tasks.registry import task_of
@@ -39,7 +39,7 @@ def predict(workdir: Path, images: Sequence[Path], batch_size: int = 32) -> Pred
     task = task_of(info)
     assert isinstance(task, Classification)
     measured = predict_split(
-        evaluation_step(run.assembly, config, info, mesh, run.placement),
+        evaluation_step(run.assembly, config, run.pixels, task.measure, mesh, run.placement),
         run.arrays,
         _batches(images, info, config.data.prepared_size, -(-batch_size // share) * share),
         len(images),

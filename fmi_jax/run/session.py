@@ -21,6 +21,7 @@ from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import AnyProtocol
 from fmi_jax.run import launch, runtime
 from fmi_jax.run.assembly import Assembly, assemble
+from fmi_jax.run.origin import Origin, find_origin
 from fmi_jax.tasks.base import Task
 from fmi_jax.tasks.registry import task_of
 
@@ -52,6 +53,7 @@ class Session:
       task: meaning of the data set's labels.
       metric: the validation metric that selects.
       assembly: the classifier; for a protocol that trains none, that of a linear probe.
+      origin: where its backbone comes from.
       record: what the run was first started with.
       clock: since when.
     """
@@ -64,6 +66,7 @@ class Session:
     task: Task
     metric: str
     assembly: Assembly
+    origin: Origin
     record: RunRecord
     clock: Clock
 
@@ -133,12 +136,14 @@ def begin(config: ExperimentConfig, workdir: Path) -> Session:
     protocol = PROTOCOLS[config.protocol]
     protocol.check(config, info)
     assembly = assemble(config, info.channels, len(info.classes))
+    origin = find_origin(assembly, config, info)
     record = RunRecord(
         config=config,
         dataset=info.to_json(),
-        weights_sha256=_checksum(assembly.weights),
+        weights_sha256=origin.weights_sha256,
         transformer_sha256=_checksum(assembly.transformer_weights),
         started=now(),
+        ancestors=origin.ancestors,
     )
     earlier = RunRecord.read(workdir)
     if earlier is not None:
@@ -155,6 +160,7 @@ def begin(config: ExperimentConfig, workdir: Path) -> Session:
         task=task,
         metric=metric,
         assembly=assembly,
+        origin=origin,
         record=record,
         clock=clock,
     )

@@ -3,9 +3,11 @@
 Where the arrays of the model come from, the first that applies:
 
 1. the workdir holds a checkpoint: everything is resumed from it;
-2. `config.backbone.weights` is set: the pretrained backbone (and the transformer of
-   `config.transformer.weights`), a fresh head;
-3. otherwise: random initialisation.
+2. `config.backbone.run` is set: the backbone of that finished run, a fresh head;
+3. `config.backbone.weights` is set: the pretrained backbone, a fresh head;
+4. otherwise: random initialisation.
+
+The transformer of a stacked classifier comes from `config.transformer.weights`, if that is set.
 """
 
 import dataclasses
@@ -20,8 +22,9 @@ from fmi_jax.artifacts.result import Best, Result
 from fmi_jax.artifacts.scalars import MetricWriter, ProgressReport
 from fmi_jax.data import loader
 from fmi_jax.protocols.spec import Head
-from fmi_jax.run.assembly import augmentation, evaluation_preprocess, initial_arrays, placement_of
+from fmi_jax.run.assembly import augmentation, evaluation_preprocess, placement_of
 from fmi_jax.run.conclusion import conclude
+from fmi_jax.run.network import initial_arrays
 from fmi_jax.run.session import Session
 from fmi_jax.tasks.base import Measured
 from fmi_jax.training import optim, side_by_side
@@ -115,14 +118,14 @@ def train(session: Session) -> Result:
 
 def on_images(session: Session) -> Subject:
     """The classifier of the session, on images that are augmented anew in every step."""
-    config, assembly, info = session.config, session.assembly, session.info
+    config, assembly, pixels = session.config, session.assembly, session.origin.info
     placement = placement_of(assembly, config, session.mesh)
     return Subject(
         partition=assembly.partition,
         placement=placement,
         arrays=initial_arrays(assembly, config, placement),
-        augment=augmentation(assembly, config, info),
-        preprocess=evaluation_preprocess(assembly, config, info),
+        augment=augmentation(assembly, config, pixels),
+        preprocess=evaluation_preprocess(assembly, config, pixels),
         batches=lambda start_step: loader.train_batches(
             session.dataset,
             batch_size=config.train.batch_size,

@@ -124,7 +124,7 @@ def per_image(config: ExperimentConfig, channels: int, num_classes: int) -> tupl
     """Floating-point operations per image of a training step and of a forward pass."""
     after = PROTOCOLS[config.protocol].after
     bare = following(config, "") if after else copy.deepcopy(config)
-    bare.backbone.weights = bare.transformer.weights = ""
+    bare.backbone.weights = bare.backbone.run = bare.transformer.weights = ""
     bare.optim.learning_rate = ExperimentConfig().optim.learning_rate
     bare.train.seed = 0
     bare.backbone.attention = "plain"  # operations of a kernel cannot be read from the program

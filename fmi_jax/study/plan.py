@@ -19,6 +19,7 @@ from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import PretrainedNetwork
 from fmi_jax.run.assembly import find_weights
+from fmi_jax.run.origin import finished_run
 from fmi_jax.study.cells import Cell, Score, candidates, due
 from fmi_jax.study.files import FORMAT
 from fmi_jax.study.spec import Setting, Study
@@ -257,6 +258,11 @@ def _missing(config: ExperimentConfig) -> list[str]:
             find_weights(network.weights, backbone.weights_dir, spec, network.field)
         except UserError as error:
             found.append(str(error))
+    if backbone.run:
+        try:
+            finished_run(Path(backbone.run))
+        except UserError as error:
+            found.append(f"backbone.run: {error}")
     data = config.data
     if not (data.name in DATASETS and DATASETS[data.name].synthetic):
         try:

@@ -122,7 +122,11 @@ def _weights(cell: Outcome) -> Iterator[Weights]:
             yield Weights(
                 network=str(backbone[network]),
                 weights=str(backbone.get(f"{prefix}weights") or "random initialisation"),
-                sha256=str(backbone.get(f"{prefix}weights_sha256") or ""),
+                sha256=str(
+                    backbone.get(f"{prefix}weights_sha256")
+                    or (backbone.get("run_sha256") if network == "name" else None)
+                    or ""
+                ),
             )
 
 

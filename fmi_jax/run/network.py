@@ -1,0 +1,290 @@
+"""Networks with their arrays on the devices: as a config begins, or as a finished run ended.
+
+Where the arrays of a backbone come from, the first that is set: `backbone.run`,
+`backbone.weights`, `train.seed`. `origin` finds and checks it. All networks of a run live on the
+run's mesh.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from fmi_jax import parallel
+from fmi_jax.artifacts.checkpoints import RunCheckpoints
+from fmi_jax.artifacts.weights import fit_backbone, load_backbone
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.data.prepared import DatasetInfo
+from fmi_jax.errors import UserError
+from fmi_jax.models.base import ArchConfig, parameters
+from fmi_jax.nn.shards import filed_shape
+from fmi_jax.protocol_config import ProbeGridConfig
+from fmi_jax.protocols.heads.lora import merge_adapters
+from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.protocols.spec import Grid, Head, Network
+from fmi_jax.run import runtime
+from fmi_jax.run.assembly import (
+    OPTIONS,
+    Assembly,
+    assemble,
+    evaluation_preprocess,
+    placement_of,
+)
+from fmi_jax.run.origin import FinishedRun, Origin, find_origin, finished_run
+from fmi_jax.training.partition import named_values
+from fmi_jax.training.side_by_side import at_their_best
+from fmi_jax.training.step import Placement
+
+_BACKBONE, _TRANSFORMER = "backbone.", "transformer."
+
+
+def pretrained(config: ExperimentConfig, info: DatasetInfo, mesh: Mesh) -> Network:
+    """The network that `config` describes before any training; its head is drawn.
+
+    Raises:
+      UserError: see `assemble`, `find_origin` and `initial_arrays`.
+    """
+    assembly = assemble(config, info.channels, len(info.classes))
+    return begun(assembly, config, find_origin(assembly, config, info), mesh)
+
+
+def begun(assembly: Assembly, config: ExperimentConfig, origin: Origin, mesh: Mesh) -> Network:
+    """The same network, assembled already and with a known origin."""
+    placement = placement_of(assembly, config, mesh)
+    weights = config.backbone.weights or "random weights"
+    if config.backbone.run:
+        weights = f"from {Path(config.backbone.run).name}"
+    return Network(
+        name=f"{assembly.spec.name}, {Path(weights).stem if assembly.weights else weights}",
+        config=config,
+        spec=assembly.spec,
+        arch=assembly.arch,
+        dtype=assembly.execution.dtype,
+        partition=assembly.partition,
+        arrays=initial_arrays(assembly, config, placement),
+        placement=placement,
+        preprocess=evaluation_preprocess(assembly, config, origin.info),
+        info=origin.info,
+        identity=origin.identity,
+    )
+
+
+def finished(workdir: Path, mesh: Mesh) -> Network:
+    """The best network of the finished run in `workdir`.
+
+    Raises:
+      UserError: see `read_trained`.
+    """
+    run = read_trained(workdir, mesh)
+    return Network(
+        name=f"{run.assembly.spec.name}, {PROTOCOLS[run.config.protocol].summary}",
+        config=run.config,
+        spec=run.assembly.spec,
+        arch=run.assembly.arch,
+        dtype=run.assembly.execution.dtype,
+        partition=run.assembly.partition,
+        arrays=run.arrays,
+        placement=run.placement,
+        preprocess=evaluation_preprocess(run.assembly, run.config, run.pixels),
+        info=run.pixels,
+        identity=run.identity,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A classifier as it was best on validation.
+
+    Attributes:
+      config: experiment that trained it.
+      info: data set that it was trained on.
+      pixels: data set whose mean and standard deviation it was trained with.
+      identity: as `Network.identity`.
+      assembly: classifier without its arrays.
+      mesh: devices.
+      placement: sharding of every array, by native name.
+      arrays: every array by native name, the frozen ones too.
+    """
+
+    config: ExperimentConfig
+    info: DatasetInfo
+    pixels: DatasetInfo
+    identity: Mapping[str, Any]
+    assembly: Assembly
+    mesh: Mesh
+    placement: Placement
+    arrays: dict[str, jax.Array]
+
+
+def read_trained(workdir: Path, mesh: Mesh | None = None) -> Trained:
+    """Read the best checkpoint of the run in `workdir`.
+
+    Args:
+      workdir: run's folder.
+      mesh: devices to put it on; None: all of them, along "data".
+
+    Raises:
+      UserError: the run is not finished or damaged, or what it started from has changed.
+    """
+    runtime.configure()
+    mesh = parallel.make_mesh() if mesh is None else mesh
+    found = finished_run(workdir, mesh.shape["model"])
+    config, assembly = found.config, found.assembly
+    placement = placement_of(assembly, config, mesh)
+    shapes = {
+        name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=placement[name])
+        for name, shape in assembly.partition.shapes(tuple(assembly.partition.variables)).items()
+    }
+    learned = RunCheckpoints(found.checkpoints).restore_model(
+        found.step,
+        {
+            "params": {name: shapes[name] for name in assembly.partition.params},
+            "stats": {name: shapes[name] for name in assembly.partition.followers},
+        },
+    )
+    arrays = learned["params"] | learned["stats"]
+    if assembly.partition.frozen:
+        arrays |= initial_arrays(assembly, config, placement, assembly.partition.frozen)
+    run = Trained(
+        config=config,
+        info=found.info,
+        pixels=found.pixels,
+        identity={"run": found.sha256},
+        assembly=assembly,
+        mesh=mesh,
+        placement=placement,
+        arrays=arrays,
+    )
+    grid = assembly.protocol.grid
+    return run if grid is None else _chosen_head(run, found, grid)
+
+
+def _chosen_head(run: Trained, found: FinishedRun, grid: Grid) -> Trained:
+    """The linear probe that a grid of heads reports, as if it had been trained alone."""
+    head = grid.heads(run.config).index(Head(**found.result.details["chosen"]))
+    config = dataclasses.replace(run.config, protocol=grid.alone, probe_grid=ProbeGridConfig())
+    assembly = assemble(config, run.info.channels, len(run.info.classes))
+    placement = placement_of(assembly, config, run.mesh)
+    arrays = {name: run.arrays[name] for name in assembly.partition.frozen}
+    best = at_their_best(run.arrays)
+    for name in assembly.partition.params:
+        arrays[name] = jax.device_put(best[name][head], placement[name])
+    return dataclasses.replace(
+        run,
+        config=config,
+        identity={**run.identity, "head": head},
+        assembly=assembly,
+        placement=placement,
+        arrays=arrays,
+    )
+
+
+def trained_backbone(run: Trained) -> dict[str, np.ndarray]:
+    """Read the backbone of a run as files hold it: by native name, adapters (`lora`) merged."""
+    backbone = run.assembly.partition.merge(run.arrays).backbone
+    merge_adapters(backbone)
+    return {name: _on_host(value) for name, value in parameters(backbone).items()}
+
+
+def whole_backbone(run: Trained) -> tuple[ArchConfig, dict[str, np.ndarray]]:
+    """The arch and the parameters by native name of the backbone of a run, as it is published.
+
+    A run leaves out what stands after the last block and no feature depends on (the neck of
+    SAM); here it is, as it was in the weights that the run started from. A run that truncated
+    the network, or started from random weights or from another run, has no such thing.
+    """
+    assembly, config = run.assembly, run.config
+    arch, spec = assembly.arch, assembly.spec
+    params = trained_backbone(run)
+    whole = dataclasses.replace(spec.arch, in_channels=arch.in_channels)
+    whole = whole.sized(config.image_size, config.image_size)
+    chosen = {name: getattr(arch, name) for name in OPTIONS if hasattr(arch, name)}
+    whole = dataclasses.replace(whole, **chosen)
+    if whole == arch:
+        return arch, params
+    if assembly.weights is None or whole.truncated(whole.num_blocks - 1) != arch:
+        return arch, params
+    loaded = load_backbone(assembly.weights, spec, whole, stem=config.backbone.stem)
+    return whole, loaded | params
+
+
+def initial_arrays(
+    assembly: Assembly,
+    config: ExperimentConfig,
+    placement: Placement,
+    names: Iterable[str] | None = None,
+) -> dict[str, jax.Array]:
+    """Arrays of the classifier by name, where `placement` says; of `names`, or all.
+
+    Those of the backbone come from `backbone.run` or a weights file, those of the transformer
+    from theirs, if there are any; the rest is drawn from the seed, and only the rest takes time or
+    memory.
+
+    Raises:
+      UserError: the weights or the run are damaged, or do not fit.
+    """
+    wanted = tuple(assembly.partition.variables if names is None else names)
+    loaded: dict[str, np.ndarray] = {}
+    if any(name.startswith(_BACKBONE) for name in wanted):
+        native = _first_backbone(assembly, config, next(iter(placement.values())).mesh)
+        loaded |= {_BACKBONE + name: value for name, value in native.items()}
+    if assembly.transformer_weights is not None and any(n.startswith(_TRANSFORMER) for n in wanted):
+        assert assembly.transformer is not None
+        spec = assembly.transformer
+        native = load_backbone(assembly.transformer_weights, spec, spec.arch)
+        # Tokens take the place of patches.
+        kept = {n: v for n, v in native.items() if not n.startswith("patch_embed.")}
+        loaded |= {_TRANSFORMER + name: value for name, value in kept.items()}
+    shapes = assembly.partition.shapes(tuple(assembly.partition.variables))
+    for name, value in loaded.items():
+        expected = filed_shape(name, shapes[name].shape)
+        if value.shape != expected:
+            where = assembly.transformer_weights
+            if name.startswith(_BACKBONE):
+                where = config.backbone.run or assembly.weights
+            raise UserError(f"{where}: {name} has shape {value.shape}, expected {expected}.")
+        loaded[name] = value.reshape(shapes[name].shape)
+    missing = [name for name in wanted if name not in loaded]
+
+    def draw(seed: jax.Array) -> dict[str, Any]:  # an argument: one program for all seeds
+        values = named_values(assembly.create(jax.random.key(seed)))
+        return {name: values[name].reshape(shapes[name].shape) for name in missing}
+
+    where = {name: placement[name] for name in missing}
+    drawn = jax.jit(draw, out_shardings=where)(np.uint32(config.train.seed))
+    placed = {
+        name: parallel.place(loaded[name], placement[name]) for name in wanted if name in loaded
+    }
+    return drawn | placed
+
+
+def _first_backbone(
+    assembly: Assembly, config: ExperimentConfig, mesh: Any
+) -> dict[str, np.ndarray]:
+    """Arrays that the backbone begins with, by native name as in files; none if they are drawn."""
+    if config.backbone.run:
+        run = read_trained(Path(config.backbone.run), mesh)
+        return fit_backbone(
+            config.backbone.run,
+            trained_backbone(run),
+            assembly.spec,
+            run.assembly.arch,
+            assembly.arch,
+        )
+    if assembly.weights is not None:
+        return load_backbone(
+            assembly.weights, assembly.spec, assembly.arch, stem=config.backbone.stem
+        )
+    return {}
+
+
+def _on_host(array: Any) -> np.ndarray:
+    """The whole array on this process, wherever its parts are."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)

@@ -1,0 +1,281 @@
+"""Where the backbone of a run comes from: found and checked before anything is computed.
+
+The first that is set: `backbone.run`, a finished run that hands its backbone on;
+`backbone.weights`, a converted checkpoint; else `train.seed`, from which it is drawn. `network`
+reads the arrays.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from fmi_jax import atomic
+from fmi_jax.artifacts.checkpoints import check_step, model_sha256
+from fmi_jax.artifacts.record import Ancestor, RunRecord
+from fmi_jax.artifacts.result import Result
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.data.prepared import DatasetInfo
+from fmi_jax.errors import UsageError, UserError
+from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.run.assembly import OPTIONS, Assembly, assemble
+
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints, in that of a run."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """A finished run that trained a network, without the arrays.
+
+    Attributes:
+      workdir: run's folder.
+      record: settings that it was started with.
+      result: result that it ended with.
+      config: config of the record, for a mesh with as many devices along "model" as asked for.
+      assembly: classifier that it trained.
+      parent: run that holds what this one froze of its backbone; None if its own checkpoint, a
+        weights file or its seed does.
+    """
+
+    workdir: Path
+    record: RunRecord
+    result: Result
+    config: ExperimentConfig
+    assembly: Assembly
+    parent: Self | None
+
+    @property
+    def info(self) -> DatasetInfo:
+        """Data set that it was trained on."""
+        return DatasetInfo.from_json(self.record.dataset)
+
+    @property
+    def pixels(self) -> DatasetInfo:
+        """Data set whose mean and standard deviation its network was trained with."""
+        return _pixels(self.record.ancestors, self.info)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of its checkpoints."""
+        return self.workdir / CHECKPOINTS
+
+    @property
+    def step(self) -> int:
+        """Step whose checkpoint has the best network; a grid's last has the best of every head."""
+        grid = self.assembly.protocol.grid
+        return self.result.best.step if grid is None else self.result.steps
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of its network."""
+        return model_sha256(self.checkpoints, self.step)
+
+    def check_files(self) -> None:
+        """Raise `UserError` if a checkpoint that its backbone is read from is damaged."""
+        check_step(self.checkpoints, self.step)
+        if self.parent is not None:
+            self.parent.check_files()
+
+
+def finished_run(workdir: Path, model_parallel: int = 1) -> FinishedRun:
+    """Describe the finished run in `workdir`.
+
+    Args:
+      workdir: run's folder.
+      model_parallel: devices along "model" of the mesh that its arrays are for.
+
+    Raises:
+      UserError: the run is not finished or damaged, it trained no network, or what it started
+        from (its weights, or the run of which it froze the backbone) has changed.
+    """
+    record = RunRecord.read(workdir)
+    if record is not None and not PROTOCOLS[record.config.protocol].trains:
+        raise UserError(
+            f"{workdir} holds a run of protocol {record.config.protocol!r}, which trains no"
+            " network: expected the folder of one that does, such as 'linear_probe' or 'finetune'."
+        )
+    result = Result.read(workdir)
+    if record is None:
+        raise UserError(f"{workdir} holds no run.json: expected the folder of a finished run.")
+    train = dataclasses.replace(record.config.train, model_parallel=model_parallel)
+    config = dataclasses.replace(record.config, train=train)
+    info = DatasetInfo.from_json(record.dataset)
+    assembly = assemble(config, info.channels, len(info.classes))
+    if assembly.weights is not None:
+        _check_weights(workdir, assembly.weights, record.weights_sha256)
+    parent = None
+    if config.backbone.run and _of_backbone(assembly.partition.frozen):
+        parent = finished_run(Path(config.backbone.run), model_parallel)
+        record.check_parent(parent.sha256, workdir)
+    return FinishedRun(
+        workdir=workdir,
+        record=record,
+        result=result,
+        config=config,
+        assembly=assembly,
+        parent=parent,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where the backbone of a run comes from.
+
+    Attributes:
+      identity: as `Network.identity`.
+      info: data set whose mean and standard deviation normalise the images.
+      ancestors: runs that the backbone went through, the latest first; none without `backbone.run`.
+      notes: what a reader must know about those runs, one sentence each.
+    """
+
+    identity: Mapping[str, Any]
+    info: DatasetInfo
+    ancestors: tuple[Ancestor, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Checksum of the pretrained weights file; None if there is none."""
+        return self.identity.get("weights")
+
+    def described(self) -> dict[str, Any]:
+        """Entries of `Result.backbone`; none without `backbone.run`."""
+        if not self.ancestors:
+            return {}
+        parent, info = self.ancestors[0], self.info
+        return {
+            "weights": f"run {parent.folder}",
+            "run": parent.folder,
+            "run_sha256": parent.sha256,
+            "pixels": {"dataset": info.name, "mean": list(info.mean), "std": list(info.std)},
+        }
+
+
+def find_origin(assembly: Assembly, config: ExperimentConfig, info: DatasetInfo) -> Origin:
+    """Find and check what the backbone of a run on the data set `info` comes from.
+
+    Raises:
+      UserError: the run that `backbone.run` names cannot hand its backbone on to this one: it is
+        not finished, damaged, trains no network, or its backbone is another one.
+    """
+    folder = config.backbone.run
+    if not folder:
+        weights = None if assembly.weights is None else atomic.sha256(assembly.weights)
+        seed = config.train.seed
+        return Origin(
+            identity={"seed": seed} if weights is None else {"weights": weights}, info=info
+        )
+    try:
+        run = finished_run(Path(folder))
+        _check_fits(run, assembly, config, info)
+        run.check_files()
+    except UserError as error:
+        raise type(error)(f"backbone.run: {error}") from error
+    parent = Ancestor(
+        folder=folder,
+        sha256=run.sha256,
+        protocol=run.config.protocol,
+        learned=_of_backbone(run.assembly.partition.params),
+        dataset=run.record.dataset,
+    )
+    ancestors = (parent, *run.record.ancestors)
+    return Origin(
+        identity={"run": parent.sha256},
+        info=_pixels(ancestors, info),
+        ancestors=ancestors,
+        notes=tuple(_notes(ancestors, info)),
+    )
+
+
+def _of_backbone(names: Sequence[str]) -> bool:
+    """Test whether an array of the backbone is among the named ones."""
+    return any(name.startswith("backbone.") for name in names)
+
+
+def _pixels(ancestors: Sequence[Ancestor], info: DatasetInfo) -> DatasetInfo:
+    """Data set that normalises the images: that of the first run the backbone went through."""
+    return DatasetInfo.from_json(ancestors[-1].dataset) if ancestors else info
+
+
+def _check_weights(workdir: Path, weights: Path, expected: str | None) -> None:
+    """Refuse other pretrained weights than those the run started from."""
+    found = atomic.sha256(weights)
+    if found != expected:
+        raise UserError(
+            f"{weights} is not the file that the run in {workdir} started from: its sha256 is"
+            f" {found}, expected {expected}. Put that file back: what a run freezes it does not"
+            " save."
+        )
+
+
+def _check_fits(
+    run: FinishedRun, assembly: Assembly, config: ExperimentConfig, info: DatasetInfo
+) -> None:
+    """Raise one `UsageError` that lists how the run's backbone differs from the one asked for.
+
+    Another image size is no difference: positions are resized, as those of weights files are.
+    """
+    there, here = run.assembly.arch, assembly.arch
+    name, own = run.assembly.spec.name, assembly.spec.name
+    if name != own:
+        raise UsageError(
+            f"{run.workdir} holds a run of {name}, and backbone.name is {own!r}: expected a run of"
+            f" {own}, or --config.backbone.name={name}."
+        )
+    wrong = []
+    if there.in_channels != here.in_channels:
+        wrong.append(
+            f"its backbone takes images of {there.in_channels} channel(s), and those of"
+            f" {info.name} have {here.in_channels}; expected a run on such images (or weights,"
+            " whose stem is adapted)"
+        )
+    if there.num_blocks < here.num_blocks:
+        wrong.append(
+            f"it kept {there.num_blocks} block(s) of its backbone"
+            f" (backbone.last_block={run.config.backbone.last_block}), and this config needs"
+            f" {here.num_blocks}; expected --config.backbone.last_block={there.num_blocks - 1} or"
+            " less, from 0 on"
+        )
+    for option in OPTIONS:
+        held, asked = getattr(there, option, ""), getattr(here, option, "")
+        if held != asked:
+            wrong.append(
+                f"its backbone has backbone.{option}={held!r}, and this config {asked!r}; expected"
+                f" --config.backbone.{option}={held}"
+            )
+    if wrong:
+        raise UsageError(f"{run.workdir} cannot hand its backbone on: {'; '.join(wrong)}.")
+
+
+def _notes(ancestors: Sequence[Ancestor], info: DatasetInfo) -> list[str]:
+    """What a reader must know about runs that a backbone went through."""
+    words = [
+        f"the run in {each.folder} (protocol {each.protocol!r}, data set {each.dataset['name']!r})"
+        for each in ancestors
+    ]
+    found = [f"The backbone comes from {', which started from '.join(words)}."]
+    pixels = _pixels(ancestors, info)
+    if (pixels.mean, pixels.std) != (info.mean, info.std):
+        found.append(
+            f"Images are normalised by the mean and standard deviation of {pixels.name}, as in"
+            f" {ancestors[-1].folder}, and not by those of {info.name}."
+        )
+    learned = [each for each in ancestors if each.learned]
+    return [*found, *dict.fromkeys(filter(None, (_overlap(each, info) for each in learned)))]
+
+
+def _overlap(ancestor: Ancestor, info: DatasetInfo) -> str | None:
+    """What is to be said about images that are tested here and were trained on there."""
+    there = DatasetInfo.from_json(ancestor.dataset)
+    if there.name != info.name:
+        return (
+            f"Test images of {info.name} may be among the images of {there.name} that the backbone"
+            f" was trained on in {ancestor.folder}: overlap was not checked."
+        )
+    if there.manifest_sha256 == info.manifest_sha256 or there.split_sha256 == info.split_sha256:
+        return None
+    return (
+        f"The backbone was trained in {ancestor.folder} on another split of {info.name}"
+        f" ({there.split!r} there, {info.split!r} here): test images may have been training images."
+    )
