@@ -33,6 +33,7 @@ from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.registry import BACKBONES
+from fmi_jax.report.page import write_report
 from fmi_jax.run import conclusion, experiment
 from fmi_jax.run.assembly import assemble
 from fmi_jax.run.features import describe
@@ -236,6 +237,9 @@ def test_a_chain_of_runs_keeps_its_pixels(
         "Test images of bright may be among the images of squares that the backbone was trained"
         f" on in {tuned}: overlap was not checked.",
     ]
+    page = write_report(probe).read_text()
+    assert f"Starting from run {twice}" in page
+    assert "overlap was not checked" in page
     # The frozen backbone is that of the run before, and each run has learned.
     backbones = [backbone_of(read_trained(folder).arrays) for folder in (tuned, twice, probe)]
     assert_same(backbones[1], backbones[2])

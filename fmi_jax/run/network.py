@@ -140,13 +140,15 @@ def read_trained(workdir: Path, mesh: Mesh | None = None) -> Trained:
         name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=placement[name])
         for name, shape in assembly.partition.shapes(tuple(assembly.partition.variables)).items()
     }
-    learned = RunCheckpoints(found.checkpoints).restore_model(
+    checkpoints = RunCheckpoints(found.checkpoints)
+    learned = checkpoints.restore_model(
         found.step,
         {
             "params": {name: shapes[name] for name in assembly.partition.params},
             "stats": {name: shapes[name] for name in assembly.partition.followers},
         },
     )
+    checkpoints.close()
     arrays = learned["params"] | learned["stats"]
     if assembly.partition.frozen:
         arrays |= initial_arrays(assembly, config, placement, assembly.partition.frozen)

@@ -100,7 +100,13 @@ def finished_run(workdir: Path, model_parallel: int = 1) -> FinishedRun:
         raise UserError(f"{workdir} holds no run.json: expected the folder of a finished run.")
     train = dataclasses.replace(record.config.train, model_parallel=model_parallel)
     config = dataclasses.replace(record.config, train=train)
-    info = DatasetInfo.from_json(record.dataset)
+    try:
+        info = DatasetInfo.from_json(record.dataset)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"run.json in {workdir} does not describe a data set ({type(error).__name__}: {error});"
+            " expected the file as run.py wrote it."
+        ) from error
     assembly = assemble(config, info.channels, len(info.classes))
     if assembly.weights is not None:
         _check_weights(workdir, assembly.weights, record.weights_sha256)
