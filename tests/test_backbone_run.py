@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import short_runs
+from fmi_jax.artifacts.predictions import read_predictions
 from PIL import Image
 from tiny_backbones import TINY, fill
 from tolerances import CKA, SAME_FLOAT32
 
 from fmi_jax import parallel
 from fmi_jax.artifacts.checkpoints import RunCheckpoints, model_sha256
-from fmi_jax.artifacts.predictions import read_predictions
 from fmi_jax.artifacts.record import Ancestor, RunRecord
 from fmi_jax.artifacts.result import Result
 from fmi_jax.artifacts.weights import Provenance, fit_backbone, save_backbone
@@ -37,7 +37,7 @@ from fmi_jax.report.page import write_report
 from fmi_jax.run import conclusion, experiment
 from fmi_jax.run.assembly import assemble
 from fmi_jax.run.features import describe
-from fmi_jax.run.network import finished, pretrained, read_trained, trained_backbone
+from fmi_jax.run.network import finished, pretrained, read_trained, started, trained_backbone
 from fmi_jax.run.origin import _check_fits, _notes, find_origin
 from fmi_jax.run.predict import predict
 from fmi_jax.study.cells import cell_id
@@ -452,11 +452,14 @@ def test_another_network_in_the_folder_is_noticed(
     with pytest.raises(UserError, match=f"^backbone.run: {message}"):
         short_runs.run(changed(stale, protocol="knn", knn__k=(3,)), tmp_path / "knn")
     assert not (tmp_path / "knn" / "run.json").exists()
-    # What has learned all of its backbone needs no other run.
+    # What has learned all of its backbone needs no other run, but to say what it was before.
     shutil.copytree(twice, tmp_path / "alone")
     record = json.loads((tmp_path / "alone" / "run.json").read_text())
-    record["config"]["backbone"]["run"] = "nowhere"
+    record["config"]["backbone"]["run"] = str(parent)
     (tmp_path / "alone" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=f"backbone.run={parent} does not hold"):
+        started(tmp_path / "alone", info_of(changed()), MESH)
+    shutil.rmtree(parent)
     assert read_trained(tmp_path / "alone").pixels.name == "squares"
 
 

@@ -268,6 +268,7 @@ def context(config: ExperimentConfig, workdir: Path, devices: int = 1) -> Analys
         mesh=mesh,
         build=lambda config: network.pretrained(config, dataset.info, mesh),
         trained=lambda workdir: network.finished(workdir, mesh),
+        started=lambda workdir: network.started(workdir, dataset.info, mesh),
     )
 
 

@@ -209,7 +209,7 @@ def fit_backbone(
       params: float32 arrays by native name.
       spec: backbone they belong to.
       source: arch they belong to.
-      arch, stem: as in `load_backbone`.
+      arch, stem: see `load_backbone`.
 
     Returns:
       Exactly the parameters of `spec.family` at `arch`, float32, by native name.

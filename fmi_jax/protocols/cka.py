@@ -138,7 +138,7 @@ def _networks(context: AnalysisContext) -> list[Network]:
         if name != "pretrained":
             networks.append(_named(context, name))
         elif settings.run:  # else the first is that very network
-            networks.append(context.build(first.config))
+            networks.append(context.started(Path(settings.run)))
     return networks
 
 

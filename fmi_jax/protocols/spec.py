@@ -290,8 +290,9 @@ class Network:
       placement: where each of them is.
       preprocess: from prepared uint8 images to what the module takes; traceable.
       info: data set whose mean and standard deviation `preprocess` applies.
-      identity: what decides the arrays of its backbone: {"weights": sha256 of a file}, {"seed":
-        number}, or {"run": sha256 of a finished run's network}, for a grid with its "head".
+      identity: origin of its backbone's arrays: {"weights": sha256 of a file}, {"seed": number}, or
+        {"run": sha256 of a finished run's network}, with the "head" of a grid. Kept features are
+        found by it.
     """
 
     name: str
@@ -318,6 +319,7 @@ class AnalysisContext:
       mesh: the devices.
       build: the network that a config describes, with its pretrained weights; its head is drawn.
       trained: the best network of the finished run in a folder.
+      started: the network that this run started from; its head is drawn.
     """
 
     config: ExperimentConfig
@@ -326,6 +328,7 @@ class AnalysisContext:
     mesh: Mesh
     build: Callable[[ExperimentConfig], Network]
     trained: Callable[[Path], Network]
+    started: Callable[[Path], Network]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ def analyse(session: Session) -> dict[str, Any]:
             mesh=session.mesh,
             build=lambda config: network.pretrained(config, session.info, session.mesh),
             trained=lambda workdir: network.finished(workdir, session.mesh),
+            started=lambda workdir: network.started(workdir, session.info, session.mesh),
         )
     )
     session.clock.lap(spec.name)

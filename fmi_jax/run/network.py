@@ -54,7 +54,7 @@ def pretrained(config: ExperimentConfig, info: DatasetInfo, mesh: Mesh) -> Netwo
 
 
 def begun(assembly: Assembly, config: ExperimentConfig, origin: Origin, mesh: Mesh) -> Network:
-    """The same network, assembled already and with a known origin."""
+    """Build the network of `pretrained` from its assembly and its origin."""
     placement = placement_of(assembly, config, mesh)
     weights = config.backbone.weights or "random weights"
     if config.backbone.run:
@@ -96,6 +96,19 @@ def finished(workdir: Path, mesh: Mesh) -> Network:
     )
 
 
+def started(workdir: Path, info: DatasetInfo, mesh: Mesh) -> Network:
+    """The network that the finished run in `workdir` started from; its head is drawn.
+
+    Raises:
+      UserError: see `finished_run` and `pretrained`, or the run that it started from has changed.
+    """
+    run = finished_run(workdir, mesh.shape["model"])
+    network = pretrained(run.config, info, mesh)
+    if run.config.backbone.run:
+        run.record.check_parent(network.identity["run"], workdir)
+    return network
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trained:
     """A classifier as it was best on validation.
@@ -104,7 +117,7 @@ class Trained:
       config: experiment that trained it.
       info: data set that it was trained on.
       pixels: data set whose mean and standard deviation it was trained with.
-      identity: as `Network.identity`.
+      identity: origin of the backbone's arrays; see `Network.identity`.
       assembly: classifier without its arrays.
       mesh: devices.
       placement: sharding of every array, by native name.

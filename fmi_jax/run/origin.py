@@ -129,7 +129,7 @@ class Origin:
     """Where the backbone of a run comes from.
 
     Attributes:
-      identity: as `Network.identity`.
+      identity: origin of the backbone's arrays; see `Network.identity`.
       info: data set whose mean and standard deviation normalise the images.
       ancestors: runs that the backbone went through, the latest first; none without `backbone.run`.
       notes: what a reader must know about those runs, one sentence each.
