@@ -19,7 +19,7 @@ _EPILOG = """\
 examples:
   fmi-jax doctor
   fmi-jax prepare aptos2019 --source RAW --data-dir data
-  fmi-jax run --config=configs/quickstart.py --workdir=runs/quickstart
+  fmi-jax run --config=quickstart --workdir=runs/quickstart
   fmi-jax study run table1 --slice dataset=aptos2019
   fmi-jax predict --workdir runs/quickstart image1.png image2.png
 

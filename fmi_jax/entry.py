@@ -4,12 +4,14 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or config, 143 stopped on request af
 """
 
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
+from fmi_jax import config_files
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError, UserError, unknown_name
 from fmi_jax.flags import check_field
@@ -39,14 +41,17 @@ def run_main(argv: Sequence[str], default_config: Path | None) -> None:
       argv: command line, program name first.
       default_config: config file used without `--config`.
     """
+    help_asked = any(argument in ("-h", "--help", "-help") for argument in argv[1:])
+    arguments = list(argv) if help_asked else _located(argv)
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config",
         str(default_config) if default_config else None,
-        "Config file, with an optional argument: configs/x.py:arg. Any field is overridden by"
-        " --config.FIELD=VALUE, e.g. --config.optim.learning_rate=3e-4.",
+        "A config by name or by file, with an optional argument: table1:arg, configs/x.py:arg."
+        " Any field is overridden by --config.FIELD=VALUE, e.g."
+        " --config.optim.learning_rate=3e-4.",
         flag_values=values,
-        sys_argv=list(argv),
+        sys_argv=arguments,
     )
     flags.DEFINE_string(
         "workdir", None, "Folder of the run: checkpoints, metrics, report. The same folder"
@@ -63,18 +68,14 @@ def run_main(argv: Sequence[str], default_config: Path | None) -> None:
     flags.DEFINE_integer("process_id", None, "Which process this is.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
 
-    if any(argument in ("-h", "--help", "-help") for argument in argv[1:]):
+    if help_asked:
         print(_help(argv[0], values))
         return
-    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
-        if argument.startswith("--config="):
-            _check_file(argument.partition("=")[2])
-        elif argument == "--config":
-            _check_file(following)
-        elif argument.startswith("--config."):
+    for argument in arguments[1:]:
+        if argument.startswith("--config."):
             check_field(argument.removeprefix("--config.").partition("=")[0])
     try:
-        rest = values(list(argv))
+        rest = values(arguments)
     except flags.UnrecognizedFlagError as error:
         raise unknown_name("flag", f"--{error.flagname}", [f"--{n}" for n in values]) from error
     except flags.Error as error:
@@ -89,7 +90,7 @@ def run_main(argv: Sequence[str], default_config: Path | None) -> None:
     if values.workdir is None:
         raise UsageError("--workdir is missing: expected the folder of the run.")
     if values.config is None:
-        raise UsageError("--config is missing: expected a file such as configs/quickstart.py.")
+        raise UsageError("--config is missing: expected a name such as quickstart, or a file.")
     if not isinstance(values.config, ExperimentConfig):
         raise UsageError(
             f"--config: get_config returned {type(values.config).__name__},"
@@ -102,21 +103,29 @@ def run_main(argv: Sequence[str], default_config: Path | None) -> None:
     experiment.run(values.config, Path(values.workdir))
 
 
-def _check_file(config: str) -> None:
-    path = config.partition(":")[0]
-    if not Path(path).is_file():
-        there = sorted(str(p) for p in Path("configs").glob("*.py"))
-        raise UsageError(
-            f"--config: there is no file {path!r}; expected FILE.py or FILE.py:ARGUMENT."
-            + (f" Configs here: {', '.join(there)}." if there else "")
-        )
+def _located(argv: Sequence[str]) -> list[str]:
+    """The command line with the name of a config replaced by the path of its file."""
+    arguments = list(argv)
+    for i, argument in enumerate(argv):
+        flag, equals, value = argument.partition("=")
+        if flag not in ("--config", "-config"):
+            continue
+        if equals:
+            arguments[i] = f"--config={config_files.locate(value)}"
+        elif i + 1 < len(argv):
+            arguments[i + 1] = config_files.locate(argv[i + 1])
+    return arguments
 
 
 def _help(program: str, values: flags.FlagValues) -> str:
+    program = Path(program).name
+    configs = textwrap.fill(", ".join(config_files.names()), initial_indent="  ",
+                            subsequent_indent="  ")  # fmt: skip
     return (
         "Train and evaluate a backbone as a config describes it.\n\n"
-        f"  {Path(program).name} --config=configs/quickstart.py --workdir=runs/quickstart\n"
-        f"  {Path(program).name} --config=configs/x.py --workdir=runs/x"
+        f"  {program} --config=quickstart --workdir=runs/quickstart\n"
+        f"  {program} --config=configs/x.py --workdir=runs/x"
         " --config.optim.learning_rate=3e-4 --config.train.seed=1\n\n"
+        f"Configs that have a name:\n{configs}\n\n"
         "The fields of a config and what they mean: fmi_jax/config.py.\n" + values.get_help()
     )

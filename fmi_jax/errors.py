@@ -1,7 +1,7 @@
 """Errors that are the user's to mend: shown as one message, without a traceback."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _LONG_LIST = 30  # more names than this hide the likely one
 
@@ -30,10 +30,15 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UsageError:
       choices: the valid names.
     """
     valid = sorted(choices)
+    hint = did_you_mean(name, valid)
+    if hint and len(valid) > _LONG_LIST:
+        return UsageError(f"unknown {kind} {name!r}.{hint}")
+    return UsageError(f"unknown {kind} {name!r}.{hint} Valid: {', '.join(valid)}.")
+
+
+def did_you_mean(name: str, valid: Sequence[str]) -> str:
+    """A question that names the valid choices close to `name`, or nothing where none is."""
     # A field without its section is too short beside the whole name to be called close to it.
     whole = [choice for choice in valid if choice.endswith(f".{name}")]
     close = whole or difflib.get_close_matches(name, valid, n=3, cutoff=0.6)
-    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-    if close and len(valid) > _LONG_LIST:
-        return UsageError(f"unknown {kind} {name!r}.{hint}")
-    return UsageError(f"unknown {kind} {name!r}.{hint} Valid: {', '.join(valid)}.")
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""

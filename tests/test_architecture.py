@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.registry": {"errors"},
     "fmi_jax.protocol_config": set(),
     "fmi_jax.config": {"errors", "protocol_config"},
+    "fmi_jax.config_files": {"errors"},
     "fmi_jax.flags": {"errors", "config"},
     "fmi_jax.config_rules": {"errors", "config"},
     "fmi_jax.tasks": {
