@@ -17,7 +17,7 @@ import jax
 import pytest
 
 from fmi_jax import config as config_module
-from fmi_jax import entry, parallel
+from fmi_jax import config_files, entry, parallel
 from fmi_jax.config import DataConfig, ExperimentConfig, TrainConfig
 from fmi_jax.config_rules import validate
 from fmi_jax.data.preparing.prepare import prepare
@@ -133,6 +133,18 @@ def test_every_table_and_figure_has_a_file() -> None:
 def test_a_documented_command_is_valid(command: str) -> None:
     arguments, path = COMMANDS[command]
     check(load(arguments)[0], path.read_text())
+
+
+def test_a_name_means_the_file_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert config_files.names() == [*CONFIGS]
+    expected = load(["--config=configs/few_shot.py:3"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "few_shot").touch()
+    assert load(["--config=few_shot:3"]) == load(["--config", "few_shot:3"]) == expected
+    for name, path in CONFIGS.items():
+        assert load([f"--config={name}"]) == load([f"--config={path}"])
 
 
 @pytest.mark.parametrize("name", CONFIGS)

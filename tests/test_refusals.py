@@ -159,7 +159,14 @@ def test_config_file_that_is_none(
 
 def test_config_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     code = run("--config=configs/quickstrat.py", "--workdir=x")
-    assert "there is no file 'configs/quickstrat.py'" in refused(capsys, code)
+    said = refused(capsys, code)
+    assert "there is no file 'configs/quickstrat.py'. Did you mean 'quickstart'?" in said
+    assert "Valid: aptos2019, " in said
+
+
+def test_config_name_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, run("--config=quickstrat:8", "--workdir=x"))
+    assert "there is no config 'quickstrat'. Did you mean 'quickstart'?" in said
 
 
 def test_no_workdir(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
