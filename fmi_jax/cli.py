@@ -1,6 +1,7 @@
 """The command `fmi-jax` and its subcommands."""
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -148,8 +149,10 @@ def _models(commands: argparse._SubParsersAction) -> None:
         from fmi_jax.models.registry import BACKBONES
 
         lines = [f"{'backbone':<26}{'params':>9}{'patch':>7}{'size':>6}{'features':>10}"]
-        for spec in BACKBONES.values():
+        for spec in [BACKBONES[values.name]] if values.name else BACKBONES.values():
             lines += ["", *_describe_model(spec, values.weights_dir)]
+        if values.name:
+            lines += ["", _parameter_table(BACKBONES[values.name])]
         lines += [
             "",
             "patch: pixels per side of a token. size: pixels per side of its training images.",
@@ -158,7 +161,11 @@ def _models(commands: argparse._SubParsersAction) -> None:
         ]
         print("\n".join(lines))
 
-    parser = _command(commands, "models", "list every backbone and its public weights", main)
+    summary = "list every backbone and its public weights, or the parameters of one"
+    parser = _command(commands, "models", summary, main)
+    parser.add_argument(
+        "name", nargs="?", metavar="BACKBONE", help="show this one, with a table of its parameters"
+    )
     parser.add_argument(
         "--weights-dir",
         type=Path,
@@ -181,6 +188,27 @@ def _describe_model(spec: "BackboneSpec", weights_dir: Path) -> list[str]:
         lines += [f"  {mark} {source.tag:<20}  {source.licence}", f"      {source.url}"]
     own = sorted(on_disk - {source.tag for source in spec.sources})
     return lines + [f"  [x] {tag:<20}  your own" for tag in own]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parameter:
+    name: str
+    shape: tuple[int, ...]
+    size: int
+
+
+def _parameter_table(spec: "BackboneSpec") -> str:
+    """Name, shape and size of every parameter of a backbone, and their number."""
+    from clu import parameter_overview
+    from flax import nnx
+
+    from fmi_jax.models.base import Execution, create_abstract
+
+    state = nnx.state(create_abstract(spec.family, spec.arch, Execution()), nnx.Param)
+    values = {".".join(map(str, path)): v.get_value() for path, v in nnx.to_flat_state(state)}
+    rows = [_Parameter(name, value.shape, value.size) for name, value in values.items()]
+    total = parameter_overview.count_parameters(values)
+    return f"{parameter_overview.make_table(rows)}\n{total:,} parameters in {len(rows)} arrays"
 
 
 def _doctor(commands: argparse._SubParsersAction) -> None:

@@ -20,7 +20,11 @@ import runs
 
 from fmi_jax import __version__, config_files
 
-PACKAGES = {"fmi_jax": "fmi_jax", "weights_convert": "weights_convert", "configs": "fmi_jax/configs"}
+PACKAGES = {
+    "fmi_jax": "fmi_jax",
+    "weights_convert": "weights_convert",
+    "configs": "fmi_jax/configs",
+}
 """Folders of the checkout that a wheel holds, and where it has them."""
 
 BUILD = "import sys; from setuptools import build_meta as b; getattr(b, sys.argv[1])(sys.argv[2])"
@@ -66,8 +70,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     shutil.copytree(
         runs.ROOT,
         folder / "checkout",
-        ignore=lambda at, names: own(at, names)
-        | {n for n in names if Path(at) == runs.ROOT and (n == "data" or n.startswith("."))},
+        ignore=lambda at, names: (
+            own(at, names)
+            | {n for n in names if Path(at) == runs.ROOT and (n == "data" or n.startswith("."))}
+        ),
     )
     built = folder / "built"
     call(sys.executable, "-c", BUILD, "build_sdist", built, cwd=folder / "checkout")
