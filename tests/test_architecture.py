@@ -40,7 +40,9 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.parallel": {"types", "errors", "jax"},
     "fmi_jax.artifacts": {"types", "errors", "config", "atomic"},
     "fmi_jax.artifacts.record": {"errors", "config", "atomic", "artifacts", "parallel", "jax"},
-    "fmi_jax.artifacts.checkpoints": {"errors", "atomic", "nn.shards", "parallel", "jax"},
+    "fmi_jax.artifacts.checkpoints": {
+        *("errors", "atomic", "artifacts.older", "nn.shards", "parallel", "jax"),
+    },
     "fmi_jax.artifacts.weights": {"errors", "atomic", "models.base", "jax"},
     "fmi_jax.training": {
         *("types", "errors", "config", "nn", "parallel", "artifacts", "jax"),

@@ -19,10 +19,14 @@ import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fmi_jax import atomic, parallel
+from fmi_jax.artifacts import older
 from fmi_jax.errors import UserError
 from fmi_jax.nn.shards import filed_shape
 
 log = logging.getLogger(__name__)
+
+FORMAT = 2
+"""Format number of a step's manifest; format 1 was the checksums alone."""
 
 
 class _NewestAndBest:
@@ -122,11 +126,10 @@ class RunCheckpoints:
         for path in self.folder.iterdir():
             if path.name.isdecimal() and path.name != str(step):
                 shutil.rmtree(path)
-        folder, manifest = self.folder / str(step), _manifest(self.folder, step)
-        sums = json.loads(manifest.read_text())
+        sums = _read_manifest(self._manifest(step))
         kept = {name: digest for name, digest in sums.items() if not _is_training(name)}
-        atomic.write_bytes(manifest, json.dumps(kept).encode())
-        shutil.rmtree(folder / "training", ignore_errors=True)
+        _write_manifest(self._manifest(step), kept)
+        shutil.rmtree(self.folder / str(step) / "training", ignore_errors=True)
 
     def newest_sound(self) -> int | None:
         """The step to resume from, or None for a new run.
@@ -213,11 +216,29 @@ class RunCheckpoints:
     def _seal(self, step: int) -> None:
         manifest = _manifest(self.folder, step)
         manifest.parent.mkdir(exist_ok=True)
-        sums = _checksums(self.folder / str(step))
-        atomic.write_bytes(manifest, json.dumps(sums).encode())
+        _write_manifest(manifest, _checksums(self.folder / str(step)))
         for old in manifest.parent.glob("*.json"):
             if not (self.folder / old.stem).exists():
                 old.unlink()
+
+    def _damage(self, step: int) -> str | None:
+        """What is wrong with a step on disk, or None; `UserError` if a later version wrote it."""
+        manifest = self._manifest(step)
+        if not manifest.exists():
+            return "it was not written to the end"
+        try:
+            expected = _read_manifest(manifest)
+        except (ValueError, KeyError, TypeError):
+            return "its manifest is damaged"
+        found = _checksums(self.folder / str(step))
+        changed = sorted(
+            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+        )
+        if not any(_is_training(name) for name in expected):  # left by `keep_model`, when killed
+            changed = [name for name in changed if not _is_training(name)]
+        if changed:
+            return f"{len(changed)} file(s) differ from the manifest, first {changed[0]}"
+        return None
 
     def _set_aside(self, unusable: Mapping[int, str | None]) -> None:
         for step, reason in sorted(unusable.items()):
@@ -307,6 +328,16 @@ def _as_kept(tree: Any, wanted: Any) -> Any:
         return reshape(x, like.shape)
 
     return jax.tree.map(kept, tree, wanted)
+
+
+def _write_manifest(path: Path, sums: Mapping[str, str]) -> None:
+    atomic.write_bytes(path, json.dumps({"format": FORMAT, "sha256": sums}).encode())
+
+
+def _read_manifest(path: Path) -> dict[str, str]:
+    """SHA-256 of every file of a step, by relative path."""
+    values = json.loads(path.read_text())
+    return values if older.format_of(values, FORMAT, path) == 1 else values["sha256"]
 
 
 def _is_training(name: str) -> bool:

@@ -23,7 +23,10 @@ def format_of(values: Mapping[str, Any], known: int, path: Path) -> int:
 
     Raises:
       UserError: a later version wrote it.
+      TypeError: it holds no JSON object, or no number.
     """
+    if not isinstance(values, Mapping):
+        raise TypeError(f"expected a JSON object, not {type(values).__name__}")
     number = values.get("format", 1)
     if number > known:
         raise UserError(

@@ -17,6 +17,7 @@ from fmi_jax.errors import UsageError, UserError
 
 FILE_NAME = "run.json"
 FORMAT = 1
+"""Format number of `run.json`, and of the files of a run that have none (tables, logs)."""
 
 FREE = {
     "data.data_dir",
@@ -99,7 +100,7 @@ class RunRecord:
                 started=values["started"],
                 ancestors=tuple(Ancestor(**each) for each in values.get("ancestors", ())),
             )
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path} is not the record of a run ({type(error).__name__}: {error});"
                 " expected the file as run.py wrote it."

@@ -301,10 +301,11 @@ def _header(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
         raise damaged from error
     if seal != _seal(header):
         raise damaged
-    if header["format"] != FORMAT:
+    if header.get("format") != FORMAT:
         raise UserError(
-            f"{path}: its format is {header['format']!r}, and this version reads {FORMAT!r}."
-            " Convert the checkpoint again."
+            f"{path}: its format is {header.get('format')!r}, and this version of fmi_jax reads"
+            f" {FORMAT!r}. Install the version that wrote it, or convert the checkpoint again with"
+            " python -m weights_convert NAME --checkpoint FILE --out DIR."
         )
     return header
 

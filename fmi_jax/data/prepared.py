@@ -310,8 +310,14 @@ def open_folder(folder: Path) -> PreparedDataset:
         raise _damaged(folder, f"{MANIFEST} is not a manifest") from error
     if manifest_sha256(manifest) != sha256:
         raise _damaged(folder, f"{MANIFEST} does not match its checksum")
-    if manifest["format"] != FORMAT:
-        raise _damaged(folder, f"it has format {manifest['format']}, expected {FORMAT}")
+    if manifest.get("format") != FORMAT:
+        name, (size, _, split) = folder.parent.name, folder.name.partition("-")
+        raise UserError(
+            f"{folder} is of format {manifest.get('format')}, and this version of fmi_jax reads"
+            f" {FORMAT}: prepare it again with"
+            f" {_prepare_command(folder.parent.parent, name, size, split)} --overwrite, or install"
+            " the version that wrote it."
+        )
     for name, size in manifest["files"].items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
@@ -344,11 +350,16 @@ def _not_prepared(
     if name not in names:
         error = unknown_name("data set", name, names)
         return UsageError(f"{error} Prepared in {data_dir}: {have}.")
+    return UsageError(
+        f"data set {name!r} is not prepared at size {size}{f' with split {split!r}' * bool(split)}"
+        f" in {data_dir}. Prepared there: {have}. To prepare it:"
+        f" {_prepare_command(data_dir, name, size, split)}"
+    )
+
+
+def _prepare_command(data_dir: Path, name: str, size: int | str, split: str) -> str:
+    kind = name if name in DATASETS else f"csv (or folder) --name {name}"
     source = "" if name in DATASETS and DATASETS[name].synthetic else " --source FOLDER"
     rule, _, limit = split.partition("-limit")
     options = f" --split {rule}" * bool(rule) + f" --limit {limit}" * bool(limit)
-    return UsageError(
-        f"data set {name!r} is not prepared at size {size}{f' with split {split!r}' * bool(split)}"
-        f" in {data_dir}. Prepared there: {have}. To prepare it: fmi-jax prepare {name}{source}"
-        f" --data-dir {data_dir} --size {size}{options}"
-    )
+    return f"fmi-jax prepare {kind}{source} --data-dir {data_dir} --size {size}{options}"

@@ -12,5 +12,8 @@ LOG = "log.txt"
 CLAIM = ".claim"
 """File that is locked while the cell runs."""
 
+CELL_FORMAT = 1
+"""Format number of `cell.json` and `failed.json`."""
+
 FORMAT = 2
 """Format number of `<study>.json`; in format 1 settings lacked `shows` and `label`."""

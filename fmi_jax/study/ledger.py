@@ -15,16 +15,18 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fmi_jax import atomic
+from fmi_jax.artifacts import older
 from fmi_jax.artifacts.result import FILE_NAME as RESULT
+from fmi_jax.artifacts.result import FORMAT as RESULT_FORMAT
 from fmi_jax.config import as_dict
 from fmi_jax.errors import UserError
 from fmi_jax.study.cells import Cell, Score, following
-from fmi_jax.study.files import CELL, CLAIM, FAILED
+from fmi_jax.study.files import CELL, CELL_FORMAT, CLAIM, FAILED
 
 
 class State(enum.StrEnum):
@@ -73,7 +75,8 @@ class Claim:
             host=socket.gethostname(),
             time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
-        text = json.dumps(dataclasses.asdict(failure), indent=2, ensure_ascii=False)
+        values = {"format": CELL_FORMAT, **dataclasses.asdict(failure)}
+        text = json.dumps(values, indent=2, ensure_ascii=False)
         atomic.write_bytes(self.folder / FAILED, (text + "\n").encode())
 
     def release(self) -> None:
@@ -135,17 +138,19 @@ class Ledger:
         config = cell.config
         if cell.of is not None:
             config = following(config, str(self.folder(cell.of.id)))
-        text = json.dumps({"config": as_dict(config)}, indent=2) + "\n"
+        values = {"format": CELL_FORMAT, "config": as_dict(config)}
+        text = json.dumps(values, indent=2) + "\n"
         atomic.write_bytes(folder / CELL, text.encode())
         return Claim(descriptor, folder)
 
     def failure(self, cell: str) -> Failure:
-        """Read the reason of a failed cell."""
-        return Failure(**_read(self.folder(cell) / FAILED))
+        """Why a failed cell failed."""
+        names = [field.name for field in dataclasses.fields(Failure)]
+        return Failure(**_read(self.folder(cell) / FAILED, CELL_FORMAT, names))
 
     def result(self, cell: str) -> dict[str, Any]:
-        """Read the `result.json` of a finished cell."""
-        return _read(self.folder(cell) / RESULT)
+        """What `result.json` of a finished cell holds."""
+        return _read(self.folder(cell) / RESULT, RESULT_FORMAT)
 
     def score(self, cell: str) -> Score | None:
         """Validation score of a finished cell; None if it has no such score."""
@@ -156,10 +161,13 @@ class Ledger:
         return Score(best["metric"], value)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, known: int, names: Sequence[str] = ()) -> dict[str, Any]:
+    """Content of a file of a format up to `known`; where `names` are given, only these keys."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        older.format_of(values, known, path)
+        return {name: values[name] for name in names or values}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}: {error}); delete the folder of the"
             " cell to run it again."

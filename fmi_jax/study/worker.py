@@ -5,9 +5,10 @@ import os
 import sys
 from pathlib import Path
 
+from fmi_jax.artifacts import older
 from fmi_jax.config import from_dict
 from fmi_jax.entry import guarded
-from fmi_jax.study.files import CELL
+from fmi_jax.study.files import CELL, CELL_FORMAT
 
 
 def main(folder: Path, cores: str) -> None:
@@ -16,8 +17,9 @@ def main(folder: Path, cores: str) -> None:
         os.sched_setaffinity(0, map(int, cores.split(",")))
     from fmi_jax.run import experiment
 
-    config = from_dict(json.loads((folder / CELL).read_text(encoding="utf-8"))["config"])
-    experiment.run(config, folder)
+    values = json.loads((folder / CELL).read_text(encoding="utf-8"))
+    older.format_of(values, CELL_FORMAT, folder / CELL)
+    experiment.run(from_dict(values["config"]), folder)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ from fmi_jax.errors import UserError
 MARKER = "SYNTHETIC.txt"
 """Name of the file that marks a raw data set as drawn; everything made from it says so."""
 
+FORMAT = 1
+"""Number of the drawing programs; raised when one of them draws other bytes from the same seed."""
+
 
 @contextmanager
 def drawn_folder(folder: Path, note: str) -> Iterator[Path | None]:
@@ -26,19 +29,25 @@ def drawn_folder(folder: Path, note: str) -> Iterator[Path | None]:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         marker = folder / MARKER
-        if marker.is_file() and marker.read_text() == note:
+        # Markers without a number are of format 1.
+        if marker.is_file() and marker.read_text() in (_numbered(note), note):
             yield None
             return
         raise UserError(
             f"{folder} is not empty and does not hold what would be drawn"
-            f" ({note.splitlines()[0]}); expected an empty or a new folder."
+            f" ({note.splitlines()[0]} Format {FORMAT}.); expected an empty or a new folder."
+            + " Delete it to have it drawn again." * marker.is_file()
         )
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial
-    (partial / MARKER).write_text(note)
+    (partial / MARKER).write_text(_numbered(note))
     partial.replace(folder)
+
+
+def _numbered(note: str) -> str:
+    return f"{note}Format {FORMAT}.\n"
 
 
 def is_drawn(source: Path) -> bool:
