@@ -24,7 +24,7 @@ from fmi_jax.models.registry import BACKBONES
 from fmi_jax.run import experiment
 from fmi_jax.run.network import read_trained
 from fmi_jax.study.ledger import Ledger, State
-from fmi_jax.study.report.planned import read_studies
+from fmi_jax.study.planned import read_studies
 from fmi_jax.training.loop import Loop
 
 

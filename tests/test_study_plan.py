@@ -152,7 +152,7 @@ def test_every_study_has_cells_that_can_be_run(name: str):
         assert "dataset" in one.at
         if one.config is None:
             assert one.why_not
-    json.dumps(plan.to_json(), allow_nan=False)
+    json.dumps(plan.planned().to_json(), allow_nan=False)
     assert plan.count(plan.settings) > 0
     with pytest.raises(UsageError, match="coordinate for --slice"):
         select(plan.settings, {"datset": ["ddsm"]}, (1, 1))

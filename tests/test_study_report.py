@@ -27,6 +27,7 @@ from fmi_jax.cli import main
 from fmi_jax.config import field_names
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.study.plan import make_plan
+from fmi_jax.study.planned import PlannedStudy, read_studies
 from fmi_jax.study.published import rows as published_rows
 from fmi_jax.study.registry import STUDIES
 from fmi_jax.study.report import condense
@@ -37,7 +38,6 @@ from fmi_jax.study.report.cost import cost_of
 from fmi_jax.study.report.markdown import escaped
 from fmi_jax.study.report.numbers import Number, Status, numbers_of
 from fmi_jax.study.report.outcomes import Outcomes
-from fmi_jax.study.report.planned import PlannedStudy, read_studies
 from fmi_jax.study.report.provenance import provenance_of
 from fmi_jax.study.report.samples import Sampler
 
@@ -299,7 +299,7 @@ def test_cost_counts_every_finished_cell_once(tmp_path):
     ("name", "table"), [("table1", "huix2024_table1"), ("tableb", "huix2024_tableB")]
 )
 def test_the_published_side_is_that_of_the_file(name, table):
-    study = PlannedStudy.from_json(make_plan(STUDIES[name]).to_json())
+    study = PlannedStudy.from_json(make_plan(STUDIES[name]).planned().to_json())
     found = [s.published for s in study.settings if s.published is not None]
     rows = [row for row in published_rows() if row["table"] == table]
     expected = sorted((row["mean"], row["std"], row["runs"]) for row in rows)
@@ -307,7 +307,7 @@ def test_the_published_side_is_that_of_the_file(name, table):
 
 
 def test_a_published_number_stands_in_its_place():
-    study = PlannedStudy.from_json(make_plan(STUDIES["table1"]).to_json())
+    study = PlannedStudy.from_json(make_plan(STUDIES["table1"]).planned().to_json())
     at = {"dataset": "aptos2019", "model": "dinov2", "head": "linear", "backbone": "frozen"}
     (found,) = [s.published for s in study.settings if s.at == at]
     assert found is not None

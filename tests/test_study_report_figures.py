@@ -12,6 +12,7 @@ from matplotlib.text import Text
 from study_trees import Images, analyse, cells, finish, setting, single, write_plan
 
 from fmi_jax.study.grids.recipe import DATASETS
+from fmi_jax.study.planned import read_studies
 from fmi_jax.study.published import published, rows
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.agreement import agreements
@@ -32,7 +33,6 @@ from fmi_jax.study.report.findings import best_of_columns
 from fmi_jax.study.report.gains import gains
 from fmi_jax.study.report.numbers import numbers_of
 from fmi_jax.study.report.outcomes import Outcomes
-from fmi_jax.study.report.planned import read_studies
 from fmi_jax.study.report.samples import Sampler
 from fmi_jax.study.report.speed import iterations, latencies
 from fmi_jax.study.report.table import make_table

@@ -6,7 +6,6 @@ import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from fmi_jax import atomic
 from fmi_jax.config import ExperimentConfig
@@ -21,7 +20,7 @@ from fmi_jax.protocols.spec import PretrainedNetwork
 from fmi_jax.run.assembly import find_weights
 from fmi_jax.run.origin import finished_run
 from fmi_jax.study.cells import Cell, Score, candidates, due
-from fmi_jax.study.files import FORMAT
+from fmi_jax.study.planned import PlannedCell, PlannedSetting, PlannedStudy, read_plan
 from fmi_jax.study.spec import Setting, Study
 
 
@@ -80,57 +79,57 @@ class Plan:
         """Write `<root>/<study>.json`, which the report reads beside the results.
 
         Raises:
-          UsageError: the file exists already, for the same study with other values set.
+          UsageError: it is there already, of the same study with other values set.
+          UserError: what is there is damaged, or a later version's.
         """
         path = root / f"{self.study.name}.json"
         if path.is_file():
-            there = json.loads(path.read_text(encoding="utf-8"))["changed"]
+            there = read_plan(path).changed
             if there != self.changed:
                 raise UsageError(
                     f"{path} is of this study with {_named(there)}, and now it is to be with"
                     f" {_named(self.changed)}: its cells would be left out of the report. Use"
                     " another --root, or delete that file."
                 )
-        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False)
+        text = json.dumps(self.planned().to_json(), indent=1, ensure_ascii=False)
         atomic.write_bytes(path, (text + "\n").encode())
 
-    def to_json(self) -> dict[str, Any]:
-        """Convert the study and every cell that it could need to JSON values."""
+    def planned(self) -> PlannedStudy:
+        """The study and every cell that it could need, as the report reads them."""
         study = self.study
-        return {
-            "format": FORMAT,
-            "name": study.name,
-            "title": study.title,
-            "note": study.note,
-            "rows": list(study.rows),
-            "figure": None if study.figure is None else dataclasses.asdict(study.figure),
-            "rates": list(self.rates),
-            "seeds": self.seeds,
-            "product": self.product,
-            "changed": dict(self.changed),
-            "settings": [self._setting(setting) for setting in self.settings],
-        }
+        return PlannedStudy(
+            name=study.name,
+            title=study.title,
+            note=study.note,
+            rows=study.rows,
+            figure=study.figure,
+            rates=self.rates,
+            seeds=self.seeds,
+            product=self.product,
+            changed=self.changed,
+            settings=tuple(map(self._setting, self.settings)),
+        )
 
-    def _setting(self, setting: Setting) -> dict[str, Any]:
-        published, config = setting.published, setting.config
-        protocol = None if config is None else PROTOCOLS[config.protocol]
-        return {
-            "at": dict(setting.at),
-            "protocol": None if protocol is None else protocol.name,
-            "shows": "score" if protocol is None else protocol.shows,
-            "label": "" if protocol is None else protocol.label,
-            "published": None if published is None else dataclasses.asdict(published),
-            "why_not": setting.why_not if config is None else "",
-            "cells": [
-                {
-                    "id": cell.id,
-                    "learning_rate": cell.learning_rate,
-                    "seed": cell.seed,
-                    "of": None if cell.of is None else cell.of.id,
-                }
-                for cell in self.candidates(setting)
-            ],
-        }
+    def _setting(self, setting: Setting) -> PlannedSetting:
+        protocol = None if setting.config is None else PROTOCOLS[setting.config.protocol]
+        cells = self.candidates(setting)
+        return PlannedSetting(
+            at=setting.at,
+            protocol=None if protocol is None else protocol.name,
+            shows="score" if protocol is None else protocol.shows,
+            label="" if protocol is None else protocol.label,
+            published=setting.published,
+            why_not=setting.why_not if protocol is None else "",
+            cells=tuple(
+                PlannedCell(
+                    id=cell.id,
+                    learning_rate=cell.learning_rate,
+                    seed=cell.seed,
+                    of=None if cell.of is None else cell.of.id,
+                )
+                for cell in cells
+            ),
+        )
 
 
 def _named(changed: Mapping[str, str]) -> str:

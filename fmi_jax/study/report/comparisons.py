@@ -6,8 +6,8 @@ import io
 import itertools
 from collections.abc import Mapping, Sequence
 
+from fmi_jax.study.planned import DATASET, PlannedStudy
 from fmi_jax.study.report.numbers import Number
-from fmi_jax.study.report.planned import DATASET, PlannedStudy
 from fmi_jax.study.report.samples import Sample
 from fmi_jax.study.report.statistics import holm, paired_p
 from fmi_jax.tasks.registry import describe

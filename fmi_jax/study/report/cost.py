@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from fmi_jax.study.planned import PlannedStudy
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.outcomes import Outcome, State
-from fmi_jax.study.report.planned import PlannedStudy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

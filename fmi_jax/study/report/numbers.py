@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from fmi_jax.artifacts.result import Headline, Result, Speed
+from fmi_jax.study.planned import PlannedCell, PlannedSetting, PlannedStudy
 from fmi_jax.study.report import wording
 from fmi_jax.study.report.outcomes import Outcome, Outcomes, State
-from fmi_jax.study.report.planned import PlannedCell, PlannedSetting, PlannedStudy
-from fmi_jax.tasks.registry import TASKS, describe
+from fmi_jax.tasks.metrics import describe, selection_score
 
 
 class Status(enum.StrEnum):

@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from fmi_jax.study.planned import DATASET
 from fmi_jax.study.report.numbers import Number
-from fmi_jax.study.report.planned import DATASET
 from fmi_jax.study.report.samples import bounds
 from fmi_jax.study.report.study_report import StudyReport
 

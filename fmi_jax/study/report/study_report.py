@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from fmi_jax.study.planned import PlannedStudy
 from fmi_jax.study.report import drawing, findings
 from fmi_jax.study.report.agreement import Agreement, agreements
 from fmi_jax.study.report.choices import Made, choices_of
@@ -22,7 +23,6 @@ from fmi_jax.study.report.figures import (
 from fmi_jax.study.report.gains import BASELINE, gains
 from fmi_jax.study.report.numbers import Number, numbers_of
 from fmi_jax.study.report.outcomes import Outcome, Outcomes, State
-from fmi_jax.study.report.planned import PlannedStudy
 from fmi_jax.study.report.provenance import Provenance, provenance_of
 from fmi_jax.study.report.samples import Sample, Sampler
 from fmi_jax.study.report.speed import iterations, latencies

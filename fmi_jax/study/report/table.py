@@ -4,9 +4,9 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from fmi_jax.study.planned import PlannedStudy
 from fmi_jax.study.report.numbers import Number
-from fmi_jax.study.report.planned import PlannedStudy
-from fmi_jax.tasks.registry import TASKS, describe
+from fmi_jax.tasks.metrics import METRICS, describe, selection_score
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

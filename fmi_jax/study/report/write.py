@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fmi_jax import atomic
+from fmi_jax.study.planned import read_studies
 from fmi_jax.study.report import markdown, numbers_csv, page
 from fmi_jax.study.report.cache import Cache
 from fmi_jax.study.report.comparisons import comparisons_csv
 from fmi_jax.study.report.outcomes import Outcomes
-from fmi_jax.study.report.planned import read_studies
 from fmi_jax.study.report.samples import Sampler
 from fmi_jax.study.report.study_report import StudyReport, make_report
 

@@ -36,7 +36,8 @@ def drawn_folder(folder: Path, note: str) -> Iterator[Path | None]:
         raise UserError(
             f"{folder} is not empty and does not hold what would be drawn"
             f" ({note.splitlines()[0]} Format {FORMAT}.); expected an empty or a new folder."
-            + " Delete it to have it drawn again." * marker.is_file()
+            + " Delete it to have it drawn again."
+            * marker.is_file()
         )
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fmi_jax.report.style import short
+from fmi_jax.study.planned import DATASET
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.drawing import ONE_COLUMN, TWO_COLUMNS, Drawn, Look
 from fmi_jax.study.report.numbers import Number
-from fmi_jax.study.report.planned import DATASET
 from fmi_jax.study.report.samples import Sample, bounds
 from fmi_jax.study.spec import Figure as FigureSpec
 

@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from fmi_jax.report.style import short
+from fmi_jax.study.planned import DATASET
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.comparisons import LEVEL, Comparison
 from fmi_jax.study.report.drawing import TWO_COLUMNS, Drawn
-from fmi_jax.study.report.planned import DATASET
 from fmi_jax.study.report.wording import signed
 from fmi_jax.tasks.registry import describe
 

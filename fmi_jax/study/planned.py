@@ -1,4 +1,4 @@
-"""The plan of a study as the report reads it: `<study>.json`, written by `Plan.write`."""
+"""The file `<study>.json`: a planned study, as drivers write it and the report reads it."""
 
 import dataclasses
 import json
@@ -66,9 +66,10 @@ class PlannedStudy:
     """A study as it was planned; see `fmi_jax.study.spec.Study` and `Plan`.
 
     Attributes:
-      name, title, note, rows, figure, rates, seeds: attributes of the study.
-      changed: config fields that differ from the study's, by dotted name.
-      settings: all settings, in the order of the rows.
+      name, title, note, rows, figure, rates, seeds: as of the study.
+      product: whether every rate gets every seed.
+      changed: config fields that are not as the study has them.
+      settings: in the order of the rows.
     """
 
     name: str
@@ -78,12 +79,17 @@ class PlannedStudy:
     figure: Figure | None
     rates: tuple[float, ...]
     seeds: int
+    product: bool
     changed: Mapping[str, str]
     settings: tuple[PlannedSetting, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """The study and every cell that it could need, as JSON values."""
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Invert `Plan.to_json`, for the current format."""
+        """The inverse of `to_json`, with the rows completed."""
         settings = tuple(
             PlannedSetting(
                 at=setting["at"],
@@ -104,6 +110,7 @@ class PlannedStudy:
             figure=Figure(**values["figure"]) if values["figure"] else None,
             rates=tuple(values["rates"]),
             seeds=values["seeds"],
+            product=values["product"],
             changed=values["changed"],
             settings=settings,
         )
@@ -151,10 +158,11 @@ def read_studies(root: Path, names: Sequence[str] = ()) -> list[PlannedStudy]:
     for name in names:
         if name not in files:
             raise unknown_name(f"study in {root}:", name, files)
-    return [_read(files[name]) for name in names or files]
+    return [read_plan(files[name]) for name in names or files]
 
 
-def _read(path: Path) -> PlannedStudy:
+def read_plan(path: Path) -> PlannedStudy:
+    """The study that a file describes; `UserError` where it is damaged or a later version's."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if older.format_of(values, FORMAT, path) < FORMAT:
