@@ -2,7 +2,9 @@
 
 import copy
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -13,12 +15,15 @@ import short_runs
 from tolerances import ACROSS_CPUS
 
 from fmi_jax import cli
+from fmi_jax.artifacts import weights
+from fmi_jax.artifacts.checkpoints import RunCheckpoints
 from fmi_jax.artifacts.record import RunRecord
 from fmi_jax.artifacts.result import Result
 from fmi_jax.artifacts.weights import load_backbone
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data import loader
-from fmi_jax.data.prepared import open_dataset
+from fmi_jax.data.prepared import manifest_sha256, open_dataset
+from fmi_jax.data.raw.drawn import folder as drawn
 from fmi_jax.errors import UserError
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.run import experiment
@@ -119,14 +124,106 @@ def test_a_study_runs_what_is_left_of_it_and_reports_the_rest(left: Path, capsys
     assert all(name in numbers for name in ("finetune", "linear_probe", "knn", "cka"))
 
 
-@pytest.mark.parametrize("name", ["finished/run.json", "finished/result.json", "root/squares.json"])
+def refuses(read: Callable[[], object], path: Path, way_out: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read()
+    said = str(caught.value)
+    assert re.search(r"is of format '?(\w+ )*99", said), said
+    assert str(path) in said or str(path.parent) in said, said
+    assert way_out in said, said
+
+
+def set_format(path: Path) -> Path:
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["finished/run.json", "finished/result.json", "root/squares.json", "failed", "result"]
+)
 def test_files_of_later_versions_are_refused_in_one_message(
     name: str, left: Path, tmp_path: Path
 ) -> None:
+    if name in ("failed", "result"):
+        [cell, *_] = (left / "root" / "cells").glob(f"*/{name}.json")
+        name = str(cell.relative_to(left))
     folder = tmp_path / Path(name).parts[0]
     shutil.copytree(left / folder.name, folder)
-    path = tmp_path / name
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
-    read = {"run.json": RunRecord.read, "result.json": Result.read, "squares.json": read_studies}
-    with pytest.raises(UserError, match=rf"{path.name} is of format 99.*install the version"):
-        read[path.name](folder)
+    path = set_format(tmp_path / name)
+    read = {
+        "finished/run.json": lambda: RunRecord.read(folder),
+        "finished/result.json": lambda: Result.read(folder),
+        "root/squares.json": lambda: read_studies(folder),
+        "failed.json": lambda: Ledger(folder).failure(path.parent.name),
+        "result.json": lambda: Ledger(folder).score(path.parent.name),
+    }
+    refuses(read.get(name) or read[path.name], path, "install the version that wrote it")
+
+
+def test_a_study_of_a_later_version_is_not_overwritten(left: Path, tmp_path: Path, capsys) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    shutil.copy(left / "root" / "squares.json", root)
+    written = set_format(root / "squares.json").read_bytes()
+    arguments = [str(left / "study.py"), "--root", str(root), "--data-dir", str(left / "data")]
+    assert cli.main(["study", "run", *arguments]) == 1
+    assert "is of format 99" in capsys.readouterr().err
+    assert (root / "squares.json").read_bytes() == written
+
+
+def test_checkpoints_of_a_later_version_are_refused_and_stay_where_they_are(
+    left: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(left / "half_finetune" / "checkpoints", folder)
+    assert RunCheckpoints(folder).newest_sound() is not None  # format 1: checksums alone
+    newest = max((folder / "manifests").glob("*.json"), key=lambda path: int(path.stem))
+    values = {"format": 99, "sha256": json.loads(newest.read_text())}
+    newest.write_text(json.dumps(values))
+    before = sorted(folder.rglob("*"))
+    refuses(RunCheckpoints(folder).newest_sound, newest, "install the version that wrote it")
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("number", [1, 99])
+def test_prepared_data_of_another_version_name_the_command_that_remakes_them(
+    number: int, left: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(left / "data" / "squares", tmp_path / "squares")
+    [path] = tmp_path.glob("squares/*/manifest.json")
+    manifest = {**json.loads(path.read_text()), "format": number}
+    del manifest["sha256"]
+    path.write_text(json.dumps({**manifest, "sha256": manifest_sha256(manifest)}))
+    size, _, split = path.parent.name.partition("-")
+    with pytest.raises(UserError, match=rf"is of format {number}, .* reads 2") as caught:
+        open_dataset(tmp_path, "squares", int(size))
+    assert f"--data-dir {tmp_path} --size {size} --split {split} --overwrite" in str(caught.value)
+
+
+def test_weights_of_a_later_version_are_refused(
+    left: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, path = BACKBONES["resnet_nano"], tmp_path / "later.safetensors"
+    file = weights.read_backbone(left / "weights" / "resnet_nano.drawn.safetensors")
+    with monkeypatch.context() as later:
+        later.setattr(weights, "FORMAT", "fmi_jax backbone 99")
+        weights.save_backbone(path, file.params, spec.arch, file.provenance)
+    refuses(lambda: weights.read_backbone(path), path, "convert the checkpoint again")
+
+
+def test_drawn_images_are_drawn_anew_when_the_drawing_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw() -> bool:
+        with drawn.drawn_folder(tmp_path / "raw", "Squares, seed 1.\n") as folder:
+            return folder is not None
+
+    assert draw()
+    assert not draw()
+    marker = tmp_path / "raw" / drawn.MARKER
+    assert marker.read_text() == "Squares, seed 1.\nFormat 1.\n"
+    marker.write_text("Squares, seed 1.\n")  # as before there were numbers
+    assert not draw()
+    marker.write_text("Squares, seed 1.\nFormat 99.\n")
+    with pytest.raises(UserError, match=r"Format 1\..* Delete it to have it drawn again"):
+        draw()

@@ -303,7 +303,7 @@ def _header(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
         raise damaged
     if header.get("format") != FORMAT:
         raise UserError(
-            f"{path}: its format is {header.get('format')!r}, and this version of fmi_jax reads"
+            f"{path} is of format {header.get('format')!r}, and this version of fmi_jax reads"
             f" {FORMAT!r}. Install the version that wrote it, or convert the checkpoint again with"
             " python -m weights_convert NAME --checkpoint FILE --out DIR."
         )
