@@ -273,12 +273,3 @@ def place_rows(values: np.ndarray, rows: int, sharding: NamedSharding) -> jax.Ar
         return filled
 
     return jax.make_array_from_callback((rows, *values.shape[1:]), sharding, part)
-
-
-def bytes_per_device(tree: Any) -> dict[str, int]:
-    """Bytes that the arrays of `tree` take on each local device, by device name."""
-    total = {str(device): 0 for device in jax.local_devices()}
-    for leaf in jax.tree.leaves(tree):
-        for shard in leaf.addressable_shards:
-            total[str(shard.device)] += shard.data.nbytes
-    return total

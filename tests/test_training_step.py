@@ -76,6 +76,15 @@ def batch(step: int, **changes: np.ndarray) -> Batch:
     return Batch(**(values | changes))
 
 
+def bytes_per_device(tree: object) -> dict[str, int]:
+    """Bytes that the arrays of `tree` take on each local device, by device name."""
+    total = {str(device): 0 for device in jax.local_devices()}
+    for leaf in jax.tree.leaves(tree):
+        for shard in leaf.addressable_shards:
+            total[str(shard.device)] += shard.data.nbytes
+    return total
+
+
 class Training:
     """A few steps of the tiny classifier on a mesh."""
 
@@ -159,8 +168,8 @@ def test_eight_devices_train_as_one(alone: tuple[Training, list[float]], layout:
     assert eight.step._cache_size() == 1
     if layout.get("strategy") == "fsdp":
         for tree in ("params", "opt_state"):
-            whole = parallel.bytes_per_device(getattr(one.state, tree))[str(jax.devices()[0])]
-            share = parallel.bytes_per_device(getattr(eight.state, tree)).values()
+            whole = bytes_per_device(getattr(one.state, tree))[str(jax.devices()[0])]
+            share = bytes_per_device(getattr(eight.state, tree)).values()
             assert max(share) < 0.2 * whole, (tree, whole, max(share))
     for name, value in one.state.params.items():
         theirs = np.reshape(eight.state.params[name], value.shape)
