@@ -3,10 +3,13 @@ import functools
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import runs
 import tensorflow_datasets as tfds
 from PIL import Image
 from prepared_sets import contents, note_reads
@@ -435,3 +438,17 @@ def test_a_shard_may_lose_all_its_images(tmp_path, prepared, monkeypatch):
     assert ours.ids("train") == [prepared.ids("train")[i] for i in kept]
     for mine, theirs in enumerate(kept):
         np.testing.assert_array_equal(ours.image("train", mine), prepared.image("train", theirs))
+
+
+def test_what_is_prepared_is_opened_without_raw_readers_or_drawing_programs(prepared):
+    name, size, data_dir = prepared.info.name, prepared.info.size, prepared.folder.parent.parent
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom fmi_jax.data.prepared import open_dataset\n"
+        f"dataset = open_dataset(Path({str(data_dir)!r}), {name!r}, {size})\n"
+        "assert dataset.split('train')[0][0].shape[0] == dataset.info.size\n"
+        "print(*(name for name in sys.modules if name.startswith('fmi_jax.data.')))\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=runs.ROOT)
+    expected = {"fmi_jax.data.prepared", "fmi_jax.data.raw", "fmi_jax.data.raw.spec"}
+    assert set(done.stdout.split()) == expected

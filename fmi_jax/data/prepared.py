@@ -16,7 +16,7 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -25,9 +25,12 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from fmi_jax.data.labels import Label, label_of
 from fmi_jax.data.raw.spec import SPLITS
-from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError, UserError, unknown_name
 from fmi_jax.types import Rows
+
+if TYPE_CHECKING:
+    from fmi_jax.data.raw.spec import DatasetSpec
+    from fmi_jax.registry import Registry
 
 FORMAT = 2
 """Format of the folder; raised when older code could not read it, or wrote it differently."""
@@ -264,7 +267,8 @@ def open_dataset(data_dir: Path, name: str, size: int, split: str = "") -> Prepa
     splits = [s for n, side, s in prepared if (n, side) == (name, size)]
     whole = [s for s in splits if not is_limited(s)]
     if not split and len(whole) > 1:
-        default = next(iter(DATASETS[name].splits)) if name in DATASETS else ""
+        datasets = _datasets()
+        default = next(iter(datasets[name].splits)) if name in datasets else ""
         if default not in whole:
             raise UsageError(
                 f"data set {name!r} is prepared with several splits in {data_dir}: "
@@ -346,7 +350,7 @@ def _not_prepared(
     data_dir: Path, name: str, size: int, split: str, prepared: list[tuple[str, int, str]]
 ) -> UsageError:
     have = ", ".join(f"{n} (size {side}, split {s})" for n, side, s in prepared) or "none"
-    names = {n for n, _, _ in prepared} | set(DATASETS)
+    names = {n for n, _, _ in prepared} | set(_datasets())
     if name not in names:
         error = unknown_name("data set", name, names)
         return UsageError(f"{error} Prepared in {data_dir}: {have}.")
@@ -357,9 +361,17 @@ def _not_prepared(
     )
 
 
+def _datasets() -> "Registry[DatasetSpec]":
+    """Every named data set; what is prepared is opened without the readers that they bring."""
+    from fmi_jax.data.registry import DATASETS
+
+    return DATASETS
+
+
 def _prepare_command(data_dir: Path, name: str, size: int | str, split: str) -> str:
-    kind = name if name in DATASETS else f"csv (or folder) --name {name}"
-    source = "" if name in DATASETS and DATASETS[name].synthetic else " --source FOLDER"
+    datasets = _datasets()
+    kind = name if name in datasets else f"csv (or folder) --name {name}"
+    source = "" if name in datasets and datasets[name].synthetic else " --source FOLDER"
     rule, _, limit = split.partition("-limit")
     options = f" --split {rule}" * bool(rule) + f" --limit {limit}" * bool(limit)
     return f"fmi-jax prepare {kind}{source} --data-dir {data_dir} --size {size}{options}"
