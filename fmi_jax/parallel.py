@@ -47,6 +47,11 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
+def is_alone() -> bool:
+    """Test whether this is the only process."""
+    return jax.process_count() == 1
+
+
 def make_mesh(model_parallel: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """Make a mesh over all devices, or those given: `model_parallel` of them along "model", the
     rest along "data"."""

@@ -33,9 +33,10 @@ from fmi_jax.config import ExperimentConfig, as_dict
 from fmi_jax.models.base import Execution, create, parameters
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.run import experiment
-from fmi_jax.study.ledger import Ledger, State
+from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.plan import make_plan
 from fmi_jax.study.registry import find_study
+from fmi_jax.study.state import State
 from fmi_jax.training.interrupt import Stopped, StopRequest
 
 FIXTURES = Path(__file__).parent / "fixtures"

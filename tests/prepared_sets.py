@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fmi_jax.data.preparing import units
+from fmi_jax.data.preparing import shard
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -16,11 +16,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def note_reads(monkeypatch) -> list[str]:
     """The names of the raw images that this process reads from now on, as they are read."""
-    names, read_image = [], units.read_image
+    names, read_image = [], shard.read_image
 
     def noting(path, **options):
         names.append(path.stem)
         return read_image(path, **options)
 
-    monkeypatch.setattr(units, "read_image", noting)
+    monkeypatch.setattr(shard, "read_image", noting)
     return names

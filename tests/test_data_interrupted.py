@@ -14,8 +14,10 @@ from prepared_sets import contents, note_reads
 from raw_sets import write_aptos
 
 from fmi_jax.data.prepared import open_dataset
-from fmi_jax.data.preparing import pool, reading, units
+from fmi_jax.data.preparing import pool, reading
 from fmi_jax.data.preparing.prepare import prepare, prepare_sizes
+from fmi_jax.data.preparing.selection import Row
+from fmi_jax.data.raw.spec import RawExample
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError, UserError
 
@@ -76,6 +78,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from fmi_jax.data.preparing.prepare import prepare_sizes
+from fmi_jax.data.preparing.selection import Row
+from fmi_jax.data.raw.spec import RawExample
 from fmi_jax.data.registry import DATASETS
 raw, data = map(Path, sys.argv[1:])
 for dataset in prepare_sizes(
@@ -114,7 +118,7 @@ def test_a_killed_run_leaves_nothing_that_is_used_and_is_taken_up(slow, prepared
     process = start(raw, data)
     partial = data / "aptos2019" / ".17-upstream.partial"
     with path.open("wb"):  # a worker is at work on it
-        wait_for(lambda: len(list(partial.glob("*.json"))) == 3)  # of four units
+        wait_for(lambda: len(list(partial.glob("*.json"))) == 3)  # of four shards
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     process.communicate()  # the worker that is left can end
@@ -159,7 +163,10 @@ def test_a_killed_worker_is_an_error_that_names_the_image(slow, monkeypatch):
     monkeypatch.setattr(pool.subprocess, "Popen", noting)
     scan = functools.partial(reading.scan_rows, channels=3)
     rows = [
-        units.UnitRow(name, f"row 5 ({name!r})", raw / "train_images" / f"{name}.png", None, 0)
+        Row(
+            RawExample(id=name, path=f"{name}.png", label=0, row=5),
+            raw / "train_images" / f"{name}.png",
+        )
         for name in ("eye000", path.stem)
     ]
     found = reading.read_images(scan, [rows], [rows], description="", processes=2)

@@ -19,9 +19,10 @@ from fmi_jax.artifacts.result import FORMAT
 from fmi_jax.config import ExperimentConfig, as_dict, set_fields
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.run import experiment
-from fmi_jax.study.ledger import Ledger, State
+from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.plan import Plan, make_plan
 from fmi_jax.study.spec import Setting, Study
+from fmi_jax.study.state import State
 from fmi_jax.training.interrupt import Stopped, StopRequest
 
 SPECS = dict(PROTOCOLS.items())

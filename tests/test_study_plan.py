@@ -14,10 +14,11 @@ from fmi_jax.flags import assign
 from fmi_jax.nn import hardware
 from fmi_jax.study import estimate
 from fmi_jax.study import published as published_module
-from fmi_jax.study.cells import Cell, Score, candidates, cell_id, chosen, due
+from fmi_jax.study.cells import Cell, candidates, cell_id, chosen, due
 from fmi_jax.study.plan import Plan, make_plan, select
 from fmi_jax.study.registry import STUDIES, find_study
 from fmi_jax.study.spec import Setting, Study
+from fmi_jax.study.state import Score
 
 RATES = (1e-4, 1e-3, 1e-2)
 SHARED = Path(__file__).parent.parent.parent / "shared"

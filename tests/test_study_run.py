@@ -24,8 +24,9 @@ from fmi_jax.study import driver as driver_module
 from fmi_jax.study import ledger as ledger_module
 from fmi_jax.study import plan as plan_module
 from fmi_jax.study import slurm
-from fmi_jax.study.ledger import Ledger, State
+from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.registry import find_study
+from fmi_jax.study.state import State
 
 STAND_IN = Path(__file__).parent / "study_stand_in.py"
 

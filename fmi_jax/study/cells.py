@@ -17,7 +17,7 @@ from fmi_jax.artifacts.record import FREE
 from fmi_jax.config import ExperimentConfig, flat, set_fields
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.study.spec import Setting
-from fmi_jax.tasks.registry import describe
+from fmi_jax.study.state import Score, best
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,14 +38,6 @@ class Cell:
     learning_rate: float | None = None
     seed: int | None = None
     of: "Cell | None" = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """Validation score of a finished cell: the metric that selects, and its value."""
-
-    metric: str
-    value: float
 
 
 _BASELINE = {
@@ -151,26 +143,26 @@ def due(
     """
     if setting.after is not None:
         before = due(setting.after, rates, seeds, product=product, scores=scores)
-        best = chosen(before, scores)
+        network = chosen(before, scores)
         own = candidates(setting, rates, seeds)
-        return before + [cell for cell in own if best is not None and _is_of(cell, best)]
+        return before + [cell for cell in own if network is not None and _is_of(cell, network)]
     cells = candidates(setting, rates, seeds)
     if product or len({cell.learning_rate for cell in cells}) == 1:
         return list(cells)
     searched = [cell for cell in cells if cell.seed == cells[0].seed]
-    best = chosen(searched, scores)
-    if best is None:
+    found = chosen(searched, scores)
+    if found is None:
         return searched
     return searched + [
         cell
         for cell in cells
-        if cell.learning_rate == best.learning_rate and cell.seed != best.seed
+        if cell.learning_rate == found.learning_rate and cell.seed != found.seed
     ]
 
 
-def _is_of(cell: Cell, best: Cell) -> bool:
+def _is_of(cell: Cell, network: Cell) -> bool:
     assert cell.of is not None
-    return cell.of.learning_rate == best.learning_rate
+    return cell.of.learning_rate == network.learning_rate
 
 
 def chosen(cells: Sequence[Cell], scores: Mapping[str, Score | None]) -> Cell | None:
@@ -182,10 +174,7 @@ def chosen(cells: Sequence[Cell], scores: Mapping[str, Score | None]) -> Cell | 
     if any(cell.id not in scores for cell in first):
         return None
     sound = [(cell, score) for cell in first if (score := scores[cell.id]) is not None]
-    if not sound:
-        return None
-    best, _ = max(sound, key=lambda pair: describe(pair[1].metric).score(pair[1].value))
-    return best
+    return best(sound) if sound else None
 
 
 def cell_id(config: ExperimentConfig) -> str:

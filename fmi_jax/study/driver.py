@@ -15,12 +15,13 @@ from types import FrameType
 from fmi_jax.cores import available_cores
 from fmi_jax.errors import UsageError
 from fmi_jax.huge_pages import with_huge_pages
-from fmi_jax.study.cells import Cell, Score
+from fmi_jax.study.cells import Cell
 from fmi_jax.study.files import LOG
-from fmi_jax.study.ledger import Claim, Ledger, State
+from fmi_jax.study.ledger import Claim, Ledger
 from fmi_jax.study.plan import Missing, Plan
 from fmi_jax.study.progress import Progress
 from fmi_jax.study.spec import Setting
+from fmi_jax.study.state import Score, State
 
 WORKER = ("-m", "fmi_jax.study.worker")
 """Arguments of Python that run a cell, followed by its folder and its cores."""

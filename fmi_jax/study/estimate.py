@@ -26,9 +26,10 @@ from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.report.template import duration
 from fmi_jax.run.assembly import assemble
 from fmi_jax.study.cells import Cell, following
-from fmi_jax.study.ledger import Ledger, State
+from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.plan import Missing, Plan
 from fmi_jax.study.spec import Setting
+from fmi_jax.study.state import State
 
 
 def describe_plan(

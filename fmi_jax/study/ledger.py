@@ -10,49 +10,22 @@ neither and resumes from its checkpoints.
 import contextlib
 import dataclasses
 import datetime
-import enum
 import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fmi_jax import atomic
-from fmi_jax.artifacts import older
 from fmi_jax.artifacts.result import FILE_NAME as RESULT
 from fmi_jax.artifacts.result import FORMAT as RESULT_FORMAT
 from fmi_jax.config import as_dict
 from fmi_jax.errors import UserError
-from fmi_jax.study.cells import Cell, Score, following
+from fmi_jax.study.cells import Cell, following
 from fmi_jax.study.files import CELL, CELL_FORMAT, CLAIM, FAILED
-
-
-class State(enum.StrEnum):
-    """State of a cell in the ledger."""
-
-    DONE = "done"
-    FAILED = "failed"
-    RUNNING = "running"
-    OPEN = "open"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Failure:
-    """Reason of a cell's failure, and its circumstances.
-
-    Attributes:
-      reason: explanation in one line.
-      exit_code: exit code of the process; negative: the signal that ended it.
-      host: machine that it ran on.
-      time: time of its end, ISO 8601.
-    """
-
-    reason: str
-    exit_code: int
-    host: str
-    time: str
+from fmi_jax.study.state import Failure, Score, State, ended, read_failure, read_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,12 +80,10 @@ class Ledger:
         return self.root / "cells" / cell
 
     def state(self, cell: str) -> State:
-        """State of a cell, read from its folder."""
+        """Where a cell stands: `DONE`, `FAILED`, `RUNNING` or `OPEN`."""
         folder = self.folder(cell)
-        if (folder / RESULT).is_file():
-            return State.DONE
-        if (folder / FAILED).is_file():
-            return State.FAILED
+        if state := ended(folder):
+            return state
         return State.RUNNING if _is_locked(folder / CLAIM) else State.OPEN
 
     def claim(self, cell: Cell, *, retry: bool = False) -> Claim | None:
@@ -130,11 +101,11 @@ class Ledger:
         except BlockingIOError:
             os.close(descriptor)
             return None
-        failed = folder / FAILED
-        if (folder / RESULT).is_file() or (failed.is_file() and not retry):
+        state = ended(folder)
+        if state is State.DONE or (state is State.FAILED and not retry):
             os.close(descriptor)
             return None
-        failed.unlink(missing_ok=True)
+        (folder / FAILED).unlink(missing_ok=True)
         config = cell.config
         if cell.of is not None:
             config = following(config, str(self.folder(cell.of.id)))
@@ -145,12 +116,11 @@ class Ledger:
 
     def failure(self, cell: str) -> Failure:
         """Why a failed cell failed."""
-        names = [field.name for field in dataclasses.fields(Failure)]
-        return Failure(**_read(self.folder(cell) / FAILED, CELL_FORMAT, names))
+        return read_failure(self.folder(cell))
 
     def result(self, cell: str) -> dict[str, Any]:
         """What `result.json` of a finished cell holds."""
-        return _read(self.folder(cell) / RESULT, RESULT_FORMAT)
+        return read_file(self.folder(cell) / RESULT, RESULT_FORMAT)
 
     def score(self, cell: str) -> Score | None:
         """Validation score of a finished cell; None if it has no such score."""
@@ -159,19 +129,6 @@ class Ledger:
             return None
         value = float("nan") if best["value"] is None else best["value"]
         return Score(best["metric"], value)
-
-
-def _read(path: Path, known: int, names: Sequence[str] = ()) -> dict[str, Any]:
-    """Content of a file of a format up to `known`; where `names` are given, only these keys."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        older.format_of(values, known, path)
-        return {name: values[name] for name in names or values}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); delete the folder of the"
-            " cell to run it again."
-        ) from error
 
 
 @contextlib.contextmanager

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fmi_jax.study.files import LOG
-from fmi_jax.study.ledger import Ledger, State
+from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.plan import Plan
 from fmi_jax.study.progress import steps_of, title
 from fmi_jax.study.spec import Setting
+from fmi_jax.study.state import State
 
 
 def describe_status(plan: Plan, settings: Sequence[Setting], root: Path) -> str:

@@ -3,8 +3,9 @@
 import signal
 from types import FrameType
 
-import jax
 from jax.experimental import multihost_utils
+
+from fmi_jax import parallel
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -35,7 +36,7 @@ class StopRequest:
             signal.signal(other, signal.SIG_DFL)
 
     def __enter__(self) -> "StopRequest":
-        if jax.process_count() == 1:
+        if parallel.is_alone():
             self._previous = {s: signal.signal(s, self._handle) for s in _SIGNALS}
         return self
 
@@ -44,7 +45,7 @@ class StopRequest:
             signal.signal(signum, handler)  # type: ignore[arg-type]
 
     def requested(self, step: int) -> bool:
-        """Test whether to save and stop after `step` steps."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._signal is not None
+        """Whether to save and stop after `step` steps."""
+        if parallel.is_alone():
+            return self._signal is not None
+        return multihost_utils.reached_preemption_sync_point(step)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from fmi_jax.data.preparing.locate import locate_images
 from fmi_jax.data.preparing.reading import scan_images
-from fmi_jax.data.preparing.units import UnitRow
+from fmi_jax.data.preparing.selection import Row
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import DatasetSpec, RawDataset
 from fmi_jax.errors import UserError
@@ -41,7 +41,7 @@ def check(spec: DatasetSpec, source: Path, *, processes: int = 0) -> Checked:
         paths = locate_images(raw)
     except UserError as error:
         return Checked(raw, str(error).splitlines())
-    rows = [UnitRow.of(example, path) for example, path in zip(raw.examples, paths, strict=True)]
+    rows = [Row(example, path) for example, path in zip(raw.examples, paths, strict=True)]
     found = scan_images(
         rows, channels=spec.channels, description=f"Checking {spec.name}", processes=processes
     )

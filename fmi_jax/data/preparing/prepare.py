@@ -1,10 +1,10 @@
 """Preparation of data sets: every row is checked, every image decoded once.
 
-The work is cut into units of rows, which processes take in turn. Each unit appears whole, with a
-note of its contents, in a hidden folder beside the final one. A run that is killed, or that meets
-an unusable image, leaves its units there; the next run continues with units that are missing or
-were made from other files. The finished folder appears at once. Its bytes do not depend on
-interruptions, on the number of processes or on the sizes prepared together.
+The work is cut into shards of rows, which processes take in turn; each appears whole, with a note
+of what went into it, in a hidden folder beside the place of the finished one. A run that is
+killed, or that meets an image it cannot use, leaves them there, and the next one goes on with
+what is missing or was made from other files. The finished folder appears at once; its bytes do
+not depend on interruptions, on the number of processes or on the sizes prepared together.
 
 Memory: a process needs 130 MB and 13 bytes per pixel of the largest raw image, that is 170 MB for
 3 megapixels and 1.9 GB for the largest allowed image (134). The parent process needs another 1 to
@@ -212,5 +212,5 @@ def _check_files(raw: RawDataset, rows: Sequence[Row]) -> None:
     problems = Problems(raw.table)
     for row in rows:
         if row.bytes is None:
-            problems.add("image file is missing", f"{row.example.where}: {row.path}")
+            problems.add("image file is missing", row.place)
     problems.raise_if_any(MEND_OR_QUARANTINE)

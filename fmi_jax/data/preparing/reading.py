@@ -7,7 +7,8 @@ from typing import NamedTuple, TypeVar
 from fmi_jax.cores import available_cores
 from fmi_jax.data.preparing.pool import WorkerLostError, run_tasks
 from fmi_jax.data.preparing.progress import track_images
-from fmi_jax.data.preparing.units import UnitRow, read_row
+from fmi_jax.data.preparing.selection import Row
+from fmi_jax.data.preparing.shard import read_row
 from fmi_jax.errors import UserError
 
 # This module runs in worker processes, so it imports neither jax nor modules that import it.
@@ -27,7 +28,7 @@ class Scanned(NamedTuple):
 
 
 def scan_images(
-    rows: Sequence[UnitRow], *, channels: int, description: str, processes: int = 0
+    rows: Sequence[Row], *, channels: int, description: str, processes: int = 0
 ) -> list[Scanned]:
     """Read and decode every image, as preparation would, with a bar on the terminal.
 
@@ -57,7 +58,7 @@ def scan_images(
 def read_images(
     function: Callable[[T], Iterable[R]],
     tasks: Sequence[T],
-    rows: Sequence[Sequence[UnitRow]],
+    rows: Sequence[Sequence[Row]],
     *,
     description: str,
     processes: int,
@@ -86,7 +87,7 @@ def read_images(
         ) from None
 
 
-def scan_rows(rows: Sequence[UnitRow], channels: int) -> Iterator[Scanned]:
+def scan_rows(rows: Sequence[Row], channels: int) -> Iterator[Scanned]:
     """Read and decode images in order, without keeping them."""
     for row in rows:
         image = read_row(row, channels)

@@ -7,30 +7,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fmi_jax.data.preparing.units import UnitRow
 from fmi_jax.data.raw.spec import SPLITS, RawDataset, RawExample
+
+# Rows are sent to worker processes, so this module imports neither jax nor what imports it.
 
 
 class Row(NamedTuple):
-    """A row of a raw data set that belongs to a split.
+    """A row of a raw data set, and its image file.
 
     Attributes:
-      split: "train", "val" or "test".
-      example: raw example of the row.
-      path: path of its image file.
+      example: the row.
+      path: its image file.
+      split: "train", "val" or "test"; empty where rows are only checked.
       bytes, mtime_ns: size and time of change of that file; None: there is no such file.
     """
 
-    split: str
     example: RawExample
     path: Path
-    bytes: int | None
-    mtime_ns: int | None
+    split: str = ""
+    bytes: int | None = None
+    mtime_ns: int | None = None
 
     @property
-    def for_worker(self) -> UnitRow:
-        """Part of the row that a worker needs to prepare the image."""
-        return UnitRow.of(self.example, self.path)
+    def place(self) -> str:
+        """How messages point at it."""
+        return f"{self.example.where}: {self.path}"
 
     @property
     def identity(self) -> list[Any]:
@@ -57,7 +58,7 @@ def select_rows(
             path = paths[i]
             if path not in stats:
                 stats[path] = _stat(path)
-            selected.append(Row(split, raw.examples[i], path, *stats[path]))
+            selected.append(Row(raw.examples[i], path, split, *stats[path]))
     return selected
 
 

@@ -25,7 +25,7 @@ def check_unchanged(
     touched = stamps.touched(dataset.info.manifest_sha256, rows)
     if not what and touched:
         found = scan_images(
-            [row.for_worker for row in touched],
+            touched,
             channels=channels,
             description=f"{len(touched)} files were touched",
             processes=processes,
@@ -36,7 +36,7 @@ def check_unchanged(
             for image_id, sha256 in zip(dataset.ids(split), dataset.file_sha256(split), strict=True)
         }
         other = [
-            f"{row.example.where}: {row.path}"
+            row.place
             for row, scanned in zip(touched, found, strict=True)
             if prepared.get(row.example.id, "") != scanned.file_sha256
         ]

@@ -1,4 +1,4 @@
-"""Puts the folder of a prepared data set together from finished units."""
+"""The folder of a prepared data set, put together from finished shards."""
 
 import collections
 import csv
@@ -12,33 +12,17 @@ import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from fmi_jax.data.prepared import INDEX, INDEX_COLUMNS, MANIFEST, manifest_sha256
 from fmi_jax.data.preparing.selection import Row
-from fmi_jax.data.preparing.units import Seen, UnitNote, features_of, record_file
+from fmi_jax.data.preparing.shard import Seen, Shard, features_of
 from fmi_jax.data.raw.drawn.folder import is_drawn
 from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawDataset
 from fmi_jax.errors import UserError
-
-
-class WrittenUnit(NamedTuple):
-    """A finished unit, for one size.
-
-    Attributes:
-      split: split that its rows belong to.
-      rows: rows of the unit, in order.
-      shard: path of its records, as for `record_file`.
-      note: contents of the shard.
-    """
-
-    split: str
-    rows: Sequence[Row]
-    shard: Path
-    note: UnitNote
 
 
 def versions() -> dict[str, str]:
@@ -51,16 +35,16 @@ def write_folder(
     folder: Path,
     spec: DatasetSpec,
     raw: RawDataset,
-    units: Sequence[WrittenUnit],
+    shards: Sequence[Shard],
     recipe: Mapping[str, Any],
 ) -> str:
     """Put the shards of one size into the empty `folder`, and write index and manifest.
 
     Args:
-      folder: folder that nobody reads before it is complete.
-      spec, raw: spec and rows of the data set.
-      units: finished units, in the order of the splits and of their rows.
-      recipe: part of the manifest that is known beforehand.
+      folder: nobody reads it before it is complete.
+      spec, raw: the data set and its rows.
+      shards: in the order of the splits and of their rows.
+      recipe: the part of the manifest that is known beforehand.
 
     Returns:
       The checksum of the manifest.
@@ -69,23 +53,23 @@ def write_folder(
       UserError: in some channel the training images are all of one value; nothing is written then.
     """
     if spec.mean is None:
-        mean, std = _statistics(units, raw.table)
+        mean, std = _statistics(shards, raw.table)
     else:
         mean, std = spec.mean, spec.std
-    index = _index_csv(units)
+    index = _index_csv(shards)
     manifest = {
         **recipe,
         "mean": mean,
         "std": std,
         "synthetic": is_drawn(raw.table),
-        **_summary(units, len(raw.classes)),
+        **_summary(shards, len(raw.classes)),
         "index_sha256": hashlib.sha256(index).hexdigest(),
         "citation": spec.citation,
         "licence": spec.licence,
         "url": spec.url,
         "versions": versions(),
     }
-    _place_records(folder, spec, raw, units, recipe)
+    _place_records(folder, spec, raw, shards, recipe)
     (folder / INDEX).write_bytes(index)
     manifest["files"] = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     manifest = json.loads(json.dumps(manifest))
@@ -98,7 +82,7 @@ def _place_records(
     folder: Path,
     spec: DatasetSpec,
     raw: RawDataset,
-    units: Sequence[WrittenUnit],
+    shards: Sequence[Shard],
     recipe: Mapping[str, Any],
 ) -> None:
     """Give the shards the names and the metadata of a TFDS data set."""
@@ -126,15 +110,15 @@ def _place_records(
             filetype_suffix="array_record",
             template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}",
         )
-        full = [unit for unit in units if unit.split == split and unit.note.records]
-        for i, unit in enumerate(full):
+        full = [shard for shard in shards if shard.split == split and shard.note.records]
+        for i, shard in enumerate(full):
             target = template.sharded_filepath(shard_index=i, num_shards=None)
-            _place(record_file(unit.shard), Path(target))
+            _place(shard.file, Path(target))
         splits.append(
             tfds.core.SplitInfo(
                 name=split,
-                shard_lengths=[unit.note.records for unit in full],
-                num_bytes=sum(unit.note.record_bytes for unit in full),
+                shard_lengths=[shard.note.records for shard in full],
+                num_bytes=sum(shard.note.record_bytes for shard in full),
                 filename_template=template,
             )
         )
@@ -150,20 +134,20 @@ def _place(file: Path, target: Path) -> None:
         file.rename(target)
 
 
-def _seen(units: Sequence[WrittenUnit]) -> Iterable[tuple[Row, Seen]]:
-    """Yield the rows that have an image, and the record of it."""
-    for unit in units:
-        for row, image in zip(unit.rows, unit.note.images, strict=True):
+def _seen(shards: Sequence[Shard]) -> Iterable[tuple[Row, Seen]]:
+    """The rows that have an image, and what was seen of it."""
+    for shard in shards:
+        for row, image in zip(shard.rows, shard.note.images, strict=True):
             if isinstance(image, Seen):
                 yield row, image
 
 
-def _index_csv(units: Sequence[WrittenUnit]) -> bytes:
-    """Write the index, one line per image."""
+def _index_csv(shards: Sequence[Shard]) -> bytes:
+    """The index, one line per image."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(INDEX_COLUMNS)
-    for row, image in _seen(units):
+    for row, image in _seen(shards):
         example = row.example
         writer.writerow(
             (row.split, example.id, json.dumps(example.label), example.group or "", example.path,
@@ -172,9 +156,9 @@ def _index_csv(units: Sequence[WrittenUnit]) -> bytes:
     return text.getvalue().encode()
 
 
-def _summary(units: Sequence[WrittenUnit], num_classes: int) -> dict[str, Any]:
-    """Part of the manifest that describes the images."""
-    seen = list(_seen(units))
+def _summary(shards: Sequence[Shard], num_classes: int) -> dict[str, Any]:
+    """The part of the manifest that tells of the images."""
+    seen = list(_seen(shards))
     counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
     class_counts: dict[str, np.ndarray] = {split: np.zeros(num_classes) for split in SPLITS}
     groups: dict[str, dict[str, None]] = collections.defaultdict(dict)  # an ordered set of splits
@@ -200,22 +184,22 @@ def _summary(units: Sequence[WrittenUnit], num_classes: int) -> dict[str, Any]:
         "duplicates_within_splits": list(itertools.compress(same, map(operator.not_, spread))),
         "quarantined": [
             {"split": row.split, "id": row.example.id, "reason": image}
-            for unit in units
-            for row, image in zip(unit.rows, unit.note.images, strict=True)
+            for shard in shards
+            for row, image in zip(shard.rows, shard.note.images, strict=True)
             if isinstance(image, str)
         ],
         "split_sha256": _sha256_of_lines(
-            f"{row.split},{row.example.id}" for row, _ in _seen(units)
+            f"{row.split},{row.example.id}" for row, _ in _seen(shards)
         ),
         "files_sha256": _sha256_of_lines(image.file_sha256 for _, image in seen),
     }
 
 
 def _statistics(
-    units: Sequence[WrittenUnit], table: Path
+    shards: Sequence[Shard], table: Path
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of the training images, in 0..1."""
-    histogram = np.sum([unit.note.histogram for unit in units if unit.split == "train"], axis=0)
+    histogram = np.sum([shard.note.histogram for shard in shards if shard.split == "train"], axis=0)
     values = np.arange(256) / 255
     weights = histogram / histogram.sum(axis=1, keepdims=True)
     mean = weights @ values

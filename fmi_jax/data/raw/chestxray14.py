@@ -11,7 +11,7 @@ from fmi_jax.data.raw.labels import encode_class_lists
 from fmi_jax.data.raw.problems import SHOWN, Problems
 from fmi_jax.data.raw.spec import DatasetSpec, RawDataset, RawExample
 from fmi_jax.data.raw.split_lists import read_split_lists
-from fmi_jax.data.raw.table import Row, read_table
+from fmi_jax.data.raw.table import TableRow, read_table
 from fmi_jax.errors import UsageError
 
 CLASSES = (
@@ -128,8 +128,8 @@ def upstream(examples: Sequence[RawExample]) -> splits.Assignment:
     return splits.official(examples)
 
 
-def _findings(row: Row, place: str, problems: Problems) -> str:
-    """Classes of a row, "a|b"; empty for no finding."""
+def _findings(row: TableRow, place: str, problems: Problems) -> str:
+    """The classes of a row, "a|b"; empty where nothing was found."""
     findings = row.fields["Finding Labels"]
     if not findings:
         problems.add(f"Finding Labels is empty, expected {NO_FINDING!r} or findings", place)

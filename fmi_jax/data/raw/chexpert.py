@@ -12,7 +12,7 @@ from fmi_jax.data.raw.drawn.chexpert import draw
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawDataset, RawExample
 from fmi_jax.data.raw.splits import SEED, Assignment
-from fmi_jax.data.raw.table import Row, read_table
+from fmi_jax.data.raw.table import TableRow, read_table
 from fmi_jax.errors import UsageError, UserError
 
 CLASSES = (
@@ -116,7 +116,7 @@ def _folder(source: Path) -> Path:
 
 
 def _example(
-    row: Row, split: str, uncertain: tuple[float, float], problems: Problems
+    row: TableRow, split: str, uncertain: tuple[float, float], problems: Problems
 ) -> RawExample:
     written = row.fields["Path"]
     match = _PATH.fullmatch(written)

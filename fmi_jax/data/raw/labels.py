@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fmi_jax.data.labels import Label
 from fmi_jax.data.raw.problems import Problems
-from fmi_jax.data.raw.table import Row
+from fmi_jax.data.raw.table import TableRow
 from fmi_jax.errors import UserError
 
 _INTEGER = re.compile(r"-?\d+")
@@ -65,12 +65,12 @@ def encode_class_lists(
 
 
 def encode_columns(
-    rows: Sequence[Row], columns: Sequence[str], problems: Problems
-) -> tuple[list[tuple[float, ...]], tuple[str, ...], Label]:
-    """Encode one column per class, each with a value from 0 to 1."""
+    rows: Sequence[TableRow], columns: Sequence[str], problems: Problems
+) -> tuple[list[tuple[float, ...]], tuple[str, ...], Task]:
+    """One column per class, each with a value from 0 to 1; a multi-label set."""
     _check_classes(columns, problems)
 
-    def value(row: Row, column: str) -> float:
+    def value(row: TableRow, column: str) -> float:
         try:
             number = float(row.fields[column])
         except ValueError:

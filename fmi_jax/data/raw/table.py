@@ -10,15 +10,15 @@ from fmi_jax.data.raw.problems import Problems
 from fmi_jax.errors import UserError
 
 
-class Row(NamedTuple):
-    """Row of a table: line it ends on (1-based, counting the header), and fields by column."""
+class TableRow(NamedTuple):
+    """One row: the line it ends on (1-based, counting the header) and its fields by column."""
 
     line: int
     fields: dict[str, str]
 
 
-def read_table(path: Path, required: Sequence[str]) -> tuple[list[str], list[Row]]:
-    """Read the columns and rows of a comma-separated UTF-8 file with a header line.
+def read_table(path: Path, required: Sequence[str]) -> tuple[list[str], list[TableRow]]:
+    """The columns and rows of a comma-separated UTF-8 file with a header line.
 
     A byte-order mark, any line ends and blank lines are allowed; blanks around a field are removed.
 
@@ -68,7 +68,7 @@ def read_table(path: Path, required: Sequence[str]) -> tuple[list[str], list[Row
             )
     problems.raise_if_any()
     rows = [
-        Row(line, dict(zip(columns, (field.strip() for field in record), strict=True)))
+        TableRow(line, dict(zip(columns, (field.strip() for field in record), strict=True)))
         for line, record in records[1:]
     ]
     return columns, rows

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from fmi_jax.study.planned import PlannedStudy
 from fmi_jax.study.report.numbers import Number
-from fmi_jax.study.report.outcomes import Outcome, State
+from fmi_jax.study.report.outcomes import Outcome
+from fmi_jax.study.state import State
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,11 +9,11 @@ from fmi_jax.study.report.agreement import Agreement
 from fmi_jax.study.report.comparisons import Comparison
 from fmi_jax.study.report.gains import Gain
 from fmi_jax.study.report.numbers import Number, Status
-from fmi_jax.study.report.outcomes import State
 from fmi_jax.study.report.samples import Sample, bounds
 from fmi_jax.study.report.speed import Iterations, Latency
 from fmi_jax.study.report.table import Column, Table
 from fmi_jax.study.report.wording import between, count, listed, number, signed
+from fmi_jax.study.state import State
 
 
 def standing(numbers: Sequence[Number]) -> str:

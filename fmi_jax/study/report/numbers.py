@@ -12,7 +12,8 @@ import numpy as np
 from fmi_jax.artifacts.result import Headline, Result, Speed
 from fmi_jax.study.planned import PlannedCell, PlannedSetting, PlannedStudy
 from fmi_jax.study.report import wording
-from fmi_jax.study.report.outcomes import Outcome, Outcomes, State
+from fmi_jax.study.report.outcomes import Outcome, Outcomes
+from fmi_jax.study.state import State, best
 from fmi_jax.tasks.metrics import describe, selection_score
 
 
@@ -190,8 +191,8 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
             expected=_seeds(cells),
             outcomes=everything,
         )
-    best, _ = max(sound, key=lambda pair: _score(pair[1]))
-    same = [found[cell.id] for cell in cells if cell.learning_rate == best.learning_rate]
+    rate = best((cell, outcome.score) for cell, outcome in sound).learning_rate
+    same = [found[cell.id] for cell in cells if cell.learning_rate == rate]
     done = [outcome for outcome in same if outcome.state is State.DONE]
     undone = [outcome for outcome in same if outcome.state is not State.DONE]
     untried = [outcome for _, outcome in first if outcome.state is not State.DONE]
@@ -206,23 +207,13 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
         "reason": "; ".join(filter(None, reasons)),
     }  # fmt: skip
     if done and done[0].analysis is not None:
-        rate = best.learning_rate
         return Number(**common, expected=1, analysis=done[0], learning_rate=rate)
     runs = tuple(run for outcome in done for run in _runs(outcome))
-    rate = best.learning_rate
     grid = done[0].result.details if done and done[0].result else {}
     if "heads" in grid:
         rate = grid["chosen"]["learning_rate"]
     expected = max(len(same), len(runs))
     return Number(**common, expected=expected, runs=runs, learning_rate=rate)
-
-
-def _score(outcome: Outcome) -> float:
-    """Validation score of a finished cell; 0 for an analysis, which has none to compare."""
-    if outcome.result is None:
-        return 0.0
-    best = outcome.result.best
-    return describe(best.metric).score(best.value)
 
 
 def _runs(outcome: Outcome) -> list[Run]:

@@ -1,7 +1,6 @@
 """Outcomes of a study's cells, read from their folders."""
 
 import dataclasses
-import enum
 import json
 import operator
 from collections.abc import Mapping, Sequence
@@ -11,19 +10,10 @@ from typing import Any
 from fmi_jax.artifacts.result import FILE_NAME as RESULT
 from fmi_jax.artifacts.result import Result, Speed, current
 from fmi_jax.errors import UserError
-from fmi_jax.study.files import CELL, FAILED
+from fmi_jax.study.files import CELL
+from fmi_jax.study.state import Score, State, ended, read_failure
 
 REPORT = "report.html"
-
-
-class State(enum.StrEnum):
-    """State of a cell, as the report sees it."""
-
-    DONE = "done"
-    FAILED = "failed"
-    DAMAGED = "damaged"
-    BEGUN = "begun"
-    OPEN = "not run"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,12 +21,12 @@ class Outcome:
     """State and result of a cell.
 
     Attributes:
-      id: name of the cell.
-      folder: folder of the cell, which need not exist.
-      state: state of the cell.
-      reason: cause of its failure, or fault in its files.
-      result: result of a finished run that classifies.
-      analysis: contents of `result.json` of a finished analysis.
+      id: its name.
+      folder: its folder, which need not exist.
+      state: where it stands: `DONE`, `FAILED`, `DAMAGED`, `BEGUN` or `OPEN`.
+      reason: why it failed, or what is wrong with its files.
+      result: of a finished run that classifies.
+      analysis: what `result.json` of a finished analysis holds.
     """
 
     id: str
@@ -61,6 +51,12 @@ class Outcome:
             return getattr(self.result, name)
         assert self.analysis is not None
         return self.analysis[name]
+
+    @property
+    def score(self) -> Score | None:
+        """How it did on validation; None for an analysis, and for a cell that is not finished."""
+        best = None if self.result is None else self.result.best
+        return None if best is None else Score(best.metric, best.value)
 
     @property
     def seconds(self) -> Mapping[str, float]:
@@ -103,15 +99,17 @@ class Outcomes:
 
 
 def _outcome(cell: str, folder: Path) -> Outcome:
-    if (folder / RESULT).is_file():
-        try:
+    state, reason = ended(folder), ""
+    try:
+        if state is State.DONE:
             return _finished(cell, folder)
-        except UserError as error:
-            return Outcome(id=cell, folder=folder, state=State.DAMAGED, reason=str(error))
-    if (folder / FAILED).is_file():
-        return Outcome(id=cell, folder=folder, state=State.FAILED, reason=_why(folder / FAILED))
-    begun = (folder / CELL).is_file()
-    return Outcome(id=cell, folder=folder, state=State.BEGUN if begun else State.OPEN)
+        if state is State.FAILED:
+            reason = read_failure(folder).reason
+    except UserError as error:
+        reason = str(error)
+        state = State.DAMAGED if state is State.DONE else state
+    begun = State.BEGUN if (folder / CELL).is_file() else State.OPEN
+    return Outcome(id=cell, folder=folder, state=state or begun, reason=reason)
 
 
 def _finished(cell: str, folder: Path) -> Outcome:
@@ -156,10 +154,3 @@ def _check_analysis(values: Mapping[str, Any]) -> None:
     for speed in values["speeds"]:
         Speed(**speed)
     operator.itemgetter("protocol")(values["config"])
-
-
-def _why(path: Path) -> str:
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["reason"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{path} cannot be read ({type(error).__name__})"
