@@ -27,7 +27,7 @@ from fmi_jax.data.raw.drawn import folder as drawn
 from fmi_jax.errors import UserError
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.run import experiment
-from fmi_jax.run.trained import read_trained
+from fmi_jax.run.network import read_trained
 from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.planned import read_studies
 from fmi_jax.study.state import State

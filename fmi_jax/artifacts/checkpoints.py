@@ -126,9 +126,9 @@ class RunCheckpoints:
         for path in self.folder.iterdir():
             if path.name.isdecimal() and path.name != str(step):
                 shutil.rmtree(path)
-        sums = _read_manifest(self._manifest(step))
+        sums = _read_manifest(_manifest(self.folder, step))
         kept = {name: digest for name, digest in sums.items() if not _is_training(name)}
-        _write_manifest(self._manifest(step), kept)
+        _write_manifest(_manifest(self.folder, step), kept)
         shutil.rmtree(self.folder / str(step) / "training", ignore_errors=True)
 
     def newest_sound(self) -> int | None:
@@ -221,25 +221,6 @@ class RunCheckpoints:
             if not (self.folder / old.stem).exists():
                 old.unlink()
 
-    def _damage(self, step: int) -> str | None:
-        """What is wrong with a step on disk, or None; `UserError` if a later version wrote it."""
-        manifest = self._manifest(step)
-        if not manifest.exists():
-            return "it was not written to the end"
-        try:
-            expected = _read_manifest(manifest)
-        except (ValueError, KeyError, TypeError):
-            return "its manifest is damaged"
-        found = _checksums(self.folder / str(step))
-        changed = sorted(
-            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
-        )
-        if not any(_is_training(name) for name in expected):  # left by `keep_model`, when killed
-            changed = [name for name in changed if not _is_training(name)]
-        if changed:
-            return f"{len(changed)} file(s) differ from the manifest, first {changed[0]}"
-        return None
-
     def _set_aside(self, unusable: Mapping[int, str | None]) -> None:
         for step, reason in sorted(unusable.items()):
             log.warning("checkpoint step %d is set aside: %s", step, reason)
@@ -270,9 +251,9 @@ def model_sha256(folder: Path, step: int) -> str:
       UserError: the step has no manifest, or a damaged one.
     """
     try:
-        sums = json.loads(_manifest(folder, step).read_text())
+        sums = _read_manifest(_manifest(folder, step))
         model = {name: digest for name, digest in sums.items() if name.startswith("model/")}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"checkpoint step {step} in {folder}: its manifest is damaged.") from error
     return hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()
 
@@ -282,13 +263,13 @@ def _manifest(folder: Path, step: int) -> Path:
 
 
 def _damage(folder: Path, step: int) -> str | None:
-    """What is wrong with a step on disk, or None."""
+    """What is wrong with a step on disk, or None; `UserError` if a later version wrote it."""
     manifest = _manifest(folder, step)
     if not manifest.exists():
         return "it was not written to the end"
     try:
-        expected = json.loads(manifest.read_text())
-    except json.JSONDecodeError:
+        expected = _read_manifest(manifest)
+    except (ValueError, KeyError, TypeError):
         return "its manifest is damaged"
     found = _checksums(folder / str(step))
     changed = sorted(

@@ -11,7 +11,7 @@ from fmi_jax.artifacts import older
 from fmi_jax.artifacts.result import FILE_NAME as RESULT
 from fmi_jax.errors import UserError
 from fmi_jax.study.files import CELL_FORMAT, FAILED
-from fmi_jax.tasks.metrics import selection_score
+from fmi_jax.tasks.registry import describe
 
 # A report starts without jax, so this module imports neither it nor what imports it.
 
@@ -69,7 +69,7 @@ def best(scored: Iterable[tuple[T, Score | None]]) -> T:
     """The item that is best on validation; the first of equal ones, and of those without scores."""
 
     def rank(pair: tuple[T, Score | None]) -> float:
-        return 0.0 if pair[1] is None else selection_score(pair[1].metric, pair[1].value)
+        return 0.0 if pair[1] is None else describe(pair[1].metric).score(pair[1].value)
 
     return max(scored, key=rank)[0]
 

@@ -141,7 +141,7 @@ def features_of(
 
 
 def write_shards(
-    shards: Sequence[Shard], *, channels: int, classes: tuple[str, ...], multilabel: bool
+    shards: Sequence[Shard], *, channels: int, classes: tuple[str, ...], label: Label
 ) -> Iterator[None]:
     """Read the images of shards of the same rows, each once, and write the shards and their notes.
 
@@ -149,7 +149,7 @@ def write_shards(
       None after each row. The files appear when the iterator is exhausted.
     """
     drafts = [
-        _Draft(shard, features_of(shard.size, channels, classes, multilabel), channels)
+        _Draft(shard, features_of(shard.size, channels, classes, label), channels)
         for shard in shards
     ]
     with contextlib.ExitStack() as stack:

@@ -66,8 +66,8 @@ def encode_class_lists(
 
 def encode_columns(
     rows: Sequence[TableRow], columns: Sequence[str], problems: Problems
-) -> tuple[list[tuple[float, ...]], tuple[str, ...], Task]:
-    """One column per class, each with a value from 0 to 1; a multi-label set."""
+) -> tuple[list[tuple[float, ...]], tuple[str, ...], Label]:
+    """Encode one column per class, each with a value from 0 to 1."""
     _check_classes(columns, problems)
 
     def value(row: TableRow, column: str) -> float:

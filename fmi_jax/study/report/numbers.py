@@ -14,7 +14,7 @@ from fmi_jax.study.planned import PlannedCell, PlannedSetting, PlannedStudy
 from fmi_jax.study.report import wording
 from fmi_jax.study.report.outcomes import Outcome, Outcomes
 from fmi_jax.study.state import State, best
-from fmi_jax.tasks.metrics import describe, selection_score
+from fmi_jax.tasks.registry import TASKS, describe
 
 
 class Status(enum.StrEnum):

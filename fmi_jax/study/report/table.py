@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fmi_jax.study.planned import PlannedStudy
 from fmi_jax.study.report.numbers import Number
-from fmi_jax.tasks.metrics import METRICS, describe, selection_score
+from fmi_jax.tasks.registry import TASKS, describe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
