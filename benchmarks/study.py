@@ -112,7 +112,7 @@ def best_rates(folder: Path) -> dict[str, float]:
     grid = next(r for r in results if r["config"]["protocol"] == "probe_grid")
     tuned = [r for r in results if r["config"]["protocol"] == "finetune" and r["seed"] == 1]
     return {
-        "linear_probe": grid["details"]["chosen"]["learning_rate"],
+        "linear_probe": grid["findings"][0]["values"]["chosen"]["learning_rate"],
         "finetune": tuned[0]["config"]["optim"]["learning_rate"],
     }
 

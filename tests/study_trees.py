@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fmi_jax import config as config_module
-from fmi_jax.artifacts.result import Best, Result
+from fmi_jax.artifacts.result import Best, Finding, Result
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.tasks.classification import Classification, Multiclass, Multilabel
 from fmi_jax.tasks.predictions import Predictions
@@ -134,14 +134,18 @@ def finish(
         "seed": seed,
         "steps": steps,
         "best": Best(metric=images.metric, value=val, step=steps, epoch=1.0, seconds=3.0),
-        "val": test,
-        "test": test,
-        "resampled": "group" if images.per_group else "image",
+        "findings": [
+            Finding(
+                judge=protocol,
+                evaluations={"val": test, "test": test},
+                resampled="group" if images.per_group else "image",
+                values=details,
+            )
+        ],
         "seconds": {"training": 10.0, "test": 2.0},
         "device": {"platform": "cpu", "kind": "cpu", "count": 1, "processes": 1},
         "versions": VERSIONS,
         "notes": (),
-        "details": details,
         "started": "2024-01-01T00:00:00+00:00",
         "finished": "2024-01-01T00:01:00+00:00",
         "unread": tuple(PROTOCOLS[protocol].unread),
@@ -155,7 +159,7 @@ def finish(
 def analyse(
     folder: Path, kind: str, values: dict, dataset: str = "aptos2019", of: str = ""
 ) -> None:
-    """The `result.json` of a finished analysis in `folder`; `of`: the run it looked at."""
+    """The `result.json`, of format 1, of an analysis in `folder`; `of`: the run it looked at."""
     folder.mkdir(parents=True, exist_ok=True)
     made = config_module.ExperimentConfig(protocol=kind)
     made.cka.run = of
@@ -166,6 +170,8 @@ def analyse(
         "dataset": {"name": dataset, "split": "upstream", "split_sha256": f"sha of {dataset}",
                     "counts": {"train": 9, "val": 9, "test": 9}},
         "device": {"kind": "cpu", "count": 1}, "versions": VERSIONS,
+        "summary": kind, "title": kind, "text": "", "figures": {},
+        "started": "2024-01-01T00:00:00+00:00", "finished": "2024-01-01T00:01:00+00:00",
     }  # fmt: skip
     (folder / "result.json").write_text(json.dumps(written))
 

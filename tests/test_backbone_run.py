@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import short_runs
-from fmi_jax.artifacts.predictions import read_predictions
 from PIL import Image
 from tiny_backbones import TINY, fill
 from tolerances import CKA, SAME_FLOAT32
@@ -43,6 +42,7 @@ from fmi_jax.run.predict import predict
 from fmi_jax.study.cells import cell_id
 from fmi_jax.study.estimate import operations
 from fmi_jax.study.plan import Missing
+from fmi_jax.tasks.predictions import read_predictions
 
 MESH = parallel.make_mesh(devices=jax.devices()[:1])
 
@@ -252,7 +252,7 @@ def test_a_probe_on_another_run_predicts_as_it_was_tested(probe: Path, changed: 
     config = changed()
     bright = open_dataset(Path(config.data.data_dir), "bright", 16)
     info = bright.info
-    expected = read_predictions(probe / "predictions.csv", info.task, info.classes).probabilities
+    expected = read_predictions(probe / "predictions.csv", info.label, info.classes).probabilities
     raw = Path(config.data.data_dir).parent / "bright"
     found = predict(probe, [raw / name for name in bright.ids("test")])
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
@@ -405,11 +405,11 @@ def test_similarity_of_a_handed_on_network(
 ) -> None:
     config = changed(tuned, protocol="cka", cka__other=(str(tuned),), cka__batch_size=8)
     found = analysed(config, tmp_path / "one")
-    values = found["values"]
+    values = found.finding.values
     assert values["networks"][0] == "deit_nano, from tuned"
     assert values["pairs"][0]["cka"][-1][-1] == pytest.approx(1, abs=CKA)
-    assert f"The backbone comes from the run in {tuned} " in found["notes"][0]
-    assert found["backbone"]["run"] == str(tuned)
+    assert f"The backbone comes from the run in {tuned} " in found.all_notes[0]
+    assert found.backbone["run"] == str(tuned)
     # "pretrained" is what a run started from: of a probe on another run that run's backbone.
     config = changed(protocol="cka", cka__run=str(probe), cka__batch_size=8)
     pair = analysed(config, tmp_path / "two")["values"]["pairs"][0]
@@ -425,8 +425,8 @@ def test_time_is_taken_without_reading_weights(
         config.timing, reference="deit_nano", repeats=1, batch_size=2
     )
     found = analysed(config, tmp_path)
-    assert len(found["values"]["rows"]) == 2
-    assert found["backbone"]["run"] == str(tuned)
+    assert len(found.finding.values["rows"]) == 2
+    assert found.backbone["run"] == str(tuned)
 
 
 @pytest.fixture

@@ -18,9 +18,11 @@ import tolerances
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import Mesh
 
 from fmi_jax import parallel
 from fmi_jax.config import CkaConfig, DataConfig, ExperimentConfig
+from fmi_jax.data.prepared import PreparedDataset
 from fmi_jax.data.preparing.prepare import open_or_draw, prepare
 from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.errors import UsageError, UserError
@@ -29,7 +31,7 @@ from fmi_jax.models.deit import TokenDeiT
 from fmi_jax.protocols import cka as protocol
 from fmi_jax.protocols import hsic
 from fmi_jax.protocols.heads.stacked import StackedClassifier
-from fmi_jax.protocols.spec import AnalysisContext
+from fmi_jax.protocols.spec import Network
 from fmi_jax.report import cka_figures
 from fmi_jax.run import experiment, network
 
@@ -257,19 +259,31 @@ def trained(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) 
     return workdir
 
 
-def context(config: ExperimentConfig, workdir: Path, devices: int = 1) -> AnalysisContext:
+@dataclasses.dataclass(frozen=True)
+class OneRun:
+    """A run on some of the devices, in which the judge is called alone."""
+
+    config: ExperimentConfig
+    workdir: Path
+    dataset: PreparedDataset
+    mesh: Mesh
+    active: bool = True
+
+    def network(self, config: ExperimentConfig | None = None) -> Network:
+        return network.pretrained(config or self.config, self.dataset.info, self.mesh)
+
+    def finished(self, workdir: Path) -> Network:
+        return network.finished(workdir, self.mesh)
+
+    def started(self, workdir: Path) -> Network:
+        return network.started(workdir, self.dataset.info, self.mesh)
+
+
+def run_of(config: ExperimentConfig, workdir: Path, devices: int = 1) -> OneRun:
     mesh = parallel.make_mesh(devices=jax.devices()[:devices])
     data = config.data
     dataset = open_or_draw(Path(data.data_dir), data.name, data.prepared_size)
-    return AnalysisContext(
-        config=config,
-        workdir=workdir,
-        dataset=dataset,
-        mesh=mesh,
-        build=lambda config: network.pretrained(config, dataset.info, mesh),
-        trained=lambda workdir: network.finished(workdir, mesh),
-        started=lambda workdir: network.started(workdir, dataset.info, mesh),
-    )
+    return OneRun(config, workdir, dataset, mesh)
 
 
 def changed(config: ExperimentConfig, **values: object) -> ExperimentConfig:
@@ -282,14 +296,14 @@ def test_a_network_before_and_after_training(
     """On 8 devices, against the definition on features that one device computed."""
     assert jax.device_count() == 8
     found = experiment.run(changed(config, run=str(trained)), tmp_path)
-    assert found == json.loads((tmp_path / "result.json").read_text())
-    values = found["values"]
+    assert found.to_json() == json.loads((tmp_path / "result.json").read_text())
+    values = found.finding.values
     names = ["embedding", "block 0"]
     assert values["pairs"][0]["layers"] == [names, names]
 
-    where = context(config, tmp_path)
-    after = where.trained(trained)
-    before = where.build(after.config)
+    where = run_of(config, tmp_path)
+    after = where.finished(trained)
+    before = where.network(after.config)
     dataset = where.dataset
     images = np.stack([dataset.image("test", row) for row in range(len(dataset.ids("test")))])
     features = []
@@ -317,7 +331,7 @@ def test_several_networks(config: ExperimentConfig, tmp_path: Path) -> None:
     """One block, beside the whole network twice: the last layers of all with each other."""
     other = ("deit_nano", "deit_nano")
     asked = changed(config, other=other, features="pooled", estimator="exact")
-    found = protocol.run(context(asked, tmp_path))
+    found = protocol.judge(run_of(asked, tmp_path))
     assert found.values["networks"] == [f"deit_nano, random weights ({i})" for i in (1, 2, 3)]
     assert [len(x["layers"][1]) for x in found.values["pairs"]] == [3, 3]
     assert set(found.figures) == {"cka_layers_1.png", "cka_layers_2.png", "cka_last.png"}
@@ -330,7 +344,7 @@ def test_several_networks(config: ExperimentConfig, tmp_path: Path) -> None:
 def test_a_network_beside_itself_and_the_estimator_of_the_study(
     config: ExperimentConfig, tmp_path: Path
 ) -> None:
-    found = protocol.run(context(changed(config, estimator="averaged"), tmp_path))
+    found = protocol.judge(run_of(changed(config, estimator="averaged"), tmp_path))
     (pair,) = found.values["pairs"]
     assert pair["networks"] == ["deit_nano, random weights"] * 2
     np.testing.assert_allclose(np.diagonal(pair["cka"]), 1, atol=tolerances.CKA)
@@ -355,7 +369,7 @@ def test_what_cannot_be_compared(
 ) -> None:
     monkeypatch.setattr(protocol, "EXACT_BYTES", 1000)
     with pytest.raises(UserError, match=message):
-        protocol.run(context(changed(config, **values), tmp_path))
+        protocol.judge(run_of(changed(config, **values), tmp_path))
     assert not list(tmp_path.iterdir())
 
 

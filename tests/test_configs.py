@@ -334,13 +334,13 @@ def test_a_config_runs_a_step(name: str, small_runs: SmallRuns) -> None:
         if protocol.trains:
             assert result["steps"] == 1
         if protocol.shows == "score":
-            assert result["test"]["count"] > 0
+            assert result["findings"][0]["evaluations"]["test"]["count"] > 0
             assert result["best"]["metric"] == (
                 config.metric or DATASETS[result["config"]["data"]["name"]].metric
             )
         else:
-            assert result["kind"] == config.protocol
-            assert result["values"]
+            assert result["findings"][0]["judge"] == config.protocol
+            assert result["findings"][0]["values"]
 
 
 def test_every_protocol_is_in_a_documented_command() -> None:

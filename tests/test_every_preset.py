@@ -94,7 +94,9 @@ def test_every_protocol_runs_resumes_and_is_reported(plan: Plan, tmp_path: Path,
         assert result["format"] == FORMAT
         assert result["unread"] == spec.unread
         assert result["config"] == as_dict(short_runs.config_of_cell(folder))
-        assert ("kind" in result) == (spec.shows != "score"), protocol
+        (finding,) = result["findings"]
+        assert finding["judge"] == protocol
+        assert bool(finding["evaluations"]) == (spec.shows == "score"), protocol
         assert (folder / "predictions.csv").exists() == (spec.shows == "score"), protocol
         assert b"</html>" in (folder / "report.html").read_bytes()
         written = (folder / "result.json").stat().st_mtime_ns

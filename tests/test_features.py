@@ -283,6 +283,7 @@ def test_the_program_judges_and_goes_on_after_a_kill(root: Path, tmp_path: Path)
     out = runs.succeed(*arguments, devices=8)
     assert "train images: computing" not in out
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert [row["k"] for row in result["details"]["tried"]] == [1, 7]
-    assert result["test"]["count"] == 9
-    assert result["test"]["values"]["accuracy"] > 0.5
+    assert [row["k"] for row in result["findings"][0]["values"]["tried"]] == [1, 7]
+    test = result["findings"][0]["evaluations"]["test"]
+    assert test["count"] == 9
+    assert test["values"]["accuracy"] > 0.5

@@ -122,7 +122,7 @@ def test_the_best_pair_by_validation_is_reported_beside_all_others() -> None:
     config = ExperimentConfig(protocol="knn", metric="loss")
     config.knn.k, config.knn.temperature = (1, 5, 47), (0.07, 1.0)
     info = info_of(Multiclass, ("a", "b", "c"), train=47, metric="accuracy")
-    judgement = knn.SPEC.judge(splits, config, info)
+    judgement = knn.judge(splits, config, info)
 
     tried = judgement.details["tried"]
     assert [(row["k"], row["temperature"]) for row in tried] == [
@@ -162,7 +162,7 @@ def test_images_of_several_classes_vote_for_each_of_them() -> None:
     config = ExperimentConfig(protocol="knn")
     config.knn.k = (11,)
     info = info_of(Multilabel, ("a", "b", "c"), train=47, metric="roc_auc")
-    judgement = knn.SPEC.judge(splits, config, info)
+    judgement = knn.judge(splits, config, info)
     bank = splits["train"]
     expected = direct(bank.features, bank.labels, splits["test"].features, 11, 0.1)
     found = Multilabel().probabilities(judgement.test["logits"])

@@ -64,7 +64,7 @@ def test_the_best_penalty_by_validation_is_reported_and_what_is_wrong_with_it() 
     config = ExperimentConfig(protocol="logistic", metric="loss")
     config.logistic.c, config.logistic.max_iterations = C, 2
     info = info_of(Multiclass, ("a", "b", "c"), train=97, metric="accuracy")
-    judgement = logistic.SPEC.judge(splits, config, info)
+    judgement = logistic.judge(splits, config, info)
     tried = judgement.details["tried"]
     best = min(tried, key=lambda row: row["val"]["loss"])
     assert judgement.details["chosen"] == {n: best[n] for n in ("c", "iterations", "converged")}

@@ -39,8 +39,9 @@ def test_digits_are_prepared_learned_and_predicted(tmp_path: Path) -> None:
     runs.succeed(f"--config={config}", "--workdir=runs/digits", cwd=tmp_path)
     workdir = tmp_path / "runs" / "digits"
     result = json.loads((workdir / "result.json").read_text())
-    assert result["test"]["values"]["accuracy"] >= 0.95
-    assert result["test"]["count"] == len(open_dataset(tmp_path / "data", "digits", 32).ids("test"))
+    test = result["findings"][0]["evaluations"]["test"]
+    assert test["values"]["accuracy"] >= 0.95
+    assert test["count"] == len(open_dataset(tmp_path / "data", "digits", 32).ids("test"))
 
     # New files, through the same preparation: the probabilities of the test table again.
     known = rows(workdir / "predictions.csv")[:37]

@@ -80,7 +80,7 @@ def rows(workdir: Path) -> list[dict[str, float]]:
 def test_every_head_is_the_linear_probe_of_its_rate(
     config: ExperimentConfig, grid: Path, tmp_path: Path
 ) -> None:
-    heads = Result.read(grid).details["heads"]
+    heads = Result.read(grid).finding.values["heads"]
     for i, rate in enumerate(RATES):
         workdir = tmp_path / str(i)
         expected = short_runs.run(alone(config, rate), workdir)
@@ -107,7 +107,7 @@ def test_the_first_seed_of_the_best_rate_is_the_result(
     config: ExperimentConfig, grid: Path, tmp_path: Path
 ) -> None:
     result = Result.read(grid)
-    details = result.details
+    details = result.finding.values
     chosen = [h for h in details["heads"] if {**h, **details["chosen"]} == h]
     assert len(chosen) == 1
     assert result.best.step == chosen[0]["best_step"]

@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from fmi_jax import config
-from fmi_jax.artifacts.result import Best, Result
+from fmi_jax.artifacts.result import Best, Finding, Result
 from fmi_jax.data.labels import Label
 from fmi_jax.errors import UserError
 from fmi_jax.report import figures
@@ -63,9 +63,9 @@ def make_run(folder, task=Multiclass, classes=HOSTILE, n=47, absent=None, histor
         seed=3,
         steps=120,
         best=Best(metric=metric, value=math.nan, step=80, epoch=1.5, seconds=61.0),
-        val=test,
-        test=test,
-        resampled="patient",
+        findings=[
+            Finding(judge="finetune", evaluations={"val": test, "test": test}, resampled="patient")
+        ],
         seconds={"train": 100.0, "evaluate": 7300.0},
         device={"platform": "cpu"},
         versions={"jax": "0.10.2"},
@@ -186,7 +186,10 @@ def test_result_survives_strict_json(run):
 
     values = json.loads((folder / "result.json").read_text(), parse_constant=refuse)
     assert values["best"]["value"] is None
-    assert values["test"]["values"]["accuracy"] == result.test.values["accuracy"]
+    assert (
+        values["findings"][0]["evaluations"]["test"]["values"]["accuracy"]
+        == result.test.values["accuracy"]
+    )
     back = Result.read(folder)
     assert math.isnan(back.best.value)
     assert back.to_json() == result.to_json()

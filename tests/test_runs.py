@@ -163,7 +163,7 @@ def test_a_finished_run_is_shown_again_not_trained_again(squares: Path, whole: P
 
 def test_everything_a_run_promises_is_there(whole: Path) -> None:
     result = json.loads((whole / "result.json").read_text())
-    assert result["test"]["values"]["accuracy"] > 0.8
+    assert result["findings"][0]["evaluations"]["test"]["values"]["accuracy"] > 0.8
     assert {"confusion.png", "curves.png", "report.html", "predictions.csv", "metrics.jsonl"} <= {
         path.name for path in whole.iterdir()
     }

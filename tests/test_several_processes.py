@@ -134,7 +134,6 @@ def test_several_processes_do_what_one_does(
             assert values == pytest.approx(getattr(Result.read(theirs), split).values, rel=1e-4)
     if "cka" in job["runs"]:
         mine, theirs = (
-            json.loads((folder / "cka" / "result.json").read_text())["values"]["pairs"]
-            for folder in (several, one)
+            Result.read(folder / "cka").finding.values["pairs"] for folder in (several, one)
         )
         np.testing.assert_allclose(mine[0]["cka"], theirs[0]["cka"], atol=1e-4)

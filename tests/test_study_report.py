@@ -70,7 +70,9 @@ def test_the_rate_is_chosen_by_validation_and_not_by_test(tmp_path):
         json.loads((cell(tmp_path, f"a-0.0001-{seed}") / "result.json").read_text())
         for seed in range(3)
     ]
-    values = [test["test"]["values"]["quadratic_kappa"] for test in tests]
+    values = [
+        test["findings"][0]["evaluations"]["test"]["values"]["quadratic_kappa"] for test in tests
+    ]
     assert found.learning_rate == 1e-4
     assert found.status is Status.DONE
     assert [run.seed for run in found.runs] == [0, 1, 2]
@@ -121,7 +123,7 @@ def test_a_number_without_any_cell(tmp_path):
 def test_a_grid_holds_its_rates_and_seeds_itself(tmp_path):
     result = finish(cell(tmp_path, "a"), grid={1e-3: 2.0, 1e-2: 0.1}, protocol="probe_grid")
     found = number(tmp_path, single("a"), protocol="probe_grid")
-    heads = [head for head in result.details["heads"] if head["learning_rate"] == 1e-3]
+    heads = [head for head in result.finding.values["heads"] if head["learning_rate"] == 1e-3]
     assert found.learning_rate == 1e-3
     assert [run.predictions.name for run in found.runs] == [
         "predictions_seed0.csv",

@@ -38,15 +38,15 @@ def test_a_truncated_backbone_beside_the_whole(config: ExperimentConfig, tmp_pat
     config = dataclasses.replace(config, timing=dataclasses.replace(config.timing))
     config.timing.transformer = "deit_nano"
     found = experiment.run(config, tmp_path)
-    assert found == json.loads((tmp_path / "result.json").read_text())
-    whole, one, *stacked = found["values"]["rows"]
+    assert found.to_json() == json.loads((tmp_path / "result.json").read_text())
+    whole, one, *stacked = found.finding.values["rows"]
     assert (whole["backbone"], one["backbone"]) == ("deit_nano", "deit_nano, blocks 0 to 0")
     assert [row["backbone"] for row in stacked] == [
         "deit_nano + deit_nano", "deit_nano, blocks 0 to 0 + deit_nano"
     ]  # fmt: skip
     assert stacked[0]["gflops_per_image"] > 1.8 * whole["gflops_per_image"]
     assert whole["relative_latency"]["low"] == whole["relative_latency"]["high"] == 1
-    for row in found["values"]["rows"]:
+    for row in found.finding.values["rows"]:
         for name in ("latency_ms", "images_per_second", "relative_throughput"):
             assert 0 < row[name]["low"] <= row[name]["median"] <= row[name]["high"]
         # The first call compiles: far slower than those after it.
@@ -58,8 +58,8 @@ def test_a_truncated_backbone_beside_the_whole(config: ExperimentConfig, tmp_pat
     more = 1e9 * (whole["gflops_per_image"] - one["gflops_per_image"])
     assert 2 * block < more < 1.2 * 2 * block
     assert whole["params"] == 122_240 < stacked[0]["params"] < 2 * 122_240 + 64 * 64 + 3 * 64
-    assert found["values"]["machine"]["device"] == "cpu"
-    assert found["notes"] == ["Measured on one of 8 devices."]
+    assert found.finding.values["machine"]["device"] == "cpu"
+    assert found.all_notes == ("Measured on one of 8 devices.",)
     assert (tmp_path / "timing.png").read_bytes().startswith(b"\x89PNG")
     assert "deit_nano, blocks 0 to 0" in (tmp_path / "report.html").read_text()
 

@@ -36,15 +36,53 @@ def format_of(values: Mapping[str, Any], known: int, path: Path) -> int:
     return number
 
 
-def result(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Upgrade a `result.json` of format 1: derive the new keys from its kind and its config."""
+def result(values: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Upgrade a `result.json` of format 1 or 2.
+
+    Args:
+      values: content of the file.
+      number: its format number.
+    """
+    if number == 1:
+        values = {**values, **_unread(values)}
+    kept = {name: value for name, value in values.items() if name not in _FINDING}
+    judge = values["config"]["protocol"]
+    if "kind" in values:
+        seed = values["config"]["train"]["seed"]
+        kept |= {"protocol": kept.pop("summary"), "seed": seed, "steps": 0, "best": None}
+        kept["notes"] = ()
+        own = {name: values[name] for name in ("title", "values", "text", "figures", "notes")}
+        finding = {**own, "evaluations": {}, "resampled": ""}
+    else:
+        finding = {
+            "title": "",
+            "values": values.get("details", {}),
+            "text": "",
+            "figures": {},
+            "notes": (),
+            "evaluations": {split: values[split] for split in ("val", "test")},
+            "resampled": values["resampled"],
+        }
+    extra = {"headline": values.get("headline"), "speeds": values.get("speeds", [])}
+    return kept | {"format": 3, "findings": [{"judge": judge, **finding, **extra}]}
+
+
+_FINDING = (
+    *("kind", "title", "values", "text", "figures", "headline", "speeds"),
+    *("val", "test", "details", "resampled"),
+)
+"""Keys of earlier formats whose content belongs to a finding."""
+
+
+def _unread(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Derive the keys that format 1 lacked from its kind and its config."""
     protocol = values["config"]["protocol"]
     unread = [section for section in _SECTIONS if section != protocol]
-    new: dict[str, Any] = {"format": 2, "unread": unread}
+    new: dict[str, Any] = {"unread": unread}
     if "kind" not in values:
         unread += ["optim"] if values["steps"] == 0 else []
         unread += ["optim.learning_rate"] if "heads" in values.get("details", {}) else []
-        return {**values, **new}
+        return new
     unread.append("optim")
     found = values["values"]
     new |= {"headline": None, "speeds": []}
@@ -54,7 +92,7 @@ def result(values: Mapping[str, Any]) -> dict[str, Any]:
     if "rows" in found:
         unread += ["augment.center_crop", "data.split"]
         new["speeds"] = [_speed(row, found["reference"]) for row in found["rows"]]
-    return {**values, **new}
+    return new
 
 
 def _speed(row: Mapping[str, Any], reference: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,8 +14,9 @@ from fmi_jax.artifacts import older
 from fmi_jax.errors import UserError
 
 FILE_NAME = "result.json"
-FORMAT = 2
-"""Format number of `result.json`; format 1 lacked `unread`, `headline` and `speeds`."""
+FORMAT = 3
+"""Format number of `result.json`. Formats 1 and 2 had one document for runs that classify and
+another for analyses; format 1 lacked `unread`, `headline` and `speeds`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,6 +152,58 @@ class Speed:
     reference: str
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Finding:
+    """What a judge found out about a network.
+
+    Attributes:
+      judge: judge's name.
+      title: heading of its page; empty for the page of a run that classifies.
+      evaluations: metrics by split; those of the test split have confidence intervals.
+      resampled: what one draw of the bootstrap is: "image" or "group"; empty without any.
+      values: further results as JSON values: every learning rate of a grid, every k of a kNN.
+      text: short table for the console.
+      headline: single number that summarises `values`; None if there is none.
+      speeds: latencies measured, one per network.
+      figures: captions of the PNG files in the run's folder, by file name.
+      notes: facts about the measurement that a reader must know, one sentence each.
+    """
+
+    judge: str
+    title: str = ""
+    evaluations: Mapping[str, Evaluation] = dataclasses.field(default_factory=dict)
+    resampled: str = ""
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    text: str = ""
+    headline: Headline | None = None
+    speeds: Sequence[Speed] = ()
+    figures: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to JSON values."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return values | {
+            "evaluations": {split: one.to_json() for split, one in self.evaluations.items()},
+            "headline": None if self.headline is None else dataclasses.asdict(self.headline),
+            "speeds": [dataclasses.asdict(speed) for speed in self.speeds],
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        headline = values["headline"]
+        parts = {
+            "evaluations": {
+                split: Evaluation.from_json(one) for split, one in values["evaluations"].items()
+            },
+            "headline": None if headline is None else Headline(**headline),
+            "speeds": [Speed(**speed) for speed in values["speeds"]],
+            "notes": tuple(values["notes"]),
+        }
+        return cls(**{**values, **parts})
+
+
 def current(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Upgrade the content of a `result.json` to the current format.
 
@@ -162,7 +215,7 @@ def current(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
       UserError: a later version wrote it.
     """
     number = older.format_of(values, FORMAT, path)
-    return dict(values) if number == FORMAT else older.result(values)
+    return dict(values) if number == FORMAT else older.result(values, number)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -183,14 +236,12 @@ class Result:
         "synthetic" (true for drawn images).
       seed: from which all randomness of the run follows.
       steps: optimizer steps of the whole run.
-      best: the checkpoint that was evaluated.
-      val, test: metrics of that checkpoint; the test metrics with confidence intervals.
-      resampled: what one draw of the bootstrap is: "image", "patient", "lesion" ...
+      best: checkpoint or setting that was chosen on validation; None if there was no choice.
+      findings: results of the judges; the first is the run's own.
       seconds: wall-clock time by phase.
       device: what it ran on.
       versions: of Python and of the libraries that matter.
-      details: what the protocol adds: every learning rate of a grid, every k of a kNN.
-      notes: deviations and warnings a reader must know, one sentence each.
+      notes: facts about the run that a reader must know, one sentence each.
       started, finished: ISO 8601 times.
       unread: dotted names of the config sections and fields that the run did not read.
     """
@@ -201,38 +252,54 @@ class Result:
     dataset: dict[str, Any]
     seed: int
     steps: int
-    best: Best
-    val: Evaluation
-    test: Evaluation
-    resampled: str
+    best: Best | None
+    findings: Sequence[Finding]
     seconds: dict[str, float]
     device: dict[str, Any]
     versions: dict[str, str]
     notes: tuple[str, ...]
     started: str
     finished: str
-    details: dict[str, Any] = dataclasses.field(default_factory=dict)
     unread: tuple[str, ...] = ()
+
+    @property
+    def finding(self) -> Finding:
+        """The run's own finding."""
+        return self.findings[0]
+
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """Notes on the run and on what its judges measured."""
+        return (*self.notes, *(note for finding in self.findings for note in finding.notes))
+
+    @property
+    def val(self) -> Evaluation:
+        """Validation metrics of a run that classifies."""
+        return self.finding.evaluations["val"]
+
+    @property
+    def test(self) -> Evaluation:
+        """Test metrics of a run that classifies."""
+        return self.finding.evaluations["test"]
 
     def to_json(self) -> dict[str, Any]:
         """The result as strict JSON values: NaN becomes None."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values |= {
-            "best": dataclasses.asdict(self.best),
-            "val": self.val.to_json(),
-            "test": self.test.to_json(),
+            "best": None if self.best is None else dataclasses.asdict(self.best),
+            "findings": [finding.to_json() for finding in self.findings],
         }
         return {"format": FORMAT, **_strict(values)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`, of values that are `current`."""
-        best = dict(values["best"])
-        best["value"] = math.nan if best["value"] is None else best["value"]
+        best = values["best"]
+        if best is not None:
+            best = Best(**{**best, "value": _or_nan(best["value"])})
         parts = {
-            "best": Best(**best),
-            "val": Evaluation.from_json(values["val"]),
-            "test": Evaluation.from_json(values["test"]),
+            "best": best,
+            "findings": [Finding.from_json(finding) for finding in values["findings"]],
             "notes": tuple(values["notes"]),
             "unread": tuple(values["unread"]),
         }

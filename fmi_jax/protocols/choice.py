@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from fmi_jax.artifacts.result import Finding
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo
-from fmi_jax.protocols.spec import Judgement, SplitFeatures
+from fmi_jax.protocols.spec import Images, Judge, Judgement, Run, SplitFeatures
 from fmi_jax.tasks.classification import Classification
 from fmi_jax.tasks.registry import task_of
 
@@ -49,6 +50,23 @@ def choose_by_validation(
         test=found["test"][best],
         details={"metric": metric, "chosen": dict(settings[best]), "tried": tried},
     )
+
+
+def of_features(
+    judge: Callable[[Mapping[str, SplitFeatures], ExperimentConfig, DatasetInfo], Judgement],
+) -> Judge:
+    """Make a judge of a network from one of its features, `(features by split, config, info)`."""
+
+    def measure(run: Run) -> Finding:
+        return run.classified(judge(run.features(), run.config, run.dataset.info))
+
+    return measure
+
+
+def every_image(config: ExperimentConfig, counts: Mapping[str, int]) -> Images:
+    """Count every image once, in a forward pass."""
+    del config
+    return Images(0, sum(counts.values()))
 
 
 def _number(value: float | None) -> float:

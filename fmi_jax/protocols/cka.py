@@ -27,12 +27,12 @@ from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Backbone
 from fmi_jax.protocols import hsic
 from fmi_jax.protocols.spec import (
-    AnalysisContext,
-    AnalysisResult,
-    AnalysisSpec,
+    Finding,
     Images,
+    JudgeSpec,
     Network,
     PretrainedNetwork,
+    Run,
 )
 from fmi_jax.report import cka_figures
 from fmi_jax.training.step import Arrays
@@ -45,7 +45,7 @@ EXACT_BYTES = 2**32
 _MIN_BATCH = 2 * hsic.MIN_IMAGES  # evenly divided, no batch is then smaller than MIN_IMAGES
 
 
-def run(context: AnalysisContext) -> AnalysisResult:
+def judge(run: Run) -> Finding:
     """Compare every layer of every network with every other; see `CkaConfig`.
 
     Writes `cka.csv` (every layer by every layer) and the figures of `cka_figures`.
@@ -54,15 +54,15 @@ def run(context: AnalysisContext) -> AnalysisResult:
       UsageError: no such network, too few images, [cls] of a network without one, or features
         that do not fit into memory.
     """
-    settings = context.config.cka
-    rows = hsic.even_batches(_count(context), settings.batch_size, context.config.train.seed)
-    networks = _networks(context)
-    names = [list(_shapes(network, context)) for network in networks]
+    settings = run.config.cka
+    rows = hsic.even_batches(_count(run), settings.batch_size, run.config.train.seed)
+    networks = _networks(run)
+    names = [list(_shapes(network, run)) for network in networks]
     if settings.estimator == "exact":
-        matrix = hsic.exact(_features(context, networks, rows))
+        matrix = hsic.exact(_features(run, networks, rows))
     else:
         estimate = {"summed": hsic.summed, "averaged": hsic.averaged}[settings.estimator]
-        matrix = estimate(_grams(context, networks, rows))
+        matrix = estimate(_grams(run, networks, rows))
 
     titles = _distinct([network.name for network in networks])
     ends = np.cumsum([len(some) for some in names]).tolist()
@@ -78,22 +78,23 @@ def run(context: AnalysisContext) -> AnalysisResult:
         for i in (range(1, len(networks)) if len(networks) > 1 else [0])
     ]
     figures = {}
-    if parallel.is_main():
-        _write_table(context.workdir / TABLE, titles, names, matrix)
+    if run.active:
+        _write_table(run.workdir / TABLE, titles, names, matrix)
         for i, pair in enumerate(pairs):
             name = f"cka_layers{f'_{i + 1}' * (len(pairs) > 1)}.png"
             drawn = cka_figures.layers(
                 np.array(pair["cka"], float), *pair["layers"], *pair["networks"]
             )
-            atomic.write_bytes(context.workdir / name, drawn)
+            atomic.write_bytes(run.workdir / name, drawn)
             figures[name] = "CKA of every layer of {} and every layer of {}".format(
                 *pair["networks"]
             )
         if len(networks) > 2:
-            atomic.write_bytes(context.workdir / "cka_last.png", cka_figures.last(last, titles))
+            atomic.write_bytes(run.workdir / "cka_last.png", cka_figures.last(last, titles))
             figures["cka_last.png"] = "CKA of the last layers of all networks"
-    return AnalysisResult(
-        title=f"Similarity of networks on {context.dataset.info.name}",
+    return Finding(
+        judge="cka",
+        title=f"Similarity of networks on {run.dataset.info.name}",
         values={
             "networks": titles,
             "features": settings.features,
@@ -114,9 +115,9 @@ def run(context: AnalysisContext) -> AnalysisResult:
     )
 
 
-def _count(context: AnalysisContext) -> int:
-    settings = context.config.cka
-    count = len(context.dataset.ids(settings.split))
+def _count(run: Run) -> int:
+    settings = run.config.cka
+    count = len(run.dataset.ids(settings.split))
     if count < hsic.MIN_IMAGES:
         raise UsageError(
             f"cka.split={settings.split!r} has {count} image(s): CKA needs {hsic.MIN_IMAGES}."
@@ -129,16 +130,16 @@ def _count(context: AnalysisContext) -> int:
     return count
 
 
-def _networks(context: AnalysisContext) -> list[Network]:
+def _networks(run: Run) -> list[Network]:
     """The first network and the others, as `CkaConfig` names them."""
-    settings = context.config.cka
-    first = context.trained(Path(settings.run)) if settings.run else context.build(context.config)
+    settings = run.config.cka
+    first = run.finished(Path(settings.run)) if settings.run else run.network()
     networks = [first]
     for name in settings.other:
         if name != "pretrained":
-            networks.append(_named(context, name))
+            networks.append(_named(run, name))
         elif settings.run:  # else the first is that very network
-            networks.append(context.started(Path(settings.run)))
+            networks.append(run.started(Path(settings.run)))
     return networks
 
 
@@ -148,11 +149,11 @@ def _is_folder(name: str) -> bool:
     return "/" in backbone or Path(backbone).exists()
 
 
-def _named(context: AnalysisContext, name: str) -> Network:
+def _named(run: Run, name: str) -> Network:
     if _is_folder(name):
-        return context.trained(Path(name))
+        return run.finished(Path(name))
     backbone, _, weights = name.partition(":")
-    config = context.config.backbone
+    config = run.config.backbone
     config = BackboneConfig(
         name=backbone,
         weights=weights,
@@ -160,7 +161,7 @@ def _named(context: AnalysisContext, name: str) -> Network:
         stem=config.stem,
         dtype=config.dtype,
     )
-    return context.build(dataclasses.replace(context.config, backbone=config))
+    return run.network(dataclasses.replace(run.config, backbone=config))
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -223,13 +224,13 @@ def _tokens(x: Array, grid: tuple[int, int], kind: str) -> Array:
     return x[:, -grid[0] * grid[1] :] if kind == "patches" and x.ndim == 3 else x
 
 
-def _shapes(network: Network, context: AnalysisContext) -> dict[str, tuple[int, ...]]:
+def _shapes(network: Network, run: Run) -> dict[str, tuple[int, ...]]:
     """Shape of the features of an image at every layer, by the layer's name."""
-    info, names = context.dataset.info, []
+    info, names = run.dataset.info, []
 
     def trace(arrays: Arrays, images: Array) -> list[Array]:
         found = layers(
-            network.partition.merge(arrays), network.preprocess(images), context.config.cka.features
+            network.partition.merge(arrays), network.preprocess(images), run.config.cka.features
         )
         names.extend(found)  # a tree of results would be sorted
         return list(found.values())
@@ -239,24 +240,24 @@ def _shapes(network: Network, context: AnalysisContext) -> dict[str, tuple[int, 
     return {name: shape.shape[1:] for name, shape in zip(names, shapes, strict=True)}
 
 
-def _batches(context: AnalysisContext, rows: Sequence[np.ndarray]) -> Iterator[Batch]:
+def _batches(run: Run, rows: Sequence[np.ndarray]) -> Iterator[Batch]:
     """The batches of these rows, filled up so that the devices can share them."""
-    size = parallel.whole_shares(context.mesh, max(map(len, rows)))
+    size = parallel.whole_shares(run.mesh, max(map(len, rows)))
     padded = [np.pad(some, (0, size - len(some)), constant_values=-1) for some in rows]
     return loader.batches_of_rows(
-        context.dataset,
-        context.config.cka.split,
+        run.dataset,
+        run.config.cka.split,
         np.stack(padded),
-        threads=context.config.data.threads,
-        places=parallel.held_places(context.mesh, size),
+        threads=run.config.data.threads,
+        places=parallel.held_places(run.mesh, size),
     )
 
 
 def _step(
-    network: Network, context: AnalysisContext, of_layer: Callable[[Array, Array], Array]
+    network: Network, run: Run, of_layer: Callable[[Array, Array], Array]
 ) -> Callable[[Batch], list[np.ndarray]]:
     """`of_layer(features, mask)` for every layer of a batch."""
-    mesh, kind = context.mesh, context.config.cka.features
+    mesh, kind = run.mesh, run.config.cka.features
 
     def of_images(arrays: Arrays, images: Array) -> list[Array]:
         module = network.partition.merge(arrays, placement=network.placement)
@@ -282,23 +283,21 @@ def _step(
 
 
 def _grams(
-    context: AnalysisContext, networks: Sequence[Network], rows: Sequence[np.ndarray]
+    run: Run, networks: Sequence[Network], rows: Sequence[np.ndarray]
 ) -> Iterator[Float[np.ndarray, "l n n"]]:
     """The kernel matrices of all layers of all networks, batch by batch."""
-    steps = [_step(network, context, hsic.gram) for network in networks]
-    for batch, some in zip(_batches(context, rows), rows, strict=True):
+    steps = [_step(network, run, hsic.gram) for network in networks]
+    for batch, some in zip(_batches(run, rows), rows, strict=True):
         grams = np.stack([gram for step in steps for gram in step(batch)])
         yield grams[:, : len(some), : len(some)]
 
 
 def _features(
-    context: AnalysisContext, networks: Sequence[Network], rows: Sequence[np.ndarray]
+    run: Run, networks: Sequence[Network], rows: Sequence[np.ndarray]
 ) -> list[Float[np.ndarray, "n f"]]:
     """The features of all images at all layers of all networks; `UsageError` if too many."""
     count = sum(map(len, rows))
-    widths = [
-        math.prod(shape) for network in networks for shape in _shapes(network, context).values()
-    ]
+    widths = [math.prod(shape) for network in networks for shape in _shapes(network, run).values()]
     needed = 4 * count * sum(widths)
     if needed > EXACT_BYTES:
         raise UsageError(
@@ -306,10 +305,10 @@ def _features(
             f" {EXACT_BYTES / 2**30:.0f} GiB is the most: expected cka.estimator='summed', or"
             " narrower features (cka.features='pooled' or 'cls')."
         )
-    steps = [_step(network, context, _flat) for network in networks]
+    steps = [_step(network, run, _flat) for network in networks]
     found = [np.empty((count, width), np.float32) for width in widths]
     start = 0
-    for batch, some in zip(_batches(context, rows), rows, strict=True):
+    for batch, some in zip(_batches(run, rows), rows, strict=True):
         parts = [part for step in steps for part in step(batch)]
         for kept, part in zip(found, parts, strict=True):
             kept[start : start + len(some)] = part[: len(some)]
@@ -378,10 +377,11 @@ def _others(config: ExperimentConfig) -> list[PretrainedNetwork]:
     return [PretrainedNetwork("cka.other", name, weights) for name, _, weights in named]
 
 
-SPEC = AnalysisSpec(
+SPEC = JudgeSpec(
     name="cka",
     summary="similarity of the layers of networks (CKA)",
-    run=run,
+    judge=judge,
+    shows="analysis",
     reads=("cka",),
     images=lambda config, counts: Images(0, counts[config.cka.split] * (1 + len(config.cka.other))),
     networks=_others,

@@ -22,8 +22,8 @@ from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.labels import class_membership
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
-from fmi_jax.protocols.choice import choose_by_validation
-from fmi_jax.protocols.spec import FeatureProtocolSpec, Judgement, SplitFeatures
+from fmi_jax.protocols.choice import choose_by_validation, every_image, of_features
+from fmi_jax.protocols.spec import Judgement, JudgeSpec, SplitFeatures
 
 CHUNK_BYTES = 2**29
 """Of scratch memory on each device: decides how many queries are searched for at once."""
@@ -138,9 +138,10 @@ def _check(config: ExperimentConfig, info: DatasetInfo) -> None:
         )
 
 
-def _judge(
+def judge(
     splits: Mapping[str, SplitFeatures], config: ExperimentConfig, info: DatasetInfo
 ) -> Judgement:
+    """Vote with every pair of `k` and `temperature`, and choose by validation."""
     bank = splits["train"]
     labels = class_membership(bank.labels, len(info.classes))
     pairs = [*itertools.product(config.knn.k, config.knn.temperature)]
@@ -160,10 +161,11 @@ def _judge(
     )
 
 
-SPEC = FeatureProtocolSpec(
+SPEC = JudgeSpec(
     name="knn",
     summary="k nearest neighbours of frozen features",
-    judge=_judge,
+    judge=of_features(judge),
+    images=every_image,
     small={"knn.k": (5, 20)},
     reads=("knn",),
     check=_check,

@@ -23,8 +23,8 @@ from fmi_jax import parallel
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.labels import class_membership
 from fmi_jax.data.prepared import DatasetInfo
-from fmi_jax.protocols.choice import choose_by_validation
-from fmi_jax.protocols.spec import FeatureProtocolSpec, Judgement, SplitFeatures
+from fmi_jax.protocols.choice import choose_by_validation, every_image, of_features
+from fmi_jax.protocols.spec import Judgement, JudgeSpec, SplitFeatures
 from fmi_jax.tasks.classification import Classification
 from fmi_jax.tasks.registry import task_of
 
@@ -157,9 +157,10 @@ def _solve(
     return (mean, std, *jax.vmap(one)(c))
 
 
-def _judge(
+def judge(
     splits: Mapping[str, SplitFeatures], config: ExperimentConfig, info: DatasetInfo
 ) -> Judgement:
+    """Fit a classifier for every penalty, and choose by validation."""
     train = splits["train"]
     task = task_of(info)
     assert isinstance(task, Classification)
@@ -198,9 +199,10 @@ def _notes(chosen: Mapping[str, Any], config: ExperimentConfig) -> Iterator[str]
         yield f"The best C, {chosen['c']:g}, is at an end of the grid: others may be better."
 
 
-SPEC = FeatureProtocolSpec(
+SPEC = JudgeSpec(
     name="logistic",
     summary="logistic regression on frozen features",
-    judge=_judge,
+    judge=of_features(judge),
+    images=every_image,
     reads=("logistic",),
 )

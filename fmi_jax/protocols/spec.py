@@ -1,10 +1,11 @@
-"""What a protocol is: one of three kinds, each a way of judging a backbone.
+"""What a protocol is: a network that is trained and tested, or a judge of networks.
 
 Other parts of the program read facts about a protocol from its spec and never test its name.
 """
 
 import copy
 import dataclasses
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -14,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from fmi_jax import config as config_module
-from fmi_jax.artifacts.result import Headline, Shows, Speed
+from fmi_jax.artifacts.result import Finding, Shows
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
 from fmi_jax.errors import UsageError
@@ -246,33 +247,18 @@ class SplitFeatures:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What came of judging features.
+    """Measurements of both splits under the setting that was chosen on validation.
 
     Attributes:
       val, test: measurements of every image, as the task takes them.
-      details: what was tried and chosen, as JSON values; goes to `result.json` as it is.
-      notes: what a reader must know, one sentence each.
+      details: what was tried and chosen, as JSON values, for `Finding.values`.
+      notes: facts that a reader must know, one sentence each.
     """
 
     val: Measured
     test: Measured
     details: dict[str, Any]
     notes: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureProtocolSpec(Protocol):
-    """A protocol that reads frozen features, computed once and kept.
-
-    Attributes:
-      judge: `(features by split, config, info) -> Judgement`.
-    """
-
-    judge: Callable[[Mapping[str, SplitFeatures], ExperimentConfig, DatasetInfo], Judgement]
-    ignores: tuple[str, ...] = ("optim",)
-    images: Callable[[ExperimentConfig, Mapping[str, int]], Images] = lambda config, counts: Images(
-        0, sum(counts.values())
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -308,66 +294,72 @@ class Network:
     identity: Mapping[str, Any]
 
 
+class Run(typing.Protocol):
+    """The run that a judge works in."""
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """Experiment."""
+        ...
+
+    @property
+    def workdir(self) -> Path:
+        """Folder for figures and tables."""
+        ...
+
+    @property
+    def dataset(self) -> PreparedDataset:
+        """Prepared data set, the training subset taken."""
+        ...
+
+    @property
+    def mesh(self) -> Mesh:
+        """Devices; every network of the run lives on them."""
+        ...
+
+    @property
+    def active(self) -> bool:
+        """Whether this process writes files."""
+        ...
+
+    def network(self, config: ExperimentConfig | None = None) -> Network:
+        """Build the network of the run, or of another config, as it is before training."""
+        ...
+
+    def finished(self, workdir: Path) -> Network:
+        """Read the best network of another finished run."""
+        ...
+
+    def started(self, workdir: Path) -> Network:
+        """Build the network that another finished run started from; its head is drawn."""
+        ...
+
+    def features(self) -> Mapping[str, SplitFeatures]:
+        """Read the kept features of every split, or compute them."""
+        ...
+
+    def classified(self, judgement: Judgement) -> Finding:
+        """Evaluate a judgement and keep what it says of the test images."""
+        ...
+
+
+Judge = Callable[[Run], Finding]
+"""Measures in a run; it asks the run for the networks that it needs."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AnalysisContext:
-    """What an analysis works with.
+class JudgeSpec(Protocol):
+    """A protocol that trains no network.
 
     Attributes:
-      config: the experiment.
-      workdir: where figures and tables go.
-      dataset: the prepared data set.
-      mesh: the devices.
-      build: the network that a config describes, with its pretrained weights; its head is drawn.
-      trained: the best network of the finished run in a folder.
-      started: the network that this run started from; its head is drawn.
+      judge: measures; writes figures and tables into the run's folder.
     """
 
-    config: ExperimentConfig
-    workdir: Path
-    dataset: PreparedDataset
-    mesh: Mesh
-    build: Callable[[ExperimentConfig], Network]
-    trained: Callable[[Path], Network]
-    started: Callable[[Path], Network]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AnalysisResult:
-    """What an analysis found.
-
-    Attributes:
-      title: of the report.
-      values: JSON values; go to `result.json` under this name.
-      text: a short table for the console.
-      headline: single number that summarises `values`; None if there is none.
-      speeds: latencies measured, one per network.
-      figures: captions of the PNG files it wrote into the workdir, by file name.
-      notes: what a reader must know, one sentence each.
-    """
-
-    title: str
-    values: dict[str, Any]
-    text: str
-    headline: Headline | None = None
-    speeds: Sequence[Speed] = ()
-    figures: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AnalysisSpec(Protocol):
-    """A protocol that measures something else than a score.
-
-    Attributes:
-      run: measures; writes figures and tables into the workdir.
-    """
-
-    run: Callable[[AnalysisContext], AnalysisResult]
+    judge: Judge
     ignores: tuple[str, ...] = ("optim",)
-    shows: Shows = "analysis"
 
 
-AnyProtocol = ProtocolSpec | FeatureProtocolSpec | AnalysisSpec
+AnyProtocol = ProtocolSpec | JudgeSpec
 
 
 def check_read(protocol: AnyProtocol, config: ExperimentConfig) -> None:

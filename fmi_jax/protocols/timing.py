@@ -28,11 +28,11 @@ from fmi_jax.config import BackboneConfig
 from fmi_jax.cores import available_cores
 from fmi_jax.protocol_config import TimingConfig, TransformerConfig
 from fmi_jax.protocols.spec import (
-    AnalysisContext,
-    AnalysisResult,
-    AnalysisSpec,
+    Finding,
     Images,
+    JudgeSpec,
     Network,
+    Run,
 )
 from fmi_jax.report import timing_figures
 from fmi_jax.training.step import Arrays
@@ -68,7 +68,7 @@ class Subject:
     batch: Forward
 
 
-def run(context: AnalysisContext) -> AnalysisResult:
+def judge(run: Run) -> Finding:
     """Time `backbone.name` and `timing.backbones`; see `TimingConfig`.
 
     Weights are random: they change no time. Writes `timing.png`.
@@ -76,7 +76,7 @@ def run(context: AnalysisContext) -> AnalysisResult:
     Raises:
       UsageError: no such backbone, or one that does not take images of `image_size`.
     """
-    config = context.config
+    config = run.config
     settings = config.timing
     own = dataclasses.replace(config.backbone, weights="", run="")
     others = [
@@ -97,7 +97,7 @@ def run(context: AnalysisContext) -> AnalysisResult:
         }
 
     def prepare(title: str) -> Subject:
-        return _prepare(title, context.build(wanted[title]), context, settings.batch_size)
+        return _prepare(title, run.network(wanted[title]), run, settings.batch_size)
 
     reference = prepare(_title(others[0]))
     rows = []
@@ -105,10 +105,11 @@ def run(context: AnalysisContext) -> AnalysisResult:
         # One at a time beside the reference: memory holds two networks, however many are asked.
         subject = reference if title == reference.name else prepare(title)
         rows.append(_measure(subject, reference, settings.repeats, settings.batch_size))
-    if parallel.is_main():
+    if run.active:
         drawn = timing_figures.relative(rows, reference.name, settings.batch_size)
-        atomic.write_bytes(context.workdir / FIGURE, drawn)
-    return AnalysisResult(
+        atomic.write_bytes(run.workdir / FIGURE, drawn)
+    return Finding(
+        judge="timing",
         title=f"Speed of backbones at {config.image_size} pixels",
         values={
             "reference": reference.name,
@@ -134,12 +135,12 @@ def _title(backbone: BackboneConfig) -> str:
     return backbone.name + kept
 
 
-def _prepare(title: str, network: Network, context: AnalysisContext, batch_size: int) -> Subject:
+def _prepare(title: str, network: Network, run: Run, batch_size: int) -> Subject:
     device = jax.local_devices()[0]
-    everywhere = parallel.replicated(context.mesh)  # parts of them may be on other hosts
+    everywhere = parallel.replicated(run.mesh)  # parts of them may be on other hosts
     whole = jax.jit(lambda arrays: arrays, out_shardings=everywhere)(network.arrays)
     arrays = jax.device_put(jax.device_get(whole), device)
-    info = context.dataset.info
+    info = run.dataset.info
     passes = []
     for size in (1, batch_size):
         pixels = jax.ShapeDtypeStruct((size, info.size, info.size, info.channels), np.uint8)
@@ -299,10 +300,10 @@ def _speed(row: Mapping[str, Any], reference: str) -> Speed:
     )
 
 
-SPEC = AnalysisSpec(
+SPEC = JudgeSpec(
     name="timing",
     summary="latency and throughput",
-    run=run,
+    judge=judge,
     small={"timing.reference": "deit_nano", "timing.transformer": "deit_nano"},
     reads=("timing",),
     ignores=("optim", "augment.center_crop", "data.split"),

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from fmi_jax import atomic
+from fmi_jax.artifacts.result import FILE_NAME as RESULT
 from fmi_jax.artifacts.result import Result
+from fmi_jax.errors import UserError
 from fmi_jax.report import figures
 from fmi_jax.report import history as _history
 from fmi_jax.report.examples import ImageOf, confident_mistakes, example, typical_rows
@@ -16,10 +18,10 @@ FILE_NAME = "report.html"
 
 
 def write_report(workdir: Path, image_of: ImageOf | None = None) -> Path:
-    """Draw the finished run in `workdir`: `confusion.png`, `roc.png`, `curves.png`, `report.html`.
+    """Write `report.html` of the finished run in `workdir`, and draw the figures of a classifier.
 
     Everything comes from the files of the run (`result.json`, `predictions.csv`,
-    `metrics.jsonl`), so a report can be drawn again at any time.
+    `metrics.jsonl`, figures), so a report can be drawn again at any time.
 
     Args:
       workdir: folder of a finished run.
@@ -33,16 +35,41 @@ def write_report(workdir: Path, image_of: ImageOf | None = None) -> Path:
       UserError: a file of the run is missing or is not what the run wrote.
     """
     result = Result.read(workdir)
+    classified = bool(result.finding.evaluations)
+    page = _classified(workdir, result, image_of) if classified else _measured(workdir, result)
+    path = workdir / FILE_NAME
+    atomic.write_bytes(path, page)
+    return path
+
+
+def _measured(workdir: Path, result: Result) -> bytes:
+    """Page of a run that does not classify: its figures, its table and how to repeat it."""
+    found = result.finding
+    try:
+        figures = [
+            (png_uri((workdir / name).read_bytes()), caption)
+            for name, caption in found.figures.items()
+        ]
+    except OSError as error:
+        raise UserError(
+            f"{workdir} lacks a figure that its {RESULT} names ({error}): run it again."
+        ) from error
+    return render("analysis.html", r=result, f=found, figures=figures)
+
+
+def _classified(workdir: Path, result: Result, image_of: ImageOf | None) -> bytes:
+    """Page of a run that classifies; draws `confusion.png`, `roc.png` and `curves.png`."""
     test = result.test
     task = TASKS[test.task]
     predictions = read_predictions(workdir / task.file, task.label, test.classes)
     history = _history.read_history(workdir / _history.FILE_NAME)
-    history |= _history.part(history, result.details.get("curves", ""))
+    history |= _history.part(history, result.finding.values.get("curves", ""))
     assert predictions.labels is not None
     drawn = {"roc": figures.roc(test, predictions.labels, predictions.probabilities)}
     if test.confusion.ndim == 2:  # one table for all classes
         drawn["confusion"] = figures.confusion(test)
     best = result.best
+    assert best is not None
     headline = describe(best.metric, test.task)
     if history:
         drawn["curves"] = figures.curves(history, headline.label, best.metric, best.step)
@@ -59,9 +86,10 @@ def write_report(workdir: Path, image_of: ImageOf | None = None) -> Path:
             name: [example(predictions, row, image_of) for row in chosen]
             for name, chosen in rows.items()
         }
-    page = render(
+    return render(
         "page.html",
         r=result,
+        details=result.finding.values,
         test=test,
         headline=best.metric,
         headline_label=headline.label,
@@ -70,6 +98,3 @@ def write_report(workdir: Path, image_of: ImageOf | None = None) -> Path:
         figures={name: png_uri(png) for name, png in drawn.items()},
         **groups,
     )
-    path = workdir / FILE_NAME
-    atomic.write_bytes(path, page)
-    return path

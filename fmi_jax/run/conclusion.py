@@ -1,47 +1,36 @@
-"""What every run that classifies ends with: metrics, predictions, result, report."""
+"""What every run ends with: its result, its page, and a few lines on the console."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from fmi_jax import config as config_module
-from fmi_jax.artifacts.result import Best, Result
+from fmi_jax.artifacts.result import Best, Finding, Result
 from fmi_jax.report.console import console_table
 from fmi_jax.report.page import write_report
 from fmi_jax.run import runtime
 from fmi_jax.run.session import Session, now
-from fmi_jax.tasks.base import Measured
 
 
 def conclude(
     session: Session,
     *,
-    best: Best,
-    steps: int,
-    val: Measured,
-    test: Measured,
-    seconds: Mapping[str, float],
-    details: Mapping[str, Any] | None = None,
-    notes: Sequence[str] = (),
+    finding: Finding,
+    best: Best | None = None,
+    steps: int = 0,
+    seconds: Mapping[str, float] | None = None,
 ) -> Result:
-    """Evaluate both splits, write everything that a finished run leaves, and say it.
+    """Write everything that a finished run leaves, and say it.
 
     Args:
-      session: the run.
-      best: what was chosen on validation.
+      session: run that ends.
+      finding: what its judge found.
+      best: checkpoint or setting that was chosen on validation.
       steps: optimizer steps of the whole run.
-      val, test: measurements of what was chosen.
       seconds: wall-clock time by phase, beside that of the session's own clock.
-      details: of the protocol, for `Result.details`.
-      notes: what a reader must know, beside what is noted of every run.
     """
-    config, dataset, record, task = session.config, session.dataset, session.record, session.task
-    rows = dataset.rows("test")
-    on_val, on_test = task.evaluate(val), task.evaluate(test)
-    intervals = task.bootstrap(test, config.train.bootstrap_samples, config.train.seed, rows.groups)
-    session.clock.lap("test")
+    config, dataset, record = session.config, session.dataset, session.record
     result = Result(
         config=config_module.as_dict(config),
         protocol=session.protocol.summary,
@@ -50,20 +39,16 @@ def conclude(
         seed=config.train.seed,
         steps=steps,
         best=best,
-        val=on_val,
-        test=dataclasses.replace(on_test, intervals=intervals),
-        resampled="image" if rows.groups is None else "group",
-        seconds={**session.clock.laps, **seconds},
+        findings=(finding,),
+        seconds={**session.clock.laps, **(seconds or {})},
         device=runtime.device(),
         versions=runtime.versions(),
-        notes=(*common_notes(session), *notes),
-        details=dict(details or {}),
+        notes=tuple(common_notes(session) if finding.evaluations else session.origin.notes),
         started=record.started,
         finished=now(),
         unread=tuple(session.protocol.unread),
     )
     if session.active:
-        task.keep(session.workdir / task.file, test, rows)
         result.write(session.workdir)
         write_report(session.workdir, image_of=lambda row: dataset.image("test", row))
         announce(session, result)
@@ -71,13 +56,17 @@ def conclude(
 
 
 def announce(session: Session, result: Result) -> None:
-    """Print the test metrics of a finished run, and where its report is."""
+    """Print what a finished run found, and where its report is."""
     if not session.active:
         return
-    best = result.best
-    console_table(result.test, f"Test set, {result.test.count} images")
-    at = f" at step {best.step}" if best.step else ""
-    print(f"best validation {best.metric} {best.value:.4f}{at}")
+    best, found = result.best, result.finding
+    if "test" in found.evaluations:
+        console_table(result.test, f"Test set, {result.test.count} images")
+    if found.text:
+        print(found.text)
+    if best is not None:
+        at = f" at step {best.step}" if best.step else ""
+        print(f"best validation {best.metric} {best.value:.4f}{at}")
     print(f"report: {session.workdir / 'report.html'}")
 
 

@@ -1,31 +1,25 @@
 """One experiment from config to result: `run` begins it and hands it to its kind of protocol."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from fmi_jax.artifacts.record import owned
 from fmi_jax.artifacts.result import FILE_NAME as RESULT
 from fmi_jax.artifacts.result import Result
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.config_rules import validate
-from fmi_jax.protocols.spec import AnalysisSpec, FeatureProtocolSpec
+from fmi_jax.protocols.spec import ProtocolSpec
 from fmi_jax.run import runtime, session
-from fmi_jax.run.analysis_run import analyse
 from fmi_jax.run.conclusion import announce
-from fmi_jax.run.feature_run import judge
 from fmi_jax.run.grid_run import train_grid
+from fmi_jax.run.judging import judge
 from fmi_jax.run.training_run import train
 
 
-def run(config: ExperimentConfig, workdir: Path) -> Result | dict[str, Any]:
+def run(config: ExperimentConfig, workdir: Path) -> Result:
     """Judge a backbone as `config` describes; everything it makes is in `workdir`.
 
     Called again with the same arguments it resumes a run that was cut short, and reports one
     that is finished.
-
-    Returns:
-      The result of a protocol that classifies; what `result.json` holds of an analysis.
 
     Raises:
       UserError: what the user can mend: the config, the data, the weights, a damaged run.
@@ -35,17 +29,10 @@ def run(config: ExperimentConfig, workdir: Path) -> Result | dict[str, Any]:
     runtime.configure()
     with owned(workdir):
         begun = session.begin(config, workdir)
-        finished = (workdir / RESULT).is_file()
-        if isinstance(begun.protocol, AnalysisSpec):
-            if not finished:
-                return analyse(begun)
-            found = json.loads((workdir / RESULT).read_text(encoding="utf-8"))
-            print(found["text"])
-            return found
-        if finished:
+        if (workdir / RESULT).is_file():
             result = Result.read(workdir)
             announce(begun, result)
             return result
-        if isinstance(begun.protocol, FeatureProtocolSpec):
+        if not isinstance(begun.protocol, ProtocolSpec):
             return judge(begun)
         return train(begun) if begun.protocol.grid is None else train_grid(begun)

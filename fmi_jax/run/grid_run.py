@@ -6,7 +6,6 @@ backbone, or on its features where they are kept (`probe_grid.cached`).
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,8 +18,7 @@ from fmi_jax.protocols.heads.head_grid import FeatureHeads
 from fmi_jax.protocols.spec import Head, ProtocolSpec
 from fmi_jax.run.assembly import placement_of
 from fmi_jax.run.conclusion import conclude
-from fmi_jax.run.features import extract
-from fmi_jax.run.network import begun, initial_arrays
+from fmi_jax.run.network import initial_arrays
 from fmi_jax.run.session import Session
 from fmi_jax.run.training_run import Subject, best_of, on_images, predictor, run_loop
 from fmi_jax.tasks.base import Measured, Task
@@ -64,15 +62,18 @@ def train_grid(session: Session) -> Result:
         for i in same_rate(heads, chosen):
             path = session.workdir / predictions_name(heads[i].seed)
             task.keep(path, of_head(test, i), session.dataset.rows("test"))
+    finding = session.evaluated(
+        of_head(val, chosen),
+        of_head(test, chosen),
+        values=details(heads, chosen, progress, of_val, of_test),
+        notes=tuple(notes(session)),
+    )
     result = conclude(
         session,
+        finding=finding,
         best=best_of(session, plan, progress.heads[chosen]),
         steps=plan.total_steps,
-        val=of_head(val, chosen),
-        test=of_head(test, chosen),
         seconds={"training": progress.seconds},
-        details=details(heads, chosen, progress, of_val, of_test),
-        notes=notes(session),
     )
     checkpoints.keep_model(plan.total_steps)  # it holds every head's best
     return result
@@ -81,14 +82,7 @@ def train_grid(session: Session) -> Result:
 def on_features(session: Session) -> Subject:
     """The backbone sees every image once, unaugmented; the heads need nothing else of it."""
     config, assembly = session.config, session.assembly
-    splits = extract(
-        begun(assembly, config, session.origin, session.mesh),
-        session.dataset,
-        Path(config.data.data_dir) / "features",
-        mesh=session.mesh,
-        say=print if session.active else lambda line: None,
-    )
-    session.clock.lap("features")
+    splits = session.features()
     heads = nnx.eval_shape(lambda: FeatureHeads(assembly.create(jax.random.key(0)).head))  # type: ignore[attr-defined]
     protocol = assembly.protocol
     structure = partition(heads, protocol.trainable(config, assembly.arch), protocol.follows)
@@ -153,7 +147,7 @@ def details(
     val: Sequence[Evaluation],
     test: Sequence[Evaluation],
 ) -> dict[str, Any]:
-    """Every head, and the chosen rate over its seeds, as JSON values for `Result.details`.
+    """Every head, and the chosen rate over its seeds, as JSON values for `Finding.values`.
 
     Each head stands with the metrics of its best step; `seeds` has the mean and the standard
     deviation (of a sample) of the test metrics over the seeds of the chosen rate.

@@ -181,7 +181,7 @@ def read_trained(workdir: Path, mesh: Mesh | None = None) -> Trained:
 
 def _chosen_head(run: Trained, found: FinishedRun, grid: Grid) -> Trained:
     """The linear probe that a grid of heads reports, as if it had been trained alone."""
-    head = grid.heads(run.config).index(Head(**found.result.details["chosen"]))
+    head = grid.heads(run.config).index(Head(**found.result.finding.values["chosen"]))
     config = dataclasses.replace(run.config, protocol=grid.alone, probe_grid=ProbeGridConfig())
     assembly = assemble(config, run.info.channels, len(run.info.classes))
     placement = placement_of(assembly, config, run.mesh)

@@ -64,7 +64,10 @@ class FinishedRun:
     def step(self) -> int:
         """Step whose checkpoint has the best network; a grid's last has the best of every head."""
         grid = self.assembly.protocol.grid
-        return self.result.best.step if grid is None else self.result.steps
+        if grid is not None:
+            return self.result.steps
+        assert self.result.best is not None
+        return self.result.best.step
 
     @property
     def sha256(self) -> str:

@@ -4,7 +4,9 @@ import dataclasses
 import datetime
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -12,17 +14,20 @@ from jaxtyping import Int
 
 from fmi_jax import atomic, parallel
 from fmi_jax.artifacts.record import RunRecord
+from fmi_jax.artifacts.result import Finding
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
 from fmi_jax.data.preparing.prepare import open_or_draw
 from fmi_jax.data.subset import training_subset
 from fmi_jax.nn import hardware
 from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.protocols.spec import AnyProtocol
+from fmi_jax.protocols.spec import AnyProtocol, Judgement, Network, SplitFeatures
 from fmi_jax.run import launch, runtime
+from fmi_jax.run import network as networks
 from fmi_jax.run.assembly import Assembly, assemble
+from fmi_jax.run.features import extract
 from fmi_jax.run.origin import Origin, find_origin
-from fmi_jax.tasks.base import Task
+from fmi_jax.tasks.base import Measured, Task
 from fmi_jax.tasks.registry import task_of
 
 
@@ -88,6 +93,87 @@ class Session:
     def active(self) -> bool:
         """Whether this process writes files and speaks."""
         return parallel.is_main()
+
+    def network(self, config: ExperimentConfig | None = None) -> Network:
+        """Build the network of the run, or of another config, as it is before training.
+
+        Raises:
+          UserError: see `network.pretrained`.
+        """
+        if config is None:
+            return networks.begun(self.assembly, self.config, self.origin, self.mesh)
+        return networks.pretrained(config, self.info, self.mesh)
+
+    def finished(self, workdir: Path) -> Network:
+        """Read the best network of another finished run; errors as in `network.finished`."""
+        return networks.finished(workdir, self.mesh)
+
+    def started(self, workdir: Path) -> Network:
+        """Build the network that another finished run started from; its head is drawn.
+
+        Raises:
+          UserError: see `network.started`.
+        """
+        return networks.started(workdir, self.info, self.mesh)
+
+    def features(self) -> Mapping[str, SplitFeatures]:
+        """Read the features of every split, or compute and keep them.
+
+        They are kept in `features` under `config.data.data_dir`, for all runs that read the same.
+
+        Raises:
+          UserError: the weights or the data are damaged, or features are not finite.
+        """
+        found = extract(
+            self.network(),
+            self.dataset,
+            Path(self.config.data.data_dir) / "features",
+            mesh=self.mesh,
+            say=self.say,
+        )
+        self.clock.lap("features")
+        return found
+
+    def classified(self, judgement: Judgement) -> Finding:
+        """Evaluate a judgement and keep what it says of the test images."""
+        self.clock.lap("judging")
+        return self.evaluated(
+            judgement.val, judgement.test, values=judgement.details, notes=judgement.notes
+        )
+
+    def evaluated(
+        self,
+        val: Measured,
+        test: Measured,
+        *,
+        values: Mapping[str, Any] | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> Finding:
+        """Evaluate measurements of both splits and keep those of the test images.
+
+        Args:
+          val, test: measurements of every image under what was chosen.
+          values: further results, for `Finding.values`.
+          notes: facts about the measurement that a reader must know.
+        """
+        task, train, rows = self.task, self.config.train, self.dataset.rows("test")
+        on_val, on_test = task.evaluate(val), task.evaluate(test)
+        intervals = task.bootstrap(test, train.bootstrap_samples, train.seed, rows.groups)
+        self.clock.lap("test")
+        if self.active:
+            task.keep(self.workdir / task.file, test, rows)
+        return Finding(
+            judge=self.protocol.name,
+            evaluations={"val": on_val, "test": dataclasses.replace(on_test, intervals=intervals)},
+            resampled="image" if rows.groups is None else "group",
+            values=dict(values or {}),
+            notes=notes,
+        )
+
+    def say(self, line: str) -> None:
+        """Print a line, on one process."""
+        if self.active:
+            print(line)
 
     def heading(self) -> str:
         """What runs on what, for the console; before it, what the compute type costs here."""

@@ -106,10 +106,9 @@ def train(session: Session) -> Result:
     arrays = best["params"] | best["stats"] | frozen
     result = conclude(
         session,
+        finding=session.evaluated(predict("val", arrays), predict("test", arrays)),
         best=best_of(session, plan, progress),
         steps=plan.total_steps,
-        val=predict("val", arrays),
-        test=predict("test", arrays),
         seconds={"training": progress.seconds},
     )
     checkpoints.keep_model(progress.best_step)

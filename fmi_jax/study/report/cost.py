@@ -111,11 +111,13 @@ def _row(names: tuple[str, ...], cells: Sequence[CellCost], phases: Sequence[str
 
 
 def _to_best(outcome: Outcome) -> float | None:
-    return None if outcome.result is None else outcome.result.best.seconds
+    best = None if outcome.result is None else outcome.result.best
+    return None if best is None else best.seconds
 
 
 def device_of(outcome: Outcome) -> str:
     """Describe the hardware that a finished cell ran on: "4 x NVIDIA H100"."""
-    found = outcome.result.device if outcome.result else (outcome.analysis or {})["device"]
+    assert outcome.result is not None
+    found = outcome.result.device
     kind, count = str(found.get("kind", "unknown")), found.get("count", 1)
     return kind if count == 1 else f"{count} \N{MULTIPLICATION SIGN} {kind}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fmi_jax.artifacts.result import Headline, Result, Speed
+from fmi_jax.artifacts.result import Best, Finding, Headline, Result, Speed
 from fmi_jax.study.planned import PlannedCell, PlannedSetting, PlannedStudy
 from fmi_jax.study.report import wording
 from fmi_jax.study.report.outcomes import Outcome, Outcomes
@@ -82,7 +82,7 @@ class Number:
     @property
     def metric(self) -> str:
         """Name of the metric that selects and judges the setting."""
-        return self.result.best.metric
+        return best_of(self.result).metric
 
     @property
     def label(self) -> str:
@@ -118,11 +118,14 @@ class Number:
         return self.mean - published.mean
 
     @property
+    def finding(self) -> Finding | None:
+        """Finding of a finished analysis."""
+        return None if self.analysis is None else self.analysis.analysis
+
+    @property
     def found(self) -> Mapping[str, Any] | None:
         """Values that a finished analysis found."""
-        if self.analysis is None or self.analysis.analysis is None:
-            return None
-        return self.analysis.analysis["values"]
+        return None if self.finding is None else self.finding.values
 
     @property
     def is_analysis(self) -> bool:
@@ -132,10 +135,7 @@ class Number:
     @property
     def headline(self) -> Headline | None:
         """Headline number of a finished analysis; None if it has none."""
-        if self.analysis is None or self.analysis.analysis is None:
-            return None
-        values = self.analysis.analysis["headline"]
-        return None if values is None else Headline(**values)
+        return None if self.finding is None else self.finding.headline
 
     @property
     def summary(self) -> str:
@@ -146,11 +146,9 @@ class Number:
         return f"{headline.unit} {wording.number(headline.value)}"
 
     @property
-    def speeds(self) -> list[Speed]:
+    def speeds(self) -> Sequence[Speed]:
         """Latencies that a finished timing measured; empty for anything else."""
-        if self.analysis is None or self.analysis.analysis is None:
-            return []
-        return [Speed(**values) for values in self.analysis.analysis["speeds"]]
+        return () if self.finding is None else self.finding.speeds
 
     @property
     def seconds(self) -> float:
@@ -162,6 +160,12 @@ class Number:
         """Cells that the number is made of."""
         cells = [run.outcome for run in self.runs]
         return list(dict.fromkeys(cells if self.analysis is None else [self.analysis]))
+
+
+def best_of(result: Result) -> Best:
+    """Checkpoint or setting that a run with test metrics chose on validation."""
+    assert result.best is not None  # `Outcomes` checked it
+    return result.best
 
 
 def numbers_of(study: PlannedStudy, outcomes: Outcomes) -> list[Number]:
@@ -209,7 +213,7 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
     if done and done[0].analysis is not None:
         return Number(**common, expected=1, analysis=done[0], learning_rate=rate)
     runs = tuple(run for outcome in done for run in _runs(outcome))
-    grid = done[0].result.details if done and done[0].result else {}
+    grid = done[0].result.finding.values if done and done[0].result else {}
     if "heads" in grid:
         rate = grid["chosen"]["learning_rate"]
     expected = max(len(same), len(runs))
@@ -220,7 +224,7 @@ def _runs(outcome: Outcome) -> list[Run]:
     """List the seeds of a finished cell: one, or those of the chosen rate of a grid of heads."""
     result = outcome.result
     assert result is not None
-    details, best = result.details, result.best
+    details, best = result.finding.values, best_of(result)
     if "heads" not in details:
         return [
             Run(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fmi_jax.artifacts.result import FILE_NAME as RESULT
-from fmi_jax.artifacts.result import Result, Speed, current
+from fmi_jax.artifacts.result import Finding, Result, current
 from fmi_jax.errors import UserError
 from fmi_jax.study.files import CELL
 from fmi_jax.study.state import Score, State, ended, read_failure
@@ -25,8 +25,7 @@ class Outcome:
       folder: its folder, which need not exist.
       state: where it stands: `DONE`, `FAILED`, `DAMAGED`, `BEGUN` or `OPEN`.
       reason: why it failed, or what is wrong with its files.
-      result: of a finished run that classifies.
-      analysis: what `result.json` of a finished analysis holds.
+      result: result of a finished cell.
     """
 
     id: str
@@ -34,36 +33,36 @@ class Outcome:
     state: State
     reason: str = ""
     result: Result | None = None
-    analysis: Mapping[str, Any] | None = None
+
+    @property
+    def analysis(self) -> Finding | None:
+        """Finding of a finished cell that has no test metrics."""
+        if self.result is None or self.result.finding.evaluations:
+            return None
+        return self.result.finding
 
     @property
     def config(self) -> Mapping[str, Any]:
         """Config of a finished cell."""
-        return self._document("config")
+        assert self.result is not None
+        return self.result.config
 
     @property
     def unread(self) -> Sequence[str]:
         """Config sections and fields that a finished cell did not read."""
-        return self._document("unread")
-
-    def _document(self, name: str) -> Any:
-        if self.result is not None:
-            return getattr(self.result, name)
-        assert self.analysis is not None
-        return self.analysis[name]
+        assert self.result is not None
+        return self.result.unread
 
     @property
     def score(self) -> Score | None:
-        """How it did on validation; None for an analysis, and for a cell that is not finished."""
+        """Validation score; None for an analysis, and for a cell that is not finished."""
         best = None if self.result is None else self.result.best
         return None if best is None else Score(best.metric, best.value)
 
     @property
     def seconds(self) -> Mapping[str, float]:
         """Wall-clock time by phase; empty if the cell is not finished."""
-        if self.result is not None:
-            return self.result.seconds
-        return {} if self.analysis is None else self.analysis["seconds"]
+        return {} if self.result is None else self.result.seconds
 
     @property
     def page(self) -> Path:
@@ -115,14 +114,10 @@ def _outcome(cell: str, folder: Path) -> Outcome:
 def _finished(cell: str, folder: Path) -> Outcome:
     path = folder / RESULT
     try:
-        values = current(json.loads(path.read_text(encoding="utf-8")), path)
-        if "kind" not in values:
-            result = Result.from_json(values)
-            _check(result)
-            return Outcome(id=cell, folder=folder, state=State.DONE, result=result)
-        _check_analysis(values)
-        return Outcome(id=cell, folder=folder, state=State.DONE, analysis=values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        result = Result.from_json(current(json.loads(path.read_text(encoding="utf-8")), path))
+        _check(result)
+        return Outcome(id=cell, folder=folder, state=State.DONE, result=result)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(
             f"{path} is not the result of a run ({type(error).__name__}: {error}); its cell"
             " counts as missing. Delete its folder to run it again."
@@ -130,27 +125,20 @@ def _finished(cell: str, folder: Path) -> Outcome:
 
 
 _NAMES = operator.itemgetter("name", "counts", "split", "split_sha256")
-_ANALYSIS = operator.itemgetter(
-    "backbone", "seconds", "device", "versions", "notes", "values", "headline", "unread"
-)
 
 
 def _check(result: Result) -> None:
     """Raise `KeyError` unless the result has everything that the report relies on."""
-    metric = operator.itemgetter(result.best.metric)
-    metric(result.test.values)
     _NAMES(result.dataset)
-    for head in result.details.get("heads", ()):
+    operator.itemgetter("protocol")(result.config)
+    if not result.finding.evaluations:
+        return
+    if result.best is None:
+        raise KeyError("best")
+    metric, values = operator.itemgetter(result.best.metric), result.finding.values
+    metric(result.test.values)
+    for head in values.get("heads", ()):
         operator.itemgetter("seed", "best_step")(head)
         metric(head["test"])
-        if head["learning_rate"] == result.details["chosen"]["learning_rate"]:
-            operator.itemgetter(str(head["seed"]))(result.details["seeds"]["predictions"])
-
-
-def _check_analysis(values: Mapping[str, Any]) -> None:
-    """Check the result of an analysis likewise, as `fmi_jax.run.analysis_run` writes it."""
-    _ANALYSIS(values)
-    _NAMES(values["dataset"])
-    for speed in values["speeds"]:
-        Speed(**speed)
-    operator.itemgetter("protocol")(values["config"])
+        if head["learning_rate"] == values["chosen"]["learning_rate"]:
+            operator.itemgetter(str(head["seed"]))(values["seeds"]["predictions"])

@@ -3,8 +3,8 @@
 import collections
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
+from fmi_jax.artifacts.result import Result
 from fmi_jax.report.style import short
 from fmi_jax.study.report.cost import device_of
 from fmi_jax.study.report.numbers import Number
@@ -72,8 +72,8 @@ def provenance_of(numbers: Sequence[Number]) -> Provenance:
     weights = collections.Counter(used for cell in cells for used in _weights(cell))
     devices = collections.Counter(map(device_of, cells))
     versions = {
-        name: collections.Counter(_of(cell, "versions").get(name, "unknown") for cell in cells)
-        for name in dict.fromkeys(name for cell in cells for name in _of(cell, "versions"))
+        name: collections.Counter(_result(cell).versions.get(name, "unknown") for cell in cells)
+        for name in dict.fromkeys(name for cell in cells for name in _result(cell).versions)
     }
     checksums = [
         (f"checksums of the split of data set {d.name}", d.sha256, n) for d, n in datasets.items()
@@ -92,18 +92,19 @@ def provenance_of(numbers: Sequence[Number]) -> Provenance:
         datasets=datasets,
         weights=weights,
         devices=devices,
-        notes=collections.Counter(note for cell in cells for note in _of(cell, "notes")),
+        notes=collections.Counter(note for cell in cells for note in _result(cell).all_notes),
         versions=versions,
         warnings=tuple(warnings),
     )
 
 
-def _of(cell: Outcome, name: str) -> Any:
-    return getattr(cell.result, name) if cell.result else (cell.analysis or {})[name]
+def _result(cell: Outcome) -> Result:
+    assert cell.result is not None  # only finished cells are asked
+    return cell.result
 
 
 def _dataset(cell: Outcome) -> Dataset:
-    dataset = _of(cell, "dataset")
+    dataset = _result(cell).dataset
     return Dataset(
         name=str(dataset["name"]),
         split=str(dataset["split"]),
@@ -114,7 +115,7 @@ def _dataset(cell: Outcome) -> Dataset:
 
 
 def _weights(cell: Outcome) -> Iterator[Weights]:
-    backbone = _of(cell, "backbone")
+    backbone = _result(cell).backbone
     if cell.analysis is not None:  # it has several networks, which its `values` name
         return
     for network, prefix in (("name", ""), ("transformer", "transformer_")):
