@@ -1,5 +1,6 @@
 """The converter's tables: every published layout, in both directions, strictly."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -13,8 +14,9 @@ from tiny_backbones import TINY
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.deit import DeiT, DeiTArch
+from fmi_jax.models.dinov2 import DINOv2
 from fmi_jax.models.registry import BACKBONES
-from weights_convert.engine import convert, match, plan, source_shapes
+from weights_convert.engine import convert, match, plan, same, source_shapes
 from weights_convert.identify import identify
 from weights_convert.layouts.registry import LAYOUTS, layouts_of
 
@@ -208,6 +210,65 @@ def test_every_dropped_key_is_missed(layout, arch):
 def test_an_undeclared_wrapper_is_not_looked_into():
     with pytest.raises(UserError, match="The file holds 'weights'"):
         convert({"weights": GROUPS}, native_of(DeiT, DEIT), layouts_of(DeiT))
+
+
+def test_every_computed_slot_is_in_a_key_and_no_target():
+    for layout in LAYOUTS.values():
+        sources = {key for rule in layout.rules for key in rule.sources}
+        targets = {name for rule in layout.rules for name in rule.targets}
+        for slot in layout.computed:
+            assert any(f"{{{slot}}}" in key for key in sources)
+            assert not any(f"{{{slot}}}" in name for name in targets)
+
+
+def test_a_layout_that_reads_one_key_for_two_blocks_is_wrong():
+    layout = dataclasses.replace(LAYOUTS["dinov2_chunked"], rules=same("a.{chunk}", "b.{i}"))
+    with pytest.raises(ValueError, match=r"dinov2_chunked reads twice: a\.0, a\.1"):
+        plan(layout, [f"b.{i}" for i in range(8)])
+
+
+def dinov2_training(depth, chunks):
+    """A DINOv2 and the teacher that its code saves: `[[Identity()] * i + blocks[i : i + size]]`."""
+    arch = dataclasses.replace(TINY["dinov2_reg"].arch, depth=depth)
+    tensors = {f"backbone.{k}": v for k, v in random_tensors(LAYOUTS["dinov2"], arch).items()}
+    tensors |= {f"{head}_head.mlp.0.bias": np.ones(3, np.float32) for head in ("dino", "ibot")}
+    chunked = dict(tensors)
+    starts = range(0, depth, depth // chunks)
+    for chunk, start in enumerate(starts):
+        for i in range(start, min(start + starts.step, depth)):
+            for key in [key for key in tensors if key.startswith(f"backbone.blocks.{i}.")]:
+                new = key.replace(f"blocks.{i}.", f"blocks.{chunk}.{i}.")
+                chunked[new] = chunked.pop(key)
+    return native_of(DINOv2, arch), tensors, chunked
+
+
+@pytest.mark.parametrize("depth", [4, 8, 11])
+def test_a_dinov2_in_chunks_is_the_dinov2_without_them(depth):
+    native, tensors, chunked = dinov2_training(depth, 4)
+    assert f"backbone.blocks.{3 if depth < 11 else 5}.{depth - 1}.ls1.gamma" in chunked
+    plain, other = (
+        convert({"teacher": held}, native, layouts_of(DINOv2)) for held in (tensors, chunked)
+    )
+    assert (plain.match.layout.name, other.match.layout.name) == ("dinov2", "dinov2_chunked")
+    assert plain.params.keys() == other.params.keys() == native.keys()
+    for name, value in plain.params.items():
+        np.testing.assert_array_equal(other.params[name], value)
+
+
+def test_a_block_in_another_chunk_is_missing_there_and_not_expected_here():
+    native, _, chunked = dinov2_training(8, 4)
+    chunked["backbone.blocks.3.5.norm1.bias"] = chunked.pop("backbone.blocks.2.5.norm1.bias")
+    found = match({"teacher": chunked}, native, layouts_of(DINOv2))[0]
+    assert found.missing == ["backbone.blocks.2.5.norm1.bias"]
+    assert found.extra == ["backbone.blocks.3.5.norm1.bias"]
+    with pytest.raises(UserError, match=r"1 missing: backbone\.blocks\.2\.5\.norm1\.bias; 1 not"):
+        convert({"teacher": chunked}, native, layouts_of(DINOv2))
+
+
+def test_other_chunks_than_those_of_the_training_configs_are_refused():
+    native, _, chunked = dinov2_training(8, 2)
+    with pytest.raises(UserError, match="fits no known layout"):
+        convert({"teacher": chunked}, native, layouts_of(DINOv2))
 
 
 @pytest.mark.parametrize("layout", ["deit", "deit_hf"])

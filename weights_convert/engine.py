@@ -6,6 +6,7 @@ each is matched by a rule, and the inverse of the rule's op gives the names and 
 made from. So one table serves every depth and width, and can be read in both directions.
 """
 
+import collections
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,7 +30,8 @@ class Rule:
 
     Attributes:
       sources: keys of the checkpoint, with slots: "blocks.{i}.attn.qkv.weight".
-      targets: native names, with the same slots: "blocks.{i}.attn.qkv.kernel".
+      targets: native names, with the same slots, but for those that the layout computes:
+        "blocks.{i}.attn.qkv.kernel".
       op: how the tensors change on the way.
       absent: what fills the sources of a file that has none of the sources of any such rule,
         because it is older than they are; None: the file must have them.
@@ -128,6 +130,8 @@ class Layout:
       prefixes: what may stand before every key of the backbone.
       publishers: who writes it: "original", "hf", "timm"; what `--export` calls it. An exported
         file has the first of `wrappers` and of `prefixes`.
+      computed: slots of sources that no target has, by name: each is a function of the target's
+        slot `i` and of the number of values that it has.
       head: the linear classifier on the pooled feature, where the publisher's network has one
         that reads the same; trained heads are exported under it.
       buffers: `(arch, image_size)` to what the publisher's network for square images of that
@@ -143,6 +147,7 @@ class Layout:
     wrappers: tuple[str, ...] = ("",)
     prefixes: tuple[str, ...] = ("",)
     publishers: tuple[str, ...] = ("original",)
+    computed: Mapping[str, Callable[[int, int], int]] = dataclasses.field(default_factory=dict)
     head: Head | None = None
     buffers: Callable[[Any, int], Mapping[str, np.ndarray]] | None = None
 
@@ -160,27 +165,32 @@ class Step:
 def plan(layout: Layout, native: Iterable[str], prefix: str = "") -> list[Step]:
     """The steps that fill every `native` name once, in order.
 
-    Raises `UserError` for a native name that the layout has no rule for: it cannot express
-    this arch.
+    Raises:
+      UserError: the layout has no rule for a native name: it cannot express this arch.
+      ValueError: the layout reads a source twice, for want of a slot.
     """
     names = dict.fromkeys(native)
-    patterns = [(rule, _compile(rule.targets[0])) for rule in layout.rules]
     steps, filled = [], set()
-    for rule, pattern in patterns:
-        for name in names:
-            match = pattern.fullmatch(name)
-            if match is None:
-                continue
-            targets = tuple(target.format(**match.groupdict()) for target in rule.targets)
+    for rule in layout.rules:
+        pattern = _compile(rule.targets[0])
+        found = [match.groupdict() for name in names if (match := pattern.fullmatch(name))]
+        count = len({slots.get("i") for slots in found})
+        for slots in found:
+            targets = tuple(target.format(**slots) for target in rule.targets)
             if any(target in filled or target not in names for target in targets):
                 continue
             filled.update(targets)
-            sources = tuple(prefix + s.format(**match.groupdict()) for s in rule.sources)
+            if "i" in slots:
+                slots |= {n: f(int(slots["i"]), count) for n, f in layout.computed.items()}
+            sources = tuple(prefix + source.format(**slots) for source in rule.sources)
             steps.append(Step(sources, targets, rule.op, rule.absent))
     if missing := [name for name in names if name not in filled]:
         raise UserError(
             f"layout {layout.name} cannot express this arch: no rule fills {_join(missing)}."
         )
+    keys = collections.Counter(key for step in steps for key in step.sources)
+    if twice := [key for key, count in keys.items() if count > 1]:
+        raise ValueError(f"layout {layout.name} reads twice: {_join(twice)}.")
     return steps
 
 

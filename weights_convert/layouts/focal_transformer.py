@@ -11,7 +11,6 @@ from fmi_jax.nn.window_attention import relative_position_index, window_regions
 from weights_convert.engine import Head, Ignored, Layout, Rule, conv2d, linear, norm, same
 from weights_convert.ops import SAME
 
-_MAX_STAGES = 8  # twice as many as any published network has
 _HERE, _THERE = "layers.{i}.blocks.{j}", "blocks.{i}.blocks.{j}"
 _INDICES = (
     f"{_HERE}.attn.relative_position_index",
@@ -49,16 +48,6 @@ def _buffers(arch: FocalTransformerArch, image_size: int) -> dict[str, np.ndarra
     return buffers
 
 
-def _downsample(target: int) -> tuple[Rule, ...]:
-    """What leads to stage `target`, which the file has at the stage before."""
-    here, there = f"layers.{target - 1}.downsample", f"blocks.{target}.downsample"
-    return (
-        *norm(f"{here}.pre_norm", f"{there}.pre_norm"),
-        *conv2d(f"{here}.proj", f"{there}.proj"),
-        *norm(f"{here}.norm", f"{there}.norm"),
-    )
-
-
 LAYOUT = Layout(
     name="focal_transformer",
     title="Focal Transformer as published",
@@ -84,9 +73,13 @@ LAYOUT = Layout(
         *linear(f"{_HERE}.mlp.fc1", f"{_THERE}.mlp.fc1"),
         *linear(f"{_HERE}.mlp.fc2", f"{_THERE}.mlp.fc2"),
         Rule((f"{_HERE}.gamma_2",), (f"{_THERE}.ls2.gamma",), SAME),
-        *(rule for i in range(1, _MAX_STAGES) for rule in _downsample(i)),
+        # What leads to a stage is part of the one before it.
+        *norm("layers.{before}.downsample.pre_norm", "blocks.{i}.downsample.pre_norm"),
+        *conv2d("layers.{before}.downsample.proj", "blocks.{i}.downsample.proj"),
+        *norm("layers.{before}.downsample.norm", "blocks.{i}.downsample.norm"),
         *norm("norm", "norm"),
     ),
+    computed={"before": lambda i, _: i - 1},
     ignored=(
         Ignored("head.", "the classifier of the 1000 ImageNet classes"),
         *(Ignored(key, "follows from the sizes of windows") for key in _INDICES),

@@ -32,16 +32,12 @@ LAYOUT = Layout(
         *linear(f"{_BLOCK}.mlp.fc1", f"{_NATIVE}.mlp.fc1"),
         *linear(f"{_BLOCK}.mlp.fc2", f"{_NATIVE}.mlp.fc2"),
         *same(f"{_BLOCK}.gamma_2", f"{_NATIVE}.ls2.gamma"),
-        *(
-            rule
-            for stage in range(1, 4)
-            for rule in (
-                *conv2d(f"layers.{stage - 1}.downsample.proj", f"blocks.{stage}.downsample.proj"),
-                *norm(f"layers.{stage - 1}.downsample.norm", f"blocks.{stage}.downsample.norm"),
-            )
-        ),
+        # A down-sampling is part of the stage before it.
+        *conv2d("layers.{before}.downsample.proj", "blocks.{i}.downsample.proj"),
+        *norm("layers.{before}.downsample.norm", "blocks.{i}.downsample.norm"),
         *norm("norm", "norm"),
     ),
+    computed={"before": lambda i, _: i - 1},
     ignored=(Ignored("head.", "the classifier of the ImageNet classes"),),
     wrappers=("model", ""),
     head=Head("head"),

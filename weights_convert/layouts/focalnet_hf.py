@@ -31,22 +31,11 @@ LAYOUT = Layout(
         *linear(f"{_BLOCK}.mlp.fc2", f"{_NATIVE}.mlp.fc2"),
         *same(f"{_BLOCK}.gamma_2", f"{_NATIVE}.ls2.gamma"),
         # A down-sampling is part of the stage before it.
-        *(
-            rule
-            for stage in range(1, 4)
-            for rule in (
-                *conv2d(
-                    f"encoder.stages.{stage - 1}.downsample.projection",
-                    f"blocks.{stage}.downsample.proj",
-                ),
-                *norm(
-                    f"encoder.stages.{stage - 1}.downsample.norm",
-                    f"blocks.{stage}.downsample.norm",
-                ),
-            )
-        ),
+        *conv2d("encoder.stages.{before}.downsample.projection", "blocks.{i}.downsample.proj"),
+        *norm("encoder.stages.{before}.downsample.norm", "blocks.{i}.downsample.norm"),
         *norm("layernorm", "norm"),
     ),
+    computed={"before": lambda i, _: i - 1},
     ignored=(Ignored("classifier.", "the classifier of the ImageNet classes"),),
     prefixes=("", "focalnet."),
     head=Head("classifier", prefix="focalnet."),

@@ -37,6 +37,7 @@ LAYOUTS: Registry[Layout] = Registry(
         deit_hf.LAYOUT,
         dinov2_timm.LAYOUT,
         dinov2.LAYOUT,
+        dinov2.CHUNKED,
         dinov2_hf.LAYOUT,
         focalnet.LAYOUT,
         focalnet_hf.LAYOUT,

@@ -12,22 +12,21 @@ from fmi_jax.models.resnet import ResNet
 from weights_convert.engine import Head, Ignored, Layout, Rule, batch_norm
 from weights_convert.ops import CONV2D
 
-_STAGES = 4
-
 
 def _conv(source: str, target: str) -> Rule:
     return Rule((f"{source}.weight",), (f"{target}.kernel",), CONV2D)
 
 
-_RULES: tuple[Rule, ...] = (_conv("conv1", "conv1"), *batch_norm("bn1", "bn1"))
-for stage in range(_STAGES):
-    source, target = f"layer{stage + 1}.{{i}}", f"blocks.{stage}.{{i}}"
-    for i in (1, 2, 3):
-        _RULES += (_conv(f"{source}.conv{i}", f"{target}.conv{i}"),)
-        _RULES += batch_norm(f"{source}.bn{i}", f"{target}.bn{i}")
-    _RULES += (_conv(f"{source}.downsample.0", f"{target}.downsample.conv"),)
-    _RULES += batch_norm(f"{source}.downsample.1", f"{target}.downsample.bn")
-
+_HERE, _THERE = "layer{stage}.{j}", "blocks.{i}.{j}"
+_RULES: tuple[Rule, ...] = (
+    _conv("conv1", "conv1"),
+    *batch_norm("bn1", "bn1"),
+    _conv(f"{_HERE}.conv{{k}}", f"{_THERE}.conv{{k}}"),
+    *batch_norm(f"{_HERE}.bn{{k}}", f"{_THERE}.bn{{k}}"),
+    _conv(f"{_HERE}.downsample.0", f"{_THERE}.downsample.conv"),
+    *batch_norm(f"{_HERE}.downsample.1", f"{_THERE}.downsample.bn"),
+)
+_COMPUTED = {"stage": lambda i, _: i + 1}
 _FC = Ignored("fc.", "the classifier of the pre-training classes, or its projection head")
 
 PLAIN = Layout(
@@ -36,6 +35,7 @@ PLAIN = Layout(
     " domain-adapted, and the second study's copies",
     family=ResNet,
     rules=_RULES,
+    computed=_COMPUTED,
     ignored=(_FC,),
     wrappers=("", "state_dict", "model"),
     prefixes=("", "module."),
@@ -47,6 +47,7 @@ MOCO = Layout(
     title="ResNet of MoCo and PCL",
     family=ResNet,
     rules=_RULES,
+    computed=_COMPUTED,
     ignored=(
         _FC,
         Ignored("module.encoder_k.", "the momentum encoder, which no one fine-tunes"),
@@ -62,6 +63,7 @@ PYCONTRAST = Layout(
     title="ResNet of InfoMin, InsDis and PIRL",
     family=ResNet,
     rules=_RULES,
+    computed=_COMPUTED,
     ignored=(
         _FC,
         Ignored("module.head.", "the projection head"),
@@ -76,6 +78,7 @@ SWAV = Layout(
     title="ResNet of SwAV, DeepCluster v2 and SeLa v2",
     family=ResNet,
     rules=_RULES,
+    computed=_COMPUTED,
     ignored=(
         Ignored("projection_head.", "the projection head"),
         Ignored("prototypes.", "the cluster centres"),

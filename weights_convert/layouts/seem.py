@@ -34,16 +34,11 @@ LAYOUT = Layout(
         *same(f"{_BLOCK}.gamma_2", f"{_NATIVE}.ls2.gamma"),
         *norm(f"{_BLOCK}.norm2", f"{_NATIVE}.norm2"),
         # A down-sampling is part of the stage before it.
-        *(
-            rule
-            for stage in range(1, 4)
-            for rule in (
-                *conv2d(f"layers.{stage - 1}.downsample.proj", f"blocks.{stage}.downsample.proj"),
-                *norm(f"layers.{stage - 1}.downsample.norm", f"blocks.{stage}.downsample.norm"),
-            )
-        ),
+        *conv2d("layers.{before}.downsample.proj", "blocks.{i}.downsample.proj"),
+        *norm("layers.{before}.downsample.norm", "blocks.{i}.downsample.norm"),
         *norm("norm{i}", "norms.{i}"),
     ),
+    computed={"before": lambda i, _: i - 1},
     ignored=(
         Ignored("sem_seg_head.", "the decoder of masks and the encoder of prompts"),
         Ignored("criterion.", "weights of the terms of the training loss"),

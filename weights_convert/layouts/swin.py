@@ -12,7 +12,6 @@ from fmi_jax.nn.window_attention import relative_position_index, window_regions
 from weights_convert.engine import Head, Ignored, Layout, Rule, conv2d, linear, norm, same
 from weights_convert.ops import LINEAR
 
-_MAX_STAGES = 8  # twice as many as any published network has
 _HERE, _THERE = "layers.{i}.blocks.{j}", "blocks.{i}.blocks.{j}"
 _INDEX = f"{_HERE}.attn.relative_position_index"
 _MASK = f"{_HERE}.attn_mask"
@@ -38,39 +37,33 @@ def _buffers(arch: SwinArch, image_size: int) -> dict[str, np.ndarray]:
     return buffers
 
 
-def _merging(source: int, target: int) -> tuple[Rule, ...]:
-    """The patch merging of stage `target`, which the file has at stage `source`."""
-    here, there = f"layers.{source}.downsample", f"blocks.{target}.downsample"
+def _rules(merging: str) -> tuple[Rule, ...]:
+    """The rules for files that have the patch merging of stage `i` under the name `merging`."""
     return (
-        *norm(f"{here}.norm", f"{there}.norm"),
-        Rule((f"{here}.reduction.weight",), (f"{there}.reduction.kernel",), LINEAR),
+        *conv2d("patch_embed.proj", "patch_embed.proj"),
+        *norm("patch_embed.norm", "patch_embed.norm"),
+        *norm(f"{_HERE}.norm1", f"{_THERE}.norm1"),
+        *same(
+            f"{_HERE}.attn.relative_position_bias_table",
+            f"{_THERE}.attn.relative_position_bias_table",
+        ),
+        *linear(f"{_HERE}.attn.qkv", f"{_THERE}.attn.qkv"),
+        *linear(f"{_HERE}.attn.proj", f"{_THERE}.attn.proj"),
+        *norm(f"{_HERE}.norm2", f"{_THERE}.norm2"),
+        *linear(f"{_HERE}.mlp.fc1", f"{_THERE}.mlp.fc1"),
+        *linear(f"{_HERE}.mlp.fc2", f"{_THERE}.mlp.fc2"),
+        *norm(f"{merging}.norm", "blocks.{i}.downsample.norm"),
+        Rule((f"{merging}.reduction.weight",), ("blocks.{i}.downsample.reduction.kernel",), LINEAR),
+        *norm("norm", "norm"),
     )
 
-
-_COMMON = (
-    *conv2d("patch_embed.proj", "patch_embed.proj"),
-    *norm("patch_embed.norm", "patch_embed.norm"),
-    *norm(f"{_HERE}.norm1", f"{_THERE}.norm1"),
-    *same(
-        f"{_HERE}.attn.relative_position_bias_table",
-        f"{_THERE}.attn.relative_position_bias_table",
-    ),
-    *linear(f"{_HERE}.attn.qkv", f"{_THERE}.attn.qkv"),
-    *linear(f"{_HERE}.attn.proj", f"{_THERE}.attn.proj"),
-    *norm(f"{_HERE}.norm2", f"{_THERE}.norm2"),
-    *linear(f"{_HERE}.mlp.fc1", f"{_THERE}.mlp.fc1"),
-    *linear(f"{_HERE}.mlp.fc2", f"{_THERE}.mlp.fc2"),
-    *norm("norm", "norm"),
-)
 
 LAYOUT = Layout(
     name="swin",
     title="Swin as published",
     family=Swin,
-    rules=(
-        *_COMMON,
-        *(rule for i in range(1, _MAX_STAGES) for rule in _merging(i - 1, i)),
-    ),
+    rules=_rules("layers.{before}.downsample"),
+    computed={"before": lambda i, _: i - 1},
     ignored=(
         Ignored("head.", "the classifier of the ImageNet classes"),
         Ignored(_INDEX, "follows from the window's size"),
@@ -85,10 +78,7 @@ TIMM = Layout(
     name="swin_timm",
     title="Swin of timm",
     family=Swin,
-    rules=(
-        *_COMMON,
-        *(rule for i in range(1, _MAX_STAGES) for rule in _merging(i, i)),
-    ),
+    rules=_rules("layers.{i}.downsample"),
     ignored=(Ignored("head.", "the classifier of the ImageNet classes"),),
     publishers=("timm",),
     head=Head("head.fc"),

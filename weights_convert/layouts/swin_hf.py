@@ -7,19 +7,10 @@ from fmi_jax.models.swin import Swin
 from weights_convert.engine import Head, Ignored, Layout, Rule, conv2d, linear, norm, same
 from weights_convert.ops import LINEAR, SAME, Fuse
 
-_MAX_STAGES = 8  # twice as many as any published network has
 _HERE, _THERE = "encoder.layers.{i}.blocks.{j}", "blocks.{i}.blocks.{j}"
 _QKV = tuple(f"{_HERE}.attention.self.{part}" for part in ("query", "key", "value"))
-
-
-def _merging(target: int) -> tuple[Rule, ...]:
-    """The patch merging of stage `target`, which the file has at the stage before."""
-    here, there = f"encoder.layers.{target - 1}.downsample", f"blocks.{target}.downsample"
-    return (
-        *norm(f"{here}.norm", f"{there}.norm"),
-        Rule((f"{here}.reduction.weight",), (f"{there}.reduction.kernel",), LINEAR),
-    )
-
+# The file has the patch merging of a stage at the one before.
+_MERGING = "encoder.layers.{before}.downsample"
 
 LAYOUT = Layout(
     name="swin_hf",
@@ -43,9 +34,13 @@ LAYOUT = Layout(
         *norm(f"{_HERE}.layernorm_after", f"{_THERE}.norm2"),
         *linear(f"{_HERE}.intermediate.dense", f"{_THERE}.mlp.fc1"),
         *linear(f"{_HERE}.output.dense", f"{_THERE}.mlp.fc2"),
-        *(rule for i in range(1, _MAX_STAGES) for rule in _merging(i)),
+        *norm(f"{_MERGING}.norm", "blocks.{i}.downsample.norm"),
+        Rule(
+            (f"{_MERGING}.reduction.weight",), ("blocks.{i}.downsample.reduction.kernel",), LINEAR
+        ),
         *norm("layernorm", "norm"),
     ),
+    computed={"before": lambda i, _: i - 1},
     ignored=(
         Ignored("classifier.", "the classifier of the ImageNet classes"),
         Ignored(
