@@ -14,6 +14,7 @@ from parity_families import FAMILIES
 from tolerances import PARITY_FORWARD
 
 from fmi_jax.errors import UserError
+from fmi_jax.models.registry import BACKBONES
 
 ROOT = Path(__file__).parent.parent
 HERE = ROOT / "tests" / "golden"
@@ -27,6 +28,15 @@ def _cases() -> list[Path]:
         for p in sorted(root.glob("*/meta.json"))
     ]
     return [f for f in folders if json.loads((f / "meta.json").read_text())["family"] in FAMILIES]
+
+
+def test_every_family_has_an_adaptor_and_a_compact_case():
+    cases = {
+        json.loads((f / "meta.json").read_text())["family"] for f in _cases() if HERE in f.parents
+    }
+    assert cases == set(FAMILIES)
+    families = {spec.family for spec in BACKBONES.values()}
+    assert families <= {family.backbone for family in FAMILIES.values()}
 
 
 @pytest.mark.parametrize("folder", _cases(), ids=lambda f: f"{f.parents[1].name}-{f.name}")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import short_runs
 from flax import nnx
-from tiny_backbones import TINY
+from tiny_backbones import ONE_PER_FAMILY, TINY
 from tolerances import LOSS_ON_DEVICES
 
 from fmi_jax import parallel
@@ -39,8 +39,6 @@ DEIT = DeiTArch(
     grid_size=3,
     norm_eps=1e-6,
 )
-# One network of each shape: [cls] token, batch norm, a norm of every stage, a norm of the last.
-SHAPES = ("deit", "resnet", "seem", "swin", "sam")
 
 
 def config_of(protocol: str, **backbone: object) -> ExperimentConfig:
@@ -92,7 +90,7 @@ def test_every_protocol_is_documented() -> None:
     assert not [name for name in PROTOCOLS if name not in rows]
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ONE_PER_FAMILY.values())
 def test_what_learns(name: str) -> None:
     blocks = TINY[name].arch.num_blocks
     models = {

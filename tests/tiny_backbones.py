@@ -1,8 +1,8 @@
-"""One tiny network per family, and per variant of its structure, for tests over all of them."""
+"""The tiny networks that the registered families name, for tests over all of them."""
 
 import dataclasses
 import functools
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,28 +10,22 @@ import numpy as np
 from flax import nnx
 
 from fmi_jax.models.base import ArchConfig, Backbone, Execution, create_abstract
-from fmi_jax.models.blip import BLIP, BLIPArch
-from fmi_jax.models.deit import DeiT, DeiTArch
-from fmi_jax.models.dinov2 import DINOv2, DINOv2Arch
-from fmi_jax.models.focal_transformer import FocalTransformer, FocalTransformerArch
-from fmi_jax.models.focalnet import FocalNet, FocalNetArch
-from fmi_jax.models.open_clip import OpenCLIP, OpenCLIPArch
-from fmi_jax.models.resnet import ResNet, ResNetArch
-from fmi_jax.models.sam import SAM, SAMArch
-from fmi_jax.models.seem import SEEM, SEEMArch
-from fmi_jax.models.swin import Swin, SwinArch
+from fmi_jax.models.registry import BACKBONES
+from fmi_jax.registry import Registry
 
 
 @dataclasses.dataclass(frozen=True)
 class Tiny:
-    """A network of a family.
+    """A tiny network with its family.
 
     Attributes:
-      family: its class.
-      arch: sizes that are not multiples of one another, so that mixed-up axes show.
-      side: of square images it takes, in pixels; not the one it was trained at.
+      name: name of the network.
+      family: class of the network.
+      arch: shape of the network.
+      side: side in pixels of the square images it takes.
     """
 
+    name: str
     family: type[Backbone]
     arch: ArchConfig
     side: int
@@ -63,122 +57,20 @@ def abstract(family: type[Backbone], arch: ArchConfig, execution: Execution) -> 
     return create_abstract(family, arch, execution)
 
 
-_VIT = {
-    "in_channels": 3,
-    "patch_size": 5,
-    "width": 33,
-    "depth": 3,
-    "num_heads": 3,
-    "mlp_width": 37,
-    "grid_size": 4,
-    "norm_eps": 1e-6,
-}
-_DEIT = DeiTArch(**_VIT, distilled=False)
-_DINOV2 = DINOv2Arch(**_VIT, swiglu=False, num_registers=0, pos_antialias=False, pos_offset=0.1)
-_GRID = {name: value for name, value in _VIT.items() if name != "grid_size"} | {"grid": (7, 7)}
-_CLIP = OpenCLIPArch(**_GRID, embed_width=29, quick_gelu=False, norm_tokens=False)
-_BLIP = BLIPArch(**_GRID, readout="cls")
-
-_FOCAL: dict[str, Any] = {
-    "in_channels": 3,
-    "width": 7,
-    "depths": (2, 1, 1),
-    "focal_levels": (2, 1, 1),
-    "focal_windows": (1, 3, 3),
-    "mlp_ratio": 1.5,
-    "norm_eps": 1e-5,
-}
-_FOCALNET = FocalNetArch(
-    **_FOCAL,
-    patch_size=3,
-    conv_embed=False,
-    layer_scale=False,
-    post_norm=False,
-    post_norm_in_modulation=False,
-    normalise_modulator=False,
-    final_norm=True,
-)
-
-_SAM = SAMArch(**_GRID, window_size=3, global_blocks=(1,), rel_pos_resize="linear", neck_width=13)
-
-_STAGES: dict[str, Any] = {
-    "in_channels": 3,
-    "patch_size": 3,
-    "width": 6,
-    "depths": (1, 2),
-    "num_heads": (2, 3),
-    "windows": (5, 3),
-    "mlp_ratio": 1.5,
-    "norm_eps": 1e-5,
-    "final_norm": True,
-}
-_SWIN = SwinArch(**_STAGES)
-_FOCAL_TRANSFORMER = FocalTransformerArch(
-    **_STAGES,
-    expand_sizes=((2,), (1, 0)),
-    focal_levels=(3, 2),
-    focal_windows=(3, 1),
-    conv_embed=False,
-    shift=False,
-    pre_norm=False,
-    layer_scale=False,
-)
-
-_RESNET = ResNetArch(
-    in_channels=3,
-    stem_width=5,
-    depths=(1, 2, 1),
-    widths=(3, 5, 7),
-    expansion=4,
-    norm_eps=1e-5,
-    norm_momentum=0.1,
-)
-
-TINY: dict[str, Tiny] = {
-    "resnet": Tiny(ResNet, _RESNET, 37),
-    "deit": Tiny(DeiT, _DEIT, 35),
-    "deit_distilled": Tiny(DeiT, dataclasses.replace(_DEIT, distilled=True), 35),
-    "dinov2": Tiny(DINOv2, _DINOV2, 35),
-    "dinov2_reg": Tiny(
-        DINOv2,
-        dataclasses.replace(
-            _DINOV2, swiglu=True, num_registers=2, pos_antialias=True, pos_offset=0.0
+TINY: dict[str, Tiny] = dict(
+    Registry(
+        "tiny network",
+        tuple(
+            Tiny(tiny.name, family, tiny.arch, tiny.image_size)
+            for family in dict.fromkeys(spec.family for spec in BACKBONES.values())
+            for tiny in family.tiny
         ),
-        35,
-    ),
-    "open_clip": Tiny(OpenCLIP, _CLIP, 35),
-    "open_clip_quickgelu": Tiny(
-        OpenCLIP, dataclasses.replace(_CLIP, quick_gelu=True, norm_tokens=True), 35
-    ),
-    "blip": Tiny(BLIP, _BLIP, 35),
-    "blip_first_patch": Tiny(BLIP, dataclasses.replace(_BLIP, readout="first_patch"), 35),
-    "focalnet": Tiny(FocalNet, _FOCALNET, 37),
-    "focalnet_post": Tiny(
-        FocalNet,
-        dataclasses.replace(
-            _FOCALNET,
-            conv_embed=True,
-            layer_scale=True,
-            post_norm=True,
-            post_norm_in_modulation=True,
-            normalise_modulator=True,
-        ),
-        37,
-    ),
-    "sam": Tiny(SAM, _SAM, 35),
-    "seem": Tiny(
-        SEEM, SEEMArch(**_FOCAL, post_norm_in_modulation=False, normalise_modulator=True), 37
-    ),
-    "swin": Tiny(Swin, _SWIN, 37),
-    "focal_transformer": Tiny(FocalTransformer, _FOCAL_TRANSFORMER, 37),
-    "focal_transformer_options": Tiny(
-        FocalTransformer,
-        dataclasses.replace(
-            _FOCAL_TRANSFORMER, conv_embed=True, shift=True, pre_norm=True, layer_scale=True
-        ),
-        37,
-    ),
-}
+    )
+)
+"""By name; a family that is registered is in here by its own `tiny`."""
+
+ONE_PER_FAMILY = {tiny.family: tiny.name for tiny in reversed(TINY.values())}
+"""The first of each family, by class."""
 
 
 def count_params(module: nnx.Module) -> int:

@@ -89,14 +89,32 @@ class Execution:
     drop_path: float = 0.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """A small network of a family, for tests that run over every family.
+
+    Attributes:
+      name: unique among the tiny networks of all families.
+      arch: sizes that are not multiples of one another, so that mixed-up axes show.
+      image_size: side in pixels of the square images it takes, not the one it was trained at.
+    """
+
+    name: str
+    arch: ArchConfig
+    image_size: int
+
+
 class Backbone(nnx.Module):
     """A feature extractor made of blocks.
 
     A family sets `arch`, `execution` and `blocks` (an `nnx.List` of modules called as
-    `block(x, rngs)`, but see `cls_first`) and defines `embed` and `readout`. In every method
-    `rngs=None` means evaluation: no drop-path, running BatchNorm statistics. With `rngs` (stream
-    `dropout`) the network is in training mode.
+    `block(x, rngs)`, but see `cls_first`), defines `embed` and `readout`, and names `tiny`
+    networks. In every method `rngs=None` means evaluation: no drop-path, running BatchNorm
+    statistics. With `rngs` (stream `dropout`) the network is in training mode.
     """
+
+    tiny: ClassVar[tuple[Tiny, ...]] = ()
+    """A small network of the family, and one for each other variant of its structure."""
 
     cls_first: ClassVar[bool] = False
     """Whether blocks work on a sequence of tokens whose first is [cls]. A block is then called as

@@ -19,6 +19,7 @@ from fmi_jax.models.base import (
     Backbone,
     BackboneSpec,
     Execution,
+    Tiny,
     WeightsSource,
     cls_and_rest,
     whole_patches,
@@ -58,6 +59,19 @@ class BLIPArch(TransformerArch):
         return dataclasses.replace(self, grid=whole_patches(height, width, self.patch_size))
 
 
+_TINY = BLIPArch(
+    in_channels=3,
+    patch_size=5,
+    width=33,
+    depth=3,
+    num_heads=3,
+    mlp_width=37,
+    grid=(7, 7),
+    readout="cls",
+    norm_eps=1e-6,
+)
+
+
 class BLIP(Backbone):
     """An image encoder; `pooled` is its normed [cls] token (`arch.readout`), as is `cls`.
 
@@ -70,6 +84,10 @@ class BLIP(Backbone):
     """
 
     cls_first = True
+    tiny = (
+        Tiny("blip", _TINY, 35),
+        Tiny("blip_first_patch", dataclasses.replace(_TINY, readout="first_patch"), 35),
+    )
 
     def __init__(self, arch: BLIPArch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch: BLIPArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]

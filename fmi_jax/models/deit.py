@@ -19,6 +19,7 @@ from fmi_jax.models.base import (
     Backbone,
     BackboneSpec,
     Execution,
+    Tiny,
     WeightsSource,
     cls_and_rest,
     patch_grid,
@@ -55,6 +56,19 @@ class DeiTArch(TransformerArch):
         return dataclasses.replace(self, in_channels=self.width, patch_size=1)
 
 
+_TINY = DeiTArch(
+    in_channels=3,
+    patch_size=5,
+    width=33,
+    depth=3,
+    num_heads=3,
+    mlp_width=37,
+    grid_size=4,
+    distilled=False,
+    norm_eps=1e-6,
+)
+
+
 class DeiT(Backbone):
     """A DeiT; `pooled` and `cls` are its normed [cls] token, `tokens` its normed patch tokens.
 
@@ -69,6 +83,10 @@ class DeiT(Backbone):
     """
 
     cls_first = True
+    tiny = (
+        Tiny("deit", _TINY, 35),
+        Tiny("deit_distilled", dataclasses.replace(_TINY, distilled=True), 35),
+    )
 
     def __init__(self, arch: DeiTArch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch: DeiTArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]

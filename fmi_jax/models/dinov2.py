@@ -12,6 +12,7 @@ from fmi_jax.models.base import (
     Backbone,
     BackboneSpec,
     Execution,
+    Tiny,
     WeightsSource,
     cls_and_rest,
     patch_grid,
@@ -50,6 +51,22 @@ class DINOv2Arch(TransformerArch):
     pos_offset: float
 
 
+_TINY = DINOv2Arch(
+    in_channels=3,
+    patch_size=5,
+    width=33,
+    depth=3,
+    num_heads=3,
+    mlp_width=37,
+    swiglu=False,
+    num_registers=0,
+    grid_size=4,
+    pos_antialias=False,
+    pos_offset=0.1,
+    norm_eps=1e-6,
+)
+
+
 class DINOv2(Backbone):
     """A DINOv2; `pooled` and `cls` are its normed [cls] token.
 
@@ -63,6 +80,16 @@ class DINOv2(Backbone):
     """
 
     cls_first = True
+    tiny = (
+        Tiny("dinov2", _TINY, 35),
+        Tiny(
+            "dinov2_reg",
+            dataclasses.replace(
+                _TINY, swiglu=True, num_registers=2, pos_antialias=True, pos_offset=0.0
+            ),
+            35,
+        ),
+    )
 
     def __init__(self, arch: DINOv2Arch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch: DINOv2Arch = arch  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -20,6 +20,7 @@ from fmi_jax.models.base import (
     Backbone,
     BackboneSpec,
     Execution,
+    Tiny,
     WeightsSource,
     create_abstract,
     parameters,
@@ -66,6 +67,26 @@ class FocalTransformerArch(NormedStagedArch):
     layer_scale: bool
 
 
+_TINY = FocalTransformerArch(
+    in_channels=3,
+    patch_size=3,
+    width=6,
+    depths=(1, 2),
+    num_heads=(2, 3),
+    windows=(5, 3),
+    mlp_ratio=1.5,
+    norm_eps=1e-5,
+    final_norm=True,
+    expand_sizes=((2,), (1, 0)),
+    focal_levels=(3, 2),
+    focal_windows=(3, 1),
+    conv_embed=False,
+    shift=False,
+    pre_norm=False,
+    layer_scale=False,
+)
+
+
 class FocalTransformer(Backbone):
     """A Focal Transformer; `tokens` is the normed output of the last stage, `pooled` its mean.
 
@@ -85,6 +106,17 @@ class FocalTransformer(Backbone):
       execution: how it is run.
       rngs: stream `params`.
     """
+
+    tiny = (
+        Tiny("focal_transformer", _TINY, 37),
+        Tiny(
+            "focal_transformer_options",
+            dataclasses.replace(
+                _TINY, conv_embed=True, shift=True, pre_norm=True, layer_scale=True
+            ),
+            37,
+        ),
+    )
 
     def __init__(self, arch: FocalTransformerArch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch: FocalTransformerArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
 from fmi_jax.models.arch import NormedStagedArch
-from fmi_jax.models.base import Backbone, BackboneSpec, Execution, WeightsSource
+from fmi_jax.models.base import Backbone, BackboneSpec, Execution, Tiny, WeightsSource
 from fmi_jax.nn.conv_embed import ConvEmbed
 from fmi_jax.nn.drop_path import drop_path, linear_rates
 from fmi_jax.nn.focal_modulation import FocalModulation
@@ -87,6 +87,24 @@ class FocalNetBlock(nnx.Module):
         return x + drop_path(y, self.drop_path, rngs)
 
 
+_TINY = FocalNetArch(
+    in_channels=3,
+    patch_size=3,
+    width=7,
+    depths=(2, 1, 1),
+    focal_levels=(2, 1, 1),
+    focal_windows=(1, 3, 3),
+    mlp_ratio=1.5,
+    norm_eps=1e-5,
+    conv_embed=False,
+    layer_scale=False,
+    post_norm=False,
+    post_norm_in_modulation=False,
+    normalise_modulator=False,
+    final_norm=True,
+)
+
+
 class FocalNet(Backbone):
     """A FocalNet; `tokens` are the normed outputs of its last stage, `pooled` their mean.
 
@@ -97,6 +115,22 @@ class FocalNet(Backbone):
       execution: how it is run.
       rngs: stream `params`.
     """
+
+    tiny = (
+        Tiny("focalnet", _TINY, 37),
+        Tiny(
+            "focalnet_post",
+            dataclasses.replace(
+                _TINY,
+                conv_embed=True,
+                layer_scale=True,
+                post_norm=True,
+                post_norm_in_modulation=True,
+                normalise_modulator=True,
+            ),
+            37,
+        ),
+    )
 
     def __init__(self, arch: FocalNetArch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch: FocalNetArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -20,6 +20,7 @@ from fmi_jax.models.base import (
     Backbone,
     BackboneSpec,
     Execution,
+    Tiny,
     WeightsSource,
     cls_and_rest,
     whole_patches,
@@ -62,6 +63,21 @@ class OpenCLIPArch(TransformerArch):
         return dataclasses.replace(self, grid=whole_patches(height, width, self.patch_size))
 
 
+_TINY = OpenCLIPArch(
+    in_channels=3,
+    patch_size=5,
+    width=33,
+    depth=3,
+    num_heads=3,
+    mlp_width=37,
+    embed_width=29,
+    quick_gelu=False,
+    grid=(7, 7),
+    norm_tokens=False,
+    norm_eps=1e-6,
+)
+
+
 class OpenCLIP(Backbone):
     """An image tower; `pooled` is the image's embedding, as the study reads it.
 
@@ -75,6 +91,12 @@ class OpenCLIP(Backbone):
     """
 
     cls_first = True
+    tiny = (
+        Tiny("open_clip", _TINY, 35),
+        Tiny(
+            "open_clip_quickgelu", dataclasses.replace(_TINY, quick_gelu=True, norm_tokens=True), 35
+        ),
+    )
 
     def __init__(self, arch: OpenCLIPArch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch: OpenCLIPArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]

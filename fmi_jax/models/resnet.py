@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
-from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution, WeightsSource
+from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution, Tiny, WeightsSource
 from fmi_jax.nn.batch_norm import BatchNorm
 from fmi_jax.nn.conv import convolution
 from fmi_jax.nn.linear import flat_product
@@ -184,6 +184,22 @@ class ResNet(Backbone):
       execution: how it is run; `drop_path` has no effect.
       rngs: stream `params`.
     """
+
+    tiny = (
+        Tiny(
+            "resnet",
+            ResNetArch(
+                in_channels=3,
+                stem_width=5,
+                depths=(1, 2, 1),
+                widths=(3, 5, 7),
+                expansion=4,
+                norm_eps=1e-5,
+                norm_momentum=0.1,
+            ),
+            37,
+        ),
+    )
 
     def __init__(self, arch: ResNetArch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch: ResNetArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -20,6 +20,7 @@ from fmi_jax.models.base import (
     Backbone,
     BackboneSpec,
     Execution,
+    Tiny,
     WeightsSource,
     patch_grid,
 )
@@ -87,6 +88,27 @@ class SAM(Backbone):
       execution: how it is run.
       rngs: stream `params`.
     """
+
+    tiny = (
+        Tiny(
+            "sam",
+            SAMArch(
+                in_channels=3,
+                patch_size=5,
+                width=33,
+                depth=3,
+                num_heads=3,
+                mlp_width=37,
+                window_size=3,
+                global_blocks=(1,),
+                grid=(7, 7),
+                rel_pos_resize="linear",
+                neck_width=13,
+                norm_eps=1e-6,
+            ),
+            35,
+        ),
+    )
 
     def __init__(self, arch: SAMArch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch: SAMArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]

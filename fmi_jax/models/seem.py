@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.models.arch import StagedArch
-from fmi_jax.models.base import Backbone, BackboneSpec, Execution, WeightsSource
+from fmi_jax.models.base import Backbone, BackboneSpec, Execution, Tiny, WeightsSource
 from fmi_jax.nn.conv import DepthwiseConv
 from fmi_jax.nn.conv_embed import ConvEmbed
 from fmi_jax.nn.drop_path import drop_path, linear_rates
@@ -96,6 +96,24 @@ class SEEM(Backbone):
       execution: how it is run.
       rngs: stream `params`.
     """
+
+    tiny = (
+        Tiny(
+            "seem",
+            SEEMArch(
+                in_channels=3,
+                width=7,
+                depths=(2, 1, 1),
+                focal_levels=(2, 1, 1),
+                focal_windows=(1, 3, 3),
+                mlp_ratio=1.5,
+                norm_eps=1e-5,
+                post_norm_in_modulation=False,
+                normalise_modulator=True,
+            ),
+            37,
+        ),
+    )
 
     def __init__(self, arch: SEEMArch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch: SEEMArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]

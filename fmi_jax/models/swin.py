@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
 from fmi_jax.models.arch import NormedStagedArch
-from fmi_jax.models.base import Backbone, BackboneSpec, Execution, WeightsSource
+from fmi_jax.models.base import Backbone, BackboneSpec, Execution, Tiny, WeightsSource
 from fmi_jax.nn.conv_embed import ConvEmbed
 from fmi_jax.nn.drop_path import linear_rates
 from fmi_jax.nn.linear import linear
@@ -56,6 +56,24 @@ class Swin(Backbone):
       execution: how it is run.
       rngs: stream `params`.
     """
+
+    tiny = (
+        Tiny(
+            "swin",
+            SwinArch(
+                in_channels=3,
+                patch_size=3,
+                width=6,
+                depths=(1, 2),
+                num_heads=(2, 3),
+                windows=(5, 3),
+                mlp_ratio=1.5,
+                norm_eps=1e-5,
+                final_norm=True,
+            ),
+            37,
+        ),
+    )
 
     def __init__(self, arch: SwinArch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch: SwinArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
