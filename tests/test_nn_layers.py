@@ -153,13 +153,9 @@ def test_the_backward_pass_of_a_transformer_block_costs_the_same_at_any_depth():
         blocks = nnx.List(
             Block(
                 22,
-                2,
-                Mlp(22, 44, dtype=jnp.float32, rngs=rngs),
+                mlp=Mlp(22, 44, dtype=jnp.float32, rngs=rngs),
+                attn=attention.Attention(22, 2, dtype=jnp.float32, rngs=rngs),
                 eps=1e-6,
-                layer_scale=None,
-                drop_path=0.0,
-                dtype=jnp.float32,
-                rngs=rngs,
             )
             for _ in range(depth)
         )

@@ -16,7 +16,7 @@ from fmi_jax.errors import UsageError
 from fmi_jax.models import base
 from fmi_jax.models.base import Execution
 from fmi_jax.models.registry import BACKBONES
-from fmi_jax.models.sam import SAM, Block
+from fmi_jax.models.sam import SAM
 from fmi_jax.nn import attention as plain_attention
 from fmi_jax.nn.relative_position import attention, by_pair
 from fmi_jax.run.assembly import assemble
@@ -107,11 +107,8 @@ def test_truncated_networks_have_no_neck_even_after_the_last_block():
 
 def test_memory_at_1024_pixels_has_no_number_per_pair_of_tokens():
     """No array of a training step of a global block is as large as the scores of one head."""
-    arch = BACKBONES["sam_vit_b"].arch
-    block = nnx.eval_shape(
-        lambda: Block(arch, is_global=True, drop_path=0.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    )
-    graphdef, state = nnx.split(block)
+    arch = dataclasses.replace(BACKBONES["sam_vit_b"].arch, depth=1, global_blocks=(0,))
+    graphdef, state = nnx.split(base.create_abstract(SAM, arch, Execution()).blocks[0])
     x = jax.ShapeDtypeStruct((1, 64, 64, arch.width), jnp.float32)
 
     def loss(state, x):

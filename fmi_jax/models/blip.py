@@ -4,59 +4,42 @@ Reference: `VisionTransformer` and `interpolate_pos_embed` of `models/vit.py` in
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
 
-from fmi_jax.errors import UsageError, unknown_name
-from fmi_jax.models.arch import TransformerArch
+from fmi_jax.errors import unknown_name
 from fmi_jax.models.base import (
-    ArchConfig,
-    Backbone,
     BackboneSpec,
     Execution,
     Tiny,
     WeightsSource,
     cls_and_rest,
-    whole_patches,
 )
-from fmi_jax.nn.drop_path import linear_rates
+from fmi_jax.models.vit import OneGrid, OneGridArch, vit_blocks
 from fmi_jax.nn.linear import trunc_normal
-from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.nn.patch_embed import PatchEmbed
-from fmi_jax.nn.positions import resize_positions
 from fmi_jax.nn.resize import bicubic
-from fmi_jax.nn.transformer import Block
 from fmi_jax.types import Features
 
 READOUTS = ("cls", "first_patch")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BLIPArch(TransformerArch):
+class BLIPArch(OneGridArch):
     """The shape of an image encoder.
 
     Attributes:
-      grid: rows and columns of patches that the position embedding is for.
       readout: which token `Features.pooled` is: "cls", or "first_patch" (the study's code reads
         `tokens[:, 1]`, which is the patch in the upper left corner).
     """
 
-    grid: tuple[int, int]
     readout: str
 
     def __post_init__(self):
         if self.readout not in READOUTS:
             raise unknown_name("readout", self.readout, READOUTS)
-
-    def sized(self, height: int, width: int) -> "BLIPArch":
-        """The arch with positions for images of that size; `UsageError` if smaller than a patch."""
-        return dataclasses.replace(self, grid=whole_patches(height, width, self.patch_size))
 
 
 _TINY = BLIPArch(
@@ -72,7 +55,7 @@ _TINY = BLIPArch(
 )
 
 
-class BLIP(Backbone):
+class BLIP(OneGrid):
     """An image encoder; `pooled` is its normed [cls] token (`arch.readout`), as is `cls`.
 
     `tokens` are its normed patch tokens.
@@ -84,6 +67,7 @@ class BLIP(Backbone):
     """
 
     cls_first = True
+    kernel = staticmethod(bicubic)
     tiny = (
         Tiny("blip", _TINY, 35),
         Tiny("blip_first_patch", dataclasses.replace(_TINY, readout="first_patch"), 35),
@@ -99,41 +83,8 @@ class BLIP(Backbone):
         self.patch_embed = PatchEmbed(
             arch.in_channels, arch.width, arch.patch_size, dtype=dtype, rngs=rngs
         )
-        self.blocks = nnx.List(
-            Block(
-                arch.width,
-                arch.num_heads,
-                Mlp(arch.width, arch.mlp_width, dtype=dtype, rngs=rngs),
-                attention=execution.attention,
-                eps=arch.norm_eps,
-                layer_scale=None,
-                drop_path=rate,
-                dtype=dtype,
-                rngs=rngs,
-            )
-            for rate in linear_rates(execution.drop_path, arch.depth)
-        )
+        self.blocks = nnx.List(vit_blocks(arch, execution, rngs=rngs))
         self.norm = LayerNorm(arch.width, eps=arch.norm_eps)
-
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the patch grid; `UsageError` unless it is that of the positions."""
-        grid = whole_patches(height, width, self.arch.patch_size)
-        if grid != self.arch.grid:
-            rows, cols = (side * self.arch.patch_size for side in self.arch.grid)
-            raise UsageError(
-                f"image size {height}x{width}: this network has positions for {rows}x{cols};"
-                f" build and load it with arch.sized({height}, {width})."
-            )
-        return grid
-
-    def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
-        """Tokens that enter block 0: [cls], then the patches row by row."""
-        self.grid(images.shape[1], images.shape[2])
-        patches = self.patch_embed(images)
-        b, width, dtype = patches.shape[0], self.arch.width, patches.dtype
-        cls = jnp.broadcast_to(self.cls_token[...].astype(dtype), (b, 1, width))
-        tokens = jnp.concatenate([cls, patches.reshape(b, -1, width)], axis=1)
-        return tokens + self.pos_embed[...].astype(dtype)
 
     def readout(self, x: Any, block: int, grid: tuple[int, int]) -> Features:
         """Features of a network that ends here: the final norm follows whichever block is last."""
@@ -141,17 +92,6 @@ class BLIP(Backbone):
         cls, patches = (self.norm(tokens) for tokens in cls_and_rest(x))
         pooled = cls if self.arch.readout == "cls" else patches[:, 0]
         return Features(pooled, patches.reshape(len(cls), *grid, -1), cls)
-
-    @classmethod
-    def adapt(
-        cls, params: Mapping[str, np.ndarray], source: ArchConfig, target: ArchConfig
-    ) -> dict[str, np.ndarray]:
-        """Parameters with the position embedding resized to the grid of `target`."""
-        assert isinstance(source, BLIPArch)
-        assert isinstance(target, BLIPArch)
-        table = jnp.asarray(params["pos_embed"])
-        resized = resize_positions(table, source.grid, target.grid, bicubic)
-        return {**params, "pos_embed": np.asarray(resized)}
 
 
 def _spec(

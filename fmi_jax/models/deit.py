@@ -9,7 +9,6 @@ predicts (section 3 of the paper).
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -24,13 +23,12 @@ from fmi_jax.models.base import (
     cls_and_rest,
     patch_grid,
 )
-from fmi_jax.nn.drop_path import linear_rates
+from fmi_jax.models.vit import as_sequence, vit_blocks
 from fmi_jax.nn.linear import trunc_normal
-from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.nn.patch_embed import PatchEmbed
-from fmi_jax.nn.resize import bicubic, resize
-from fmi_jax.nn.transformer import Block
+from fmi_jax.nn.positions import resize_positions
+from fmi_jax.nn.resize import bicubic
 from fmi_jax.types import Features
 
 
@@ -100,20 +98,7 @@ class DeiT(Backbone):
         self.patch_embed = PatchEmbed(
             arch.in_channels, arch.width, arch.patch_size, dtype=dtype, rngs=rngs
         )
-        self.blocks = nnx.List(
-            Block(
-                arch.width,
-                arch.num_heads,
-                Mlp(arch.width, arch.mlp_width, dtype=dtype, rngs=rngs),
-                attention=execution.attention,
-                eps=arch.norm_eps,
-                layer_scale=None,
-                drop_path=rate,
-                dtype=dtype,
-                rngs=rngs,
-            )
-            for rate in linear_rates(execution.drop_path, arch.depth)
-        )
+        self.blocks = nnx.List(vit_blocks(arch, execution, rngs=rngs))
         self.norm = LayerNorm(arch.width, eps=arch.norm_eps)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -129,15 +114,10 @@ class DeiT(Backbone):
 
     def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
         """Tokens that enter block 0: [cls], the distillation token, the patches row by row."""
-        grid = self.grid(images.shape[1], images.shape[2])
-        patches = self.patch_embed(images)
-        b, width, dtype = patches.shape[0], self.arch.width, patches.dtype
-        prefix = [self.cls_token[...]]
-        if self.arch.distilled:
-            prefix.append(self.dist_token[...])
-        parts = [jnp.broadcast_to(token.astype(dtype), (b, 1, width)) for token in prefix]
-        tokens = jnp.concatenate([*parts, patches.reshape(b, -1, width)], axis=1)
-        return tokens + self.positions(grid[0]).astype(dtype)
+        side, _ = self.grid(images.shape[1], images.shape[2])
+        prefix = [self.cls_token[...]] + ([self.dist_token[...]] if self.arch.distilled else [])
+        tokens = as_sequence(self.patch_embed(images), *prefix)
+        return tokens + self.positions(side).astype(tokens.dtype)
 
     def positions(self, side: int) -> Float[Array, "1 n d"]:
         """The position embedding for `side` x `side` patches.
@@ -147,12 +127,9 @@ class DeiT(Backbone):
         Reference: `interpolate_pos_encoding` of the study's `utils/transformers/deit.py`. Its
         output size is a rounded-down product that misses for some sizes, where it fails.
         """
-        table, old, prefix = self.pos_embed[...], self.arch.grid_size, self.arch.num_prefix_tokens
-        if side == old:
-            return table
-        matrix = bicubic(old, side, step=old / side)
-        patches = resize(table[0, prefix:].reshape(old, old, -1), matrix, matrix)
-        return jnp.concatenate([table[:, :prefix], patches.reshape(1, side * side, -1)], axis=1)
+        old, prefix = self.arch.grid_size, self.arch.num_prefix_tokens
+        table = self.pos_embed[...]
+        return resize_positions(table, (old, old), (side, side), bicubic, prefix=prefix)
 
     def readout(self, x: Any, block: int, grid: tuple[int, int]) -> Features:
         """Features of a network that ends here: the final norm follows whichever block is last."""

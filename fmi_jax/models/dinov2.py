@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -17,13 +16,13 @@ from fmi_jax.models.base import (
     cls_and_rest,
     patch_grid,
 )
-from fmi_jax.nn.drop_path import linear_rates
+from fmi_jax.models.vit import as_sequence, vit_blocks
 from fmi_jax.nn.linear import trunc_normal
 from fmi_jax.nn.mlp import Mlp, SwiGLU
 from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.nn.patch_embed import PatchEmbed
-from fmi_jax.nn.resize import bicubic, bicubic_antialias, resize
-from fmi_jax.nn.transformer import Block
+from fmi_jax.nn.positions import resize_positions
+from fmi_jax.nn.resize import bicubic, bicubic_antialias
 from fmi_jax.types import Features
 
 _LAYER_SCALE = 1e-5  # initial value in the reference's pre-training configs
@@ -39,7 +38,7 @@ class DINOv2Arch(TransformerArch):
       num_registers: register tokens between [cls] and the patches.
       grid_size: side of the patch grid that the position embedding was trained on.
       pos_antialias: whether the resize of the position embedding is antialiased.
-      pos_offset: pixels added to the new grid's side when the resize step is computed; 0.1 in
+      pos_offset: patches added to the new grid's side when the resize step is computed; 0.1 in
         the models without registers (the reference's guard against rounding, which it kept
         because the published features depend on it).
     """
@@ -95,7 +94,6 @@ class DINOv2(Backbone):
         self.arch: DINOv2Arch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
         self.execution = execution
         dtype = execution.dtype
-        mlp = SwiGLU if arch.swiglu else Mlp
         self.cls_token = nnx.Param(trunc_normal(rngs.params(), (1, 1, arch.width)))
         self.pos_embed = nnx.Param(
             trunc_normal(rngs.params(), (1, 1 + arch.grid_size**2, arch.width))
@@ -107,20 +105,9 @@ class DINOv2(Backbone):
         self.patch_embed = PatchEmbed(
             arch.in_channels, arch.width, arch.patch_size, dtype=dtype, rngs=rngs
         )
-        self.blocks = nnx.List(
-            Block(
-                arch.width,
-                arch.num_heads,
-                mlp(arch.width, arch.mlp_width, dtype=dtype, rngs=rngs),
-                attention=execution.attention,
-                eps=arch.norm_eps,
-                layer_scale=_LAYER_SCALE,
-                drop_path=rate,
-                dtype=dtype,
-                rngs=rngs,
-            )
-            for rate in linear_rates(execution.drop_path, arch.depth)
-        )
+        mlp = SwiGLU if arch.swiglu else Mlp
+        blocks = vit_blocks(arch, execution, mlp=mlp, layer_scale=_LAYER_SCALE, rngs=rngs)
+        self.blocks = nnx.List(blocks)
         self.norm = LayerNorm(arch.width, eps=arch.norm_eps)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -130,31 +117,23 @@ class DINOv2(Backbone):
     def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
         """Tokens that enter block 0: [cls], the registers, the patches row by row."""
         grid = self.grid(images.shape[1], images.shape[2])
-        patches = self.patch_embed(images)
-        b, width, dtype = patches.shape[0], self.arch.width, patches.dtype
-        positions = self.positions(*grid).astype(dtype)
-        cls = self.cls_token[...].astype(dtype) + positions[:, :1]
-        parts = [jnp.broadcast_to(cls, (b, 1, width))]
-        if self.arch.num_registers:  # they have no position
-            registers = self.register_tokens[...].astype(dtype)
-            parts.append(jnp.broadcast_to(registers, (b, self.arch.num_registers, width)))
-        parts.append(patches.reshape(b, -1, width) + positions[:, 1:])
-        return jnp.concatenate(parts, axis=1)
+        patches = as_sequence(self.patch_embed(images))
+        positions = self.positions(*grid).astype(patches.dtype)
+        cls = self.cls_token[...].astype(patches.dtype) + positions[:, :1]
+        # Registers have no position.
+        registers = [self.register_tokens[...]] if self.arch.num_registers else []
+        return as_sequence(patches + positions[:, 1:], cls, *registers)
 
     def positions(self, rows: int, cols: int) -> Float[Array, "1 n d"]:
         """The position embedding for `rows` x `cols` patches; that of [cls] is never resized.
 
         Reference: `interpolate_pos_encoding` of `dinov2/models/vision_transformer.py`.
         """
-        table, old = self.pos_embed[...], self.arch.grid_size
-        if rows == cols == old:
-            return table
+        old = (self.arch.grid_size, self.arch.grid_size)
         kernel = bicubic_antialias if self.arch.pos_antialias else bicubic
-        row_weights, col_weights = (
-            kernel(old, new, step=old / (new + self.arch.pos_offset)) for new in (rows, cols)
+        return resize_positions(
+            self.pos_embed[...], old, (rows, cols), kernel, offset=self.arch.pos_offset
         )
-        patches = resize(table[0, 1:].reshape(old, old, -1), row_weights, col_weights)
-        return jnp.concatenate([table[:, :1], patches.reshape(1, rows * cols, -1)], axis=1)
 
     def readout(self, x: Any, block: int, grid: tuple[int, int]) -> Features:
         """Features of a network that ends here: the final norm follows whichever block is last."""

@@ -30,7 +30,8 @@ from fmi_jax.nn.drop_path import linear_rates
 from fmi_jax.nn.focal_attention import FocalAttention
 from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
-from fmi_jax.nn.stage import MapBlock, Stage
+from fmi_jax.nn.stage import Stage
+from fmi_jax.nn.transformer import Block
 from fmi_jax.types import Features
 
 _LAYER_SCALE = 1e-4  # initial value in the reference
@@ -133,11 +134,11 @@ class FocalTransformer(Backbone):
         )
         rates = iter(linear_rates(execution.drop_path, sum(arch.depths)))
 
-        def block(stage: int, i: int) -> MapBlock:
+        def block(stage: int, i: int) -> Block:
             width = arch.width * 2**stage
-            return MapBlock(
+            return Block(
                 width,
-                FocalAttention(
+                attn=FocalAttention(
                     width,
                     arch.num_heads[stage],
                     window=arch.windows[stage],
@@ -148,7 +149,7 @@ class FocalTransformer(Backbone):
                     dtype=dtype,
                     rngs=rngs,
                 ),
-                Mlp(width, int(width * arch.mlp_ratio), dtype=dtype, rngs=rngs),
+                mlp=Mlp(width, int(width * arch.mlp_ratio), dtype=dtype, rngs=rngs),
                 eps=arch.norm_eps,
                 layer_scale=_LAYER_SCALE if arch.layer_scale else None,
                 drop_path=next(rates),

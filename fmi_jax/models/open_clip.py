@@ -4,63 +4,49 @@ Reference: `VisionTransformer` and `resize_pos_embed` of open_clip 3.3.0.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fmi_jax.errors import UsageError
-from fmi_jax.models.arch import TransformerArch
 from fmi_jax.models.base import (
-    ArchConfig,
-    Backbone,
     BackboneSpec,
     Execution,
     Tiny,
     WeightsSource,
     cls_and_rest,
-    whole_patches,
 )
-from fmi_jax.nn.drop_path import linear_rates
+from fmi_jax.models.vit import OneGrid, OneGridArch, vit_blocks
 from fmi_jax.nn.mlp import Mlp, gelu, quick_gelu
 from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.nn.patch_embed import PatchEmbed
-from fmi_jax.nn.positions import resize_positions
 from fmi_jax.nn.resize import bicubic_antialias
-from fmi_jax.nn.transformer import Block
 from fmi_jax.types import Features
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OpenCLIPArch(TransformerArch):
+class OpenCLIPArch(OneGridArch):
     """The shape of an image tower.
 
     Attributes:
       embed_width: of the space that images and texts share.
       quick_gelu: whether the MLP has `x * sigmoid(1.702 x)` (OpenAI's weights) in place of the
         exact GELU. The parameters do not show it, and the wrong one spoils the features.
-      grid: rows and columns of patches that the position embedding is for.
       norm_tokens: whether `Features.tokens` have passed the final norm, as those of open_clip
         have; the study's have not.
     """
 
     embed_width: int
     quick_gelu: bool
-    grid: tuple[int, int]
     norm_tokens: bool
 
     @property
     def feature_width(self) -> int:
         """`embed_width`."""
         return self.embed_width
-
-    def sized(self, height: int, width: int) -> "OpenCLIPArch":
-        """The arch with positions for images of that size; `UsageError` if smaller than a patch."""
-        return dataclasses.replace(self, grid=whole_patches(height, width, self.patch_size))
 
 
 _TINY = OpenCLIPArch(
@@ -78,7 +64,7 @@ _TINY = OpenCLIPArch(
 )
 
 
-class OpenCLIP(Backbone):
+class OpenCLIP(OneGrid):
     """An image tower; `pooled` is the image's embedding, as the study reads it.
 
     That is the normed [cls] token through `proj`, not scaled to unit length. `cls` is the token
@@ -91,6 +77,7 @@ class OpenCLIP(Backbone):
     """
 
     cls_first = True
+    kernel = staticmethod(bicubic_antialias)
     tiny = (
         Tiny("open_clip", _TINY, 35),
         Tiny(
@@ -110,43 +97,15 @@ class OpenCLIP(Backbone):
             arch.in_channels, width, arch.patch_size, use_bias=False, dtype=dtype, rngs=rngs
         )
         self.norm_pre = LayerNorm(width, eps=arch.norm_eps)
-        activation = quick_gelu if arch.quick_gelu else gelu
-        self.blocks = nnx.List(
-            Block(
-                width,
-                arch.num_heads,
-                Mlp(width, arch.mlp_width, activation=activation, dtype=dtype, rngs=rngs),
-                attention=execution.attention,
-                eps=arch.norm_eps,
-                layer_scale=None,
-                drop_path=rate,
-                dtype=dtype,
-                rngs=rngs,
-            )
-            for rate in linear_rates(execution.drop_path, arch.depth)
-        )
+        mlp = functools.partial(Mlp, activation=quick_gelu if arch.quick_gelu else gelu)
+        self.blocks = nnx.List(vit_blocks(arch, execution, mlp=mlp, rngs=rngs))
         self.norm = LayerNorm(width, eps=arch.norm_eps)
         self.proj = nnx.Param(normal(rngs.params(), (width, arch.embed_width)))
 
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the patch grid; `UsageError` unless it is that of the positions."""
-        grid = whole_patches(height, width, self.arch.patch_size)
-        if grid != self.arch.grid:
-            rows, cols = (side * self.arch.patch_size for side in self.arch.grid)
-            raise UsageError(
-                f"image size {height}x{width}: this network has positions for {rows}x{cols};"
-                f" build and load it with arch.sized({height}, {width})."
-            )
-        return grid
-
     def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
         """Tokens that enter block 0: [cls], then the patches row by row, normed."""
-        self.grid(images.shape[1], images.shape[2])
-        patches = self.patch_embed(images)
-        b, width, dtype = patches.shape[0], self.arch.width, patches.dtype
-        cls = jnp.broadcast_to(self.cls_token[...].astype(dtype), (b, 1, width))
-        tokens = jnp.concatenate([cls, patches.reshape(b, -1, width)], axis=1)
-        return self.norm_pre(tokens + self.pos_embed[...].astype(dtype)).astype(dtype)
+        tokens = super().embed(images)
+        return self.norm_pre(tokens).astype(tokens.dtype)
 
     def readout(self, x: Any, block: int, grid: tuple[int, int]) -> Features:
         """Features of a network that ends here: norm and `proj` follow whichever block is last."""
@@ -159,17 +118,6 @@ class OpenCLIP(Backbone):
         )
         tokens = self.norm(tokens) if self.arch.norm_tokens else tokens
         return Features(pooled, tokens.reshape(len(cls), *grid, -1), cls)
-
-    @classmethod
-    def adapt(
-        cls, params: Mapping[str, np.ndarray], source: ArchConfig, target: ArchConfig
-    ) -> dict[str, np.ndarray]:
-        """Parameters with the position embedding resized to the grid of `target`."""
-        assert isinstance(source, OpenCLIPArch)
-        assert isinstance(target, OpenCLIPArch)
-        table = jnp.asarray(params["pos_embed"])
-        resized = resize_positions(table, source.grid, target.grid, bicubic_antialias)
-        return {**params, "pos_embed": np.asarray(resized)}
 
 
 def _arch(

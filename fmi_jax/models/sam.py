@@ -13,38 +13,37 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fmi_jax.errors import UsageError, unknown_name
-from fmi_jax.models.arch import TransformerArch
+from fmi_jax.errors import unknown_name
 from fmi_jax.models.base import (
     ArchConfig,
-    Backbone,
     BackboneSpec,
     Execution,
     Tiny,
     WeightsSource,
     patch_grid,
 )
+from fmi_jax.models.vit import OneGrid, OneGridArch
 from fmi_jax.nn.conv import convolution
-from fmi_jax.nn.drop_path import drop_path, linear_rates
+from fmi_jax.nn.drop_path import linear_rates
 from fmi_jax.nn.linear import trunc_normal
 from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.nn.patch_embed import PatchEmbed
 from fmi_jax.nn.relative_position import RelativePositionAttention
 from fmi_jax.nn.resize import bicubic_antialias, linear, nearest, resize
+from fmi_jax.nn.transformer import Block
 from fmi_jax.types import Features
 
 _REL_POS_RESIZE = {"linear": linear, "nearest": nearest}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SAMArch(TransformerArch):
+class SAMArch(OneGridArch):
     """The shape of an image encoder.
 
     Attributes:
       window_size: side of the windows, in tokens.
       global_blocks: indices of the blocks that attend over the whole map.
-      grid: rows and columns of patches that the position tables are for.
       rel_pos_resize: how the relative positions of the global blocks are made to fit another
         grid when weights are loaded: "linear", as the reference does, or "nearest", as the
         study did by leaving out an argument.
@@ -53,7 +52,6 @@ class SAMArch(TransformerArch):
 
     window_size: int
     global_blocks: tuple[int, ...]
-    grid: tuple[int, int]
     rel_pos_resize: str
     neck_width: int | None
 
@@ -71,12 +69,12 @@ class SAMArch(TransformerArch):
             neck_width=None,
         )
 
-    def sized(self, height: int, width: int) -> "SAMArch":
-        """The arch with positions for images of that size; `UsageError` unless both sides fit."""
-        return dataclasses.replace(self, grid=patch_grid(height, width, self.patch_size))
+    def patches(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches of an image; `UsageError` unless both sides fit."""
+        return patch_grid(height, width, self.patch_size)
 
 
-class SAM(Backbone):
+class SAM(OneGrid):
     """An image encoder; `pooled` is the mean over the map after the last block, `tokens` that
     map itself. There is no final norm.
 
@@ -120,28 +118,24 @@ class SAM(Backbone):
         )
         self.blocks = nnx.List(
             Block(
-                arch,
-                is_global=i in arch.global_blocks,
-                kernel=execution.attention,
+                arch.width,
+                attn=RelativePositionAttention(
+                    arch.width,
+                    arch.num_heads,
+                    grid=arch.grid,
+                    window=None if i in arch.global_blocks else arch.window_size,
+                    kernel=execution.attention,
+                    dtype=dtype,
+                    rngs=rngs,
+                ),
+                mlp=Mlp(arch.width, arch.mlp_width, dtype=dtype, rngs=rngs),
+                eps=arch.norm_eps,
                 drop_path=rate,
-                dtype=dtype,
-                rngs=rngs,
             )
             for i, rate in enumerate(linear_rates(execution.drop_path, arch.depth))
         )
         if arch.neck_width is not None:
             self.neck = Neck(arch.width, arch.neck_width, eps=arch.norm_eps, dtype=dtype, rngs=rngs)
-
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the patch grid; `UsageError` unless it is that of the positions."""
-        grid = patch_grid(height, width, self.arch.patch_size)
-        if grid != self.arch.grid:
-            rows, cols = (side * self.arch.patch_size for side in self.arch.grid)
-            raise UsageError(
-                f"image size {height}x{width}: this network has positions for {rows}x{cols};"
-                f" build and load it with arch.sized({height}, {width})."
-            )
-        return grid
 
     def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b rows cols d"]:
         """The map of tokens that enters block 0."""
@@ -183,50 +177,6 @@ class SAM(Backbone):
                 matrix = kernel(2 * old - 1, 2 * new - 1)
                 params[name] = (matrix @ params[name]).astype(np.float32)
         return params
-
-
-class Block(nnx.Module):
-    """The pre-norm transformer block on a map, `x + attn(norm1(x))` and `x + mlp(norm2(x))`.
-
-    Args:
-      arch: of the network.
-      is_global: whether it attends over the whole map, or within windows.
-      kernel: one of `attention.KERNELS`.
-      drop_path: stochastic depth rate of both branches.
-      dtype: compute type.
-      rngs: stream `params`.
-    """
-
-    def __init__(
-        self,
-        arch: SAMArch,
-        *,
-        is_global: bool,
-        kernel: str = "auto",
-        drop_path: float,
-        dtype: Any,
-        rngs: nnx.Rngs,
-    ):
-        self.drop_path = drop_path
-        self.norm1 = LayerNorm(arch.width, eps=arch.norm_eps)
-        self.attn = RelativePositionAttention(
-            arch.width,
-            arch.num_heads,
-            grid=arch.grid,
-            window=None if is_global else arch.window_size,
-            kernel=kernel,
-            dtype=dtype,
-            rngs=rngs,
-        )
-        self.norm2 = LayerNorm(arch.width, eps=arch.norm_eps)
-        self.mlp = Mlp(arch.width, arch.mlp_width, dtype=dtype, rngs=rngs)
-
-    def __call__(
-        self, x: Float[Array, "b h w d"], rngs: nnx.Rngs | None
-    ) -> Float[Array, "b h w d"]:
-        """The block's output; `rngs` (stream `dropout`) turns drop-path on."""
-        x = x + drop_path(self.attn(self.norm1(x)), self.drop_path, rngs)
-        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path, rngs)
 
 
 class Neck(nnx.Module):

@@ -19,7 +19,8 @@ from fmi_jax.nn.drop_path import linear_rates
 from fmi_jax.nn.linear import linear
 from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
-from fmi_jax.nn.stage import MapBlock, Stage, pad_map
+from fmi_jax.nn.stage import Stage, pad_map
+from fmi_jax.nn.transformer import Block
 from fmi_jax.nn.window_attention import WindowAttention
 from fmi_jax.types import Features
 
@@ -92,11 +93,11 @@ class Swin(Backbone):
         )
         rates = iter(linear_rates(execution.drop_path, sum(arch.depths)))
 
-        def block(stage: int, i: int) -> MapBlock:
+        def block(stage: int, i: int) -> Block:
             width = arch.width * 2**stage
-            return MapBlock(
+            return Block(
                 width,
-                WindowAttention(
+                attn=WindowAttention(
                     width,
                     arch.num_heads[stage],
                     window=arch.windows[stage],
@@ -104,9 +105,8 @@ class Swin(Backbone):
                     dtype=dtype,
                     rngs=rngs,
                 ),
-                Mlp(width, int(width * arch.mlp_ratio), dtype=dtype, rngs=rngs),
+                mlp=Mlp(width, int(width * arch.mlp_ratio), dtype=dtype, rngs=rngs),
                 eps=arch.norm_eps,
-                layer_scale=None,
                 drop_path=next(rates),
             )
 

@@ -13,19 +13,27 @@ Kernel = Callable[..., np.ndarray]
 
 
 def resize_positions(
-    table: Float[Array, "*one n d"], old: tuple[int, int], new: tuple[int, int], kernel: Kernel
+    table: Float[Array, "*one n d"],
+    old: tuple[int, int],
+    new: tuple[int, int],
+    kernel: Kernel,
+    *,
+    prefix: int = 1,
+    offset: float = 0.0,
 ) -> Float[Array, "*one m d"]:
     """The table for `new` rows and columns of patches, from the one for `old`.
 
     Args:
-      table: the position of [cls], which is kept as it is, then those of the patches row by row.
+      table: positions of the prefix tokens, kept as they are, then of the patches row by row.
       old: rows and columns it was trained on.
       new: those that are wanted; the same as `old` returns the table itself.
       kernel: how each axis is resampled.
+      prefix: number of prefix tokens.
+      offset: patches added to a side of `new` where the distance of two samples is computed.
     """
     if new == old:
         return table
-    rows, cols = (kernel(a, b, step=a / b) for a, b in zip(old, new, strict=True))
+    rows, cols = (kernel(a, b, step=a / (b + offset)) for a, b in zip(old, new, strict=True))
     *one, _, d = table.shape
-    patches = resize(table[..., 1:, :].reshape(*old, d), rows, cols)
-    return jnp.concatenate([table[..., :1, :], patches.reshape(*one, -1, d)], axis=-2)
+    patches = resize(table[..., prefix:, :].reshape(*old, d), rows, cols)
+    return jnp.concatenate([table[..., :prefix, :], patches.reshape(*one, -1, d)], axis=-2)

@@ -1,12 +1,9 @@
-"""The pre-norm transformer block of the ViT families."""
-
-from typing import Any
+"""The pre-norm transformer block, around any attention."""
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fmi_jax.nn.attention import Attention
 from fmi_jax.nn.drop_path import drop_path
 from fmi_jax.nn.norm import LayerNorm
 
@@ -25,34 +22,30 @@ class LayerScale(nnx.Module):
 class Block(nnx.Module):
     """`x + ls1(attn(norm1(x)))`, then the same with `norm2`, `mlp` and `ls2`.
 
+    The parameters of `attn` and `mlp` are drawn in the order in which a caller makes them.
+
     Args:
-      width: of the tokens.
-      num_heads: of the attention.
-      mlp: the feed-forward module.
-      attention: one of `attention.KERNELS`.
-      eps: of the layer norms.
+      width: channels of a token.
+      attn: attention, called as `attn(norm1(x))`, for sequences as `Attention` is.
+      mlp: feed-forward module.
+      eps: epsilon of the layer norms.
       layer_scale: initial value of the branch factors; None for a block without them.
       drop_path: stochastic depth rate of both branches.
-      dtype: compute type of matrix products and activations.
-      rngs: stream `params`.
     """
 
     def __init__(
         self,
         width: int,
-        num_heads: int,
-        mlp: nnx.Module,
         *,
-        attention: str = "auto",
+        attn: nnx.Module,
+        mlp: nnx.Module,
         eps: float,
-        layer_scale: float | None,
-        drop_path: float,
-        dtype: Any,
-        rngs: nnx.Rngs,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
     ):
         self.drop_path = drop_path
         self.norm1 = LayerNorm(width, eps=eps)
-        self.attn = Attention(width, num_heads, kernel=attention, dtype=dtype, rngs=rngs)
+        self.attn = attn
         self.ls1 = _identity if layer_scale is None else LayerScale(width, layer_scale)
         self.norm2 = LayerNorm(width, eps=eps)
         self.mlp = mlp
@@ -60,18 +53,24 @@ class Block(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "b n d"],
+        x: Float[Array, "b *n d"],
         rngs: nnx.Rngs | None,
-        tokens: slice = slice(None),
+        tokens: slice | None = None,
         length: int | None = None,
-    ) -> Float[Array, "b m d"]:
-        """The block's output; `rngs` (stream `dropout`) turns drop-path on.
+    ) -> Float[Array, "b *m d"]:
+        """The block's output, for a sequence of tokens or for a map of them.
 
-        Only that of `tokens`, if it is given: they attend to all tokens of `x`, or to the first
-        `length` of them, after which there is padding.
+        Args:
+          x: input of the block.
+          rngs: stream `dropout`, which turns drop-path on.
+          tokens: part of a sequence whose output is computed; None: all of the input.
+          length: number of tokens, the first of the sequence, that are attended to; those after
+            them are padding. None: all.
         """
-        mixed = self.attn(self.norm1(x), tokens, length)
-        x = x[:, tokens] + drop_path(self.ls1(mixed), self.drop_path, rngs)
+        where = () if tokens is None else (tokens, length)
+        mixed = self.attn(self.norm1(x), *where)
+        x = x if tokens is None else x[:, tokens]
+        x = x + drop_path(self.ls1(mixed), self.drop_path, rngs)
         return x + drop_path(self.ls2(self.mlp(self.norm2(x))), self.drop_path, rngs)
 
 
