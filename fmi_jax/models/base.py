@@ -94,7 +94,7 @@ class Tiny:
     """A small network of a family, for tests that run over every family.
 
     Attributes:
-      name: unique among the tiny networks of all families.
+      name: key of the network, unique among those of all families.
       arch: sizes that are not multiples of one another, so that mixed-up axes show.
       image_size: side in pixels of the square images it takes, not the one it was trained at.
     """
