@@ -28,9 +28,8 @@ from fmi_jax.models.base import (
 from fmi_jax.nn.conv_embed import ConvEmbed
 from fmi_jax.nn.drop_path import linear_rates
 from fmi_jax.nn.focal_attention import FocalAttention
-from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
-from fmi_jax.nn.stage import Stage
+from fmi_jax.nn.stage import MapMlp, Stage
 from fmi_jax.nn.transformer import Block
 from fmi_jax.types import Features
 
@@ -149,7 +148,7 @@ class FocalTransformer(Backbone):
                     dtype=dtype,
                     rngs=rngs,
                 ),
-                mlp=Mlp(width, int(width * arch.mlp_ratio), dtype=dtype, rngs=rngs),
+                mlp=MapMlp(width, int(width * arch.mlp_ratio), dtype=dtype, rngs=rngs),
                 eps=arch.norm_eps,
                 layer_scale=_LAYER_SCALE if arch.layer_scale else None,
                 drop_path=next(rates),

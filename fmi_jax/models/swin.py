@@ -17,9 +17,8 @@ from fmi_jax.models.base import Backbone, BackboneSpec, Execution, Tiny, Weights
 from fmi_jax.nn.conv_embed import ConvEmbed
 from fmi_jax.nn.drop_path import linear_rates
 from fmi_jax.nn.linear import linear
-from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
-from fmi_jax.nn.stage import Stage, pad_map
+from fmi_jax.nn.stage import MapMlp, Stage, pad_map
 from fmi_jax.nn.transformer import Block
 from fmi_jax.nn.window_attention import WindowAttention
 from fmi_jax.types import Features
@@ -105,7 +104,7 @@ class Swin(Backbone):
                     dtype=dtype,
                     rngs=rngs,
                 ),
-                mlp=Mlp(width, int(width * arch.mlp_ratio), dtype=dtype, rngs=rngs),
+                mlp=MapMlp(width, int(width * arch.mlp_ratio), dtype=dtype, rngs=rngs),
                 eps=arch.norm_eps,
                 drop_path=next(rates),
             )

@@ -6,6 +6,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fmi_jax.nn.mlp import Mlp
+
+
+class MapMlp(Mlp):
+    """An `Mlp` for maps, which it computes as sequences of tokens.
+
+    XLA on a CPU sums the gradients of a map in another order.
+    """
+
+    def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
+        """Each token by itself."""
+        b, h, w, d = x.shape
+        return super().__call__(x.reshape(b, h * w, d)).reshape(b, h, w, d)
+
 
 class Stage(nnx.Module):
     """Blocks of one width, behind the layer that leads to them from the stage before.
