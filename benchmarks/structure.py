@@ -24,7 +24,10 @@ PROTOCOLS = {
     *("stacked_partial", "attentive_probe", "lora", "probe_grid", "knn", "logistic", "cka"),
     "timing",
 }
-SPECS = {"ProtocolSpec", "GridProtocolSpec", "FeatureProtocolSpec", "AnalysisSpec"}
+SPECS = {
+    *("ProtocolSpec", "GridProtocolSpec", "FeatureProtocolSpec", "AnalysisSpec"),
+    "JudgeSpec",
+}
 PREPOSITIONS = r"(of|as|in|from|for|to|by|with|at|on|under|over|after|before|where|what|beside)"
 ATTRIBUTE = re.compile(rf"^\s{{2,10}}[a-z_][\w, ]*: {PREPOSITIONS}\b")
 TASKS = re.compile(

@@ -76,7 +76,7 @@ class DatasetSpec:
       channels: 3 for colour, 1 for grey.
       mean, std: the study's pixel statistics in 0..1, or None: computed from the train split
         at preparation.
-      metric: validation metric that selects the best checkpoint (a key of `metrics.METRICS`),
+      metric: validation metric that selects the best checkpoint (a metric of its task),
         or empty: chosen by the task at preparation.
       splits: split functions by name; the first that the rows allow is the default.
       layout: required contents of the raw folder, shown in help and errors.
