@@ -450,5 +450,6 @@ def test_what_is_prepared_is_opened_without_raw_readers_or_drawing_programs(prep
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=runs.ROOT)
-    expected = {"fmi_jax.data.prepared", "fmi_jax.data.raw", "fmi_jax.data.raw.spec"}
+    known = ("labels", "prepared", "raw", "raw.spec")
+    expected = {f"fmi_jax.data.{name}" for name in known}
     assert set(done.stdout.split()) == expected
