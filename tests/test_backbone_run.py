@@ -33,7 +33,7 @@ from fmi_jax.errors import UsageError, UserError
 from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.report.page import write_report
-from fmi_jax.run import conclusion, experiment
+from fmi_jax.run import experiment
 from fmi_jax.run.assembly import assemble
 from fmi_jax.run.features import describe
 from fmi_jax.run.network import finished, pretrained, read_trained, started, trained_backbone
@@ -167,7 +167,7 @@ def test_features_of_a_tuned_network_are_its_own(
     assert read == every * 2
     short_runs.run(config, tmp_path / "again")
     assert read == every * 2
-    assert after.details != before.details
+    assert after.finding.values != before.finding.values
 
     kept = {}
     for path in (Path(config.data.data_dir) / "features").rglob("test-*.json"):
@@ -376,7 +376,7 @@ def test_a_grid_of_heads_hands_its_backbone_on(
     assert_same(backbone_of(network.arrays), backbone_of(read_trained(tuned).arrays))
     sha256 = model_sha256(workdir / "checkpoints", 2)
     assert network.identity == {"run": sha256}
-    chosen = Result.read(workdir).details["chosen"]["learning_rate"]
+    chosen = Result.read(workdir).finding.values["chosen"]["learning_rate"]
     head = config.probe_grid.learning_rates.index(chosen)
     assert finished(workdir, MESH).identity == {"run": sha256, "head": head}
 
@@ -392,11 +392,11 @@ def test_every_network_lives_on_the_mesh_of_the_run(changed: Change, tuned: Path
     assert_same(trained_backbone(read_trained(tuned, mesh)), expected)
 
 
-def analysed(config: ExperimentConfig, workdir: Path) -> dict:
+def analysed(config: ExperimentConfig, workdir: Path) -> Result:
     on_mesh = mock.patch.object(parallel, "make_mesh", return_value=MESH)
     with on_mesh, mock.patch.object(conclusion, "write_report"):
         found = experiment.run(config, workdir)
-    assert isinstance(found, dict)
+    assert not found.finding.evaluations
     return found
 
 
@@ -412,7 +412,7 @@ def test_similarity_of_a_handed_on_network(
     assert found.backbone["run"] == str(tuned)
     # "pretrained" is what a run started from: of a probe on another run that run's backbone.
     config = changed(protocol="cka", cka__run=str(probe), cka__batch_size=8)
-    pair = analysed(config, tmp_path / "two")["values"]["pairs"][0]
+    pair = analysed(config, tmp_path / "two").finding.values["pairs"][0]
     assert pair["networks"][1] == "deit_nano, from twice"
     assert pair["cka"][-1][-1] == pytest.approx(1, abs=CKA)
 
