@@ -162,7 +162,7 @@ def test_on_kept_features_it_is_the_grid_on_images_without_augmentation(
     expected = short_runs.run(config, tmp_path / "images")
     config.probe_grid.cached = True
     result = short_runs.run_stopped(config, tmp_path / "features", after=3)
-    assert any("without augmentation" in note for note in result.notes)
+    assert any("without augmentation" in note for note in result.all_notes)
     assert result.best.step == expected.best.step
     np.testing.assert_allclose(
         probabilities(tmp_path / "features"),
