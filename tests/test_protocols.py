@@ -269,7 +269,7 @@ def test_a_run_records_the_transformer_and_keeps_what_is_frozen(whole: Path) -> 
     assert result.backbone["transformer_weights"] == "drawn"
     assert result.backbone["transformer_weights_sha256"] == record["transformer_sha256"]
     assert len(record["transformer_sha256"]) == 64
-    assert not result.notes
+    assert not result.all_notes
     run = read_trained(whole)
     expected = dict(np.load(Path(run.config.backbone.weights_dir) / "params.npz"))
     for name, value in expected.items():
