@@ -221,7 +221,11 @@ if __name__ == "__main__":
     if args.what == "record":
         args.file.write_text(json.dumps(found, indent=1) + "\n")
     else:
+        from fmi_jax.artifacts.result import current
+
         kept = json.loads(args.file.read_text())
+        for run in kept.get("runs", {}).values():  # an earlier tree may have written another format
+            run["result"] = current(run["result"], args.file)
         lines = list(differences({part: kept[part] for part in args.parts}, found))
         print("\n".join(lines) or "nothing differs")
         sys.exit(bool(lines))
