@@ -95,10 +95,10 @@ def title(cell: Cell) -> str:
 
 
 def _score(result: Mapping[str, Any]) -> str:
-    if "best" not in result:
+    if result["best"] is None:
         return ""
-    metric, test = result["best"]["metric"], result["test"]["values"]
-    value = test[metric]
+    metric = result["best"]["metric"]
+    value = result["findings"][0]["evaluations"]["test"]["values"][metric]
     return f"test {metric} {'undefined' if value is None else f'{value:.4f}'}"
 
 
