@@ -33,7 +33,7 @@ from fmi_jax.errors import UsageError, UserError
 from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.report.page import write_report
-from fmi_jax.run import experiment
+from fmi_jax.run import conclusion, experiment
 from fmi_jax.run.assembly import assemble
 from fmi_jax.run.features import describe
 from fmi_jax.run.network import finished, pretrained, read_trained, started, trained_backbone

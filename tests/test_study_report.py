@@ -30,7 +30,6 @@ from fmi_jax.study.plan import make_plan
 from fmi_jax.study.planned import PlannedStudy, read_studies
 from fmi_jax.study.published import rows as published_rows
 from fmi_jax.study.registry import STUDIES
-from fmi_jax.study.report import condense
 from fmi_jax.study.report.cache import Cache
 from fmi_jax.study.report.choices import CHOICES, choices_of
 from fmi_jax.study.report.comparisons import compare, compared_coordinate
@@ -40,6 +39,7 @@ from fmi_jax.study.report.numbers import Number, Status, numbers_of
 from fmi_jax.study.report.outcomes import Outcomes
 from fmi_jax.study.report.provenance import provenance_of
 from fmi_jax.study.report.samples import Sampler
+from fmi_jax.tasks import condense
 
 HOSTILE = "<script>alert(1)</script> | *a* & 'b'\"=1"
 
@@ -462,7 +462,7 @@ def test_a_second_report_measures_nothing_again(written, monkeypatch, capsys):
         raise AssertionError("measured again")
 
     monkeypatch.setattr(condense, "values", again)
-    monkeypatch.setattr("fmi_jax.study.report.samples.read_predictions", again)
+    monkeypatch.setattr("fmi_jax.tasks.classification.read_predictions", again)
     monkeypatch.setattr("fmi_jax.study.report.drawing.png", lambda draw: lambda: b"\x89PNG" * 9)
     out = written.parent / "again"
     out.mkdir()
