@@ -200,6 +200,9 @@ def differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
                 yield f"{inner}: {'missing' if key not in now else 'new'}"
             else:
                 yield from differences(before[key], now[key], inner)
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for i, (one, other) in enumerate(zip(before, now, strict=True)):
+            yield from differences(one, other, f"{where} / {i}")
     elif before != now:
         yield f"{where}: {str(before)[:80]} -> {str(now)[:80]}"
 
