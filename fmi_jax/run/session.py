@@ -58,7 +58,7 @@ class Session:
       task: meaning of the data set's labels.
       metric: the validation metric that selects.
       assembly: the classifier; for a protocol that trains none, that of a linear probe.
-      origin: where its backbone comes from.
+      origin: origin of the backbone's arrays, found and checked.
       record: what the run was first started with.
       clock: since when.
     """

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class State(enum.StrEnum):
-    """Where a cell stands.
+    """State of a cell.
 
     Drivers tell who is at work (`RUNNING`) from what is left (`OPEN`). A report, which may read a
     copy of the folder, tells what was begun from what was not, and a result that is `DAMAGED`.
@@ -35,13 +35,13 @@ class State(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why a cell failed.
+    """Failure of a cell.
 
     Attributes:
-      reason: in one line.
-      exit_code: of its process; negative: the signal that ended it.
-      host: where it ran.
-      time: ISO 8601, when it ended.
+      reason: reason in one line.
+      exit_code: exit code of the cell's process; a negative one is the signal that ended it.
+      host: name of the machine that it ran on.
+      time: end of the process as ISO 8601.
     """
 
     reason: str
@@ -52,7 +52,7 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """How a finished cell did on validation: the metric that selects, and its value."""
+    """Validation score of a finished cell: name of the metric that selects, and its value."""
 
     metric: str
     value: float

@@ -48,10 +48,10 @@ class ShardNote:
     """What went into a shard.
 
     Attributes:
-      images: for each row what was seen, or why the image cannot be used.
-      histogram: how often each value occurs in each channel, `[c][256]`.
-      record_bytes: of all records before compression.
-      shard_bytes: of the file.
+      images: facts about each row's image, or the reason that it cannot be used.
+      histogram: count of each value in each channel, `[c][256]`.
+      record_bytes: size of all records before compression.
+      shard_bytes: size of the shard's file.
     """
 
     images: tuple[Seen | str, ...]
@@ -76,9 +76,9 @@ class Shard:
     """Rows of one split at one size.
 
     Attributes:
-      rows: in order.
+      rows: rows of the split, in order.
       size: side of the images in pixels.
-      path: its file without the suffix.
+      path: path of the shard's file without the suffix.
     """
 
     rows: Sequence[Row]
@@ -87,7 +87,7 @@ class Shard:
 
     @property
     def split(self) -> str:
-        """The split to which all its rows belong."""
+        """Split that all rows belong to."""
         return self.rows[0].split
 
     @property

@@ -41,10 +41,10 @@ def write_folder(
     """Put the shards of one size into the empty `folder`, and write index and manifest.
 
     Args:
-      folder: nobody reads it before it is complete.
-      spec, raw: the data set and its rows.
-      shards: in the order of the splits and of their rows.
-      recipe: the part of the manifest that is known beforehand.
+      folder: empty folder, which nobody reads before it is complete.
+      spec, raw: data set and its rows.
+      shards: shards in the order of the splits and their rows.
+      recipe: part of the manifest that is known beforehand.
 
     Returns:
       The checksum of the manifest.

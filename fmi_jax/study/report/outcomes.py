@@ -21,10 +21,10 @@ class Outcome:
     """State and result of a cell.
 
     Attributes:
-      id: its name.
-      folder: its folder, which need not exist.
-      state: where it stands: `DONE`, `FAILED`, `DAMAGED`, `BEGUN` or `OPEN`.
-      reason: why it failed, or what is wrong with its files.
+      id: cell's name.
+      folder: cell's folder, which need not exist.
+      state: `DONE`, `FAILED`, `DAMAGED`, `BEGUN` or `OPEN`.
+      reason: reason of a failure, or the fault in the cell's files.
       result: result of a finished cell.
     """
 
