@@ -41,7 +41,7 @@ def result(values: Mapping[str, Any], number: int) -> dict[str, Any]:
 
     Args:
       values: content of the file.
-      number: its format number.
+      number: file's format number.
     """
     if number == 1:
         values = {**values, **_unread(values)}

@@ -39,7 +39,7 @@ class Ancestor:
       folder: run's folder, as `backbone.run` named it.
       sha256: checksum of its network (`checkpoints.model_sha256`).
       protocol: protocol's name.
-      learned: whether the backbone learned there, or any of it.
+      learned: True if any of the backbone learned there.
       dataset: description of its prepared data set, as `DatasetInfo.to_json` gives it.
     """
 

@@ -160,7 +160,7 @@ class Finding:
       judge: judge's name.
       title: heading of its page; empty for the page of a run that classifies.
       evaluations: metrics by split; those of the test split have confidence intervals.
-      resampled: what one draw of the bootstrap is: "image" or "group"; empty without any.
+      resampled: unit that the bootstrap draws, "image" or "group"; empty without a bootstrap.
       values: further results as JSON values: every learning rate of a grid, every k of a kNN.
       text: short table for the console.
       headline: single number that summarises `values`; None if there is none.

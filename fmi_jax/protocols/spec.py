@@ -251,7 +251,7 @@ class Judgement:
 
     Attributes:
       val, test: measurements of every image, as the task takes them.
-      details: what was tried and chosen, as JSON values, for `Finding.values`.
+      details: settings that were tried and chosen, as JSON values, for `Finding.values`.
       notes: facts that a reader must know, one sentence each.
     """
 

@@ -25,7 +25,7 @@ def conclude(
 
     Args:
       session: run that ends.
-      finding: what its judge found.
+      finding: result of the run's judge.
       best: checkpoint or setting that was chosen on validation.
       steps: optimizer steps of the whole run.
       seconds: wall-clock time by phase, beside that of the session's own clock.

@@ -31,7 +31,7 @@ class Metric:
 
     Attributes:
       label: name in tables.
-      higher_is_better: whether larger values are better.
+      higher_is_better: True if larger values are better.
     """
 
     label: str

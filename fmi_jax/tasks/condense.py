@@ -80,7 +80,7 @@ def values(
     """Compute the mean over the parts that are defined, under several weightings of the images.
 
     Args:
-      parts: what has to be measured for a metric.
+      parts: problems whose mean is the metric.
       member: each image's group.
       times: number of times that each group counts.
     """

@@ -55,7 +55,7 @@ def one_class(
       logits: float64 scores, not NaN.
       labels: class indices.
       weights: number of times that each image counts; every row counts at least one.
-      binary: whether AUROC and average precision are those of the second of two classes.
+      binary: True to take AUROC and average precision from the second of two classes.
     """
     n, k = logits.shape
     scores = log_softmax(logits)
