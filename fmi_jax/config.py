@@ -1,4 +1,4 @@
-"""The experiment config. Every field is one decision; `config_rules` says which values are valid.
+"""The experiment config. Every field is one decision, with the rule for its values beside it.
 
 Configs are files with `get_config(arg)` that return an `ExperimentConfig`; any field is
 overridden on the command line: `--config.optim.learning_rate=3e-4`.
@@ -7,7 +7,7 @@ overridden on the command line: `--config.optim.learning_rate=3e-4`.
 import dataclasses
 import json
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fmi_jax.errors import UsageError, unknown_name
@@ -20,6 +20,22 @@ from fmi_jax.protocol_config import (
     ProbeGridConfig,
     TimingConfig,
     TransformerConfig,
+)
+from fmi_jax.rules import (
+    Rule,
+    broken,
+    factor,
+    fraction,
+    low_high,
+    not_negative,
+    one_of,
+    positive,
+    ruled,
+)
+
+_FLOAT16 = (
+    "its largest number is 65504, which gradients and activations exceed without loss scaling;"
+    " expected bfloat16 or float32"
 )
 
 
@@ -42,13 +58,18 @@ class DataConfig:
 
     name: str = "synthetic"
     data_dir: str = "data"
-    prepared_size: int = 256
+    prepared_size: int = positive(256)
     split: str = ""
-    threads: int = 0
-    workers: int = 0
-    fraction: float = 1.0
-    shots: int = 0
-    subset_seed: int = 0
+    threads: int = not_negative(0)
+    workers: int = not_negative(0)
+    fraction: float = factor(1.0)
+    shots: int = not_negative(0)
+    subset_seed: int = not_negative(0)
+
+    def contradictions(self) -> Iterator[str]:
+        """Messages for fields that do not fit together."""
+        if self.fraction < 1 and self.shots:
+            yield "data.fraction and data.shots are both set: expected at most one"
 
 
 @dataclasses.dataclass(slots=True)
@@ -81,31 +102,36 @@ class AugmentConfig:
         range of its area relative to the image.
     """
 
-    center_crop: float = 0.875
-    crop_scale: tuple[float, float] = (0.8, 1.2)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip_horizontal: float = 0.5
-    flip_vertical: float = 0.5
-    rotation_probability: float = 0.0
-    rotation_degrees: float = 5.0
-    jitter_probability: float = 0.8
-    brightness: float = 0.2
-    contrast: float = 0.2
-    saturation: float = 0.1
-    hue: float = 0.1
-    grayscale_probability: float = 0.0
-    blur_probability: float = 0.0
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    affine_probability: float = 0.0
-    affine_degrees: float = 5.0
-    affine_translate: tuple[float, float] = (0.1, 0.3)
-    affine_scale: tuple[float, float] = (0.1, 3.3)
-    affine_shear: float = 0.2
-    perspective_probability: float = 0.0
-    perspective_distortion: float = 0.2
-    solarize_probability: float = 0.0
-    erase_probability: float = 0.0
-    erase_area: tuple[float, float] = (0.02, 0.33)
+    center_crop: float = factor(0.875)
+    crop_scale: tuple[float, float] = low_high((0.8, 1.2))
+    crop_ratio: tuple[float, float] = low_high((3 / 4, 4 / 3))
+    flip_horizontal: float = fraction(0.5)
+    flip_vertical: float = fraction(0.5)
+    rotation_probability: float = fraction(0.0)
+    rotation_degrees: float = not_negative(5.0)
+    jitter_probability: float = fraction(0.8)
+    brightness: float = not_negative(0.2)
+    contrast: float = not_negative(0.2)
+    saturation: float = not_negative(0.1)
+    hue: float = not_negative(0.1, at_most=0.5)  # half the colour circle each way is all of it
+    grayscale_probability: float = fraction(0.0)
+    blur_probability: float = fraction(0.0)
+    blur_sigma: tuple[float, float] = low_high((0.1, 2.0))
+    affine_probability: float = fraction(0.0)
+    affine_degrees: float = not_negative(5.0)
+    affine_translate: tuple[float, float] = ruled(
+        (0.1, 0.3),
+        Rule(lambda x: all(0 <= move <= 1 for move in x), "expected two numbers between 0 and 1"),
+    )
+    affine_scale: tuple[float, float] = low_high((0.1, 3.3))
+    affine_shear: float = ruled(
+        0.2, Rule(lambda x: 0 <= x < 90, "expected degrees from 0 to below 90")
+    )
+    perspective_probability: float = fraction(0.0)
+    perspective_distortion: float = fraction(0.2)
+    solarize_probability: float = fraction(0.0)
+    erase_probability: float = fraction(0.0)
+    erase_area: tuple[float, float] = low_high((0.02, 0.33), at_most=1)
 
 
 @dataclasses.dataclass(slots=True)
@@ -142,15 +168,23 @@ class BackboneConfig:
     weights: str = ""
     weights_dir: str = "weights"
     run: str = ""
-    stem: str = "sum"
+    stem: str = one_of("sum", "sum", "mean", "first")
     readout: str = ""
     rel_pos_resize: str = ""
     last_block: int = -1
-    frozen_blocks: int = 0
-    dtype: str = "auto"
-    attention: str = "auto"
+    frozen_blocks: int = not_negative(0)
+    dtype: str = one_of("auto", "auto", "float32", "bfloat16", reasons={"float16": _FLOAT16})
+    attention: str = one_of("auto", "auto", "plain")
     remat: bool = False
-    drop_path: float = 0.0
+    drop_path: float = fraction(0.0)
+
+    def contradictions(self) -> Iterator[str]:
+        """Messages for fields that do not fit together."""
+        if self.run and self.weights:
+            yield (
+                f"backbone.run={self.run!r} and backbone.weights={self.weights!r} are both set:"
+                " expected one of them (--config.backbone.weights= empties it)"
+            )
 
 
 @dataclasses.dataclass(slots=True)
@@ -172,16 +206,21 @@ class OptimConfig:
       layer_decay: factor on the learning rate from each block to the one before it; 1: none.
     """
 
-    learning_rate: float = 1e-4
-    weight_decay: float = 1e-5
-    warmup_steps: int = 0
-    warmup_epochs: float = 0.0
-    schedule: str = "constant"
+    learning_rate: float = positive(1e-4)
+    weight_decay: float = not_negative(1e-5)
+    warmup_steps: int = not_negative(0)
+    warmup_epochs: float = not_negative(0.0)
+    schedule: str = one_of("constant", "constant", "cosine", "plateau")
     plateau_factor: float = 0.1
-    plateau_patience: int = 2
-    clip_norm: float = 1.0
-    accumulate: int = 1
-    layer_decay: float = 1.0
+    plateau_patience: int = not_negative(2)
+    clip_norm: float = not_negative(1.0)
+    accumulate: int = positive(1)
+    layer_decay: float = factor(1.0)
+
+    def contradictions(self) -> Iterator[str]:
+        """Messages for fields that do not fit together."""
+        if self.warmup_steps and self.warmup_epochs:
+            yield "optim.warmup_steps and optim.warmup_epochs are both set: expected at most one"
 
 
 @dataclasses.dataclass(slots=True)
@@ -202,17 +241,17 @@ class TrainConfig:
       bootstrap_samples: resamples for the test confidence intervals.
     """
 
-    epochs: float = 100.0
-    max_steps: int = 0
-    batch_size: int = 64
-    eval_batch_size: int = 0
-    eval_every_epochs: float = 1.0
-    log_every_steps: int = 50
-    checkpoint_every_steps: int = 0
+    epochs: float = positive(100.0)
+    max_steps: int = not_negative(0)
+    batch_size: int = positive(64)
+    eval_batch_size: int = not_negative(0)
+    eval_every_epochs: float = positive(1.0)
+    log_every_steps: int = positive(50)
+    checkpoint_every_steps: int = not_negative(0)
     seed: int = 0
-    model_parallel: int = 1
-    sharding: str = "replicated"
-    bootstrap_samples: int = 1000
+    model_parallel: int = positive(1)
+    sharding: str = one_of("replicated", "replicated", "fsdp")
+    bootstrap_samples: int = not_negative(1000)
 
     @property
     def evaluation_batch_size(self) -> int:
@@ -233,7 +272,7 @@ class ExperimentConfig:
     """
 
     protocol: str = "finetune"
-    image_size: int = 224
+    image_size: int = positive(224)
     metric: str = ""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
@@ -248,6 +287,14 @@ class ExperimentConfig:
     attentive: AttentiveConfig = dataclasses.field(default_factory=AttentiveConfig)
     cka: CkaConfig = dataclasses.field(default_factory=CkaConfig)
     timing: TimingConfig = dataclasses.field(default_factory=TimingConfig)
+
+    def contradictions(self) -> Iterator[str]:
+        """Messages for fields that do not fit together."""
+        batch_size, accumulate = self.train.batch_size, self.optim.accumulate
+        if accumulate > 0 and batch_size % accumulate:
+            yield (
+                f"train.batch_size={batch_size} is not a multiple of optim.accumulate={accumulate}"
+            )
 
 
 def as_dict(config: ExperimentConfig) -> dict[str, Any]:
@@ -319,6 +366,27 @@ def check_types(config: ExperimentConfig) -> None:
     check(config, "")
     if wrong:
         raise UsageError("config: " + "; ".join(wrong) + ".")
+
+
+def validate(config: ExperimentConfig) -> None:
+    """Raise one `UsageError` that lists every invalid value of `config`.
+
+    Values are first converted to the types of their fields (`check_types`).
+    """
+    check_types(config)
+
+    def wrong(node: Any, where: str) -> Iterator[str]:
+        for field in dataclasses.fields(node):
+            value, name = getattr(node, field.name), where + field.name
+            if dataclasses.is_dataclass(value):
+                yield from wrong(value, f"{name}.")
+            elif message := broken(field, value):
+                yield f"{name}={value!r}: {message}"
+        if hasattr(node, "contradictions"):
+            yield from node.contradictions()
+
+    if found := list(wrong(config, "")):
+        raise UsageError("config: " + "; ".join(found) + ".")
 
 
 def _of_type(kind: Any, value: Any) -> Any:

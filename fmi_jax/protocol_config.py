@@ -6,6 +6,8 @@ silently ignored (`fmi_jax.protocols.spec.check_read`).
 
 import dataclasses
 
+from fmi_jax.rules import different, not_negative, one_of, positive, some_of
+
 
 @dataclasses.dataclass(slots=True)
 class TransformerConfig:
@@ -32,8 +34,8 @@ class ProbeGridConfig:
       cached: True to train on the features of unaugmented images, computed once.
     """
 
-    learning_rates: tuple[float, ...] = (1e-5, 4.6e-5, 2.2e-4, 1e-3)
-    seeds: int = 1
+    learning_rates: tuple[float, ...] = different((1e-5, 4.6e-5, 2.2e-4, 1e-3))
+    seeds: int = positive(1)
     cached: bool = False
 
 
@@ -47,8 +49,8 @@ class KnnConfig:
         is judged.
     """
 
-    k: tuple[int, ...] = (200,)
-    temperature: tuple[float, ...] = (0.1,)
+    k: tuple[int, ...] = different((200,))
+    temperature: tuple[float, ...] = different((0.1,))
 
 
 @dataclasses.dataclass(slots=True)
@@ -61,8 +63,8 @@ class LogisticConfig:
       max_iterations: most iterations of L-BFGS.
     """
 
-    c: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-    max_iterations: int = 1000
+    c: tuple[float, ...] = different((1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0))
+    max_iterations: int = positive(1000)
 
 
 @dataclasses.dataclass(slots=True)
@@ -75,9 +77,9 @@ class LoraConfig:
       targets: linear layers that get an adapter: "q", "v", "proj", "mlp".
     """
 
-    rank: int = 8
-    alpha: float = 16.0
-    targets: tuple[str, ...] = ("q", "v")
+    rank: int = positive(8)
+    alpha: float = positive(16.0)
+    targets: tuple[str, ...] = some_of(("q", "v"), "q", "v", "proj", "mlp")
 
 
 @dataclasses.dataclass(slots=True)
@@ -89,7 +91,7 @@ class AttentiveConfig:
         channels or a little more, as in a ViT.
     """
 
-    num_heads: int = 0
+    num_heads: int = not_negative(0)
 
 
 @dataclasses.dataclass(slots=True)
@@ -111,10 +113,10 @@ class CkaConfig:
 
     run: str = ""
     other: tuple[str, ...] = ("pretrained",)
-    features: str = "all"
-    estimator: str = "summed"
-    batch_size: int = 64
-    split: str = "test"
+    features: str = one_of("all", "all", "cls", "patches", "pooled")
+    estimator: str = one_of("summed", "summed", "averaged", "exact")
+    batch_size: int = positive(64)
+    split: str = one_of("test", "train", "val", "test")
 
 
 @dataclasses.dataclass(slots=True)
@@ -132,5 +134,5 @@ class TimingConfig:
     backbones: tuple[str, ...] = ()
     reference: str = "deit_base"
     transformer: str = ""
-    batch_size: int = 32
-    repeats: int = 10
+    batch_size: int = positive(32)
+    repeats: int = positive(10)

@@ -23,8 +23,7 @@ from fmi_jax.artifacts.checkpoints import RunCheckpoints, model_sha256
 from fmi_jax.artifacts.record import Ancestor, RunRecord
 from fmi_jax.artifacts.result import Result
 from fmi_jax.artifacts.weights import Provenance, fit_backbone, save_backbone
-from fmi_jax.config import ExperimentConfig, set_fields
-from fmi_jax.config_rules import validate
+from fmi_jax.config import ExperimentConfig, set_fields, validate
 from fmi_jax.data import loader
 from fmi_jax.data.prepared import DatasetInfo, open_dataset
 from fmi_jax.data.preparing.prepare import prepare

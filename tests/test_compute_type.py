@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fmi_jax.config import ExperimentConfig
-from fmi_jax.config_rules import validate
+from fmi_jax.config import ExperimentConfig, validate
 from fmi_jax.errors import UsageError
 from fmi_jax.nn import hardware
 from fmi_jax.run import runtime

@@ -18,8 +18,7 @@ import pytest
 
 from fmi_jax import config as config_module
 from fmi_jax import config_files, entry, parallel
-from fmi_jax.config import DataConfig, ExperimentConfig, TrainConfig
-from fmi_jax.config_rules import validate
+from fmi_jax.config import DataConfig, ExperimentConfig, TrainConfig, validate
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError

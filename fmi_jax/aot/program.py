@@ -7,8 +7,7 @@ from typing import Any
 
 from fmi_jax import config as configs
 from fmi_jax.aot.targets import Target
-from fmi_jax.config import ExperimentConfig
-from fmi_jax.config_rules import validate
+from fmi_jax.config import ExperimentConfig, validate
 from fmi_jax.errors import UsageError
 from fmi_jax.flags import assign
 from fmi_jax.protocols.registry import PROTOCOLS

@@ -5,8 +5,7 @@ from pathlib import Path
 from fmi_jax.artifacts.record import owned
 from fmi_jax.artifacts.result import FILE_NAME as RESULT
 from fmi_jax.artifacts.result import Result
-from fmi_jax.config import ExperimentConfig
-from fmi_jax.config_rules import validate
+from fmi_jax.config import ExperimentConfig, validate
 from fmi_jax.protocols.spec import ProtocolSpec
 from fmi_jax.run import runtime, session
 from fmi_jax.run.conclusion import announce

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fmi_jax import atomic
-from fmi_jax.config import ExperimentConfig
-from fmi_jax.config_rules import validate
+from fmi_jax.config import ExperimentConfig, validate
 from fmi_jax.data.prepared import open_dataset
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError, UserError, unknown_name
