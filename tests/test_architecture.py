@@ -51,8 +51,8 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.protocols": {
         "protocol_config",
         *("types", "errors", "config", "registry", "models.base", "data.prepared", "data.labels"),
-        *("training", "parallel", "tasks", "jax", "artifacts.result"),
-        *("atomic", "cores", "data.loader", "report"),
+        *("training", "parallel", "tasks", "jax", "artifacts.result", "artifacts.charts"),
+        *("atomic", "cores", "data.loader"),
     },
     "fmi_jax.report": {"types", "errors", "tasks", "atomic", "artifacts", "data.labels"},
     "fmi_jax.report.card": {"atomic", "report", "data.prepared", "data.labels"},

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh
 
 from fmi_jax import parallel
+from fmi_jax.artifacts.charts import Matrix
 from fmi_jax.config import CkaConfig, DataConfig, ExperimentConfig
 from fmi_jax.data.prepared import PreparedDataset
 from fmi_jax.data.preparing.prepare import open_or_draw, prepare
@@ -32,7 +33,7 @@ from fmi_jax.protocols import cka as protocol
 from fmi_jax.protocols import hsic
 from fmi_jax.protocols.heads.stacked import StackedClassifier
 from fmi_jax.protocols.spec import Network
-from fmi_jax.report import cka_figures
+from fmi_jax.report.charts import draw_chart
 from fmi_jax.run import experiment, network
 
 
@@ -335,6 +336,7 @@ def test_several_networks(config: ExperimentConfig, tmp_path: Path) -> None:
     assert found.values["networks"] == [f"deit_nano, random weights ({i})" for i in (1, 2, 3)]
     assert [len(x["layers"][1]) for x in found.values["pairs"]] == [3, 3]
     assert set(found.figures) == {"cka_layers_1.png", "cka_layers_2.png", "cka_last.png"}
+    assert set(found.charts) == set(found.figures)
     last = np.array(found.values["last_layers"])
     assert last[1, 2] == pytest.approx(1, abs=tolerances.CKA)  # one and the same
     assert 0 < last[0, 1] < 0.99
@@ -374,5 +376,7 @@ def test_what_cannot_be_compared(
 
 
 def test_an_undefined_similarity_is_drawn_and_numbered() -> None:
-    drawn = cka_figures.last(np.array([[1, np.nan], [np.nan, 1]]), ["a" * 60, "b"])
+    names = ["a" * 60, "b"]
+    values = np.array([[1, np.nan], [np.nan, 1]])
+    drawn = draw_chart(Matrix(values=values, unit="CKA", rows=names, columns=names))
     assert drawn.startswith(b"\x89PNG")

@@ -15,7 +15,7 @@ from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.errors import UsageError
 from fmi_jax.protocols import timing
-from fmi_jax.report import timing_figures
+from fmi_jax.report.charts import draw_chart
 from fmi_jax.run import experiment
 
 
@@ -151,5 +151,5 @@ def test_the_figure_takes_one_backbone_and_very_different_ones() -> None:
         "images_per_second": spread,
     }
     for rows in ([row], [row, row | {"relative_latency": far}]):
-        drawn = timing_figures.relative(rows, "a" * 60, 3)
+        drawn = draw_chart(timing._chart(rows, "a" * 60, 3))
         assert drawn.startswith(b"\x89PNG")

@@ -11,6 +11,7 @@ import numpy as np
 
 from fmi_jax import atomic
 from fmi_jax.artifacts import older
+from fmi_jax.artifacts.charts import Chart
 from fmi_jax.errors import UserError
 
 FILE_NAME = "result.json"
@@ -166,6 +167,7 @@ class Finding:
       headline: single number that summarises `values`; None if there is none.
       speeds: latencies measured, one per network.
       figures: captions of the PNG files in the run's folder, by file name.
+      charts: what to draw into these files, by file name; not part of `result.json`.
       notes: facts about the measurement that a reader must know, one sentence each.
     """
 
@@ -178,11 +180,13 @@ class Finding:
     headline: Headline | None = None
     speeds: Sequence[Speed] = ()
     figures: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    charts: Mapping[str, Chart] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON values."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del values["charts"]
         return values | {
             "evaluations": {split: one.to_json() for split, one in self.evaluations.items()},
             "headline": None if self.headline is None else dataclasses.asdict(self.headline),

@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from fmi_jax import atomic, parallel
+from fmi_jax.artifacts.charts import Matrix
 from fmi_jax.artifacts.result import Headline
 from fmi_jax.config import BackboneConfig, ExperimentConfig
 from fmi_jax.data import loader
@@ -34,7 +35,6 @@ from fmi_jax.protocols.spec import (
     PretrainedNetwork,
     Run,
 )
-from fmi_jax.report import cka_figures
 from fmi_jax.training.step import Arrays
 from fmi_jax.types import Batch, Features
 
@@ -48,7 +48,7 @@ _MIN_BATCH = 2 * hsic.MIN_IMAGES  # evenly divided, no batch is then smaller tha
 def judge(run: Run) -> Finding:
     """Compare every layer of every network with every other; see `CkaConfig`.
 
-    Writes `cka.csv` (every layer by every layer) and the figures of `cka_figures`.
+    Writes `cka.csv` (every layer by every layer).
 
     Raises:
       UsageError: no such network, too few images, [cls] of a network without one, or features
@@ -77,21 +77,23 @@ def judge(run: Run) -> Finding:
         }
         for i in (range(1, len(networks)) if len(networks) > 1 else [0])
     ]
-    figures = {}
     if run.active:
         _write_table(run.workdir / TABLE, titles, names, matrix)
-        for i, pair in enumerate(pairs):
-            name = f"cka_layers{f'_{i + 1}' * (len(pairs) > 1)}.png"
-            drawn = cka_figures.layers(
-                np.array(pair["cka"], float), *pair["layers"], *pair["networks"]
-            )
-            atomic.write_bytes(run.workdir / name, drawn)
-            figures[name] = "CKA of every layer of {} and every layer of {}".format(
-                *pair["networks"]
-            )
-        if len(networks) > 2:
-            atomic.write_bytes(run.workdir / "cka_last.png", cka_figures.last(last, titles))
-            figures["cka_last.png"] = "CKA of the last layers of all networks"
+    charts, captions = {}, {}
+    for i, pair in enumerate(pairs):
+        name = f"cka_layers{f'_{i + 1}' * (len(pairs) > 1)}.png"
+        first, second = pair["networks"]
+        charts[name] = Matrix(
+            values=np.array(pair["cka"], float),
+            unit="CKA",
+            rows=pair["layers"][0],
+            columns=pair["layers"][1],
+            titles=(first, second),
+        )
+        captions[name] = f"CKA of every layer of {first} and every layer of {second}"
+    if len(networks) > 2:
+        charts["cka_last.png"] = Matrix(values=last, unit="CKA", rows=titles, columns=titles)
+        captions["cka_last.png"] = "CKA of the last layers of all networks"
     return Finding(
         judge="cka",
         title=f"Similarity of networks on {run.dataset.info.name}",
@@ -110,7 +112,8 @@ def judge(run: Run) -> Finding:
         headline=Headline(name="cka_last_layer", unit="CKA", value=pairs[0]["cka"][-1][-1])
         if settings.run
         else None,
-        figures=figures,
+        figures=captions,
+        charts=charts,
         notes=_notes(settings.estimator, rows),
     )
 

@@ -22,7 +22,8 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import Array
 
-from fmi_jax import atomic, parallel
+from fmi_jax import parallel
+from fmi_jax.artifacts.charts import Panel, Ratios
 from fmi_jax.artifacts.result import Speed
 from fmi_jax.config import BackboneConfig
 from fmi_jax.cores import available_cores
@@ -34,7 +35,6 @@ from fmi_jax.protocols.spec import (
     Network,
     Run,
 )
-from fmi_jax.report import timing_figures
 from fmi_jax.training.step import Arrays
 
 FIGURE = "timing.png"
@@ -71,7 +71,7 @@ class Subject:
 def judge(run: Run) -> Finding:
     """Time `backbone.name` and `timing.backbones`; see `TimingConfig`.
 
-    Weights are random: they change no time. Writes `timing.png`.
+    Weights are random: they change no time.
 
     Raises:
       UsageError: no such backbone, or one that does not take images of `image_size`.
@@ -105,9 +105,6 @@ def judge(run: Run) -> Finding:
         # One at a time beside the reference: memory holds two networks, however many are asked.
         subject = reference if title == reference.name else prepare(title)
         rows.append(_measure(subject, reference, settings.repeats, settings.batch_size))
-    if run.active:
-        drawn = timing_figures.relative(rows, reference.name, settings.batch_size)
-        atomic.write_bytes(run.workdir / FIGURE, drawn)
     return Finding(
         judge="timing",
         title=f"Speed of backbones at {config.image_size} pixels",
@@ -126,6 +123,7 @@ def judge(run: Run) -> Finding:
             FIGURE: f"Latency and throughput relative to {reference.name}: median and range of"
             f" {settings.repeats} rounds"
         },
+        charts={FIGURE: _chart(rows, reference.name, settings.batch_size)},
         notes=_notes(),
     )
 
@@ -271,6 +269,30 @@ def _text(rows: Sequence[dict[str, Any]], reference: str, batch_size: int) -> st
         f" {reference};\nfirst call: with tracing and compiling; GFLOP and memory: of one image"
     )
     return "\n".join(lines)
+
+
+def _chart(rows: Sequence[Mapping[str, Any]], reference: str, batch_size: int) -> Ratios:
+    def panel(title: str, ratio: str, value: str, form: str) -> Panel:
+        ends = ("low", "median", "high")
+        return Panel(
+            title=title,
+            spreads=np.array([[row[ratio][end] for end in ends] for row in rows]),
+            values=[form.format(row[value]["median"]) for row in rows],
+        )
+
+    return Ratios(
+        reference=reference,
+        rows=[row["backbone"] for row in rows],
+        panels=(
+            panel("Latency of one image", "relative_latency", "latency_ms", "{:.1f} ms"),
+            panel(
+                f"Throughput, {batch_size} images at once",
+                "relative_throughput",
+                "images_per_second",
+                "{:.1f}/s",
+            ),
+        ),
+    )
 
 
 def _notes() -> tuple[str, ...]:

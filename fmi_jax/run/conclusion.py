@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from fmi_jax import atomic
 from fmi_jax import config as config_module
 from fmi_jax.artifacts.result import Best, Finding, Result
+from fmi_jax.report.charts import draw_chart
 from fmi_jax.report.console import console_table
 from fmi_jax.report.page import write_report
 from fmi_jax.run import runtime
@@ -49,6 +51,8 @@ def conclude(
         unread=tuple(session.protocol.unread),
     )
     if session.active:
+        for name, chart in finding.charts.items():
+            atomic.write_bytes(session.workdir / name, draw_chart(chart))
         result.write(session.workdir)
         write_report(session.workdir, image_of=lambda row: dataset.image("test", row))
         announce(session, result)

@@ -1,0 +1,139 @@
+"""Charts of a finding, each drawn as the bytes of a PNG."""
+
+import textwrap
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+from fmi_jax.artifacts.charts import Chart, Matrix, Panel, Ratios
+from fmi_jax.report.style import COLOURS, GREY, png, short
+
+_NUMBERED = 8  # rows and columns up to which every cell carries its value
+_PART = "transformer "  # how the layers of a stacked transformer begin
+
+
+@png
+def draw_chart(chart: Chart) -> Figure:
+    """Draw a chart of any kind."""
+    if isinstance(chart, Ratios):
+        return _ratios(chart)
+    return _names(chart) if chart.titles is None else _layers(chart, *chart.titles)
+
+
+def _layers(matrix: Matrix, first: str, second: str) -> Figure:
+    """Layers of two networks; depth grows to the right and upwards."""
+    n, m = matrix.values.shape
+    cell = 0.42 if max(n, m) <= _NUMBERED else 0.2 if max(n, m) <= 16 else 0.14
+    figure = Figure(figsize=(1.8 + cell * m, 1.0 + cell * n))
+    ax = figure.subplots()
+    _heat(figure, ax, matrix)
+    ax.invert_yaxis()
+    _depth(ax, matrix.columns, horizontal=True)
+    _depth(ax, matrix.rows, horizontal=False)
+    wide = 14 + int(14 * cell * max(n, m))  # characters beside or below the cells
+    ax.set_xlabel(textwrap.fill(f"Layer of {second}", wide))
+    ax.set_ylabel(textwrap.fill(f"Layer of {first}", wide))
+    return figure
+
+
+def _names(matrix: Matrix) -> Figure:
+    n, m = matrix.values.shape
+    figure = Figure(figsize=(2.2 + 0.42 * m, 1.2 + 0.42 * n))
+    ax = figure.subplots()
+    _heat(figure, ax, matrix)
+    columns = [short(name, 32) for name in matrix.columns]
+    ax.set_xticks(range(m), columns, rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(n), [short(name, 32) for name in matrix.rows])
+    return figure
+
+
+def _heat(figure: Figure, ax: Axes, matrix: Matrix) -> None:
+    values = matrix.values
+    image = ax.imshow(values, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    ax.set_facecolor("#CFCFCF")  # shows through where it is undefined
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    if max(values.shape) <= _NUMBERED:
+        for (i, j), value in np.ndenumerate(values):
+            text = "" if np.isnan(value) else f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+            colour = "white" if value < 0.6 else "#222222"
+            ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color=colour)
+    bar = figure.colorbar(image, ax=ax, fraction=0.046, pad=0.04, ticks=[0, 0.25, 0.5, 0.75, 1])
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.ax.tick_params(length=0)
+    bar.set_label(matrix.unit)
+
+
+def _depth(ax: Axes, names: Sequence[str], *, horizontal: bool) -> None:
+    """Ticks with the numbers of the blocks; the parts of a stacked network are set apart."""
+    every = 1 if len(names) <= 16 else 2
+    plain = [name.removeprefix(_PART) for name in names]
+    ticks = [i for i, name in enumerate(plain) if _shown(name, every)]
+    labels = [plain[i].removeprefix("block ").replace("embedding", "in") for i in ticks]
+    axis = ax.xaxis if horizontal else ax.yaxis
+    axis.set_ticks(ticks, labels, fontsize=7)
+    parts = [(k, len(list(g))) for k, g in groupby(names, lambda name: name.startswith(_PART))]
+    if len(parts) == 1:
+        return
+    start = 0
+    for stacked, count in parts:
+        if start and horizontal:
+            ax.axvline(start - 0.5, color="white", linewidth=1.5)
+        elif start:
+            ax.axhline(start - 0.5, color="white", linewidth=1.5)
+        where = start + (count - 1) / 2
+        text = "transformer" if stacked else "foundation"
+        if horizontal:
+            ax.annotate(text, (where, 0), (0, -16), xycoords=ax.get_xaxis_transform(),
+                        textcoords="offset points", ha="center", va="top", fontsize=7)  # fmt: skip
+        else:
+            ax.annotate(text, (0, where), (-16, 0), xycoords=ax.get_yaxis_transform(),
+                        textcoords="offset points", ha="right", va="center", rotation=90,
+                        fontsize=7)  # fmt: skip
+        start += count
+    (ax.xaxis if horizontal else ax.yaxis).labelpad = 18
+
+
+def _shown(name: str, every: int) -> bool:
+    number = name.removeprefix("block ")
+    return not number.isdecimal() or int(number) % every == every - 1
+
+
+def _ratios(ratios: Ratios) -> Figure:
+    rows, across = ratios.rows, len(ratios.panels)
+    figure = Figure(figsize=(3.7 * across, 0.9 + 0.28 * len(rows)), layout="constrained")
+    axes = figure.subplots(1, across, sharey=True, squeeze=False)[0]
+    where = f", relative to {short(ratios.reference)}"
+    for ax, panel, colour in zip(axes, ratios.panels, COLOURS, strict=False):
+        _panel(ax, panel, colour)
+        ax.set_xlabel(panel.title + where)
+        where = ", relative"  # said once
+    axes[0].set_yticks(range(len(rows)), [short(name, 32) for name in rows])
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)
+    return figure
+
+
+def _panel(ax: Axes, panel: Panel, colour: str) -> None:
+    """Median ratios as points with lowest and highest, on a log scale: twice as fast and half
+    as fast are equally far from 1."""
+    ax.axvline(1, color=GREY, linewidth=0.8, linestyle=":")
+    for i, ((low, median, high), value) in enumerate(zip(panel.spreads, panel.values, strict=True)):
+        ax.plot([low, high], [i, i], color=colour, linewidth=1.2)
+        ax.plot(median, i, "o", color=colour, markersize=4)
+        ax.annotate(value, (1, i), (4, 0), va="center", fontsize=7,
+                    xycoords=ax.get_yaxis_transform(), textcoords="offset points",
+                    color="#444444")  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_xlim(min(0.7, panel.spreads.min() / 1.15), max(1.45, panel.spreads.max() * 1.15))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_formatter(ScalarFormatter())
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.minorticks_off()
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.grid(axis="x", color="#E6E6E6", linewidth=0.6)
+    ax.set_axisbelow(True)
