@@ -98,7 +98,7 @@ def _prepare(commands: argparse._SubParsersAction) -> None:
         for dataset in data_commands.run_prepare(values):
             card = dataset.folder / "card.html"
             if not card.exists():
-                from fmi_jax.report.card import write_card
+                from fmi_jax.data.card.page import write_card
 
                 card = write_card(dataset)
             print(f"  {card}: counts, samples and what to beware of")

@@ -15,6 +15,7 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.atomic": set(),
     "fmi_jax.cores": set(),
     "fmi_jax.types": set(),
+    "fmi_jax.drawing": set(),
     "fmi_jax.registry": {"errors"},
     "fmi_jax.rules": set(),
     "fmi_jax.protocol_config": {"rules"},
@@ -34,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.data.preparing.prepare": {
         *("types", "errors", "registry", "data", "atomic", "cores", "tasks.registry"),
     },
-    "fmi_jax.data.preparing.commands": {"types", "errors", "registry", "data", "report", "cores"},
+    "fmi_jax.data.card": {"atomic", "drawing", "data.prepared", "data.labels"},
     "fmi_jax.models": {"types", "errors", "registry", "nn", "jax"},
     "fmi_jax.augment": {"types", "errors", "config", "nn.hardware", "jax"},
     "fmi_jax.parallel": {"types", "errors", "jax"},
@@ -54,10 +55,9 @@ ALLOWED: dict[str, set[str]] = {
         *("training", "parallel", "tasks", "jax", "artifacts.result", "artifacts.charts"),
         *("atomic", "cores", "data.loader"),
     },
-    "fmi_jax.report": {"types", "errors", "tasks", "atomic", "artifacts", "data.labels"},
-    "fmi_jax.report.card": {"atomic", "report", "data.prepared", "data.labels"},
-    "fmi_jax.report.card_figures": {"report", "data.prepared", "data.labels"},
-    "fmi_jax.report.findings": {"report", "data.prepared", "data.labels"},
+    "fmi_jax.report": {
+        *("types", "errors", "tasks", "atomic", "artifacts", "data.labels", "drawing"),
+    },
     "fmi_jax.run.features": {
         *("errors", "atomic", "parallel", "data", "protocols.spec", "training", "jax"),
         "__version__",

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from fmi_jax.artifacts.charts import Chart, Matrix, Panel, Ratios
-from fmi_jax.report.style import COLOURS, GREY, png, short
+from fmi_jax.drawing.style import COLOURS, GREY, png, short
 
 _NUMBERED = 8  # rows and columns up to which every cell carries its value
 _PART = "transformer "  # how the layers of a stacked transformer begin

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fmi_jax.data.labels import Label
-from fmi_jax.report.template import jpeg_uri, thumbnail
+from fmi_jax.drawing.template import jpeg_uri, thumbnail
 from fmi_jax.tasks.predictions import Predictions
 
 ImageOf = Callable[[int], UInt8[np.ndarray, "h w c"]]

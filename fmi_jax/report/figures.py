@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fmi_jax.artifacts.result import Evaluation
+from fmi_jax.drawing.style import BLUE, COLOURS, GREY, LINES, VERMILION, png, short
 from fmi_jax.report.history import Series
-from fmi_jax.report.style import BLUE, COLOURS, GREY, LINES, VERMILION, png, short
 
 
 @png

@@ -5,11 +5,11 @@ from pathlib import Path
 from fmi_jax import atomic
 from fmi_jax.artifacts.result import FILE_NAME as RESULT
 from fmi_jax.artifacts.result import Result
+from fmi_jax.drawing.template import png_uri, render
 from fmi_jax.errors import UserError
 from fmi_jax.report import figures
 from fmi_jax.report import history as _history
 from fmi_jax.report.examples import ImageOf, confident_mistakes, example, typical_rows
-from fmi_jax.report.template import png_uri, render
 from fmi_jax.tasks.classification import PER_CLASS
 from fmi_jax.tasks.predictions import read_predictions
 from fmi_jax.tasks.registry import TASKS, describe
@@ -54,7 +54,7 @@ def _measured(workdir: Path, result: Result) -> bytes:
         raise UserError(
             f"{workdir} lacks a figure that its {RESULT} names ({error}): run it again."
         ) from error
-    return render("analysis.html", r=result, f=found, figures=figures)
+    return render("fmi_jax.report", "analysis.html", r=result, f=found, figures=figures)
 
 
 def _classified(workdir: Path, result: Result, image_of: ImageOf | None) -> bytes:
@@ -87,6 +87,7 @@ def _classified(workdir: Path, result: Result, image_of: ImageOf | None) -> byte
             for name, chosen in rows.items()
         }
     return render(
+        "fmi_jax.report",
         "page.html",
         r=result,
         details=result.finding.values,

@@ -21,9 +21,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from fmi_jax.config import ExperimentConfig, as_dict, from_dict
 from fmi_jax.data.prepared import DatasetInfo, open_dataset
 from fmi_jax.data.subset import training_subset
+from fmi_jax.drawing.template import duration
 from fmi_jax.errors import UserError
 from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.report.template import duration
 from fmi_jax.run.assembly import assemble
 from fmi_jax.study.cells import Cell, following
 from fmi_jax.study.ledger import Ledger

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from fmi_jax.report.style import BLUE, COLOURS, GREY, VERMILION, png, short
+from fmi_jax.drawing.style import BLUE, COLOURS, GREY, VERMILION, png, short
 
 ONE_COLUMN, TWO_COLUMNS = 85 / 25.4, 180 / 25.4
 """Widths in inches: 85 and 180 mm."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from fmi_jax.report.template import duration
+from fmi_jax.drawing.template import duration
 from fmi_jax.study.report.drawing import Drawn
 from fmi_jax.study.report.numbers import Number, Status
 from fmi_jax.study.report.page import link

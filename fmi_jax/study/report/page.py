@@ -8,8 +8,8 @@ from pathlib import Path
 
 import jinja2
 
-from fmi_jax.report.style import short
-from fmi_jax.report.template import duration, percent, png_uri
+from fmi_jax.drawing.style import short
+from fmi_jax.drawing.template import duration, percent, png_uri
 from fmi_jax.study.report import wording
 from fmi_jax.study.report.comparisons import LEVEL
 from fmi_jax.study.report.numbers import Status
@@ -44,7 +44,7 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader(
             [
-                jinja2.PrefixLoader({"report": jinja2.PackageLoader("fmi_jax", "report")}),
+                jinja2.PrefixLoader({"drawing": jinja2.PackageLoader("fmi_jax", "drawing")}),
                 jinja2.PackageLoader("fmi_jax.study", "report"),
             ]
         ),

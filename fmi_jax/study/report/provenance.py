@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from fmi_jax.artifacts.result import Result
-from fmi_jax.report.style import short
+from fmi_jax.drawing.style import short
 from fmi_jax.study.report.cost import device_of
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.outcomes import Outcome

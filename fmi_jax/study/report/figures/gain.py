@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fmi_jax.report.style import GREY, short
+from fmi_jax.drawing.style import GREY, short
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.drawing import ONE_COLUMN, Drawn, Look
 from fmi_jax.study.report.gains import Gain

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fmi_jax.report.style import GREY, short
+from fmi_jax.drawing.style import GREY, short
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.agreement import Agreement
 from fmi_jax.study.report.drawing import TWO_COLUMNS, Drawn, Look

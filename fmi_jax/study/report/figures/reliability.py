@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fmi_jax.report.style import BLUE, GREY, short
+from fmi_jax.drawing.style import BLUE, GREY, short
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.drawing import TWO_COLUMNS, Drawn
 from fmi_jax.study.report.numbers import Number

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
-from fmi_jax.report.style import GREY, short
+from fmi_jax.drawing.style import GREY, short
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.drawing import TWO_COLUMNS, Drawn, Look
 from fmi_jax.study.report.speed import Iterations, Latency

@@ -12,14 +12,18 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from fmi_jax.artifacts.result import Evaluation
-
 _THUMBNAIL = 176  # pixels; shown at 118 or less, so sharp on dense screens
 
 
-def render(template: str, **values: Any) -> bytes:
-    """The page that a template of this package makes of `values`, all of them escaped."""
-    return _environment().get_template(template).render(**values).encode()
+def render(package: str, template: str, **values: Any) -> bytes:
+    """Render a page from a package's template, which may extend those of this one.
+
+    Args:
+      package: name of the package that holds the template.
+      template: file name.
+      values: contents of the page, all of them escaped.
+    """
+    return _environment(package).get_template(template).render(**values).encode()
 
 
 def png_uri(png: bytes) -> str:
@@ -42,9 +46,11 @@ def jpeg_uri(picture: Image.Image) -> str:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def _environment(package: str) -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fmi_jax", "report"),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader(package, ""), jinja2.PackageLoader("fmi_jax", "drawing")]
+        ),
         autoescape=True,  # names of classes, images and data sets come from outside
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -74,8 +80,8 @@ def _number(value: float) -> str:
     return "undefined" if math.isnan(value) else f"{value:.3f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _interval(evaluation: Evaluation, name: str) -> str:
-    low, high = evaluation.intervals.get(name, (math.nan, math.nan))
+def _interval(bounds: tuple[float, float] | None) -> str:
+    low, high = bounds or (math.nan, math.nan)
     return "" if math.isnan(low) else f"{_number(low)} to {_number(high)}"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import PreparedDataset
-from fmi_jax.report.template import percent
+from fmi_jax.drawing.template import percent
 
 FEW = 10
 """Images of a class below which what a split says of the class is mostly chance."""

@@ -9,11 +9,11 @@ from html_page import Page
 from PIL import Image
 from raw_sets import write_csv
 
+from fmi_jax.data.card.page import write_card
+from fmi_jax.data.card.remarks import Duplicates, find_groups, remarks
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, open_folder
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.csv_table import csv_spec
-from fmi_jax.report.card import write_card
-from fmi_jax.report.findings import Duplicates, find_groups, remarks
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 HOSTILE = "<script>alert(1)</script>"

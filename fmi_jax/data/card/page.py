@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image
 
 from fmi_jax import atomic
+from fmi_jax.data.card import figures
+from fmi_jax.data.card.remarks import find_duplicates, find_groups, remarks
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import PreparedDataset
-from fmi_jax.report import card_figures
-from fmi_jax.report.findings import find_duplicates, find_groups, remarks
-from fmi_jax.report.template import jpeg_uri, png_uri, render, thumbnail
+from fmi_jax.drawing.template import jpeg_uri, png_uri, render, thumbnail
 
 PAGE, PICTURE = "card.html", "card.png"
 
@@ -37,7 +37,7 @@ def write_card(dataset: PreparedDataset) -> Path:
     pixels = np.concatenate([dataset.sizes(split) for split in info.counts])
     samples = _samples(dataset)
     banners = _banners(dataset)
-    overview = card_figures.overview(
+    overview = figures.overview(
         info,
         headline=_headline(dataset),
         banners=banners,
@@ -46,7 +46,8 @@ def write_card(dataset: PreparedDataset) -> Path:
         samples={name: [picture for _, picture in chosen] for name, chosen in samples.items()},
     )
     page = render(
-        "card.html",
+        "fmi_jax.data.card",
+        PAGE,
         info=info,
         manifest=dataset.manifest,
         headline=_headline(dataset),
@@ -63,8 +64,8 @@ def write_card(dataset: PreparedDataset) -> Path:
         groups=groups,
         shown=_SHOWN,
         figures={
-            "classes": png_uri(card_figures.classes(info)),
-            "sizes": png_uri(card_figures.sizes(pixels, info.size)),
+            "classes": png_uri(figures.classes(info)),
+            "sizes": png_uri(figures.sizes(pixels, info.size)),
         },
     )
     atomic.write_bytes(dataset.folder / PICTURE, overview)

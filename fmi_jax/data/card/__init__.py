@@ -1,0 +1,1 @@
+"""Card of a prepared data set: a page and a picture."""
