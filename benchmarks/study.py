@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.data.preparing.prepare import open_or_draw
+from fmi_jax.data.prepared import open_or_draw
 from fmi_jax.huge_pages import with_huge_pages
 from fmi_jax.study.cells import Cell, cell_id
 from fmi_jax.study.driver import Driver, make_slots

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from fmi_jax import parallel
 from fmi_jax.config import ExperimentConfig, OptimConfig
 from fmi_jax.data import loader
-from fmi_jax.data.preparing.prepare import open_or_draw
+from fmi_jax.data.prepared import open_or_draw
 from fmi_jax.protocol_config import ProbeGridConfig
 from fmi_jax.run import conclusion, experiment, features, launch
 from fmi_jax.run.network import pretrained

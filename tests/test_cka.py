@@ -23,8 +23,8 @@ from jax.sharding import Mesh
 from fmi_jax import parallel
 from fmi_jax.artifacts.charts import Matrix
 from fmi_jax.config import CkaConfig, DataConfig, ExperimentConfig
-from fmi_jax.data.prepared import PreparedDataset
-from fmi_jax.data.preparing.prepare import open_or_draw, prepare
+from fmi_jax.data.prepared import PreparedDataset, open_or_draw
+from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.models.base import Backbone, Execution, create, create_abstract

@@ -3,6 +3,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,11 @@ from PIL import Image
 from prepared_sets import contents, note_reads
 from raw_sets import write_aptos, write_csv, write_image
 
-from fmi_jax.data.prepared import DatasetInfo, open_dataset, open_folder
+from fmi_jax.data import registry
+from fmi_jax.data.prepared import DatasetInfo, open_dataset, open_folder, open_or_draw
 from fmi_jax.data.preparing import build
 from fmi_jax.data.preparing.images import load_image
-from fmi_jax.data.preparing.prepare import open_or_draw, prepare, prepare_sizes
+from fmi_jax.data.preparing.prepare import prepare, prepare_sizes
 from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.data.raw.csv_table import csv_spec
 from fmi_jax.data.raw.drawn.fundus import draw
@@ -304,7 +306,7 @@ def test_images_of_one_plain_colour_are_refused(tmp_path):
         prepare(csv_spec("mine"), table, tmp_path / "data", size=11)
 
 
-def test_a_drawn_set_needs_no_source(tmp_path):
+def test_a_drawn_set_needs_no_source(tmp_path, monkeypatch):
     spec = dataclasses.replace(
         DATASETS["synthetic"], draw=functools.partial(draw, count=23, seed=1)
     )
@@ -313,6 +315,11 @@ def test_a_drawn_set_needs_no_source(tmp_path):
     assert sum(first.info.counts.values()) == 23
     assert (tmp_path / "raw" / "synthetic" / "train.csv").is_file()
     assert prepare(spec, None, tmp_path, size=11).info == first.info
+    monkeypatch.setattr(registry, "DATASETS", {"synthetic": spec})
+    assert open_or_draw(tmp_path, "synthetic", 7).info.counts == first.info.counts  # drawn
+    opened = {"synthetic": dataclasses.replace(spec, draw=None)}
+    monkeypatch.setattr(registry, "DATASETS", opened)
+    assert open_or_draw(tmp_path, "synthetic", 11).info == first.info
 
 
 @pytest.mark.parametrize("spec", DATASETS.values(), ids=list(DATASETS))
@@ -440,14 +447,19 @@ def test_a_shard_may_lose_all_its_images(tmp_path, prepared, monkeypatch):
         np.testing.assert_array_equal(ours.image("train", mine), prepared.image("train", theirs))
 
 
-def test_what_is_prepared_is_opened_without_raw_readers_or_drawing_programs(prepared):
+def test_what_is_prepared_is_opened_without_raw_readers_or_drawing_programs(prepared, tmp_path):
     name, size, data_dir = prepared.info.name, prepared.info.size, prepared.folder.parent.parent
     code = (
-        "import sys\nfrom pathlib import Path\nfrom fmi_jax.data.prepared import open_dataset\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from fmi_jax.data.prepared import open_dataset, open_or_draw\n"
         f"dataset = open_dataset(Path({str(data_dir)!r}), {name!r}, {size})\n"
         "assert dataset.split('train')[0][0].shape[0] == dataset.info.size\n"
+        f"drawn = open_or_draw(Path({str(tmp_path)!r}), 'synthetic', {size})\n"
+        "assert drawn.info == dataset.info\n"
+        "assert 'matplotlib' not in sys.modules\n"
         "print(*(name for name in sys.modules if name.startswith('fmi_jax.data.')))\n"
     )
+    shutil.copytree(prepared.folder, tmp_path / "synthetic" / prepared.folder.name)
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=runs.ROOT)
     known = ("labels", "prepared", "raw", "raw.spec")

@@ -24,7 +24,8 @@ from tolerances import SAME_FLOAT32
 from fmi_jax import parallel
 from fmi_jax.artifacts.result import Result
 from fmi_jax.data import loader
-from fmi_jax.data.preparing.prepare import open_or_draw, prepare
+from fmi_jax.data.prepared import open_or_draw
+from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.class_folders import folder_spec
 
 

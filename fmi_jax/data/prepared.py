@@ -281,6 +281,22 @@ def open_dataset(data_dir: Path, name: str, size: int, split: str = "") -> Prepa
     return open_folder(data_dir / name / f"{size}-{split}")
 
 
+def open_or_draw(data_dir: Path, name: str, size: int, split: str = "") -> PreparedDataset:
+    """Open a prepared data set; one that is drawn by a program is prepared if it is missing.
+
+    Arguments and errors are those of `open_dataset`.
+    """
+    splits = [s for n, side, s in list_prepared(data_dir) if (n, side) == (name, size)]
+    missing = split not in splits if split else all(map(is_limited, splits))
+    if missing and not is_limited(split):
+        datasets = _datasets()
+        if name in datasets and datasets[name].synthetic:
+            from fmi_jax.data.preparing.prepare import prepare  # with every reader of raw data
+
+            return prepare(datasets[name], None, data_dir, size=size, split=split)
+    return open_dataset(data_dir, name, size, split)
+
+
 def limited(split: str, limit: int) -> str:
     """Name of a split of which only the first `limit` rows are taken (0: all)."""
     return f"{split}-limit{limit}" if limit else split

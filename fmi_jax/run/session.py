@@ -16,8 +16,7 @@ from fmi_jax import atomic, parallel
 from fmi_jax.artifacts.record import RunRecord
 from fmi_jax.artifacts.result import Finding
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
-from fmi_jax.data.preparing.prepare import open_or_draw
+from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, open_or_draw
 from fmi_jax.data.subset import training_subset
 from fmi_jax.nn import hardware
 from fmi_jax.protocols.registry import PROTOCOLS

@@ -25,9 +25,7 @@ from rich.console import Console
 from fmi_jax.data.prepared import (
     FORMAT,
     PreparedDataset,
-    is_limited,
     limited,
-    open_dataset,
     open_folder,
 )
 from fmi_jax.data.preparing.build import MEND_OR_QUARANTINE, build_folders, partial_folder
@@ -37,7 +35,6 @@ from fmi_jax.data.preparing.unchanged import check_unchanged
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import DatasetSpec, RawDataset
 from fmi_jax.data.raw.splits import assign
-from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError, UserError, unknown_name
 from fmi_jax.tasks.registry import TASKS
 
@@ -120,16 +117,6 @@ def prepare_sizes(
                 _check_files(raw, rows)
             build_folders(missing, spec, raw, rows, recipes, processes)
         return [open_folder(folder) for folder in folders.values()]
-
-
-def open_or_draw(data_dir: Path, name: str, size: int, split: str = "") -> PreparedDataset:
-    """Open a prepared data set; one that is drawn by a program is first prepared if need be.
-
-    Arguments and errors are those of `open_dataset`.
-    """
-    if name in DATASETS and DATASETS[name].synthetic and not is_limited(split):
-        return prepare(DATASETS[name], None, data_dir, size=size, split=split)
-    return open_dataset(data_dir, name, size, split)
 
 
 def _check_arguments(
