@@ -22,7 +22,7 @@ from fmi_jax.protocol_config import (
     TransformerConfig,
 )
 from fmi_jax.rules import (
-    Rule,
+    Condition,
     broken,
     factor,
     fraction,
@@ -121,11 +121,13 @@ class AugmentConfig:
     affine_degrees: float = not_negative(5.0)
     affine_translate: tuple[float, float] = ruled(
         (0.1, 0.3),
-        Rule(lambda x: all(0 <= move <= 1 for move in x), "expected two numbers between 0 and 1"),
+        Condition(
+            lambda x: all(0 <= move <= 1 for move in x), "expected two numbers between 0 and 1"
+        ),
     )
     affine_scale: tuple[float, float] = low_high((0.1, 3.3))
     affine_shear: float = ruled(
-        0.2, Rule(lambda x: 0 <= x < 90, "expected degrees from 0 to below 90")
+        0.2, Condition(lambda x: 0 <= x < 90, "expected degrees from 0 to below 90")
     )
     perspective_probability: float = fraction(0.0)
     perspective_distortion: float = fraction(0.2)

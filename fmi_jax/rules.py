@@ -14,8 +14,8 @@ _RULES = "rules"
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
-    """Condition on the value of a field.
+class Condition:
+    """Test of the value of a field.
 
     Attributes:
       holds: tests a value.
@@ -26,7 +26,7 @@ class Rule:
     message: str
 
 
-def ruled(default: _Value, *rules: Rule) -> _Value:
+def ruled(default: _Value, *rules: Condition) -> _Value:
     """Field whose values meet these rules; only the first broken one is reported."""
     # A field stands for its default in the eyes of a type checker.
     return dataclasses.field(default=default, metadata={_RULES: rules})
@@ -34,31 +34,31 @@ def ruled(default: _Value, *rules: Rule) -> _Value:
 
 def broken(field: dataclasses.Field[Any], value: Any) -> str:
     """Message of the first rule of a field that a value breaks, or nothing."""
-    rules: tuple[Rule, ...] = field.metadata.get(_RULES, ())
+    rules: tuple[Condition, ...] = field.metadata.get(_RULES, ())
     return next((rule.message for rule in rules if not rule.holds(value)), "")
 
 
 def positive(default: _Number) -> _Number:
     """Field for a number above 0."""
-    return ruled(default, Rule(lambda x: x > 0, "expected more than 0"))
+    return ruled(default, Condition(lambda x: x > 0, "expected more than 0"))
 
 
 def not_negative(default: _Number, at_most: float | None = None) -> _Number:
     """Field for a number from 0 on, up to `at_most` if that is given."""
-    rules = [Rule(lambda x: x >= 0, "expected 0 or more")]
+    rules = [Condition(lambda x: x >= 0, "expected 0 or more")]
     if at_most is not None:
-        rules.append(Rule(lambda x: x <= at_most, f"expected at most {at_most}"))
+        rules.append(Condition(lambda x: x <= at_most, f"expected at most {at_most}"))
     return ruled(default, *rules)
 
 
 def fraction(default: float) -> float:
     """Field for a number from 0 to 1."""
-    return ruled(default, Rule(lambda x: 0 <= x <= 1, "expected between 0 and 1"))
+    return ruled(default, Condition(lambda x: 0 <= x <= 1, "expected between 0 and 1"))
 
 
 def factor(default: float) -> float:
     """Field for a number above 0, up to 1."""
-    return ruled(default, Rule(lambda x: 0 < x <= 1, "expected more than 0, at most 1"))
+    return ruled(default, Condition(lambda x: 0 < x <= 1, "expected more than 0, at most 1"))
 
 
 def one_of(default: str, *choices: str, reasons: Mapping[str, str] | None = None) -> str:
@@ -69,9 +69,11 @@ def one_of(default: str, *choices: str, reasons: Mapping[str, str] | None = None
       choices: valid words, the default among them.
       reasons: messages for invalid words that a user may well try.
     """
-    tried = [Rule(lambda x, word=word: x != word, why) for word, why in (reasons or {}).items()]
+    tried = [
+        Condition(lambda x, word=word: x != word, why) for word, why in (reasons or {}).items()
+    ]
     return ruled(
-        default, *tried, Rule(lambda x: x in choices, f"expected one of {', '.join(choices)}")
+        default, *tried, Condition(lambda x: x in choices, f"expected one of {', '.join(choices)}")
     )
 
 
@@ -79,7 +81,9 @@ def some_of(default: tuple[str, ...], *choices: str) -> tuple[str, ...]:
     """Field for one or more of these words."""
     return ruled(
         default,
-        Rule(lambda x: bool(x) and {*x} <= {*choices}, f"expected some of {', '.join(choices)}"),
+        Condition(
+            lambda x: bool(x) and {*x} <= {*choices}, f"expected some of {', '.join(choices)}"
+        ),
     )
 
 
@@ -87,7 +91,7 @@ def different(default: _Numbers) -> _Numbers:
     """Field for one or more different numbers above 0."""
     return ruled(
         default,
-        Rule(
+        Condition(
             lambda x: bool(x) and all(n > 0 for n in x) and len({*x}) == len(x),
             "expected one or more different numbers above 0",
         ),
@@ -96,7 +100,7 @@ def different(default: _Numbers) -> _Numbers:
 
 def low_high(default: tuple[float, float], at_most: float | None = None) -> tuple[float, float]:
     """Field for a range, both ends above 0, up to `at_most` if that is given."""
-    rules = [Rule(lambda x: 0 < x[0] <= x[1], "expected 0 < low <= high")]
+    rules = [Condition(lambda x: 0 < x[0] <= x[1], "expected 0 < low <= high")]
     if at_most is not None:
-        rules.append(Rule(lambda x: x[1] <= at_most, f"expected at most {at_most}"))
+        rules.append(Condition(lambda x: x[1] <= at_most, f"expected at most {at_most}"))
     return ruled(default, *rules)
