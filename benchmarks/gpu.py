@@ -268,7 +268,7 @@ def training(backbone: str, pixels: int, batch: int, dtype: str, *, blocks: int 
     def create() -> nnx.Module:
         rngs = nnx.Rngs(0)
         net = spec.family(arch, execution, rngs=rngs)  # type: ignore[call-arg]
-        return LinearClassifier(net, CLASSES, frozen=False, rngs=rngs)
+        return LinearClassifier(net, CLASSES, eval_mode=False, rngs=rngs)
 
     structure = partition(nnx.eval_shape(create), lambda name: True)
     mesh = parallel.make_mesh(1, devices=jax.devices()[:1])

@@ -29,12 +29,14 @@ from fmi_jax.training.step import initial_state, make_train_step, on_inputs
 
 def step_overhead() -> float:
     """Median seconds of a step whose arithmetic is negligible."""
-    spec, protocol = BACKBONES["deit_base"], PROTOCOLS["finetune"]
+    spec, trained = BACKBONES["deit_base"], PROTOCOLS["finetune"].fit
+    assert trained is not None
     arch = dataclasses.replace(spec.arch, width=12, num_heads=2, mlp_width=12, grid_size=1)
+    fit = trained.fit(ExperimentConfig(), arch)
 
     def build() -> nnx.Module:
         backbone = create(spec.family, arch, Execution(), seed=0)
-        return protocol.classifier(
+        return fit.module(
             Parts(
                 backbone=backbone,
                 transformer=None,
@@ -44,7 +46,7 @@ def step_overhead() -> float:
             )
         )
 
-    parts = partition(nnx.eval_shape(build), protocol.trainable(ExperimentConfig(), arch))
+    parts = partition(nnx.eval_shape(build), fit.learns)
     mesh = parallel.make_mesh()
     config = OptimConfig()
     schedule = optim.relative_rate(config, 0, 1000)

@@ -32,7 +32,7 @@ from fmi_jax.models.base import Execution
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocol_config import ProbeGridConfig
 from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.protocols.spec import Parts, ProtocolSpec
+from fmi_jax.protocols.spec import Parts
 from fmi_jax.tasks.classification import Multiclass
 from fmi_jax.training import optim, side_by_side
 from fmi_jax.training.partition import named_values, partition
@@ -65,13 +65,14 @@ ROWS = {
 def trainer(row: Row, heads: int) -> Callable[[], None]:
     """Make a function that takes `row.steps` training steps."""
     name = "probe_grid" if SEEDS[heads] else "linear_probe"
-    protocol = PROTOCOLS[name]
-    assert isinstance(protocol, ProtocolSpec)
     grid = ProbeGridConfig(learning_rates=RATES, seeds=max(1, SEEDS[heads]))
     config = ExperimentConfig(protocol=name, probe_grid=grid)
     spec = BACKBONES[row.backbone]
     arch = spec.arch.sized(row.image_size, row.image_size)
     arch = arch.truncated(arch.num_blocks - 1)
+    trained = PROTOCOLS[name].fit
+    assert trained is not None
+    fit = trained.fit(config, arch)
 
     def create() -> nnx.Module:
         rngs = nnx.Rngs(0)
@@ -83,10 +84,10 @@ def trainer(row: Row, heads: int) -> Callable[[], None]:
             config=config,
             rngs=rngs,
         )
-        return protocol.classifier(parts)
+        return fit.module(parts)
 
     mesh = parallel.make_mesh()
-    structure = partition(nnx.eval_shape(create), protocol.trainable(config, arch))
+    structure = partition(nnx.eval_shape(create), fit.learns, fit.follows)
     placement = parallel.parameter_shardings(
         mesh, structure.shapes(tuple(structure.variables)), "replicated"
     )
@@ -95,8 +96,8 @@ def trainer(row: Row, heads: int) -> Callable[[], None]:
 
     schedule = optim.relative_rate(config.optim, 10, 1000)
     rate, optimizer = RATES[0], optim.make_optimizer(config.optim, schedule)
-    if protocol.grid is not None:
-        rate = [head.learning_rate for head in protocol.grid.heads(config)]
+    if fit.heads:
+        rate = [head.learning_rate for head in fit.heads]
         optimizer = optim.side_by_side(optimizer)
     state = initial_state(structure, arrays, optimizer, mesh, placement, learning_rate=rate, seed=0)
     loss = Multiclass().loss
@@ -114,7 +115,7 @@ def trainer(row: Row, heads: int) -> Callable[[], None]:
                 dtype=np.float32,
             )
         ),
-        loss=loss if protocol.grid is None else side_by_side.each(loss),
+        loss=side_by_side.each(loss) if fit.heads else loss,
         accumulate=1,
         mesh=mesh,
         placement=placement,

@@ -268,12 +268,19 @@ class ExperimentConfig:
     Each section after `train` is read by one or two protocols only.
 
     Attributes:
-      protocol: protocol that judges the backbone ("linear_probe", "finetune", ...).
+      protocol: protocol that judges the backbone ("linear_probe", "finetune", "knn", ...), or "fit"
+        for any pair of `adapt` and `head`.
+      adapt: part of the backbone that learns ("frozen", "full", "partial", "lora"), for "fit".
+      head: network on the backbone ("linear", "deit", "attentive", "grid"), for "fit".
+      judges: judges beside the protocol's own ("knn", "logistic", "cka", "timing").
       image_size: side in pixels of the network's input.
       metric: validation metric that selects the best checkpoint; empty: the data set's own.
     """
 
     protocol: str = "finetune"
+    adapt: str = ""
+    head: str = ""
+    judges: tuple[str, ...] = ()
     image_size: int = positive(224)
     metric: str = ""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)

@@ -31,7 +31,7 @@ def squares(tmp_path_factory):
 def classifier(name, num_heads):
     tiny, rngs = TINY[name], nnx.Rngs(0)
     backbone = tiny.family(tiny.arch.sized(tiny.side, tiny.side), Execution(), rngs=rngs)
-    return AttentiveClassifier(backbone, 7, num_heads=num_heads, rngs=rngs)
+    return AttentiveClassifier(backbone, 7, num_heads=num_heads, eval_mode=True, rngs=rngs)
 
 
 @pytest.mark.parametrize("name", TINY)

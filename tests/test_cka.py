@@ -32,7 +32,7 @@ from fmi_jax.models.deit import TokenDeiT
 from fmi_jax.protocols import cka as protocol
 from fmi_jax.protocols import hsic
 from fmi_jax.protocols.heads.stacked import StackedClassifier
-from fmi_jax.protocols.spec import Network
+from fmi_jax.protocols.judging import Network
 from fmi_jax.report.charts import draw_chart
 from fmi_jax.run import experiment, network
 
@@ -221,7 +221,7 @@ def test_layers_of_a_stacked_classifier_are_those_of_both_networks() -> None:
     def layers(images: jax.Array) -> dict[str, jax.Array]:
         backbone = create(tiny.family, tiny.arch, Execution(), seed=0)
         deit = TokenDeiT(tiny.arch.on_tokens(), Execution(), rngs=nnx.Rngs(0))
-        module = StackedClassifier(backbone, deit, 2, frozen=True, rngs=nnx.Rngs(0))
+        module = StackedClassifier(backbone, deit, 2, eval_mode=True, rngs=nnx.Rngs(0))
         return protocol.layers(module, images, "all")
 
     found = jax.eval_shape(layers, jax.ShapeDtypeStruct((2, tiny.side, tiny.side, 3), jnp.float32))

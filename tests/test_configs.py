@@ -23,8 +23,7 @@ from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError
 from fmi_jax.models.registry import BACKBONES
-from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.protocols.spec import check_read
+from fmi_jax.protocols.registry import PROTOCOLS, check_read
 from fmi_jax.run import conclusion, experiment
 from fmi_jax.run.assembly import assemble
 from fmi_jax.study.grids import recipe
@@ -157,7 +156,7 @@ def test_other_values_that_a_config_names_are_valid(name: str) -> None:
             try:
                 config = load([*command, *values])[0]
                 check_names(config, text)
-                check_read(PROTOCOLS[config.protocol], config)
+                check_read(config)
                 break
             except UsageError as error:
                 refusals.append(error)

@@ -159,7 +159,7 @@ def test_what_a_run_left_out_comes_from_the_weights_it_started_from(tmp_path):
     of_run = dataclasses.replace(arch.sized(25, 25), rel_pos_resize="nearest").truncated(2)
 
     def run_of(backbone):
-        model = LinearClassifier(backbone, 2, frozen=False, rngs=nnx.Rngs(3))
+        model = LinearClassifier(backbone, 2, eval_mode=False, rngs=nnx.Rngs(3))
         return types.SimpleNamespace(
             config=ExperimentConfig(image_size=25),
             assembly=types.SimpleNamespace(

@@ -25,7 +25,7 @@ from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.data.subset import training_subset
 from fmi_jax.errors import UserError
-from fmi_jax.protocols.spec import Network, SplitFeatures
+from fmi_jax.protocols.judging import Network, SplitFeatures
 from fmi_jax.run import features
 from fmi_jax.run.network import pretrained
 

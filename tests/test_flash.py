@@ -116,7 +116,7 @@ def test_padding_never_leaves_the_backbone(name, remat, padded):
     images = images_for(TINY[name])
     net = network(name, remat=remat)
     blocks = tuple(range(len(net.blocks)))
-    pool = AttentiveClassifier(net, 3, num_heads=0, rngs=nnx.Rngs(0))
+    pool = AttentiveClassifier(net, 3, num_heads=0, eval_mode=True, rngs=nnx.Rngs(0))
 
     def seen():
         walked = {kind: layers(pool, images, kind) for kind in ("all", "patches", "cls", "pooled")}
@@ -131,7 +131,7 @@ def test_padding_stays_inside_both_networks_of_a_stacked_classifier(padded):
     net = network("dinov2")
     arch = TINY["deit"].arch.on_tokens()
     upper = fill(create_abstract(TokenDeiT, arch, Execution()))
-    stacked = StackedClassifier(net, upper, 3, frozen=False, rngs=nnx.Rngs(0))
+    stacked = StackedClassifier(net, upper, 3, eval_mode=False, rngs=nnx.Rngs(0))
     images = images_for(TINY["dinov2"])
     plain = stacked(images)
     padded()

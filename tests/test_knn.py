@@ -14,7 +14,7 @@ from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
 from fmi_jax.protocols import knn
-from fmi_jax.protocols.spec import SplitFeatures
+from fmi_jax.protocols.judging import SplitFeatures
 from fmi_jax.tasks.classification import Classification, Multiclass, Multilabel
 from fmi_jax.tasks.registry import TASKS, task_of
 

@@ -8,7 +8,7 @@ from tolerances import LOGISTIC
 
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.protocols import logistic
-from fmi_jax.protocols.spec import SplitFeatures
+from fmi_jax.protocols.judging import SplitFeatures
 from fmi_jax.tasks.classification import Binary, Classification, Multiclass, Multilabel
 
 C = (1e-3, 1.0, 100.0)

@@ -18,12 +18,11 @@ from fmi_jax.artifacts.result import Result
 from fmi_jax.config import ExperimentConfig, OptimConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.protocol_config import ProbeGridConfig
-from fmi_jax.protocols import probe_grid
+from fmi_jax.protocols.heads import head_grid
 from fmi_jax.protocols.spec import Head
 from fmi_jax.report.history import part, read_history
 from fmi_jax.report.page import write_report
 from fmi_jax.run import experiment
-from fmi_jax.run.grid_run import choose
 from fmi_jax.run.predict import predict
 from fmi_jax.tasks.classification import Classification, Multiclass, Multilabel
 from fmi_jax.tasks.predictions import read_predictions
@@ -178,7 +177,7 @@ def test_seeds_start_as_linear_probes_of_these_seeds() -> None:
             rngs.params()
         return rngs
 
-    streams = probe_grid.streams(5, 3, drawn_after(5, draws=4))
+    streams = head_grid.streams(5, 3, drawn_after(5, draws=4))
     for i, stream in enumerate(streams):
         assert jnp.array_equal(
             jax.random.key_data(stream.params()),
@@ -199,9 +198,9 @@ def test_the_loss_of_each_head_is_its_own(task: type[Classification]) -> None:
 
 def test_rates_are_chosen_by_their_mean_over_seeds() -> None:
     heads = [Head(learning_rate=rate, seed=seed) for rate in (1.0, 2.0, 3.0) for seed in (0, 1)]
-    assert choose(heads, [0.9, 0.1, 0.6, 0.5, 0.5, 0.6]) == 2
-    assert choose(heads, [-0.9, -0.1, -0.6, -0.5, -0.5, -0.6]) == 0
-    assert choose(heads, [-np.inf, 1.0, 0.1, 0.1, 0.2, 0.2]) == 4
+    assert head_grid.choose(heads, [0.9, 0.1, 0.6, 0.5, 0.5, 0.6]) == 2
+    assert head_grid.choose(heads, [-0.9, -0.1, -0.6, -0.5, -0.5, -0.6]) == 0
+    assert head_grid.choose(heads, [-np.inf, 1.0, 0.1, 0.1, 0.2, 0.2]) == 4
 
 
 def test_what_no_head_reads_is_refused(config: ExperimentConfig, tmp_path: Path) -> None:

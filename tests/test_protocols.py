@@ -21,9 +21,9 @@ from fmi_jax.errors import UsageError, UserError
 from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.deit import DeiT, DeiTArch, TokenDeiT
 from fmi_jax.models.registry import BACKBONES
-from fmi_jax.protocols import partial
-from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.protocols.spec import Parts, check_read
+from fmi_jax.protocols.adapt import partial
+from fmi_jax.protocols.registry import PROTOCOLS, check_read
+from fmi_jax.protocols.spec import Parts
 from fmi_jax.run.assembly import assemble, placement_of
 from fmi_jax.run.network import initial_arrays, read_trained
 from fmi_jax.training.partition import Partition, partition
@@ -57,10 +57,10 @@ def maker(name: str, protocol: str, last: int, drop_path: float = 0.0):
         rngs = nnx.Rngs(5)
         deit = TokenDeiT(DEIT.on_tokens(), Execution(), rngs=rngs)
         foundation = tiny.family(arch, Execution(drop_path=drop_path), rngs=rngs)
-        return spec.classifier(
+        return spec.fit.fit(config_of(protocol), arch).module(
             Parts(
                 backbone=foundation,
-                transformer=deit if spec.needs_transformer else None,
+                transformer=deit if spec.fit.needs_transformer else None,
                 num_classes=7,
                 config=config_of(protocol),
                 rngs=rngs,
@@ -72,8 +72,8 @@ def maker(name: str, protocol: str, last: int, drop_path: float = 0.0):
 
 def divided(model: nnx.Module, protocol: str, **backbone: object) -> Partition:
     """What a protocol trains of a classifier."""
-    trainable = PROTOCOLS[protocol].trainable(config_of(protocol, **backbone), model.backbone.arch)
-    return partition(model, trainable)
+    fit = PROTOCOLS[protocol].fit.fit(config_of(protocol, **backbone), model.backbone.arch)
+    return partition(model, fit.learns)
 
 
 def learned_of(part: Partition) -> set[str]:
@@ -153,7 +153,7 @@ def test_nothing_left_to_learn_is_refused(protocol, name, frozen, last) -> None:
     config = config_of(protocol, name=name, frozen_blocks=frozen, last_block=last)
     blocks = last + 1 if last >= 0 else 4
     with pytest.raises(UsageError) as refusal:
-        partial.trainable(config, BACKBONES[name].arch.truncated(blocks - 1))
+        partial.learns(config, BACKBONES[name].arch.truncated(blocks - 1))
     assert f"frozen_blocks={frozen}: {name} has {blocks} blocks here" in str(refusal.value)
     assert f"expected 0 to {blocks - 1}" in str(refusal.value)
 
@@ -171,10 +171,10 @@ def test_nothing_left_to_learn_is_refused(protocol, name, frozen, last) -> None:
 def test_a_setting_of_another_protocol_is_refused(protocol, field, value) -> None:
     config = ExperimentConfig(protocol=protocol)
     section, name = field.split(".")
-    check_read(PROTOCOLS[protocol], config)
+    check_read(config)
     setattr(getattr(config, section), name, value)
     with pytest.raises(UsageError, match=f"'{protocol}' does not read {field}"):
-        check_read(PROTOCOLS[protocol], config)
+        check_read(config)
 
 
 @pytest.mark.parametrize(

@@ -158,9 +158,9 @@ def test_a_frozen_backbone_keeps_its_statistics(protocol, steps):
             config=config,
             rngs=rngs,
         )
-        return PROTOCOLS[protocol].classifier(parts)
+        return PROTOCOLS[protocol].fit.fit(config, ARCH).module(parts)
 
-    trainable = PROTOCOLS[protocol].trainable(config, ARCH)
+    trainable = PROTOCOLS[protocol].fit.fit(config, ARCH).learns
     parts = partition(nnx.eval_shape(create), trainable)
     assert ("backbone.bn1.count" in parts.followers) == bool(steps)
     assert ("backbone.bn1.count" in parts.frozen) != bool(steps)

@@ -51,7 +51,7 @@ def stack(name, *, frozen, drop_path=0.0):
         tiny.family(arch, Execution(drop_path=drop_path), rngs=rngs),
         TokenDeiT(DEIT.on_tokens(), Execution(), rngs=rngs),
         7,
-        frozen=frozen,
+        eval_mode=frozen,
         rngs=rngs,
     )
 

@@ -14,7 +14,8 @@ from fmi_jax.artifacts.scalars import MetricWriter
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UserError
 from fmi_jax.tasks.registry import describe
-from fmi_jax.training.loop import Loop, Plan, Progress
+from fmi_jax.training.loop import Loop, Plan
+from fmi_jax.training.selection import Selection
 from fmi_jax.training.step import TrainState
 from fmi_jax.types import Batch
 
@@ -63,15 +64,13 @@ def loop_over(
         train_step=step,
         frozen={},
         batches=itertools.repeat(BATCH),
-        validate=lambda arrays: {"accuracy": next(coming)},
-        metric="accuracy",
-        score=describe("accuracy").score,
+        validate=lambda arrays: [{"accuracy": next(coming)}],
         learning_rate=3.0,
         batch_ids=lambda step: [f"image{step}"],
         checkpoints=notes,
         writer=notes,
         report=notes,
-        progress=Progress(),
+        selection=Selection(metric="accuracy", score=describe("accuracy").score),
     )
     return loop, notes
 
@@ -84,11 +83,11 @@ def run(loop: Loop) -> TrainState:
 def test_the_first_of_equal_bests_is_kept_and_nan_is_never_best() -> None:
     loop, notes = loop_over(ExperimentConfig(), [0.2, 0.7, math.nan, 0.7, 0.1])
     run(loop)
-    assert (loop.progress.best_step, loop.progress.best_value) == (4, 0.7)
+    assert (loop.selection.best_step, loop.selection.tracks[0].best_value) == (4, 0.7)
     assert [meta["best_step"] for meta in notes.saved.values()] == [2, 4, 4, 4, 4]
     first_is_nan, _ = loop_over(ExperimentConfig(), [math.nan, 0.0])
     run(first_is_nan)
-    assert first_is_nan.progress.best_step == 4
+    assert first_is_nan.selection.best_step == 4
 
 
 def test_plateau_drops_the_rate_after_patience_but_not_in_warmup() -> None:
@@ -107,7 +106,7 @@ def test_plateau_drops_the_rate_after_patience_but_not_in_warmup() -> None:
 def test_constant_schedule_never_drops() -> None:
     loop, _ = loop_over(ExperimentConfig(), [0.5] + [0.1] * 6)
     run(loop)
-    assert loop.progress.lr_scale == 1.0
+    assert loop.selection.lr_scale == 1.0
 
 
 def test_a_bad_step_ends_the_run_with_its_images_and_saves_nothing_after_it() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from fmi_jax.run.training_run import abstract
 from tiny_backbones import TINY
 
 from fmi_jax import parallel
@@ -19,7 +20,6 @@ from fmi_jax.models.base import Execution, create_abstract
 from fmi_jax.models.deit import DeiT, DeiTArch
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts
-from fmi_jax.run.training_run import abstract
 from fmi_jax.tasks.classification import Multiclass, Multilabel
 from fmi_jax.training import optim
 from fmi_jax.training.loop import counters
@@ -49,14 +49,11 @@ def create(protocol: str, family: str = "deit") -> nnx.Module:
         backbone = DeiT(ARCH, Execution(drop_path=0.2), rngs=rngs)
     else:
         backbone = TINY[family].family(TINY[family].arch, Execution(remat=True), rngs=rngs)
+    config = ExperimentConfig(protocol=protocol)
     parts = Parts(
-        backbone=backbone,
-        transformer=None,
-        num_classes=CLASSES,
-        config=ExperimentConfig(protocol=protocol),
-        rngs=rngs,
+        backbone=backbone, transformer=None, num_classes=CLASSES, config=config, rngs=rngs
     )
-    return PROTOCOLS[protocol].classifier(parts)
+    return PROTOCOLS[protocol].fit.fit(config, backbone.arch).module(parts)
 
 
 def noisy(keys: jax.Array, images: jax.Array) -> jax.Array:
@@ -100,8 +97,10 @@ class Training:
         self.mesh = parallel.make_mesh(model_parallel, jax.devices()[:devices])
         model = create(protocol, family)
         abstract = nnx.eval_shape(functools.partial(create, protocol, family))
-        trainable = PROTOCOLS[protocol].trainable(
-            ExperimentConfig(protocol=protocol), model.backbone.arch
+        trainable = (
+            PROTOCOLS[protocol]
+            .fit.fit(ExperimentConfig(protocol=protocol), model.backbone.arch)
+            .learns
         )
         self.partition = partition(abstract, trainable, divided=model_parallel > 1)
         shapes = self.partition.shapes(tuple(self.partition.variables))

@@ -105,7 +105,7 @@ class Stacked(StackedClassifier, Backbone):
             _family(arch)(arch.foundation, execution, rngs=rngs),  # type: ignore[call-arg]
             TokenDeiT(arch.transformer, execution, rngs=rngs),
             arch.num_classes,
-            frozen=False,
+            eval_mode=False,
             rngs=rngs,
         )
         self.arch: StackedArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]

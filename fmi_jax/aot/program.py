@@ -10,7 +10,7 @@ from fmi_jax.aot.targets import Target
 from fmi_jax.config import ExperimentConfig, validate
 from fmi_jax.errors import UsageError
 from fmi_jax.flags import assign
-from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.protocols.registry import protocol_of
 
 WHAT = ("train", "eval", "features")
 CENTRE = 0.875  # fraction of the prepared side that the default augmentation keeps
@@ -99,7 +99,7 @@ def program(
             raise UsageError(f"--set {assignment}: expected FIELD=VALUE, such as --set {name}=1.")
         assign(config, name, text)
     validate(config)
-    if what == "train" and not PROTOCOLS[config.protocol].trains:
+    if what == "train" and not protocol_of(config).trains:
         raise UsageError(
             f"protocol {config.protocol!r} trains no network: expected --what features, or a"
             " protocol that trains."

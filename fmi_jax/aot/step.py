@@ -11,7 +11,7 @@ from fmi_jax import parallel
 from fmi_jax.aot.program import Program
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo
-from fmi_jax.protocols.spec import Network
+from fmi_jax.protocols.judging import Network
 from fmi_jax.run import features
 from fmi_jax.run.assembly import (
     Assembly,
@@ -113,10 +113,10 @@ def _train(
     schedule = optim.relative_rate(config.optim, WARMUP, STEPS)
     optimizer = optim.make_optimizer(config.optim, schedule)
     heads: tuple[int, ...] = ()
-    loss = task_of(info).loss
-    if assembly.protocol.grid is not None:
+    loss = (assembly.fit.task or task_of(info)).loss
+    if assembly.fit.heads:
         optimizer = optim.side_by_side(optimizer)
-        heads = (len(assembly.protocol.grid.heads(config)),)
+        heads = (len(assembly.fit.heads),)
     step = make_train_step(
         partition,
         optimizer,

@@ -248,6 +248,8 @@ class Result:
       notes: facts about the run that a reader must know, one sentence each.
       started, finished: ISO 8601 times.
       unread: dotted names of the config sections and fields that the run did not read.
+      adapt, head: names of the adaptation and the head that were trained; empty if nothing was,
+        and in results of earlier versions.
     """
 
     config: dict[str, Any]
@@ -265,6 +267,8 @@ class Result:
     started: str
     finished: str
     unread: tuple[str, ...] = ()
+    adapt: str = ""
+    head: str = ""
 
     @property
     def finding(self) -> Finding:

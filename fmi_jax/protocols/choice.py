@@ -9,7 +9,8 @@ from jaxtyping import Float
 from fmi_jax.artifacts.result import Finding
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo
-from fmi_jax.protocols.spec import Images, Judge, Judgement, Run, SplitFeatures
+from fmi_jax.protocols.judging import Judgement, Run, SplitFeatures
+from fmi_jax.protocols.spec import Images
 from fmi_jax.tasks.classification import Classification
 from fmi_jax.tasks.registry import task_of
 
@@ -54,7 +55,7 @@ def choose_by_validation(
 
 def of_features(
     judge: Callable[[Mapping[str, SplitFeatures], ExperimentConfig, DatasetInfo], Judgement],
-) -> Judge:
+) -> Callable[[Run], Finding]:
     """Make a judge of a network from one of its features, `(features by split, config, info)`."""
 
     def measure(run: Run) -> Finding:

@@ -7,7 +7,6 @@ through every network once, and one batch of it is held at a time.
 """
 
 import csv
-import dataclasses
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,14 +26,8 @@ from fmi_jax.data import loader
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Backbone
 from fmi_jax.protocols import hsic
-from fmi_jax.protocols.spec import (
-    Finding,
-    Images,
-    JudgeSpec,
-    Network,
-    PretrainedNetwork,
-    Run,
-)
+from fmi_jax.protocols.judging import Network, Run, plain
+from fmi_jax.protocols.spec import Finding, Images, JudgeSpec, PretrainedNetwork
 from fmi_jax.training.step import Arrays
 from fmi_jax.types import Batch, Features
 
@@ -141,8 +134,10 @@ def _networks(run: Run) -> list[Network]:
     for name in settings.other:
         if name != "pretrained":
             networks.append(_named(run, name))
-        elif settings.run:  # else the first is that very network
+        elif settings.run:
             networks.append(run.started(Path(settings.run)))
+        elif run.trained:  # else the first is that very network
+            networks.append(run.network(run.config))
     return networks
 
 
@@ -164,7 +159,7 @@ def _named(run: Run, name: str) -> Network:
         stem=config.stem,
         dtype=config.dtype,
     )
-    return run.network(dataclasses.replace(run.config, backbone=config))
+    return run.network(plain(run.config, config, "cka"))
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

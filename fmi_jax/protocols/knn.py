@@ -23,7 +23,8 @@ from fmi_jax.data.labels import class_membership
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
 from fmi_jax.protocols.choice import choose_by_validation, every_image, of_features
-from fmi_jax.protocols.spec import Judgement, JudgeSpec, SplitFeatures
+from fmi_jax.protocols.judging import Judgement, SplitFeatures
+from fmi_jax.protocols.spec import JudgeSpec
 
 CHUNK_BYTES = 2**29
 """Of scratch memory on each device: decides how many queries are searched for at once."""

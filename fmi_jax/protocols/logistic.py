@@ -24,7 +24,8 @@ from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.labels import class_membership
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.protocols.choice import choose_by_validation, every_image, of_features
-from fmi_jax.protocols.spec import Judgement, JudgeSpec, SplitFeatures
+from fmi_jax.protocols.judging import Judgement, SplitFeatures
+from fmi_jax.protocols.spec import JudgeSpec
 from fmi_jax.tasks.classification import Classification
 from fmi_jax.tasks.registry import task_of
 

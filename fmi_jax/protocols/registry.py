@@ -1,36 +1,198 @@
-"""All protocols by name."""
+"""All protocols by name: adaptations, heads and judges, and the pairs that have a name."""
 
-from fmi_jax.protocols import (
-    attentive_probe,
-    cka,
-    finetune,
-    knn,
-    linear_probe,
-    logistic,
-    lora,
-    partial,
-    probe_grid,
-    stacked,
-    timing,
-)
-from fmi_jax.protocols.spec import AnyProtocol
+import copy
+import dataclasses
+import operator
+from collections.abc import Sequence
+
+from fmi_jax import config as config_module
+from fmi_jax.config import ExperimentConfig, within
+from fmi_jax.errors import UsageError, unknown_name
+from fmi_jax.protocols import cka, knn, logistic, timing
+from fmi_jax.protocols.adapt import frozen, full, lora, partial
+from fmi_jax.protocols.heads import attentive, head_grid, linear, stacked
+from fmi_jax.protocols.product import combine
+from fmi_jax.protocols.spec import AdaptSpec, FitSpec, HeadSpec, JudgeSpec, Part, ProtocolSpec
 from fmi_jax.registry import Registry
 
-PROTOCOLS: Registry[AnyProtocol] = Registry(
-    "protocol",
-    (
-        linear_probe.SPEC,
-        finetune.SPEC,
-        stacked.PROBE,
-        stacked.FINETUNE,
-        partial.LINEAR,
-        partial.STACKED,
-        attentive_probe.SPEC,
-        lora.SPEC,
-        probe_grid.SPEC,
-        knn.SPEC,
-        logistic.SPEC,
-        cka.SPEC,
-        timing.SPEC,
-    ),
+ADAPTS: Registry[AdaptSpec] = Registry("adapt", (frozen.SPEC, full.SPEC, partial.SPEC, lora.SPEC))
+HEADS: Registry[HeadSpec] = Registry(
+    "head", (linear.SPEC, stacked.SPEC, attentive.SPEC, head_grid.SPEC)
 )
+JUDGES: Registry[JudgeSpec] = Registry("judge", (knn.SPEC, logistic.SPEC, cka.SPEC, timing.SPEC))
+FITS: Registry[FitSpec] = Registry("fit", ())
+"""Protocols whose fit is no pair of an adaptation and a head."""
+
+_PARTS: tuple[Part, ...] = (
+    *ADAPTS.values(),
+    *HEADS.values(),
+    *FITS.values(),
+    *JUDGES.values(),
+)
+
+PAIRS = {
+    "linear_probe": ("frozen", "linear"),
+    "finetune": ("full", "linear"),
+    "stacked_probe": ("frozen", "deit"),
+    "stacked_finetune": ("full", "deit"),
+    "partial": ("partial", "linear"),
+    "stacked_partial": ("partial", "deit"),
+    "attentive_probe": ("frozen", "attentive"),
+    "lora": ("lora", "linear"),
+    "probe_grid": ("frozen", "grid"),
+}
+"""Pairs of adaptation and head that have a name: the studies' protocols, and three more."""
+
+FREE = "fit"
+"""Value of `config.protocol` for the pair that `adapt` and `head` name."""
+
+
+def _protocol(
+    name: str, summary: str, fit: FitSpec | None, judges: Sequence[JudgeSpec]
+) -> ProtocolSpec:
+    """Make a protocol, with what it does not read."""
+    own = () if fit is None else (fit,)
+    parts: tuple[Part, ...] = (*own, *judges)
+    read = {name for part in parts for name in part.reads}
+    owned = dict.fromkeys(name for part in _PARTS for name in part.reads)
+    ignored = dict.fromkeys(name for part in parts for name in part.ignores)
+    return ProtocolSpec(
+        name=name,
+        summary=summary,
+        fit=fit,
+        judges=(*(each.judge for each in own), *judges),
+        unread=[
+            *(name for name in owned if name not in read),
+            *(name for name in ignored if all(within(name, part.ignores) for part in parts)),
+        ],
+    )
+
+
+def _presets() -> list[ProtocolSpec]:
+    fits = [combine(name, ADAPTS[adapt], HEADS[head]) for name, (adapt, head) in PAIRS.items()]
+    trained = [_protocol(fit.name, fit.summary, fit, ()) for fit in (*fits, *FITS.values())]
+    judged = [_protocol(judge.name, judge.summary, None, (judge,)) for judge in JUDGES.values()]
+    return [*trained, *judged]
+
+
+PROTOCOLS: Registry[ProtocolSpec] = Registry("protocol", tuple(_presets()))
+"""Every protocol with a name: pairs, fits of their own, and judges of a backbone as it is."""
+
+
+def resolved(config: ExperimentConfig) -> ExperimentConfig:
+    """Write a config's protocol in one way: a pair that has a name under its name alone.
+
+    Raises:
+      UsageError: `protocol`, `adapt`, `head` and `judges` name nothing, contradict each other, or
+        make no sense together.
+    """
+    name, adapt, head = config.protocol, config.adapt, config.head
+    _check_judges(config)
+    if name == FREE:
+        _check_free(adapt, head)
+        combine(FREE, ADAPTS[adapt], HEADS[head])  # refuses a pair that makes no sense
+        names = {pair: preset for preset, pair in PAIRS.items()}
+        if (adapt, head) not in names:
+            return config
+        return dataclasses.replace(config, protocol=names[adapt, head], adapt="", head="")
+    if name not in PROTOCOLS:
+        raise unknown_name("protocol", name, (*PROTOCOLS, FREE))
+    given = {"adapt": adapt, "head": head}
+    asked = {field: value for field, value in given.items() if value}
+    if asked and name not in PAIRS:
+        words = " and ".join(f"{field}={value!r}" for field, value in asked.items())
+        raise UsageError(
+            f"{words}: protocol {name!r} trains no adapt x head; leave {' and '.join(asked)} empty."
+        )
+    if asked:
+        _check_preset(name, asked)
+    return dataclasses.replace(config, adapt="", head="")
+
+
+def _check_free(adapt: str, head: str) -> None:
+    missing = [name for name, value in (("adapt", adapt), ("head", head)) if not value]
+    if missing:
+        raise UsageError(
+            f"protocol {FREE!r} needs {' and '.join(missing)}: expected adapt of"
+            f" {', '.join(ADAPTS)} and head of {', '.join(HEADS)}."
+        )
+
+
+def _check_preset(name: str, asked: dict[str, str]) -> None:
+    """Refuse an adaptation or a head beside a preset that is made of another."""
+    own: dict[str, str] = dict(zip(("adapt", "head"), PAIRS[name], strict=True))
+    for registry, value in ((ADAPTS, asked.get("adapt")), (HEADS, asked.get("head"))):
+        if value and value not in registry:
+            raise unknown_name(registry.kind, value, registry)
+    wrong = {field: value for field, value in asked.items() if value != own[field]}
+    if not wrong:
+        return
+    pair = {**own, **asked}
+    words = " and ".join(f"{field}={value!r}" for field, value in wrong.items())
+    named = [preset for preset, parts in PAIRS.items() if parts == (pair["adapt"], pair["head"])]
+    instead = (
+        f"protocol={named[0]!r}"
+        if named
+        else f"protocol={FREE!r} with adapt={pair['adapt']} and head={pair['head']}"
+    )
+    verb = "contradict" if len(wrong) > 1 else "contradicts"
+    raise UsageError(
+        f"{words} {verb} protocol {name!r}, which is adapt={own['adapt']} with"
+        f" head={own['head']}: expected {instead}, or {' and '.join(wrong)} empty."
+    )
+
+
+def _check_judges(config: ExperimentConfig) -> None:
+    for i, name in enumerate(config.judges):
+        if JUDGES[name].name == config.protocol or name in config.judges[:i]:
+            raise UsageError(
+                f"judges={config.judges!r}: {name!r} judges already; expected each judge once."
+            )
+
+
+def protocol_of(config: ExperimentConfig) -> ProtocolSpec:
+    """Find the protocol of an experiment, the judges that it adds among its own.
+
+    Raises:
+      UsageError: see `resolved`.
+    """
+    config = resolved(config)
+    added = [JUDGES[name] for name in config.judges]
+    if config.protocol == FREE:
+        fit = combine(FREE, ADAPTS[config.adapt], HEADS[config.head])
+        return _protocol(FREE, fit.summary, fit, added)
+    found = PROTOCOLS[config.protocol]
+    if not added:
+        return found
+    return _protocol(
+        found.name, found.summary, found.fit, (*(found.judges if not found.fit else ()), *added)
+    )
+
+
+def alone(config: ExperimentConfig) -> ExperimentConfig:
+    """Make the experiment of one of several heads that train side by side, as if it were alone."""
+    fit = protocol_of(config).fit
+    assert fit is not None
+    head, config, default = HEADS[fit.head], copy.deepcopy(config), ExperimentConfig()
+    config_module.set_fields(
+        config, {name: operator.attrgetter(name)(default) for name in head.reads}
+    )
+    config = dataclasses.replace(config, protocol=FREE, adapt=fit.adapt, head=head.alone)
+    return resolved(config)
+
+
+def check_read(config: ExperimentConfig) -> None:
+    """Raise `UsageError` if `config` sets something that only other protocols read."""
+    protocol = protocol_of(config)
+    others = set(protocol.unread) & {name for part in _PARTS for name in part.reads}
+    changed = [
+        name
+        for name in config_module.differences(ExperimentConfig(), config)
+        if within(name, others)
+    ]
+    if changed:
+        made = "" if protocol.name != FREE else f" (adapt={config.adapt}, head={config.head})"
+        raise UsageError(
+            f"protocol {protocol.name!r}{made} does not read {', '.join(changed)}: expected the"
+            " default there, or a protocol that reads it."
+        )

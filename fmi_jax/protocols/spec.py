@@ -1,43 +1,24 @@
-"""What a protocol is: a network that is trained and tested, or a judge of networks.
+"""What a protocol is made of: what is trained (an adaptation with a head), and what is measured.
 
 Other parts of the program read facts about a protocol from its spec and never test its name.
 """
 
 import copy
 import dataclasses
-import typing
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 
-from fmi_jax import config as config_module
 from fmi_jax.artifacts.result import Finding, Shows
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
-from fmi_jax.errors import UsageError
-from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec
-from fmi_jax.tasks.base import Measured
+from fmi_jax.data.prepared import DatasetInfo
+from fmi_jax.models.base import ArchConfig, Backbone
+from fmi_jax.protocols.judging import Run
+from fmi_jax.tasks.base import Task
 from fmi_jax.training.loop import Plan
-from fmi_jax.training.partition import Partition, nothing
-from fmi_jax.training.step import Arrays, Placement, Preprocess
-
-OPTIONAL = (
-    "transformer",
-    "probe_grid",
-    "knn",
-    "logistic",
-    "lora",
-    "attentive",
-    "cka",
-    "timing",
-    "backbone.frozen_blocks",
-    "optim.layer_decay",
-)
-"""Config sections and fields that only some protocols read; `Protocol.reads` lists them."""
+from fmi_jax.training.partition import nothing
+from fmi_jax.training.step import Augment, Follow
 
 
 class Variant(NamedTuple):
@@ -79,6 +60,11 @@ class PretrainedNetwork(NamedTuple):
     weights: str
 
 
+Variants = Callable[[ExperimentConfig, Sequence[float], int], tuple[Variant, ...]]
+"""`(config, learning rates, seeds) -> experiments` that a study runs, ordered by rate and then by
+seed; an empty list of rates stands for the config's own."""
+
+
 def one_cell(config: ExperimentConfig, rates: Sequence[float], seeds: int) -> tuple[Variant, ...]:
     """Return the experiment unchanged, for protocols without a learning rate or a random draw."""
     del rates, seeds
@@ -107,27 +93,18 @@ def training_images(config: ExperimentConfig, counts: Mapping[str, int]) -> Imag
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """Facts about a protocol that other parts of the program read.
+class Part:
+    """A part of a protocol, with the facts that other parts of the program read.
 
     Attributes:
-      name: value of `config.protocol`.
+      name: name in configs.
       summary: one line for help and reports.
-      reads: sections and fields of `OPTIONAL` that the protocol reads.
-      ignores: sections and fields outside `OPTIONAL` that the protocol does not read.
+      reads: config sections and fields that belong to this part; a run without it must leave them
+        as they are.
+      ignores: other sections and fields that the part does not read.
       check: raises `UsageError` where the config does not fit the data; asked before anything is
         computed.
-      variants: `(config, learning rates, seeds) -> experiments` that a study runs, ordered by
-        rate and then by seed; an empty list of rates stands for the config's own.
-      images: `(config, images by split) -> Images`.
-      networks: `config -> checkpoints` needed besides `backbone.weights` and
-        `transformer.weights`.
-      after: config field that names the finished run to analyse; empty if there is none.
       small: fields to set in an experiment on tiny backbones and few images, by dotted name.
-      shows: how a study's report shows the result. The report imports no protocol: plans and
-        results carry `shows`, `label` and `unread`.
-      label: an analysis's headline number in words; empty if there is none.
-      trains: whether the protocol trains a network.
     """
 
     name: str
@@ -135,31 +112,21 @@ class Protocol:
     reads: tuple[str, ...] = ()
     ignores: tuple[str, ...] = ()
     check: Callable[[ExperimentConfig, DatasetInfo], None] = lambda config, info: None
-    variants: Callable[[ExperimentConfig, Sequence[float], int], tuple[Variant, ...]] = one_cell
-    images: Callable[[ExperimentConfig, Mapping[str, int]], Images]
-    networks: Callable[[ExperimentConfig], Sequence[PretrainedNetwork]] = lambda config: ()
-    after: str = ""
     small: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    shows: Shows = "score"
-    label: str = ""
-    trains: ClassVar[bool] = False
-
-    @property
-    def unread(self) -> list[str]:
-        """Dotted names of the config sections and fields that the protocol does not read."""
-        return [*(name for name in OPTIONAL if name not in self.reads), *self.ignores]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a classifier is built from.
+    """What a model is built from.
 
     Attributes:
       backbone: the backbone of the experiment.
-      transformer: takes its tokens; None unless the protocol `needs_transformer`.
+      transformer: takes its tokens; None unless the head `needs_transformer`.
       num_classes: width `k` of the logits.
       config: the experiment.
       rngs: stream `params`.
+      eval_mode: True if the backbone is always in evaluation mode: no stochastic depth, and batch
+        norms keep their statistics.
     """
 
     backbone: Backbone
@@ -167,6 +134,7 @@ class Parts:
     num_classes: int
     config: ExperimentConfig
     rngs: nnx.Rngs
+    eval_mode: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,8 +142,8 @@ class Head:
     """One of the heads that train side by side.
 
     Attributes:
-      learning_rate: after warm-up.
-      seed: of its initialisation.
+      learning_rate: learning rate after warm-up.
+      seed: random seed of its initialisation.
     """
 
     learning_rate: float
@@ -183,195 +151,233 @@ class Head:
 
     @property
     def name(self) -> str:
-        """As its scalars are written under ("lr0.001_seed0")."""
+        """Prefix of its scalars ("lr0.001_seed0")."""
         return f"lr{self.learning_rate}_seed{self.seed}"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Grid:
-    """Grid of heads trained side by side on one frozen feature.
+class Pixels(NamedTuple):
+    """Facts that an augmentation needs.
 
     Attributes:
-      heads: `config -> heads`, ordered as the first axis of every trained array; the classifier's
-        logits are `[b, g, k]`.
-      alone: name of the protocol that trains a single such head.
+      config: experiment.
+      mean, std: pixel statistics of the data set, from 0 to 1.
+      dtype: compute type of the network.
     """
 
-    heads: Callable[[ExperimentConfig], tuple[Head, ...]]
-    alone: str
+    config: ExperimentConfig
+    mean: Sequence[float]
+    std: Sequence[float]
+    dtype: Any
+
+
+def as_it_is(name: str) -> None:
+    """Name no array that another one begins as."""
+    del name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProtocolSpec(Protocol):
-    """A protocol that trains: a classifier, and which of its parameters learn.
+class Fit:
+    """What a run trains, and how; arrays go by their native names.
 
     Attributes:
-      classifier: builds the model, with the backbone under the attribute `backbone`; called as
-        `model(images, rngs=...)`, it returns logits.
-      trainable: `(config, arch of the backbone)` -> whether the parameter of a native name
-        ("backbone.blocks.0...", "transformer...", "projector...", "head.kernel") learns. What
-        does not gets no gradient, no optimizer slot and no place in the checkpoints of the run.
-        Raises `UsageError` where the config asks for what the arch does not have.
-      follows: native name -> whether the array changes without a gradient and is saved with the
-        parameters; running statistics of trained layers are followers without being named.
+      module: builds the model, with the backbone under the attribute `backbone`; called as
+        `model(inputs, rngs=...)`.
+      learns: predicate on a name ("backbone.blocks.0...", "head.kernel"): the parameter learns.
+        The others get no gradient, no optimizer slot and no place in the run's checkpoints.
+      follows: predicate on a name: the array changes without a gradient and is saved with the
+        parameters. Running statistics of trained layers follow without being named.
+      begins: name of the array that an array begins as a copy of; None: it is loaded or drawn.
+      task: task trained for; None: the data set's own.
+      augment: augmentation of training batches; None: images alone, as `config.augment` says.
+      follow: update of the followers after a step, given the number of steps of the run; None:
+        none.
+      logged: names in what the loss has `seen` that are written with the scalars.
+      heads: heads trained side by side, in the order of the first axis of every trained array;
+        empty: a single model.
+      on_features: reduces the model to the part that reads kept features of its frozen backbone;
+        None: the model reads images.
+      keeps: "best" keeps the best step by validation, "last" the last, without validation.
+      hands_on: path of the backbone that the run hands on ("teacher.backbone").
+    """
+
+    module: Callable[[Parts], nnx.Module]
+    learns: Callable[[str], bool]
+    follows: Callable[[str], bool] = nothing
+    begins: Callable[[str], str | None] = as_it_is
+    task: Task | None = None
+    augment: Callable[[Pixels], Augment] | None = None
+    follow: Callable[[int], Follow] | None = None
+    logged: tuple[str, ...] = ()
+    heads: tuple[Head, ...] = ()
+    on_features: Callable[[Any], nnx.Module] | None = None
+    keeps: Literal["best", "last"] = "best"
+    hands_on: str = "backbone"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgeSpec(Part):
+    """A judge: measures a network, the one that the run has trained or another.
+
+    Attributes:
+      judge: measures in a run and asks it for the networks that it needs; writes tables into the
+        run's folder.
+      images: `(config, images by split) -> Images`.
+      networks: `config -> checkpoints` needed besides `backbone.weights` and
+        `transformer.weights`.
+      after: config field that names the finished run to analyse; empty if there is none.
+      shows: how a study's report shows the result. The report imports no protocol: plans and
+        results carry `shows`, `label` and `unread`.
+      label: an analysis's headline number in words; empty if there is none.
+    """
+
+    judge: Callable[[Run], Finding]
+    ignores: tuple[str, ...] = ("optim",)
+    images: Callable[[ExperimentConfig, Mapping[str, int]], Images]
+    networks: Callable[[ExperimentConfig], Sequence[PretrainedNetwork]] = lambda config: ()
+    after: str = ""
+    shows: Shows = "score"
+    label: str = ""
+
+
+TEST = JudgeSpec(
+    name="test",
+    summary="metrics of the trained network on the test images",
+    judge=lambda run: run.evaluated(run.predict("val"), run.predict("test")),
+    images=training_images,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitSpec(Part):
+    """What a protocol trains.
+
+    Attributes:
+      fit: `(config, arch of the backbone) -> Fit`; raises `UsageError` where the config asks for
+        what the arch does not have.
+      adapt, head: names of the adaptation and the head; empty for a fit of its own.
       needs_transformer: whether a transformer is put on the tokens of the backbone.
-      grid: heads trained side by side; None if a single model is trained.
+      judge: measures what was trained, for the run's own number.
+      variants: experiments that a study makes of one.
     """
 
-    classifier: Callable[[Parts], nnx.Module]
-    trainable: Callable[[ExperimentConfig, ArchConfig], Callable[[str], bool]]
+    fit: Callable[[ExperimentConfig, ArchConfig], Fit]
+    adapt: str = ""
+    head: str = ""
+    needs_transformer: bool = False
+    judge: JudgeSpec = TEST
+    variants: Variants = rates_and_seeds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptSpec(Part):
+    """An adaptation: what of the backbone learns.
+
+    Attributes:
+      learns: `(config, arch) -> predicate` on the name of a parameter of the backbone. Raises
+        `UsageError` where the config asks for what the arch does not have.
+      change: puts trainable layers into the backbone, before the head is drawn; None: none.
+      eval_mode: whether the backbone is always in evaluation mode.
+      frozen: whether nothing of the backbone learns, so that its features stay the same.
+    """
+
+    learns: Callable[[ExperimentConfig, ArchConfig], Callable[[str], bool]]
+    change: Callable[[Parts], None] | None = None
+    eval_mode: bool
+    frozen: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadSpec(Part):
+    """A head: what stands on the backbone. Its parameters all learn.
+
+    Attributes:
+      build: builds the model from backbone and transformer.
+      follows: as in `Fit`.
+      needs_transformer: as in `FitSpec`.
+      heads: `config -> heads` that train side by side on one frozen feature; the logits are then
+        `[b, g, k]`. None: it is a single head.
+      on_features: `config -> Fit.on_features`.
+      alone: name of the head that each of `heads` is.
+      judge, variants: as in `FitSpec`.
+    """
+
+    build: Callable[[Parts], nnx.Module]
     follows: Callable[[str], bool] = nothing
     needs_transformer: bool = False
-    grid: Grid | None = None
-    variants: Callable[[ExperimentConfig, Sequence[float], int], tuple[Variant, ...]] = (
-        rates_and_seeds
+    heads: Callable[[ExperimentConfig], tuple[Head, ...]] | None = None
+    on_features: Callable[[ExperimentConfig], Callable[[Any], nnx.Module] | None] = lambda config: (
+        None
     )
-    images: Callable[[ExperimentConfig, Mapping[str, int]], Images] = training_images
-    trains: ClassVar[bool] = True
+    alone: str = ""
+    judge: JudgeSpec = TEST
+    variants: Variants = rates_and_seeds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SplitFeatures:
-    """Features of every image of a split, in the order of its rows.
+class ProtocolSpec:
+    """A protocol: what is trained, and the judges that measure it.
 
     Attributes:
-      features: float32 `[n, f]`, `Features.pooled` of the evaluation transform.
-      labels: int `[n]`, or float `[n, k]` for a multi-label set.
-      ids: of the images.
-    """
-
-    features: np.ndarray
-    labels: np.ndarray
-    ids: Sequence[str]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """Measurements of both splits under the setting that was chosen on validation.
-
-    Attributes:
-      val, test: measurements of every image, as the task takes them.
-      details: settings that were tried and chosen, as JSON values, for `Finding.values`.
-      notes: facts that a reader must know, one sentence each.
-    """
-
-    val: Measured
-    test: Measured
-    details: dict[str, Any]
-    notes: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Network:
-    """A classifier with its arrays, on the devices.
-
-    Attributes:
-      name: for figures: the backbone's, and where it stands ("dinov2_vitb14, fine-tuned").
-      config: what it was built by.
-      spec, arch: its backbone's.
-      dtype: compute type of its backbone.
-      partition: its structure; `partition.merge(arrays)` is the module, its backbone under the
-        attribute `backbone`.
-      arrays: every array by native name.
-      placement: where each of them is.
-      preprocess: from prepared uint8 images to what the module takes; traceable.
-      info: data set whose mean and standard deviation `preprocess` applies.
-      identity: origin of its backbone's arrays: {"weights": sha256 of a file}, {"seed": number}, or
-        {"run": sha256 of a finished run's network}, with the "head" of a grid. Kept features are
-        found by it.
+      name: value of `config.protocol`.
+      summary: one line for help and reports.
+      fit: what is trained; None if the backbone is judged as it is.
+      judges: judges; the first finds the run's own number.
+      unread: dotted names of the config sections and fields that the protocol does not read.
     """
 
     name: str
-    config: ExperimentConfig
-    spec: BackboneSpec
-    arch: ArchConfig
-    dtype: Any
-    partition: Partition
-    arrays: Arrays
-    placement: Placement
-    preprocess: Preprocess
-    info: DatasetInfo
-    identity: Mapping[str, Any]
-
-
-class Run(typing.Protocol):
-    """The run that a judge works in."""
+    summary: str
+    fit: FitSpec | None
+    judges: tuple[JudgeSpec, ...]
+    unread: list[str] = dataclasses.field(default_factory=list)
 
     @property
-    def config(self) -> ExperimentConfig:
-        """Experiment."""
-        ...
+    def parts(self) -> tuple[Part, ...]:
+        """Parts that read the config."""
+        others = self.judges if self.fit is None else self.judges[1:]
+        return others if self.fit is None else (self.fit, *others)
 
     @property
-    def workdir(self) -> Path:
-        """Folder for figures and tables."""
-        ...
+    def trains(self) -> bool:
+        """Whether a network is trained."""
+        return self.fit is not None
 
     @property
-    def dataset(self) -> PreparedDataset:
-        """Prepared data set, the training subset taken."""
-        ...
+    def small(self) -> dict[str, Any]:
+        """Fields to set in an experiment on tiny backbones and few images."""
+        return {name: value for part in self.parts for name, value in part.small.items()}
 
     @property
-    def mesh(self) -> Mesh:
-        """Devices; every network of the run lives on them."""
-        ...
+    def after(self) -> str:
+        """Config field that names the finished run to analyse; empty if there is none."""
+        return self.judges[0].after
 
     @property
-    def active(self) -> bool:
-        """Whether this process writes files."""
-        ...
+    def shows(self) -> Shows:
+        """How a study's report shows the result."""
+        return self.judges[0].shows
 
-    def network(self, config: ExperimentConfig | None = None) -> Network:
-        """Build the network of the run, or of another config, as it is before training."""
-        ...
+    @property
+    def label(self) -> str:
+        """Headline number in words; empty if there is none."""
+        return self.judges[0].label
 
-    def finished(self, workdir: Path) -> Network:
-        """Read the best network of another finished run."""
-        ...
+    def check(self, config: ExperimentConfig, info: DatasetInfo) -> None:
+        """Raise `UsageError` where the config does not fit the data."""
+        for part in self.parts:
+            part.check(config, info)
 
-    def started(self, workdir: Path) -> Network:
-        """Build the network that another finished run started from; its head is drawn."""
-        ...
+    def variants(
+        self, config: ExperimentConfig, rates: Sequence[float], seeds: int
+    ) -> tuple[Variant, ...]:
+        """Make the experiments that a study runs for one number; see `Variants`."""
+        return (one_cell if self.fit is None else self.fit.variants)(config, rates, seeds)
 
-    def features(self) -> Mapping[str, SplitFeatures]:
-        """Read the kept features of every split, or compute them."""
-        ...
+    def images(self, config: ExperimentConfig, counts: Mapping[str, int]) -> Images:
+        """Count the images that go through the network."""
+        each = [judge.images(config, counts) for judge in self.judges]
+        return Images(sum(one.trained for one in each), sum(one.judged for one in each))
 
-    def classified(self, judgement: Judgement) -> Finding:
-        """Evaluate a judgement and keep what it says of the test images."""
-        ...
-
-
-Judge = Callable[[Run], Finding]
-"""Measures in a run; it asks the run for the networks that it needs."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class JudgeSpec(Protocol):
-    """A protocol that trains no network.
-
-    Attributes:
-      judge: measures; writes figures and tables into the run's folder.
-    """
-
-    judge: Judge
-    ignores: tuple[str, ...] = ("optim",)
-
-
-AnyProtocol = ProtocolSpec | JudgeSpec
-
-
-def check_read(protocol: AnyProtocol, config: ExperimentConfig) -> None:
-    """Raise `UsageError` if `config` sets something that only other protocols read."""
-    unread = [section for section in OPTIONAL if section not in protocol.reads]
-    changed = [
-        name
-        for name in config_module.differences(ExperimentConfig(), config)
-        if config_module.within(name, unread)
-    ]
-    if changed:
-        raise UsageError(
-            f"protocol {protocol.name!r} does not read {', '.join(changed)}: expected the"
-            " default there, or a protocol that reads it."
-        )
+    def networks(self, config: ExperimentConfig) -> list[PretrainedNetwork]:
+        """List the checkpoints that the judges need."""
+        return [network for judge in self.judges for network in judge.networks(config)]

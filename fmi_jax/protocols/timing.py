@@ -27,14 +27,9 @@ from fmi_jax.artifacts.charts import Panel, Ratios
 from fmi_jax.artifacts.result import Speed
 from fmi_jax.config import BackboneConfig
 from fmi_jax.cores import available_cores
-from fmi_jax.protocol_config import TimingConfig, TransformerConfig
-from fmi_jax.protocols.spec import (
-    Finding,
-    Images,
-    JudgeSpec,
-    Network,
-    Run,
-)
+from fmi_jax.protocol_config import TransformerConfig
+from fmi_jax.protocols.judging import Network, Run, plain
+from fmi_jax.protocols.spec import Finding, Images, JudgeSpec
 from fmi_jax.training.step import Arrays
 
 FIGURE = "timing.png"
@@ -78,15 +73,13 @@ def judge(run: Run) -> Finding:
     """
     config = run.config
     settings = config.timing
-    own = dataclasses.replace(config.backbone, weights="", run="")
+    own = dataclasses.replace(config.backbone, weights="", run="", frozen_blocks=0)
     others = [
         BackboneConfig(name=name, dtype=own.dtype)
         for name in (settings.reference, *settings.backbones)
     ]
-    alone = dataclasses.replace(config, protocol="linear_probe", timing=TimingConfig())
     wanted = {
-        _title(backbone): dataclasses.replace(alone, backbone=backbone)
-        for backbone in (*others, own)
+        _title(backbone): plain(config, backbone, "linear_probe") for backbone in (*others, own)
     }
     if settings.transformer:
         under = TransformerConfig(name=settings.transformer)

@@ -1,4 +1,4 @@
-"""From a config to a model: the classifier in the abstract, as a partition; `network` has arrays.
+"""From a config to a model: its structure in the abstract, as a partition; `network` has arrays.
 
 The order is a contract: the model exists in the abstract, pretrained arrays are loaded, whatever
 is left is initialised, and only then is it divided and handed to an optimizer.
@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from flax import nnx
 from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
 from fmi_jax import augment, parallel
 from fmi_jax.config import BackboneConfig, ExperimentConfig
@@ -22,11 +23,10 @@ from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution
 from fmi_jax.models.deit import DeiT, DeiTArch, TokenDeiT
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn import hardware
-from fmi_jax.protocols import linear_probe
-from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.protocols.spec import Parts, ProtocolSpec, check_read
+from fmi_jax.protocols.registry import check_read, protocol_of
+from fmi_jax.protocols.spec import Fit, FitSpec, Parts, Pixels
 from fmi_jax.training import side_by_side
-from fmi_jax.training.partition import Partition, partition
+from fmi_jax.training.partition import Partition, nothing, partition
 from fmi_jax.training.step import (
     Arrays,
     Augment,
@@ -40,25 +40,41 @@ from fmi_jax.training.step import (
 OPTIONS = ("readout", "rel_pos_resize")  # of BackboneConfig: fields of the arch by the same name
 
 
+class Bare(nnx.Module):
+    """A backbone with nothing on it, for runs that train no network."""
+
+    def __init__(self, backbone: Backbone):
+        self.backbone = backbone
+
+    def __call__(
+        self, images: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "b f"]:
+        """Pooled features."""
+        return self.backbone.features(images, rngs=rngs).pooled
+
+
+BARE = Fit(module=lambda parts: Bare(parts.backbone), learns=nothing)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Assembly:
-    """A classifier before it has arrays.
+    """A model before it has arrays.
 
     Attributes:
-      spec: the backbone.
-      arch: its arch in this experiment (image size, input channels, truncated).
-      protocol: which classifier it gets, and what of it learns.
-      execution: how it is run.
-      partition: the classifier's structure, and which arrays learn.
-      create: makes the classifier with random arrays, given a key.
+      spec: spec of the backbone.
+      arch: arch of the backbone in this experiment (image size, input channels, truncated).
+      fit: what is trained of the model, and how; `BARE` for a run that trains none.
+      execution: how the backbone is run.
+      partition: structure of the model, and which arrays learn.
+      create: makes the model with random arrays, given a key.
       weights: converted checkpoint to load, or None.
-      transformer: what is put on the tokens of the backbone, or None.
+      transformer: spec of the transformer on the tokens of the backbone, or None.
       transformer_weights: converted checkpoint to load into it, or None.
     """
 
     spec: BackboneSpec
     arch: ArchConfig
-    protocol: ProtocolSpec
+    fit: Fit
     execution: Execution
     partition: Partition
     create: Callable[[jax.Array], nnx.Module]
@@ -68,17 +84,24 @@ class Assembly:
 
 
 def assemble(config: ExperimentConfig, channels: int, num_classes: int) -> Assembly:
-    """The classifier that `config` describes, for images of `channels` and `num_classes`.
-
-    A protocol that trains no classifier judges features: they are those of a linear probe.
+    """Assemble the model that `config` describes, for images of `channels` and `num_classes`.
 
     Raises:
       UsageError: an unknown name, weights that are not there, a block that does not exist, an
         image size that the backbone cannot take, or a setting that the protocol does not read.
     """
-    chosen = PROTOCOLS[config.protocol]
-    check_read(chosen, config)
-    protocol = chosen if isinstance(chosen, ProtocolSpec) else linear_probe.SPEC
+    check_read(config)
+    return _assemble(config, channels, num_classes, protocol_of(config).fit)
+
+
+def bare(config: ExperimentConfig, channels: int, num_classes: int) -> Assembly:
+    """Assemble the backbone of `config` alone; errors as in `assemble`."""
+    return _assemble(config, channels, num_classes, None)
+
+
+def _assemble(
+    config: ExperimentConfig, channels: int, num_classes: int, trained: FitSpec | None
+) -> Assembly:
     spec = BACKBONES[config.backbone.name]
     arch = dataclasses.replace(spec.arch, in_channels=channels)
     arch = arch.sized(config.image_size, config.image_size)
@@ -95,7 +118,7 @@ def assemble(config: ExperimentConfig, channels: int, num_classes: int) -> Assem
     )
 
     transformer, transformer_weights = None, None
-    if protocol.needs_transformer:
+    if trained is not None and trained.needs_transformer:
         transformer = _transformer_spec(config.transformer.name)
         transformer_weights = find_weights(
             config.transformer.weights,
@@ -103,6 +126,8 @@ def assemble(config: ExperimentConfig, channels: int, num_classes: int) -> Assem
             transformer,
             "transformer.weights",
         )
+
+    fit = BARE if trained is None else trained.fit(config, arch)
 
     def create(key: jax.Array) -> nnx.Module:
         rngs = nnx.Rngs(key)
@@ -113,21 +138,21 @@ def assemble(config: ExperimentConfig, channels: int, num_classes: int) -> Assem
             config=config,
             rngs=rngs,
         )
-        return protocol.classifier(parts)
+        return fit.module(parts)
 
     abstract: Any = nnx.eval_shape(create, jax.random.key(0))
     abstract.backbone.grid(config.image_size, config.image_size)  # refuses a size it cannot take
+    structure = partition(
+        abstract, fit.learns, fit.follows, divided=config.train.model_parallel > 1
+    )
+    if trained is not None and not structure.params:
+        raise ValueError(f"protocol {config.protocol!r} trains no parameter of this model")
     return Assembly(
         spec=spec,
         arch=arch,
-        protocol=protocol,
+        fit=fit,
         execution=execution,
-        partition=partition(
-            abstract,
-            protocol.trainable(config, arch),
-            protocol.follows,
-            divided=config.train.model_parallel > 1,
-        ),
+        partition=structure,
         create=create,
         weights=find_weights(
             config.backbone.weights, config.backbone.weights_dir, spec, "backbone.weights"
@@ -152,13 +177,15 @@ def _token_deit(spec: BackboneSpec, execution: Execution, rngs: nnx.Rngs) -> Bac
 
 
 def placement_of(assembly: Assembly, config: ExperimentConfig, mesh: Mesh) -> Placement:
-    """Where each array of the classifier lives."""
+    """Place each array of the model on the devices."""
     shapes = assembly.partition.shapes(tuple(assembly.partition.variables))
     return parallel.parameter_shardings(mesh, shapes, config.train.sharding)
 
 
 def augmentation(assembly: Assembly, config: ExperimentConfig, info: DatasetInfo) -> Augment:
-    """What happens to training images on the device."""
+    """Make what happens to training images on the device."""
+    if assembly.fit.augment is not None:
+        return assembly.fit.augment(Pixels(config, info.mean, info.std, assembly.execution.dtype))
     return on_inputs(functools.partial(augment.augment, **_pixels(assembly, config, info)))
 
 
@@ -192,7 +219,7 @@ def evaluation_step(
     return make_eval_step(
         assembly.partition,
         evaluation_preprocess(assembly, config, pixels),
-        measure=measure if assembly.protocol.grid is None else side_by_side.each(measure),
+        measure=side_by_side.each(measure) if assembly.fit.heads else measure,
         mesh=mesh,
         placement=placement,
     )

@@ -1,6 +1,6 @@
 """What every run ends with: its result, its page, and a few lines on the console."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,40 +12,45 @@ from fmi_jax.report.charts import draw_chart
 from fmi_jax.report.console import console_table
 from fmi_jax.report.page import write_report
 from fmi_jax.run import runtime
+from fmi_jax.run.origin import chosen_head
 from fmi_jax.run.session import Session, now
 
 
-def conclude(
-    session: Session,
-    *,
-    finding: Finding,
-    best: Best | None = None,
-    steps: int = 0,
-    seconds: Mapping[str, float] | None = None,
-) -> Result:
+def conclude(session: Session, findings: Sequence[Finding]) -> Result:
     """Write everything that a finished run leaves, and say it.
 
     Args:
       session: run that ends.
-      finding: result of the run's judge.
-      best: checkpoint or setting that was chosen on validation.
-      steps: optimizer steps of the whole run.
-      seconds: wall-clock time by phase, beside that of the session's own clock.
+      findings: results of its judges, in their order.
     """
-    config, dataset, record = session.config, session.dataset, session.record
+    config, dataset, record, fitted = (
+        session.config,
+        session.dataset,
+        session.record,
+        session.fitted,
+    )
+    trained = session.protocol.fit
+    own = findings[0]
+    if "val" not in own.evaluations:
+        session.clock.lap(session.protocol.name)
     result = Result(
         config=config_module.as_dict(config),
         protocol=session.protocol.summary,
+        adapt="" if trained is None else trained.adapt,
+        head="" if trained is None else trained.head,
         backbone=describe_backbone(session),
         dataset=record.dataset,
         seed=config.train.seed,
-        steps=steps,
-        best=best,
-        findings=(finding,),
-        seconds={**session.clock.laps, **(seconds or {})},
+        steps=0 if fitted is None else fitted.plan.total_steps,
+        best=_best(session, own),
+        findings=tuple(findings),
+        seconds={
+            **session.clock.laps,
+            **({} if fitted is None else {"training": fitted.selection.seconds}),
+        },
         device=runtime.device(),
         versions=runtime.versions(),
-        notes=tuple(common_notes(session) if finding.evaluations else session.origin.notes),
+        notes=tuple(common_notes(session) if own.evaluations else session.origin.notes),
         started=record.started,
         finished=now(),
         unread=tuple(session.protocol.unread),
@@ -56,7 +61,31 @@ def conclude(
         result.write(session.workdir)
         write_report(session.workdir, image_of=lambda row: dataset.image("test", row))
         announce(session, result)
+    if fitted is not None:
+        fitted.checkpoints.keep_model(fitted.step)
     return result
+
+
+def _best(session: Session, own: Finding) -> Best | None:
+    """What was chosen on validation: a step of the training, or a setting of a judge."""
+    fitted, metric = session.fitted, session.metric
+    if "val" not in own.evaluations:
+        return None
+    if fitted is None:
+        spent = session.clock.laps["features"] + session.clock.laps["judging"]
+        value = own.evaluations["val"].values[metric]
+        return Best(metric=metric, value=value, step=0, epoch=0.0, seconds=spent)
+    heads = session.assembly.fit.heads
+    track = fitted.selection.tracks[chosen_head(heads, own) if heads else 0]
+    assert track.best_step is not None
+    assert track.best_value is not None
+    return Best(
+        metric=metric,
+        value=track.best_value,
+        step=track.best_step,
+        epoch=track.best_step / fitted.plan.steps_per_epoch,
+        seconds=track.best_seconds,
+    )
 
 
 def announce(session: Session, result: Result) -> None:
@@ -79,10 +108,8 @@ def describe_backbone(session: Session) -> dict[str, Any]:
     assembly, config, record = session.assembly, session.config, session.record
     shapes = assembly.partition.variables
     size = {name: int(np.prod(v.get_value().shape)) for name, (_, v) in shapes.items()}
-    learned = assembly.partition.params if session.protocol.trains else ()
-    trained = sum(size[name] for name in learned)
-    if assembly.protocol.grid is not None:
-        trained //= len(assembly.protocol.grid.heads(config))  # those of the one reported
+    trained = sum(size[name] for name in assembly.partition.params)
+    trained //= max(1, len(assembly.fit.heads))  # of heads, those of the one reported
     described = {
         "name": assembly.spec.name,
         "params": sum(n for name, n in size.items() if name.startswith("backbone.")),

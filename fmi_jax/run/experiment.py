@@ -1,17 +1,15 @@
-"""One experiment from config to result: `run` begins it and hands it to its kind of protocol."""
+"""One experiment from config to result: data, a network that is trained or not, its judges."""
 
+import dataclasses
 from pathlib import Path
 
 from fmi_jax.artifacts.record import owned
 from fmi_jax.artifacts.result import FILE_NAME as RESULT
 from fmi_jax.artifacts.result import Result
 from fmi_jax.config import ExperimentConfig, validate
-from fmi_jax.protocols.spec import ProtocolSpec
 from fmi_jax.run import runtime, session
-from fmi_jax.run.conclusion import announce
-from fmi_jax.run.grid_run import train_grid
-from fmi_jax.run.judging import judge
-from fmi_jax.run.training_run import train
+from fmi_jax.run.conclusion import announce, conclude
+from fmi_jax.run.fit import fit
 
 
 def run(config: ExperimentConfig, workdir: Path) -> Result:
@@ -32,6 +30,10 @@ def run(config: ExperimentConfig, workdir: Path) -> Result:
             result = Result.read(workdir)
             announce(begun, result)
             return result
-        if not isinstance(begun.protocol, ProtocolSpec):
-            return judge(begun)
-        return train(begun) if begun.protocol.grid is None else train_grid(begun)
+        if begun.protocol.trains:
+            begun = fit(begun)
+        else:
+            begun.say(begun.heading())
+        judges = begun.protocol.judges
+        found = [judge.judge(dataclasses.replace(begun, judging=judge)) for judge in judges]
+        return conclude(begun, found)

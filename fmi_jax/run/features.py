@@ -28,7 +28,7 @@ from fmi_jax.data import loader
 from fmi_jax.data.prepared import PreparedDataset
 from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.errors import UserError
-from fmi_jax.protocols.spec import Network, SplitFeatures
+from fmi_jax.protocols.judging import Network, SplitFeatures
 from fmi_jax.training.kernel_errors import kernel_errors
 from fmi_jax.training.step import Arrays
 

@@ -23,19 +23,19 @@ from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import ArchConfig, parameters
 from fmi_jax.nn.shards import filed_shape
-from fmi_jax.protocol_config import ProbeGridConfig
-from fmi_jax.protocols.heads.lora import merge_adapters
-from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.protocols.spec import Grid, Head, Network
+from fmi_jax.protocols.adapt.lora import merge_adapters
+from fmi_jax.protocols.judging import Network
+from fmi_jax.protocols.registry import alone, protocol_of
 from fmi_jax.run import runtime
 from fmi_jax.run.assembly import (
     OPTIONS,
     Assembly,
     assemble,
+    bare,
     evaluation_preprocess,
     placement_of,
 )
-from fmi_jax.run.origin import FinishedRun, Origin, find_origin, finished_run
+from fmi_jax.run.origin import FinishedRun, Origin, chosen_head, find_origin, finished_run
 from fmi_jax.training.partition import named_values
 from fmi_jax.training.side_by_side import at_their_best
 from fmi_jax.training.step import Placement
@@ -74,15 +74,40 @@ def begun(assembly: Assembly, config: ExperimentConfig, origin: Origin, mesh: Me
     )
 
 
-def finished(workdir: Path, mesh: Mesh) -> Network:
-    """The best network of the finished run in `workdir`.
+def trained(
+    assembly: Assembly,
+    config: ExperimentConfig,
+    origin: Origin,
+    mesh: Mesh,
+    arrays: Mapping[str, jax.Array],
+    sha256: str,
+    words: str,
+) -> Network:
+    """Build the network of a run from what the run has trained.
 
-    Raises:
-      UserError: see `read_trained`.
+    Args:
+      assembly, config, origin, mesh: the run's.
+      arrays: every array of the model, or of the part that the run hands on.
+      sha256: checksum of the trained network.
+      words: the protocol in words.
     """
-    run = read_trained(workdir, mesh)
+    learned = any(name.startswith(_BACKBONE) for name in assembly.partition.params)
+    run = Trained(
+        config=config,
+        info=origin.info,
+        pixels=origin.info,
+        identity={"run": sha256} if learned else origin.identity,
+        assembly=assembly,
+        mesh=mesh,
+        placement=placement_of(assembly, config, mesh),
+        arrays=dict(arrays),
+    )
+    return _network(handed_on(run), words)
+
+
+def _network(run: "Trained", words: str) -> Network:
     return Network(
-        name=f"{run.assembly.spec.name}, {PROTOCOLS[run.config.protocol].summary}",
+        name=f"{run.assembly.spec.name}, {words}",
         config=run.config,
         spec=run.assembly.spec,
         arch=run.assembly.arch,
@@ -94,6 +119,16 @@ def finished(workdir: Path, mesh: Mesh) -> Network:
         info=run.pixels,
         identity=run.identity,
     )
+
+
+def finished(workdir: Path, mesh: Mesh) -> Network:
+    """The best network of the finished run in `workdir`.
+
+    Raises:
+      UserError: see `read_trained`.
+    """
+    run = read_trained(workdir, mesh)
+    return _network(run, protocol_of(run.config).summary)
 
 
 def started(workdir: Path, info: DatasetInfo, mesh: Mesh) -> Network:
@@ -175,14 +210,13 @@ def read_trained(workdir: Path, mesh: Mesh | None = None) -> Trained:
         placement=placement,
         arrays=arrays,
     )
-    grid = assembly.protocol.grid
-    return run if grid is None else _chosen_head(run, found, grid)
+    return _chosen_head(run, found) if assembly.fit.heads else handed_on(run)
 
 
-def _chosen_head(run: Trained, found: FinishedRun, grid: Grid) -> Trained:
+def _chosen_head(run: Trained, found: FinishedRun) -> Trained:
     """The linear probe that a grid of heads reports, as if it had been trained alone."""
-    head = grid.heads(run.config).index(Head(**found.result.finding.values["chosen"]))
-    config = dataclasses.replace(run.config, protocol=grid.alone, probe_grid=ProbeGridConfig())
+    head = chosen_head(run.assembly.fit.heads, found.result.finding)
+    config = alone(run.config)
     assembly = assemble(config, run.info.channels, len(run.info.classes))
     placement = placement_of(assembly, config, run.mesh)
     arrays = {name: run.arrays[name] for name in assembly.partition.frozen}
@@ -196,6 +230,24 @@ def _chosen_head(run: Trained, found: FinishedRun, grid: Grid) -> Trained:
         assembly=assembly,
         placement=placement,
         arrays=arrays,
+    )
+
+
+def handed_on(run: Trained) -> Trained:
+    """The network that a run hands on: the whole of it, or the bare backbone that `Fit` names."""
+    path = run.assembly.fit.hands_on + "."
+    if path == _BACKBONE:
+        return run
+    assembly = bare(run.config, run.info.channels, len(run.info.classes))
+    return dataclasses.replace(
+        run,
+        assembly=assembly,
+        placement=placement_of(assembly, run.config, run.mesh),
+        arrays={
+            _BACKBONE + name.removeprefix(path): value
+            for name, value in run.arrays.items()
+            if name.startswith(path)
+        },
     )
 
 
@@ -244,6 +296,8 @@ def initial_arrays(
       UserError: the weights or the run are damaged, or do not fit.
     """
     wanted = tuple(assembly.partition.variables if names is None else names)
+    begins = {name: assembly.fit.begins(name) for name in wanted}
+    copies = {name: source for name, source in begins.items() if source is not None}
     loaded: dict[str, np.ndarray] = {}
     if any(name.startswith(_BACKBONE) for name in wanted):
         native = _first_backbone(assembly, config, next(iter(placement.values())).mesh)
@@ -264,7 +318,7 @@ def initial_arrays(
                 where = config.backbone.run or assembly.weights
             raise UserError(f"{where}: {name} has shape {value.shape}, expected {expected}.")
         loaded[name] = value.reshape(shapes[name].shape)
-    missing = [name for name in wanted if name not in loaded]
+    missing = [name for name in wanted if name not in loaded and name not in copies]
 
     def draw(seed: jax.Array) -> dict[str, Any]:  # an argument: one program for all seeds
         values = named_values(assembly.create(jax.random.key(seed)))
@@ -275,7 +329,9 @@ def initial_arrays(
     placed = {
         name: parallel.place(loaded[name], placement[name]) for name in wanted if name in loaded
     }
-    return drawn | placed
+    found = drawn | placed
+    # Copies: a training step donates its arrays, and may not be given one twice.
+    return found | {name: jax.numpy.copy(found[source]) for name, source in copies.items()}
 
 
 def _first_backbone(

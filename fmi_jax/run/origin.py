@@ -13,11 +13,12 @@ from typing import Any, Self
 from fmi_jax import atomic
 from fmi_jax.artifacts.checkpoints import check_step, model_sha256
 from fmi_jax.artifacts.record import Ancestor, RunRecord
-from fmi_jax.artifacts.result import Result
+from fmi_jax.artifacts.result import Finding, Result
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.protocols.registry import protocol_of
+from fmi_jax.protocols.spec import Head
 from fmi_jax.run.assembly import OPTIONS, Assembly, assemble
 
 CHECKPOINTS = "checkpoints"
@@ -62,12 +63,9 @@ class FinishedRun:
 
     @property
     def step(self) -> int:
-        """Step whose checkpoint has the best network; a grid's last has the best of every head."""
-        grid = self.assembly.protocol.grid
-        if grid is not None:
-            return self.result.steps
-        assert self.result.best is not None
-        return self.result.best.step
+        """Step whose checkpoint has what is kept; a grid's last has the best of every head."""
+        best, fit = self.result.best, self.assembly.fit
+        return self.result.steps if fit.heads or best is None else best.step
 
     @property
     def sha256(self) -> str:
@@ -79,6 +77,11 @@ class FinishedRun:
         check_step(self.checkpoints, self.step)
         if self.parent is not None:
             self.parent.check_files()
+
+
+def chosen_head(heads: Sequence[Head], finding: Finding) -> int:
+    """Find the head that a finding reports, among those trained side by side."""
+    return list(heads).index(Head(**finding.values["chosen"]))
 
 
 def finished_run(workdir: Path, model_parallel: int = 1) -> FinishedRun:
@@ -93,7 +96,7 @@ def finished_run(workdir: Path, model_parallel: int = 1) -> FinishedRun:
         from (its weights, or the run of which it froze the backbone) has changed.
     """
     record = RunRecord.read(workdir)
-    if record is not None and not PROTOCOLS[record.config.protocol].trains:
+    if record is not None and not protocol_of(record.config).trains:
         raise UserError(
             f"{workdir} holds a run of protocol {record.config.protocol!r}, which trains no"
             " network: expected the folder of one that does, such as 'linear_probe' or 'finetune'."

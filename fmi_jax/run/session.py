@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,26 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from fmi_jax import atomic, parallel
+from fmi_jax.artifacts.checkpoints import RunCheckpoints, model_sha256
 from fmi_jax.artifacts.record import RunRecord
 from fmi_jax.artifacts.result import Finding
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, open_or_draw
 from fmi_jax.data.subset import training_subset
 from fmi_jax.nn import hardware
-from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.protocols.spec import AnyProtocol, Judgement, Network, SplitFeatures
+from fmi_jax.protocols.judging import Judgement, Network, SplitFeatures
+from fmi_jax.protocols.registry import protocol_of, resolved
+from fmi_jax.protocols.spec import JudgeSpec, ProtocolSpec
 from fmi_jax.run import launch, runtime
 from fmi_jax.run import network as networks
 from fmi_jax.run.assembly import Assembly, assemble
 from fmi_jax.run.features import extract
-from fmi_jax.run.origin import Origin, find_origin
+from fmi_jax.run.origin import CHECKPOINTS, Origin, find_origin
 from fmi_jax.tasks.base import Measured, Task
 from fmi_jax.tasks.registry import task_of
+from fmi_jax.training.loop import Plan
+from fmi_jax.training.selection import Selection
+from fmi_jax.training.step import Arrays
 
 
 class Clock:
@@ -38,10 +43,31 @@ class Clock:
         self._since = time.monotonic()
 
     def lap(self, name: str) -> None:
-        """End the phase that began with the last lap."""
+        """End the phase that began with the last lap; phases of one name add up."""
         now = time.monotonic()
-        self.laps[name] = now - self._since
+        self.laps[name] = self.laps.get(name, 0.0) + now - self._since
         self._since = now
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What a run has trained.
+
+    Attributes:
+      arrays: arrays of what was trained, as they are kept.
+      step: step whose checkpoint holds them.
+      plan: schedule of the training.
+      selection: validations of the training.
+      predict: measures every image of a split; each head on axis 1.
+      checkpoints: checkpoints of the run, closed.
+    """
+
+    arrays: Arrays
+    step: int
+    plan: Plan
+    selection: Selection
+    predict: Callable[[str], Measured]
+    checkpoints: RunCheckpoints
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,20 +77,22 @@ class Session:
     Attributes:
       config: the experiment.
       workdir: its folder.
-      protocol: how the backbone is judged.
-      mesh: the devices.
-      dataset: the images, the training subset taken.
+      protocol: what is trained, and who judges.
+      mesh: devices.
+      dataset: images, the training subset taken.
       task: meaning of the data set's labels.
-      metric: the validation metric that selects.
-      assembly: the classifier; for a protocol that trains none, that of a linear probe.
+      metric: validation metric that selects.
+      assembly: model without its arrays.
       origin: origin of the backbone's arrays, found and checked.
-      record: what the run was first started with.
-      clock: since when.
+      record: settings that the run was first started with.
+      clock: wall-clock time by phase.
+      fitted: result of the training; None before it, and in a run that trains nothing.
+      judging: judge at work; None: none.
     """
 
     config: ExperimentConfig
     workdir: Path
-    protocol: AnyProtocol
+    protocol: ProtocolSpec
     mesh: Mesh
     dataset: PreparedDataset
     task: Task
@@ -73,6 +101,8 @@ class Session:
     origin: Origin
     record: RunRecord
     clock: Clock
+    fitted: Fitted | None = None
+    judging: JudgeSpec | None = None
 
     @property
     def info(self) -> DatasetInfo:
@@ -93,15 +123,39 @@ class Session:
         """Whether this process writes files and speaks."""
         return parallel.is_main()
 
+    @property
+    def trained(self) -> bool:
+        """Whether the run has trained the network that it judges."""
+        return self.fitted is not None
+
+    @property
+    def selection(self) -> Selection:
+        """Validations of the training."""
+        assert self.fitted is not None
+        return self.fitted.selection
+
+    def predict(self, split: str) -> Measured:
+        """Measure every image of a split with the trained network; each head on axis 1."""
+        assert self.fitted is not None
+        return self.fitted.predict(split)
+
     def network(self, config: ExperimentConfig | None = None) -> Network:
-        """Build the network of the run, or of another config, as it is before training.
+        """Build the network that the run judges, or that of a config before training.
+
+        Without a config it is the trained one, as it was best; in a run that trains none, and in
+        one that trains heads side by side on a frozen backbone, the one that the run began with.
 
         Raises:
           UserError: see `network.pretrained`.
         """
-        if config is None:
-            return networks.begun(self.assembly, self.config, self.origin, self.mesh)
-        return networks.pretrained(config, self.info, self.mesh)
+        if config is not None:
+            return networks.pretrained(config, self.info, self.mesh)
+        begun = (self.assembly, self.config, self.origin, self.mesh)
+        if self.fitted is None or self.assembly.fit.heads:
+            return networks.begun(*begun)
+        checkpoints = self.workdir / CHECKPOINTS
+        sha256 = model_sha256(checkpoints, self.fitted.step)
+        return networks.trained(*begun, self.fitted.arrays, sha256, self.protocol.summary)
 
     def finished(self, workdir: Path) -> Network:
         """Read the best network of another finished run; errors as in `network.finished`."""
@@ -160,14 +214,23 @@ class Session:
         intervals = task.bootstrap(test, train.bootstrap_samples, train.seed, rows.groups)
         self.clock.lap("test")
         if self.active:
-            task.keep(self.workdir / task.file, test, rows)
+            own = self.judging in (None, self.protocol.judges[0])
+            name = task.file if own else f"{self.judge_name}_{task.file}"
+            task.keep(self.workdir / name, test, rows)
         return Finding(
-            judge=self.protocol.name,
+            judge=self.judge_name,
             evaluations={"val": on_val, "test": dataclasses.replace(on_test, intervals=intervals)},
             resampled="image" if rows.groups is None else "group",
             values=dict(values or {}),
             notes=notes,
         )
+
+    @property
+    def judge_name(self) -> str:
+        """Name of the judge at work; the run's own judge goes by the protocol's."""
+        if self.judging in (None, self.protocol.judges[0]):
+            return self.protocol.name
+        return self.judging.name  # type: ignore[union-attr]
 
     def say(self, line: str) -> None:
         """Print a line, on one process."""
@@ -196,6 +259,7 @@ def begin(config: ExperimentConfig, workdir: Path) -> Session:
       UserError: the prepared data are damaged.
     """
     clock = Clock()
+    config = resolved(config)
     mesh = parallel.make_mesh(config.train.model_parallel)
     unused = launch.unused_devices()
     if unused is not None:
@@ -218,7 +282,7 @@ def begin(config: ExperimentConfig, workdir: Path) -> Session:
     task.metric(metric)  # refuses one that the task does not have
     clock.lap("data")
 
-    protocol = PROTOCOLS[config.protocol]
+    protocol = protocol_of(config)
     protocol.check(config, info)
     assembly = assemble(config, info.channels, len(info.classes))
     origin = find_origin(assembly, config, info)

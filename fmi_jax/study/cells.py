@@ -15,7 +15,7 @@ from typing import Any
 
 from fmi_jax.artifacts.record import FREE
 from fmi_jax.config import ExperimentConfig, flat, set_fields
-from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.protocols.registry import protocol_of
 from fmi_jax.study.spec import Setting
 from fmi_jax.study.state import Score, best
 
@@ -85,7 +85,7 @@ def candidates(setting: Setting, rates: tuple[float, ...], seeds: int) -> tuple[
       seeds: number of runs per rate.
     """
     assert setting.config is not None
-    protocol = PROTOCOLS[setting.config.protocol]
+    protocol = protocol_of(setting.config)
     program = cell_id(setting.config)
     if setting.after is not None:
         followed = candidates(setting.after, rates, seeds)
@@ -118,7 +118,7 @@ def _following(config: ExperimentConfig, of: Cell, program: str) -> Cell:
 def following(config: ExperimentConfig, run: str) -> ExperimentConfig:
     """Copy the experiment config and set the run to analyse: a cell's name, or a folder."""
     config = copy.deepcopy(config)
-    set_fields(config, {PROTOCOLS[config.protocol].after: run})
+    set_fields(config, {protocol_of(config).after: run})
     return config
 
 

@@ -23,7 +23,7 @@ from fmi_jax.data.prepared import DatasetInfo, open_dataset
 from fmi_jax.data.subset import training_subset
 from fmi_jax.drawing.template import duration
 from fmi_jax.errors import UserError
-from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.protocols.registry import protocol_of
 from fmi_jax.run.assembly import assemble
 from fmi_jax.study.cells import Cell, following
 from fmi_jax.study.ledger import Ledger
@@ -106,7 +106,7 @@ def operations(config: ExperimentConfig) -> float | None:
         info = _info(config)
     except UserError:
         return None
-    images = PROTOCOLS[config.protocol].images(config, info.counts)
+    images = protocol_of(config).images(config, info.counts)
     if not any(images):
         return 0.0
     train, forward = per_image(config, info.channels, len(info.classes))
@@ -123,7 +123,7 @@ def _info(config: ExperimentConfig) -> DatasetInfo:
 
 def per_image(config: ExperimentConfig, channels: int, num_classes: int) -> tuple[float, float]:
     """Floating-point operations per image of a training step and of a forward pass."""
-    after = PROTOCOLS[config.protocol].after
+    after = protocol_of(config).after
     bare = following(config, "") if after else copy.deepcopy(config)
     bare.backbone.weights = bare.backbone.run = bare.transformer.weights = ""
     bare.optim.learning_rate = ExperimentConfig().optim.learning_rate

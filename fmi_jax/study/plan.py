@@ -14,7 +14,7 @@ from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError, UserError, unknown_name
 from fmi_jax.flags import assign
 from fmi_jax.models.registry import BACKBONES
-from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.protocols.registry import protocol_of, resolved
 from fmi_jax.protocols.spec import PretrainedNetwork
 from fmi_jax.run.assembly import find_weights
 from fmi_jax.run.origin import finished_run
@@ -111,7 +111,7 @@ class Plan:
         )
 
     def _setting(self, setting: Setting) -> PlannedSetting:
-        protocol = None if setting.config is None else PROTOCOLS[setting.config.protocol]
+        protocol = None if setting.config is None else protocol_of(setting.config)
         cells = self.candidates(setting)
         return PlannedSetting(
             at=setting.at,
@@ -172,7 +172,7 @@ def make_plan(
         for name, text in values.items():
             assign(config, name, text)
         validate(copy.deepcopy(config))  # a copy, because names of cells hash the numbers unchanged
-        return config
+        return resolved(config)
 
     def changed_setting(setting: Setting) -> Setting:
         after = None if setting.after is None else changed_setting(setting.after)
@@ -251,7 +251,7 @@ def _missing(config: ExperimentConfig) -> list[str]:
         networks.append(
             PretrainedNetwork("transformer.weights", transformer.name, transformer.weights)
         )
-    for network in (*networks, *PROTOCOLS[config.protocol].networks(config)):
+    for network in (*networks, *protocol_of(config).networks(config)):
         try:
             spec = BACKBONES[network.backbone]
             find_weights(network.weights, backbone.weights_dir, spec, network.field)

@@ -12,12 +12,14 @@ from jax.sharding import Mesh
 from fmi_jax import parallel
 from fmi_jax.artifacts.checkpoints import RunCheckpoints
 from fmi_jax.artifacts.scalars import MetricWriter, ProgressReport
-from fmi_jax.config import ExperimentConfig, OptimConfig
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UserError
+from fmi_jax.training import side_by_side
 from fmi_jax.training.evaluation import STEPS_AHEAD
 from fmi_jax.training.interrupt import Stopped, StopRequest
 from fmi_jax.training.kernel_errors import kernel_errors
 from fmi_jax.training.optim import warmup_steps
+from fmi_jax.training.selection import Selection
 from fmi_jax.training.step import Arrays, TrainState
 from fmi_jax.types import Batch
 
@@ -29,20 +31,29 @@ class Plan:
     Attributes:
       total_steps: length of the run.
       steps_per_epoch: training images over batch size; not a whole number in general.
-      evaluate_at: steps after which the validation split is measured; includes the last step.
+      evaluate_at: steps after which the validation split is measured; includes the last step, or
+        empty where nothing is chosen on validation.
+      save_at: steps after which a checkpoint is written; includes the last step.
       log_every: steps between writes of the scalars; the loss is checked at the same time.
-      checkpoint_every: most steps between two saves; 0: save at evaluations only.
+      checkpoint_every: most steps between two saves; 0: those of `save_at` only.
     """
 
     total_steps: int
     steps_per_epoch: float
     evaluate_at: frozenset[int]
+    save_at: frozenset[int]
     log_every: int
     checkpoint_every: int
 
     @classmethod
-    def of(cls, config: ExperimentConfig, num_train: int) -> "Plan":
-        """Make the plan of an experiment with `num_train` training images."""
+    def of(cls, config: ExperimentConfig, num_train: int, *, validates: bool = True) -> "Plan":
+        """Make the plan of an experiment.
+
+        Args:
+          config: experiment.
+          num_train: number of training images.
+          validates: whether validation chooses among the steps.
+        """
         train = config.train
         per_epoch = num_train / train.batch_size
         total = max(1, round(train.epochs * per_epoch))
@@ -50,61 +61,15 @@ class Plan:
             total = min(total, train.max_steps)
         interval = max(1.0, train.eval_every_epochs * per_epoch)
         times = range(1, int(total / interval) + 1)
+        save_at = frozenset(round(i * interval) for i in times) | {total}
         return cls(
             total_steps=total,
             steps_per_epoch=per_epoch,
-            evaluate_at=frozenset(round(i * interval) for i in times) | {total},
+            evaluate_at=save_at if validates else frozenset(),
+            save_at=save_at,
             log_every=train.log_every_steps,
             checkpoint_every=train.checkpoint_every_steps,
         )
-
-
-@dataclasses.dataclass(kw_only=True)
-class Progress:
-    """State of the loop beside the arrays; saved with every checkpoint.
-
-    Attributes:
-      best_step: steps done at the best validation; None before the first validation.
-      best_value: validation metric at `best_step`.
-      best_seconds: training time up to `best_step`, in seconds, over all restarts.
-      bad_evaluations: validations since the last improvement (plateau schedule).
-      lr_scale: factor on the learning rate (plateau schedule).
-      seconds: training time so far, over all restarts.
-    """
-
-    best_step: int | None = None
-    best_value: float | None = None
-    best_seconds: float = 0.0
-    bad_evaluations: int = 0
-    lr_scale: float = 1.0
-    seconds: float = 0.0
-
-    def improve(
-        self, score: Callable[[float], float], value: float, step: int, seconds: float
-    ) -> bool:
-        """Record a validation; returns whether it is the best so far.
-
-        An equal value is not an improvement. An undefined value (NaN) is the best only if it is
-        the first.
-        """
-        best = self.best_value
-        if best is not None and score(value) <= score(best):
-            return False
-        self.best_step, self.best_value, self.best_seconds = step, value, seconds
-        self.bad_evaluations = 0
-        return True
-
-    def wait(self, config: OptimConfig) -> bool:
-        """Count a validation without improvement; returns whether the learning rate drops now.
-
-        Same rule as torch's ReduceLROnPlateau with threshold 0.
-        """
-        self.bad_evaluations += 1
-        if self.bad_evaluations <= config.plateau_patience:
-            return False
-        self.bad_evaluations = 0
-        self.lr_scale *= config.plateau_factor
-        return True
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -118,13 +83,12 @@ class Loop:
       train_step: step made by `make_train_step`.
       frozen: arrays that do not learn.
       batches: this process's part of every batch, beginning with the next step.
-      validate: function that computes validation metrics from all arrays of the model.
-      metric: name of the metric that selects the best checkpoint.
-      score: function that gives the metric's value a sign such that more is better.
+      validate: function that computes validation metrics from all arrays of the model, one mapping
+        for each head, or for the network.
       learning_rate: learning rate reached after warm-up, before any drop.
       batch_ids: function that gives the image ids of a step's batch, for messages.
       checkpoints, writer, report: outputs for checkpoints, metrics and console messages.
-      progress: current state of the loop.
+      selection: validations so far.
     """
 
     config: ExperimentConfig
@@ -133,15 +97,13 @@ class Loop:
     train_step: Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, Any]]]
     frozen: Arrays
     batches: Iterator[Batch]
-    validate: Callable[[Arrays], Mapping[str, float]]
-    metric: str
-    score: Callable[[float], float]
+    validate: Callable[[Arrays], Sequence[Mapping[str, float]]]
     learning_rate: Any
     batch_ids: Callable[[int], Sequence[str]]
     checkpoints: RunCheckpoints
     writer: MetricWriter
     report: ProgressReport
-    progress: Progress
+    selection: Selection
 
     def run(self, state: TrainState, start_step: int) -> TrainState:
         """Train from `start_step` to the end of the plan.
@@ -166,12 +128,13 @@ class Loop:
                     evaluating = done in self.plan.evaluate_at
                     stopping = stop.requested(done)
                     periodic = self.plan.checkpoint_every
-                    saving = evaluating or stopping or bool(periodic and done % periodic == 0)
+                    saving = done in self.plan.save_at or stopping
+                    saving |= bool(periodic and done % periodic == 0)
                     if saving or done % self.plan.log_every == 0:
                         self._write(pending, done, state)
                         pending.clear()
                         self.checkpoints.poll()
-                        self.progress.seconds += time.monotonic() - clock
+                        self.selection.seconds += time.monotonic() - clock
                         clock = time.monotonic()
                     if evaluating:
                         state = self.evaluate(state, done)
@@ -198,7 +161,7 @@ class Loop:
         for i, scalars in enumerate(values):
             if bad >= 0 and first + i > bad + 1:
                 break
-            self.writer.write_scalars(first + i, self.training_row(scalars))
+            self.writer.write_scalars(first + i, self.selection.training_row(scalars))
         if bad >= 0:
             raise self._diverged(bad)
         loss = float(np.mean([scalars["loss"] for scalars in values]))
@@ -206,14 +169,10 @@ class Loop:
             done, {f"speed/{k}": v for k, v in self.report.update(done, loss).items()}
         )
 
-    def training_row(self, scalars: Mapping[str, Any]) -> dict[str, float]:
-        """Scalars to write for one training step, by name."""
-        return {f"train/{name}": float(value) for name, value in scalars.items()}
-
     def _diverged(self, step: int) -> UserError:
         ids = list(self.batch_ids(step))
         shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-        best = self.progress.best_step
+        best = self.selection.best_step
         kept = f"the best checkpoint (step {best}) is kept" if best else "no checkpoint was lost"
         return UserError(
             f"the loss or its gradient is not finite at step {step + 1}, on the batch of {shown}."
@@ -222,16 +181,19 @@ class Loop:
         )
 
     def evaluate(self, state: TrainState, done: int) -> TrainState:
-        """Measure the validation split; track the best step and lower the learning rate if due."""
-        progress = self.progress
+        """Measure the validation split; keep the best and lower the learning rate if due."""
+        selection = self.selection
         values = self.validate(state.params | state.followers | self.frozen)
-        self.writer.write_scalars(done, {f"val/{name}": v for name, v in values.items()})
-        improved = progress.improve(self.score, values[self.metric], done, progress.seconds)
-        if not improved and self.plateaus(done) and progress.wait(self.config.optim):
-            state = self.dropped(state, progress.lr_scale)
+        self.writer.write_scalars(done, selection.named("val", values))
+        improved = selection.improve(values, done)
+        if selection.names and improved.any():
+            kept = side_by_side.keep(state.params, state.followers, improved)
+            state = dataclasses.replace(state, followers=kept)
+        if self.plateaus(done) and selection.wait(self.config.optim, improved):
+            state = self.dropped(state, selection.lr_scale)
         self.report.say(
             f"epoch {done / self.plan.steps_per_epoch:.1f}  step {done}"
-            f"  val {self.metric} {values[self.metric]:.4f}{'  best so far' if improved else ''}"
+            f"  {selection.line(values, improved)}"
         )
         return state
 
@@ -250,7 +212,7 @@ class Loop:
     def _save(self, state: TrainState, done: int) -> None:
         self.writer.flush()
         model = {"params": state.params, "stats": state.followers}
-        self.checkpoints.save(done, model, counters(state), dataclasses.asdict(self.progress))
+        self.checkpoints.save(done, model, counters(state), self.selection.to_json())
 
 
 def counters(state: TrainState) -> dict[str, Any]:

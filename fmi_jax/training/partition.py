@@ -122,8 +122,6 @@ def partition(
     if both := sorted(learns & following):
         raise ValueError(f"{both[0]} is to learn and to follow: expected one of them")
     params = tuple(n for n in variables if n in learns and isinstance(variables[n][1], nnx.Param))
-    if not params:
-        raise ValueError("the protocol trains no parameter of this model")
     running = {n for n in learns if isinstance(variables[n][1], nnx.BatchStat)}
     followers = tuple(n for n in variables if n in following | running)
     frozen = tuple(n for n in variables if n not in {*params, *followers})

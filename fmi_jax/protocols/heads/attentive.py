@@ -1,4 +1,7 @@
-"""A learned query that reads all tokens of a frozen backbone, and a linear layer."""
+"""A learned query that reads all tokens of a backbone, and a linear layer.
+
+Not in the paper: what the tokens hold beside the pooled feature that a linear head reads.
+"""
 
 from typing import Any
 
@@ -11,6 +14,7 @@ from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Backbone
 from fmi_jax.nn.linear import linear, trunc_normal
 from fmi_jax.nn.norm import LayerNorm
+from fmi_jax.protocols.spec import HeadSpec
 
 _NORM_EPS = 1e-6
 _HEAD_WIDTH = 64
@@ -51,16 +55,25 @@ class AttentiveClassifier(nnx.Module):
     """`head(pool(tokens))`: of the grid, and of [cls] where the backbone has one.
 
     Args:
-      backbone: the feature extractor; frozen, and therefore always in evaluation mode.
+      backbone: the feature extractor.
       num_classes: width `k` of the logits.
       num_heads: of the attention; 0: as many as have 64 channels or more each.
+      eval_mode: whether the backbone is always in evaluation mode.
       rngs: for pool and head; weights from a truncated normal of std 0.02, zero bias.
 
     Raises:
       UsageError: `num_heads` does not divide the width of the tokens.
     """
 
-    def __init__(self, backbone: Backbone, num_classes: int, *, num_heads: int, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        num_heads: int,
+        eval_mode: bool,
+        rngs: nnx.Rngs,
+    ):
         width = backbone.arch.token_width
         valid = [n for n in range(1, width + 1) if width % n == 0]
         if not num_heads:
@@ -72,17 +85,31 @@ class AttentiveClassifier(nnx.Module):
                 f" tokens; nearest valid: {' or '.join(map(str, near))}."
             )
         self.backbone = backbone
+        self.eval_mode = eval_mode
         self.pool = AttentionPool(width, num_heads, dtype=backbone.execution.dtype, rngs=rngs)
         self.head = linear(width, num_classes, dtype=jnp.float32, rngs=rngs)
 
     def __call__(
         self, images: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b k"]:
-        """Logits in float32; the same in training, for nothing here is drawn."""
-        del rngs
-        features = self.backbone.features(images)
+        """Logits in float32. `rngs` (stream "dropout") means training."""
+        features = self.backbone.features(images, rngs=None if self.eval_mode else rngs)
         b, d = images.shape[0], features.tokens.shape[-1]
         tokens = features.tokens.reshape(b, -1, d)
         if features.cls is not None:
             tokens = jnp.concatenate([features.cls[:, None].astype(tokens.dtype), tokens], axis=1)
         return self.head(self.pool(tokens))
+
+
+SPEC = HeadSpec(
+    name="attentive",
+    summary="attention pooling and linear head",
+    build=lambda parts: AttentiveClassifier(
+        parts.backbone,
+        parts.num_classes,
+        num_heads=parts.config.attentive.num_heads,
+        eval_mode=parts.eval_mode,
+        rngs=parts.rngs,
+    ),
+    reads=("attentive",),
+)

@@ -1,23 +1,40 @@
-"""Many linear heads side by side on one frozen feature."""
+"""Linear heads of all learning rates and seeds in one pass (paper, Table 1 "linear").
 
-from collections.abc import Sequence
+A frozen backbone gives the same feature to every head, so it is computed once per image. Head by
+head this is the linear probe: initialisation, gradient clipping, AdamW, schedule, plateau and
+best step are its own. Order and augmentation of the images are shared; those of
+`linear_probe` with the same `train.seed`.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fmi_jax.artifacts.result import Evaluation, Finding
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Backbone
 from fmi_jax.nn.linear import linear
+from fmi_jax.protocols.judging import Run
+from fmi_jax.protocols.spec import Head, HeadSpec, JudgeSpec, Parts, Variant, training_images
+from fmi_jax.tasks.base import Measured, Task
+from fmi_jax.training.selection import Selection
+from fmi_jax.training.side_by_side import is_best, of_head
 
 
 class HeadStack(nnx.Module):
     """`g` linear heads: every array has the head as its first axis.
 
     Args:
-      width: of the feature, `f`.
-      num_classes: `k`.
+      width: width `f` of the feature.
+      num_classes: width `k` of the logits.
       rngs: one for each seed, drawn from as `LinearClassifier` draws its head.
-      copies: how many heads start from each seed; head `i * len(rngs) + j` is the `i`-th of
+      copies: number of heads that start from each seed; head `i * len(rngs) + j` is the `i`-th of
         seed `j`.
 
     Attributes:
@@ -71,3 +88,180 @@ class FeatureHeads(nnx.Module):
         """Logits of every head in float32."""
         del rngs
         return self.head(features)
+
+
+def heads_of(config: ExperimentConfig) -> tuple[Head, ...]:
+    """List every rate with every seed; those of one rate stand together.
+
+    Raises:
+      UsageError: a learning rate is set that no head reads.
+    """
+    default = ExperimentConfig().optim.learning_rate
+    if config.optim.learning_rate != default:
+        raise UsageError(
+            f"optim.learning_rate={config.optim.learning_rate!r}: protocol 'probe_grid' trains"
+            f" probe_grid.learning_rates={config.probe_grid.learning_rates!r} instead; expected"
+            f" the default {default!r} there, or protocol 'linear_probe'."
+        )
+    seeds = range(config.train.seed, config.train.seed + config.probe_grid.seeds)
+    return tuple(
+        Head(learning_rate=rate, seed=seed)
+        for rate in config.probe_grid.learning_rates
+        for seed in seeds
+    )
+
+
+def _build(parts: Parts) -> nnx.Module:
+    config = parts.config
+    return HeadGrid(
+        parts.backbone,
+        parts.num_classes,
+        streams(config.train.seed, config.probe_grid.seeds, parts.rngs),
+        copies=len(config.probe_grid.learning_rates),
+    )
+
+
+def streams(seed: int, count: int, first: nnx.Rngs) -> Sequence[nnx.Rngs]:
+    """Make the stream that the head of each seed is drawn from, as in a linear probe of that seed.
+
+    There, the backbone has been drawn from the same stream before.
+    """
+    streams = [first]
+    for i in range(1, count):
+        other = nnx.Rngs(seed + i)
+        other.default.count.set_value(first.default.count.get_value())
+        streams.append(other)
+    return streams
+
+
+def _on_features(config: ExperimentConfig) -> Callable[[Any], nnx.Module] | None:
+    """Leave the backbone out where the heads train on kept features."""
+    return (lambda model: FeatureHeads(model.head)) if config.probe_grid.cached else None
+
+
+def _variants(config: ExperimentConfig, rates: Sequence[float], seeds: int) -> tuple[Variant, ...]:
+    """Put all rates and seeds into one run."""
+    config = copy.deepcopy(config)
+    config.probe_grid.learning_rates = tuple(rates) or config.probe_grid.learning_rates
+    config.probe_grid.seeds = seeds
+    return (Variant(config),)
+
+
+def judge(run: Run) -> Finding:
+    """Measure every head at its best step, and report the first head of the best rate."""
+    heads, task = heads_of(run.config), run.task
+    val, test = run.predict("val"), run.predict("test")
+    of_val, of_test = (_of_each(task, measured, len(heads)) for measured in (val, test))
+    score = task.metric(run.metric).score
+    chosen = choose(heads, [score(head.values[run.metric]) for head in of_val])
+    if run.active:  # what the run reports is written last
+        for i in _same_rate(heads, chosen):
+            path = run.workdir / _predictions_name(heads[i].seed)
+            task.keep(path, of_head(test, i), run.dataset.rows("test"))
+    return run.evaluated(
+        of_head(val, chosen),
+        of_head(test, chosen),
+        values=_details(heads, chosen, run.selection, of_val, of_test),
+        notes=tuple(_notes(run.config)),
+    )
+
+
+def _of_each(task: Task, measured: Measured, heads: int) -> list[Evaluation]:
+    """Evaluate every head on a split, from what was measured of all of them."""
+    return [task.evaluate(of_head(measured, head)) for head in range(heads)]
+
+
+def choose(heads: Sequence[Head], scores: Sequence[float]) -> int:
+    """Choose the first head of the rate that is best by validation, in the mean over its seeds.
+
+    Not the head that is best: of several seeds it would be the luckiest, and no longer comparable
+    with the one seed of a linear probe. The first of equal rates.
+
+    Args:
+      heads: heads, those of one rate together.
+      scores: score of each head at its best step, more being better.
+    """
+    rates = list(dict.fromkeys(head.learning_rate for head in heads))
+    means = np.array(scores).reshape(len(rates), -1).mean(axis=1)
+    return int(np.argmax(means)) * (len(heads) // len(rates))
+
+
+def _same_rate(heads: Sequence[Head], chosen: int) -> list[int]:
+    """List the heads of the chosen one's learning rate, itself among them."""
+    return [i for i, h in enumerate(heads) if h.learning_rate == heads[chosen].learning_rate]
+
+
+def _predictions_name(seed: int) -> str:
+    """Name the file of what the head of a seed says of the test images."""
+    return f"predictions_seed{seed}.csv"
+
+
+def _details(
+    heads: Sequence[Head],
+    chosen: int,
+    selection: Selection,
+    val: Sequence[Evaluation],
+    test: Sequence[Evaluation],
+) -> dict[str, Any]:
+    """Describe every head, and the chosen rate over its seeds, as JSON for `Finding.values`.
+
+    Each head stands with the metrics of its best step; `seeds` has the mean and the standard
+    deviation (of a sample) of the test metrics over the seeds of the chosen rate.
+    """
+    same = _same_rate(heads, chosen)
+    over_seeds = {name: [test[i].values[name] for i in same] for name in test[chosen].values}
+    return {
+        "chosen": {"learning_rate": heads[chosen].learning_rate, "seed": heads[chosen].seed},
+        "curves": heads[chosen].name,
+        "seeds": {
+            "count": len(same),
+            "predictions": {heads[i].seed: _predictions_name(heads[i].seed) for i in same},
+            "test_mean": {name: float(np.mean(values)) for name, values in over_seeds.items()},
+            "test_std": {
+                name: float(np.std(values, ddof=1))
+                for name, values in over_seeds.items()
+                if len(same) > 1
+            },
+        },
+        "heads": [
+            {
+                "learning_rate": head.learning_rate,
+                "seed": head.seed,
+                "best_step": selection.tracks[i].best_step,
+                "val": val[i].values,
+                "test": test[i].values,
+            }
+            for i, head in enumerate(heads)
+        ],
+    }
+
+
+def _notes(config: ExperimentConfig) -> list[str]:
+    """Say what sets a grid apart from separate linear probes."""
+    settings, found = config.probe_grid, []
+    if settings.seeds > 1:
+        found.append(
+            f"The {settings.seeds} seeds of a learning rate share the order and augmentation of"
+            " the images; they differ in the initialisation of the head alone."
+        )
+    if settings.cached:
+        found.append("The heads were trained on features of images without augmentation.")
+    return found
+
+
+SPEC = HeadSpec(
+    name="grid",
+    summary="linear heads of all learning rates at once",
+    build=_build,
+    follows=is_best,
+    heads=heads_of,
+    on_features=_on_features,
+    alone="linear",
+    judge=JudgeSpec(
+        name="heads", summary="metrics of every head", judge=judge, images=training_images
+    ),
+    variants=_variants,
+    small={"probe_grid.learning_rates": (1e-3, 1e-2)},
+    reads=("probe_grid",),
+    ignores=("optim.learning_rate",),
+)

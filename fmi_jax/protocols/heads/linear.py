@@ -5,6 +5,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 from fmi_jax.models.base import Backbone
+from fmi_jax.protocols.spec import HeadSpec
 
 
 class LinearClassifier(nnx.Module):
@@ -13,13 +14,13 @@ class LinearClassifier(nnx.Module):
     Args:
       backbone: the feature extractor.
       num_classes: width `k` of the logits.
-      frozen: whether the backbone is frozen and therefore always in evaluation mode.
+      eval_mode: whether the backbone is always in evaluation mode.
       rngs: for the head; weights from a truncated normal of std 0.02, zero bias (as DeiT).
     """
 
-    def __init__(self, backbone: Backbone, num_classes: int, *, frozen: bool, rngs: nnx.Rngs):
+    def __init__(self, backbone: Backbone, num_classes: int, *, eval_mode: bool, rngs: nnx.Rngs):
         self.backbone = backbone
-        self.frozen = frozen
+        self.eval_mode = eval_mode
         self.head = nnx.Linear(
             backbone.arch.feature_width,
             num_classes,
@@ -32,5 +33,14 @@ class LinearClassifier(nnx.Module):
         self, images: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b k"]:
         """Logits in float32. `rngs` (stream "dropout") means training."""
-        features = self.backbone.features(images, rngs=None if self.frozen else rngs)
+        features = self.backbone.features(images, rngs=None if self.eval_mode else rngs)
         return self.head(features.pooled.astype(jnp.float32))
+
+
+SPEC = HeadSpec(
+    name="linear",
+    summary="linear head",
+    build=lambda parts: LinearClassifier(
+        parts.backbone, parts.num_classes, eval_mode=parts.eval_mode, rngs=parts.rngs
+    ),
+)

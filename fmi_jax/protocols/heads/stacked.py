@@ -1,4 +1,9 @@
-"""A transformer of its own on the spatial tokens of a foundation model."""
+"""A DeiT that learns on the tokens of the backbone (paper, Tables 1 and 2 "DeiT-B", Figure 5).
+
+Any backbone, and any block of it as the source of the tokens (`backbone.last_block`). As in the
+study, the transformer begins with weights of its own (`config.transformer`), its patch embedding
+left out.
+"""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -7,6 +12,7 @@ from jaxtyping import Array, Float
 from fmi_jax.models.base import Backbone
 from fmi_jax.nn.linear import linear
 from fmi_jax.nn.norm import LayerNorm
+from fmi_jax.protocols.spec import HeadSpec, Parts
 
 _NORM_EPS = 1e-5  # of the projector: what torch's LayerNorm has, which the study left as it is
 
@@ -41,7 +47,7 @@ class StackedClassifier(nnx.Module):
         `arch.in_channels` is their width. The study's is a DeiT
         (`fmi_jax.models.deit.TokenDeiT`).
       num_classes: width `k` of the logits.
-      frozen: whether the foundation is frozen and therefore always in evaluation mode.
+      eval_mode: whether the foundation is always in evaluation mode.
       rngs: for projector and head; weights from a truncated normal of std 0.02, zero bias.
     """
 
@@ -51,12 +57,12 @@ class StackedClassifier(nnx.Module):
         transformer: Backbone,
         num_classes: int,
         *,
-        frozen: bool,
+        eval_mode: bool,
         rngs: nnx.Rngs,
     ):
         self.backbone = backbone
         self.transformer = transformer
-        self.frozen = frozen
+        self.eval_mode = eval_mode
         self.projector = Projector(
             backbone.arch.token_width,
             transformer.arch.in_channels,
@@ -71,6 +77,27 @@ class StackedClassifier(nnx.Module):
         self, images: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b k"]:
         """Logits in float32. `rngs` (stream "dropout") means training."""
-        features = self.backbone.features(images, rngs=None if self.frozen else rngs)
+        features = self.backbone.features(images, rngs=None if self.eval_mode else rngs)
         pooled = self.transformer.features(self.projector(features.tokens), rngs=rngs).pooled
         return self.head(pooled.astype(jnp.float32))
+
+
+def _build(parts: Parts) -> StackedClassifier:
+    assert parts.transformer is not None
+    return StackedClassifier(
+        parts.backbone,
+        parts.transformer,
+        parts.num_classes,
+        eval_mode=parts.eval_mode,
+        rngs=parts.rngs,
+    )
+
+
+SPEC = HeadSpec(
+    name="deit",
+    summary="DeiT on its tokens",
+    build=_build,
+    needs_transformer=True,
+    small={"transformer.name": "deit_nano"},
+    reads=("transformer",),
+)

@@ -1,4 +1,8 @@
-"""A backbone whose linear layers have low-rank adapters, there and back."""
+"""LoRA (arXiv 2106.09685): low-rank adapters in a frozen backbone learn.
+
+Not in the paper. Unlike in other frozen backbones, stochastic depth acts where the config asks for
+it: the adapters learn inside the network.
+"""
 
 from collections.abc import Iterator
 
@@ -7,6 +11,7 @@ from flax import nnx
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Backbone
 from fmi_jax.nn.lora import LoRALinear
+from fmi_jax.protocols.spec import AdaptSpec, Parts
 
 _MLP = ("fc1", "fc2", "w12", "w3")
 _FUSED = {"qkv": 3, "w12": 2}  # number of parts, as in `shards.FUSED`
@@ -37,7 +42,7 @@ def add_adapters(
     ]
     if not found:
         raise UsageError(
-            f"protocol 'lora': {type(backbone).__name__} has no linear layer"
+            f"adapt 'lora': {type(backbone).__name__} has no linear layer"
             f" {', '.join(targets)} in its blocks: expected a transformer or a focal network; a"
             " convolutional one can be fine-tuned (protocol 'finetune' or 'partial')."
         )
@@ -85,3 +90,19 @@ def _adapted(name: str, layer: nnx.Linear, targets: tuple[str, ...]) -> tuple[tu
         return tuple({"q": 0, "v": width}[t] for t in ("q", "v") if t in targets), width
     whole = "proj" if name == "proj" else "mlp" if name in _MLP else ""
     return (0,) if whole in targets else (), layer.out_features
+
+
+def _change(parts: Parts) -> None:
+    lora = parts.config.lora
+    add_adapters(parts.backbone, lora.targets, rank=lora.rank, alpha=lora.alpha, rngs=parts.rngs)
+
+
+SPEC = AdaptSpec(
+    name="lora",
+    summary="low-rank adapters in a frozen backbone",
+    learns=lambda config, arch: lambda name: name.endswith((".lora_a", ".lora_b")),
+    change=_change,
+    eval_mode=False,
+    small={"lora.rank": 4},
+    reads=("lora", "optim.layer_decay"),
+)

@@ -1,0 +1,1 @@
+"""Adaptations of a backbone: what of it learns."""

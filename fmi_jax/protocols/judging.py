@@ -1,0 +1,179 @@
+"""What a judge works with: the run it measures in, networks, and their features."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from fmi_jax.artifacts.result import Finding
+from fmi_jax.config import BackboneConfig, ExperimentConfig
+from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
+from fmi_jax.models.base import ArchConfig, BackboneSpec
+from fmi_jax.tasks.base import Measured, Task
+from fmi_jax.training.partition import Partition
+from fmi_jax.training.selection import Selection
+from fmi_jax.training.step import Arrays, Placement, Preprocess
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitFeatures:
+    """Features of every image of a split, in the order of its rows.
+
+    Attributes:
+      features: float32 `[n, f]`, `Features.pooled` of the evaluation transform.
+      labels: int `[n]`, or float `[n, k]` for a multi-label set.
+      ids: ids of the images.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    ids: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """Measurements of both splits under the setting that was chosen on validation.
+
+    Attributes:
+      val, test: measurements of every image, as the task takes them.
+      details: settings that were tried and chosen, as JSON values, for `Finding.values`.
+      notes: facts that a reader must know, one sentence each.
+    """
+
+    val: Measured
+    test: Measured
+    details: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+    """A model with its arrays, on the devices.
+
+    Attributes:
+      name: name for figures: the backbone's, and where it stands ("dinov2_vitb14, fine-tuned").
+      config: experiment that it was built for.
+      spec, arch: spec and arch of its backbone.
+      dtype: compute type of its backbone.
+      partition: structure; `partition.merge(arrays)` is the module, its backbone under the
+        attribute `backbone`.
+      arrays: every array by native name.
+      placement: sharding of each of them.
+      preprocess: function from prepared uint8 images to the module's input; traceable.
+      info: data set whose mean and standard deviation `preprocess` applies.
+      identity: origin of its backbone's arrays: {"weights": sha256 of a file}, {"seed": number}, or
+        {"run": sha256 of a finished run's network}, with the "head" of a grid. Kept features are
+        found by it.
+    """
+
+    name: str
+    config: ExperimentConfig
+    spec: BackboneSpec
+    arch: ArchConfig
+    dtype: Any
+    partition: Partition
+    arrays: Arrays
+    placement: Placement
+    preprocess: Preprocess
+    info: DatasetInfo
+    identity: Mapping[str, Any]
+
+
+class Run(typing.Protocol):
+    """The run that a judge works in."""
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """Experiment."""
+        ...
+
+    @property
+    def workdir(self) -> Path:
+        """Folder for tables."""
+        ...
+
+    @property
+    def dataset(self) -> PreparedDataset:
+        """Prepared data set, the training subset taken."""
+        ...
+
+    @property
+    def task(self) -> Task:
+        """Meaning of the data set's labels."""
+        ...
+
+    @property
+    def metric(self) -> str:
+        """Validation metric that selects."""
+        ...
+
+    @property
+    def mesh(self) -> Mesh:
+        """Devices; every network of the run lives on them."""
+        ...
+
+    @property
+    def active(self) -> bool:
+        """Whether this process writes files."""
+        ...
+
+    @property
+    def trained(self) -> bool:
+        """Whether the run has trained the network that it judges."""
+        ...
+
+    @property
+    def selection(self) -> Selection:
+        """Validations of the training so far, of each head."""
+        ...
+
+    def network(self, config: ExperimentConfig | None = None) -> Network:
+        """Build the network that the run judges, or that of a config before training."""
+        ...
+
+    def finished(self, workdir: Path) -> Network:
+        """Read the best network of another finished run."""
+        ...
+
+    def started(self, workdir: Path) -> Network:
+        """Build the network that another finished run started from; its head is drawn."""
+        ...
+
+    def features(self) -> Mapping[str, SplitFeatures]:
+        """Read the kept features of every split, or compute them."""
+        ...
+
+    def predict(self, split: str) -> Measured:
+        """Measure every image of a split with the trained network; each head on axis 1."""
+        ...
+
+    def classified(self, judgement: Judgement) -> Finding:
+        """Evaluate a judgement and keep what it says of the test images."""
+        ...
+
+    def evaluated(
+        self,
+        val: Measured,
+        test: Measured,
+        *,
+        values: Mapping[str, Any] | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> Finding:
+        """Evaluate measurements of both splits and keep those of the test images."""
+        ...
+
+
+def plain(config: ExperimentConfig, backbone: BackboneConfig, protocol: str) -> ExperimentConfig:
+    """Describe another backbone under a protocol with its defaults, on the same images."""
+    return ExperimentConfig(
+        protocol=protocol,
+        image_size=config.image_size,
+        data=config.data,
+        augment=config.augment,
+        backbone=backbone,
+        train=config.train,
+    )

@@ -1,0 +1,202 @@
+"""Training: one loop, for every protocol that trains.
+
+Where the arrays of the model come from, the first that applies:
+
+1. the workdir holds a checkpoint: everything is resumed from it;
+2. `config.backbone.run` is set: the backbone of that finished run, a fresh head;
+3. `config.backbone.weights` is set: the pretrained backbone, a fresh head;
+4. otherwise: random initialisation.
+
+The transformer of a stacked classifier comes from `config.transformer.weights`, if that is set.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from fmi_jax.artifacts.checkpoints import RunCheckpoints
+from fmi_jax.artifacts.scalars import MetricWriter, ProgressReport
+from fmi_jax.data import loader
+from fmi_jax.protocols.spec import Fit
+from fmi_jax.run import feed as feeds
+from fmi_jax.run.assembly import Assembly, placement_of
+from fmi_jax.run.network import initial_arrays
+from fmi_jax.run.session import Fitted, Session
+from fmi_jax.tasks.base import Measured
+from fmi_jax.training import optim, side_by_side
+from fmi_jax.training.evaluation import predict_split
+from fmi_jax.training.loop import Loop, Plan, counters
+from fmi_jax.training.partition import Partition, partition
+from fmi_jax.training.selection import Selection
+from fmi_jax.training.step import (
+    Arrays,
+    Placement,
+    TrainState,
+    initial_state,
+    make_eval_step,
+    make_train_step,
+)
+
+
+def fit(run: Session) -> Session:
+    """Train from where the workdir stands to the end; returns the run with what was trained.
+
+    The run builds its own arrays, for heads on kept features need none of the backbone's.
+
+    Raises:
+      UserError: the loss is no longer finite, or the checkpoints are damaged.
+      Stopped: on SIGTERM, after saving.
+    """
+    config, assembly, mesh, fit = run.config, run.assembly, run.mesh, run.assembly.fit
+    plan = Plan.of(config, len(run.dataset.ids("train")), validates=fit.keeps == "best")
+    feed = feeds.images(run) if fit.on_features is None else feeds.features(run)
+    structure = _structure(assembly)
+    everywhere = placement_of(assembly, config, mesh)
+    placement = {name: everywhere[name] for name in structure.variables}
+    arrays = initial_arrays(assembly, config, everywhere, structure.variables)
+    predict = _predictor(run, feed, structure, placement)
+
+    def validate(arrays: Arrays) -> list[Mapping[str, float]]:
+        measured = predict("val", arrays)
+        each = [side_by_side.of_head(measured, i) for i in range(len(fit.heads))] or [measured]
+        return [run.task.evaluate(one).values for one in each]
+
+    checkpoints = RunCheckpoints(run.workdir / "checkpoints")
+    resume_step = checkpoints.newest_sound()
+    start_step = resume_step or 0
+    frozen = {name: arrays.pop(name) for name in structure.frozen}
+    warmup = optim.warmup_steps(config.optim, plan.steps_per_epoch)
+    schedule = optim.relative_rate(config.optim, warmup, plan.total_steps)
+    optimizer = optim.make_optimizer(config.optim, schedule)
+    rate: Any = config.optim.learning_rate
+    if fit.heads:
+        optimizer = optim.side_by_side(optimizer)
+        rate = np.array([head.learning_rate for head in fit.heads], np.float32)
+    state = initial_state(
+        structure, arrays, optimizer, mesh, placement, learning_rate=rate, seed=config.train.seed
+    )
+    selection = Selection(
+        metric=run.metric if plan.evaluate_at else "",
+        score=run.task.metric(run.metric).score if plan.evaluate_at else lambda value: value,
+        names=[head.name for head in fit.heads],
+    )
+    if resume_step is not None:
+        state, remembered = _restore(checkpoints, resume_step, state)
+        selection.restore(remembered)
+    run.clock.lap("model")
+
+    report = ProgressReport(
+        plan.total_steps, start_step, config.train.batch_size, active=run.active
+    )
+    begin = f"resuming at step {start_step} of" if start_step else "training for"
+    what = f"{len(fit.heads)} heads, {begin}" if fit.heads else begin
+    report.say(f"{run.heading()}: {what} {plan.total_steps} steps")
+    writer = MetricWriter(run.workdir, start_step, active=run.active)
+    if start_step < plan.total_steps:
+        task = fit.task or run.task
+        loop = Loop(
+            config=config,
+            plan=plan,
+            mesh=mesh,
+            train_step=make_train_step(
+                structure,
+                optimizer,
+                schedule,
+                feed.augment,
+                loss=side_by_side.each(task.loss) if fit.heads else task.loss,
+                accumulate=config.optim.accumulate,
+                mesh=mesh,
+                placement=placement,
+                dtype=assembly.execution.dtype,
+                follow=None if fit.follow is None else fit.follow(plan.total_steps),
+                logged=fit.logged,
+            ),
+            frozen=frozen,
+            batches=feed.batches(start_step),
+            validate=validate,
+            learning_rate=rate,
+            batch_ids=lambda step: loader.batch_ids(
+                run.dataset, config.train.seed, step, config.train.batch_size
+            ),
+            checkpoints=checkpoints,
+            writer=writer,
+            report=report,
+            selection=selection,
+        )
+        state = loop.run(state, start_step)
+    writer.close()
+    run.clock.lap("training")
+    kept = _kept(state, selection, checkpoints)
+    checkpoints.close()
+    arrays = kept | frozen
+    return dataclasses.replace(
+        run,
+        fitted=Fitted(
+            arrays=arrays,
+            step=selection.best_step or plan.total_steps,
+            plan=plan,
+            selection=selection,
+            predict=lambda split: predict(split, arrays),
+            checkpoints=checkpoints,
+        ),
+    )
+
+
+def _structure(assembly: Assembly) -> Partition:
+    """Structure of what is trained: the whole model, or the part of it that reads features."""
+    fit: Fit = assembly.fit
+    if fit.on_features is None:
+        return assembly.partition
+    reduce = fit.on_features
+    part = nnx.eval_shape(lambda: reduce(assembly.create(jax.random.key(0))))
+    return partition(part, fit.learns, fit.follows)
+
+
+def _predictor(
+    run: Session, feed: feeds.Feed, structure: Partition, placement: Placement
+) -> Callable[[str, Arrays], Measured]:
+    """Make `(split, arrays of the model) -> what is measured of every image`, of each head."""
+    measure = run.task.measure
+    step = make_eval_step(
+        structure,
+        feed.preprocess,
+        measure=side_by_side.each(measure) if run.assembly.fit.heads else measure,
+        mesh=run.mesh,
+        placement=placement,
+    )
+
+    def predict(split: str, arrays: Arrays) -> Measured:
+        count = len(run.dataset.ids(split))
+        return predict_split(step, arrays, feed.eval_batches(split), count, run.mesh)
+
+    return predict
+
+
+def _kept(state: TrainState, selection: Selection, checkpoints: RunCheckpoints) -> Arrays:
+    """Arrays that training changed, as they were at their best."""
+    if selection.best_step is None:
+        return side_by_side.at_their_best(state.params | state.followers)
+    model = {"params": state.params, "stats": state.followers}
+    best = checkpoints.restore_model(selection.best_step, _abstract(model))
+    return best["params"] | best["stats"]
+
+
+def _restore(
+    checkpoints: RunCheckpoints, step: int, state: TrainState
+) -> tuple[TrainState, Mapping[str, Any]]:
+    """Read a state like `state` from the checkpoint of a step, and what the loop kept beside it."""
+    model = {"params": state.params, "stats": state.followers}
+    restored = checkpoints.restore(step, _abstract(model), _abstract(counters(state)))
+    state = TrainState(
+        params=restored.model["params"], followers=restored.model["stats"], **restored.training
+    )
+    return state, restored.meta
+
+
+def _abstract(tree: Any) -> Any:
+    """Shapes, types and shardings of the arrays of `tree`."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
