@@ -1,7 +1,8 @@
-"""Every protocol of the registry through all that a user does with it, on tiny data.
+"""Every protocol and every pair without a name through all that a user does with it, on tiny data.
 
 A run, stopped and resumed; its result and its page; a cell of a study; the study's report. The
-protocols are those of the registry: a new one is in here without being named.
+protocols, adaptations and heads are those of the registries: a new one is in here without being
+named.
 """
 
 import copy
@@ -17,7 +18,7 @@ import short_runs
 from fmi_jax import cli
 from fmi_jax.artifacts.result import FORMAT
 from fmi_jax.config import ExperimentConfig, as_dict, set_fields
-from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.protocols.registry import ADAPTS, FREE, HEADS, PAIRS, PROTOCOLS, protocol_of
 from fmi_jax.run import experiment
 from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.plan import Plan, make_plan
@@ -25,11 +26,21 @@ from fmi_jax.study.spec import Setting, Study
 from fmi_jax.study.state import State
 from fmi_jax.training.interrupt import Stopped, StopRequest
 
-SPECS = dict(PROTOCOLS.items())
+UNNAMED = {
+    f"{adapt}+{head}": {"protocol": FREE, "adapt": adapt, "head": head}
+    for adapt in ADAPTS
+    for head in HEADS
+    if (adapt, head) not in PAIRS.values() and (HEADS[head].heads is None or ADAPTS[adapt].frozen)
+}
+CASES = {name: {"protocol": name} for name in PROTOCOLS} | UNNAMED
+SPECS = {
+    name: protocol_of(dataclasses.replace(ExperimentConfig(), **fields))
+    for name, fields in CASES.items()
+}
 
 
 def config_of(protocol: str, squares: ExperimentConfig) -> ExperimentConfig:
-    config = dataclasses.replace(copy.deepcopy(squares), protocol=protocol)
+    config = dataclasses.replace(copy.deepcopy(squares), **CASES[protocol])
     spec = SPECS[protocol]
     config.backbone.last_block = 1
     set_fields(config, spec.small)
@@ -70,8 +81,7 @@ def run_cell(ledger: Ledger, plan: Plan, setting: Setting) -> Path:
     claim = ledger.claim(cell)
     assert claim is not None
     config = short_runs.config_of_cell(claim.folder)
-    assert config.protocol in SPECS
-    if SPECS[config.protocol].trains:
+    if protocol_of(config).trains:
         stop = mock.patch.object(StopRequest, "requested", lambda self, step: step == 3)
         with stop, pytest.raises(Stopped):
             experiment.run(config, claim.folder)
@@ -86,7 +96,7 @@ def test_every_protocol_runs_resumes_and_is_reported(plan: Plan, tmp_path: Path,
     ledger = Ledger(tmp_path)
     for setting in plan.settings:
         assert setting.config is not None
-        protocol = setting.config.protocol
+        protocol = setting.at["model"]
         spec, folder = SPECS[protocol], run_cell(ledger, plan, setting)
         said = capsys.readouterr().out
         assert ("resuming at step 3" in said) == spec.trains, protocol
@@ -95,7 +105,9 @@ def test_every_protocol_runs_resumes_and_is_reported(plan: Plan, tmp_path: Path,
         assert result["unread"] == spec.unread
         assert result["config"] == as_dict(short_runs.config_of_cell(folder))
         (finding,) = result["findings"]
-        assert finding["judge"] == protocol
+        assert finding["judge"] == CASES[protocol]["protocol"]
+        trained = spec.fit is not None
+        assert bool(result["adapt"]) == bool(result["head"]) == trained, protocol
         assert bool(finding["evaluations"]) == (spec.shows == "score"), protocol
         assert (folder / "predictions.csv").exists() == (spec.shows == "score"), protocol
         assert b"</html>" in (folder / "report.html").read_bytes()

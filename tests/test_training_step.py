@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from fmi_jax.run.training_run import abstract
 from tiny_backbones import TINY
 
 from fmi_jax import parallel
@@ -20,6 +19,7 @@ from fmi_jax.models.base import Execution, create_abstract
 from fmi_jax.models.deit import DeiT, DeiTArch
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts
+from fmi_jax.run.fit import abstract
 from fmi_jax.tasks.classification import Multiclass, Multilabel
 from fmi_jax.training import optim
 from fmi_jax.training.loop import counters

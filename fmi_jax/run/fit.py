@@ -181,7 +181,7 @@ def _kept(state: TrainState, selection: Selection, checkpoints: RunCheckpoints) 
     if selection.best_step is None:
         return side_by_side.at_their_best(state.params | state.followers)
     model = {"params": state.params, "stats": state.followers}
-    best = checkpoints.restore_model(selection.best_step, _abstract(model))
+    best = checkpoints.restore_model(selection.best_step, abstract(model))
     return best["params"] | best["stats"]
 
 
@@ -190,13 +190,13 @@ def _restore(
 ) -> tuple[TrainState, Mapping[str, Any]]:
     """Read a state like `state` from the checkpoint of a step, and what the loop kept beside it."""
     model = {"params": state.params, "stats": state.followers}
-    restored = checkpoints.restore(step, _abstract(model), _abstract(counters(state)))
+    restored = checkpoints.restore(step, abstract(model), abstract(counters(state)))
     state = TrainState(
         params=restored.model["params"], followers=restored.model["stats"], **restored.training
     )
     return state, restored.meta
 
 
-def _abstract(tree: Any) -> Any:
+def abstract(tree: Any) -> Any:
     """Shapes, types and shardings of the arrays of `tree`."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
