@@ -23,13 +23,8 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
       session: run that ends.
       findings: results of its judges, in their order.
     """
-    config, dataset, record, fitted = (
-        session.config,
-        session.dataset,
-        session.record,
-        session.fitted,
-    )
-    trained = session.protocol.fit
+    config, dataset, record = session.config, session.dataset, session.record
+    trained, fitted = session.protocol.fit, session.fitted
     own = findings[0]
     if "val" not in own.evaluations:
         session.clock.lap(session.protocol.name)
@@ -56,7 +51,8 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
         unread=tuple(session.protocol.unread),
     )
     if session.active:
-        for name, chart in finding.charts.items():
+        charts = {name: chart for found in findings for name, chart in found.charts.items()}
+        for name, chart in charts.items():
             atomic.write_bytes(session.workdir / name, draw_chart(chart))
         result.write(session.workdir)
         write_report(session.workdir, image_of=lambda row: dataset.image("test", row))
