@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
         "data.labels",
         "data.prepared",
         "artifacts.result",
+        "drawing",
     },
     "fmi_jax.nn": {"types", "jax"},
     "fmi_jax.data": {"types", "errors", "registry", "atomic", "cores"},

@@ -20,12 +20,12 @@ from fmi_jax import config
 from fmi_jax.artifacts.result import Best, Finding, Result
 from fmi_jax.data.labels import Label
 from fmi_jax.errors import UserError
-from fmi_jax.report import figures
 from fmi_jax.report.console import console_table
-from fmi_jax.report.examples import confident_mistakes, example, typical_rows
 from fmi_jax.report.history import read_history, series
 from fmi_jax.report.page import write_report
+from fmi_jax.tasks import figures
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
+from fmi_jax.tasks.examples import confident_mistakes, example, typical_rows
 from fmi_jax.tasks.predictions import Predictions, read_predictions
 
 HOSTILE = (

@@ -8,10 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fmi_jax.artifacts.result import Evaluation
-from fmi_jax.tasks.classification import PER_CLASS
 from fmi_jax.tasks.registry import TASKS, describe
-
-_SHOWN = ("quadratic_kappa", "mAP", "accuracy", "balanced_accuracy", "f1", "roc_auc")
 
 
 def console_table(evaluation: Evaluation, title: str, console: Console | None = None) -> None:
@@ -28,16 +25,16 @@ def console_table(evaluation: Evaluation, title: str, console: Console | None = 
     metrics = _table(console, title, ("", "Value", "95% interval"))
     task = TASKS[evaluation.task]
     of_groups = [name for name in evaluation.values if name not in task.metrics]
-    for name in (*_SHOWN, *of_groups, "loss"):
+    for name in (*task.shown, *of_groups, "loss"):
         if name in evaluation.values:
             label = describe(name, evaluation.task).label
             low, high = evaluation.intervals.get(name, (math.nan, math.nan))
             interval = "" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
             metrics.add_row(label, _number(evaluation.values[name]), interval)
     console.print(metrics)
-    classes = _table(console, "Each class against the rest", ("", *PER_CLASS.values()))
+    classes = _table(console, task.of_classes, ("", *task.per_class.values()))
     for name, row in evaluation.per_class.items():
-        classes.add_row(Text(name), *(_number(row[metric]) for metric in PER_CLASS))
+        classes.add_row(Text(name), *(_number(row[metric]) for metric in task.per_class))
     console.print(classes)
     if evaluation.undefined:
         names = ", ".join(evaluation.undefined)

@@ -1,24 +1,23 @@
 """The report of a run: its figures, and one HTML page that needs nothing but itself."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from fmi_jax import atomic
 from fmi_jax.artifacts.result import FILE_NAME as RESULT
-from fmi_jax.artifacts.result import Result
+from fmi_jax.artifacts.result import Evaluation, Finding, Result
 from fmi_jax.drawing.template import png_uri, render
 from fmi_jax.errors import UserError
 from fmi_jax.report import figures
 from fmi_jax.report import history as _history
-from fmi_jax.report.examples import ImageOf, confident_mistakes, example, typical_rows
-from fmi_jax.tasks.classification import PER_CLASS
-from fmi_jax.tasks.predictions import read_predictions
+from fmi_jax.tasks.base import ImageOf
 from fmi_jax.tasks.registry import TASKS, describe
 
 FILE_NAME = "report.html"
 
 
 def write_report(workdir: Path, image_of: ImageOf | None = None) -> Path:
-    """Write `report.html` of the finished run in `workdir`, and draw the figures of a classifier.
+    """Write `report.html` of the finished run in `workdir`, and draw the figures of its test.
 
     Everything comes from the files of the run (`result.json`, `predictions.csv`,
     `metrics.jsonl`, figures), so a report can be drawn again at any time.
@@ -35,57 +34,42 @@ def write_report(workdir: Path, image_of: ImageOf | None = None) -> Path:
       UserError: a file of the run is missing or is not what the run wrote.
     """
     result = Result.read(workdir)
-    classified = bool(result.finding.evaluations)
-    page = _classified(workdir, result, image_of) if classified else _measured(workdir, result)
+    evaluated = bool(result.finding.evaluations)
+    page = _evaluated(workdir, result, image_of) if evaluated else _measured(workdir, result)
     path = workdir / FILE_NAME
     atomic.write_bytes(path, page)
     return path
 
 
 def _measured(workdir: Path, result: Result) -> bytes:
-    """Page of a run that does not classify: its figures, its table and how to repeat it."""
-    found = result.finding
-    try:
-        figures = [
-            (png_uri((workdir / name).read_bytes()), caption)
-            for name, caption in found.figures.items()
-        ]
-    except OSError as error:
-        raise UserError(
-            f"{workdir} lacks a figure that its {RESULT} names ({error}): run it again."
-        ) from error
-    return render("fmi_jax.report", "analysis.html", r=result, f=found, figures=figures)
+    """Page of a run without test metrics: its figures, its table and how to repeat it."""
+    return render(
+        "fmi_jax.report",
+        "analysis.html",
+        r=result,
+        f=result.finding,
+        figures=_figures(workdir, result.finding),
+        others=_others(workdir, result),
+    )
 
 
-def _classified(workdir: Path, result: Result, image_of: ImageOf | None) -> bytes:
-    """Page of a run that classifies; draws `confusion.png`, `roc.png` and `curves.png`."""
+def _evaluated(workdir: Path, result: Result, image_of: ImageOf | None) -> bytes:
+    """Page of a run with test metrics; draws the figures of its task and `curves.png`."""
     test = result.test
-    task = TASKS[test.task]
-    predictions = read_predictions(workdir / task.file, task.label, test.classes)
+    task = TASKS[test.task](test.classes)
+    kept = workdir / task.file
     history = _history.read_history(workdir / _history.FILE_NAME)
     history |= _history.part(history, result.finding.values.get("curves", ""))
-    assert predictions.labels is not None
-    drawn = {"roc": figures.roc(test, predictions.labels, predictions.probabilities)}
-    if test.confusion.ndim == 2:  # one table for all classes
-        drawn["confusion"] = figures.confusion(test)
+    drawn = task.figures(kept, test)
     best = result.best
     assert best is not None
     headline = describe(best.metric, test.task)
     if history:
-        drawn["curves"] = figures.curves(history, headline.label, best.metric, best.step)
-    for name, png in drawn.items():
+        png = figures.curves(history, headline.label, best.metric, best.step)
+        drawn["curves"] = ("Loss, validation metric and learning rate against steps", png)
+    for name, (_, png) in drawn.items():
         atomic.write_bytes(workdir / f"{name}.png", png)
-
-    groups = {"typical": [], "mistakes": []}
-    if image_of is not None:
-        rows = {
-            "typical": typical_rows(predictions, 14),
-            "mistakes": confident_mistakes(predictions, 14),
-        }
-        groups = {
-            name: [example(predictions, row, image_of) for row in chosen]
-            for name, chosen in rows.items()
-        }
+    pictures = {name: (words, png_uri(png)) for name, (words, png) in drawn.items()}
     return render(
         "fmi_jax.report",
         "page.html",
@@ -94,8 +78,59 @@ def _classified(workdir: Path, result: Result, image_of: ImageOf | None) -> byte
         test=test,
         headline=best.metric,
         headline_label=headline.label,
-        metrics=[(name, describe(name, test.task).label) for name in test.values],
-        per_class=PER_CLASS,
-        figures={name: png_uri(png) for name, png in drawn.items()},
-        **groups,
+        metrics=_metrics(test),
+        per_class=task.per_class,
+        of_classes=task.of_classes,
+        curves=pictures.pop("curves", None),
+        pictures=pictures.values(),
+        figures=_figures(workdir, result.finding),
+        groups=[] if image_of is None else task.examples(kept, image_of),
+        kept=task.file,
+        others=_others(workdir, result),
     )
+
+
+class Other(NamedTuple):
+    """A further finding on a page.
+
+    Attributes:
+      title: heading.
+      finding: what was found.
+      metrics: name and label of each test metric.
+      figures: image and caption of each figure.
+    """
+
+    title: str
+    finding: Finding
+    metrics: list[tuple[str, str]]
+    figures: list[tuple[str, str]]
+
+
+def _others(workdir: Path, result: Result) -> list[Other]:
+    """Findings of the judges that were added to the run's own."""
+    return [
+        Other(
+            title=found.title or f"Judged by {found.judge}",
+            finding=found,
+            metrics=_metrics(found.evaluations["test"]) if found.evaluations else [],
+            figures=_figures(workdir, found),
+        )
+        for found in result.findings[1:]
+    ]
+
+
+def _metrics(test: Evaluation) -> list[tuple[str, str]]:
+    return [(name, describe(name, test.task).label) for name in test.values]
+
+
+def _figures(workdir: Path, found: Finding) -> list[tuple[str, str]]:
+    """Image and caption of every figure that a judge left."""
+    try:
+        return [
+            (png_uri((workdir / name).read_bytes()), caption)
+            for name, caption in found.figures.items()
+        ]
+    except OSError as error:
+        raise UserError(
+            f"{workdir} lacks a figure that its {RESULT} names ({error}): run it again."
+        ) from error

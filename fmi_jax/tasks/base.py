@@ -9,12 +9,12 @@ disagree. What is not per image, such as patients, stands in `Rows`.
 import abc
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from fmi_jax.artifacts.result import Evaluation
 from fmi_jax.data.labels import Label
@@ -44,6 +44,46 @@ class Metric:
         return value if self.higher_is_better else -value
 
 
+ImageOf = Callable[[int], UInt8[np.ndarray, "h w c"]]
+"""Gives the image in a row of the test split, one channel or three."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example:
+    """An image with its label and what was said of it.
+
+    Attributes:
+      id: image's id.
+      label: true class; for a multi-label task all of them, joined by ", ".
+      predicted: predicted class or classes.
+      certainty: probability of the predicted class; for a multi-label task of the class that
+        the prediction is most sure of, or most wrong about.
+      correct: whether the two agree.
+      image: the image as a data URI.
+    """
+
+    id: str
+    label: str
+    predicted: str
+    certainty: float
+    correct: bool
+    image: str
+
+
+class ExampleGroup(NamedTuple):
+    """Examples under one heading of a page.
+
+    Attributes:
+      title: heading.
+      note: choice and reading of the images, in words.
+      examples: images.
+    """
+
+    title: str
+    note: str
+    examples: Sequence[Example]
+
+
 @dataclasses.dataclass(frozen=True)
 class Task(abc.ABC):
     """A task on a data set.
@@ -56,6 +96,9 @@ class Task(abc.ABC):
       metrics: every metric by name, in the order of tables.
       selects: metric that selects the best checkpoint where a data set has none of its own.
       file: name of the file in a run's folder that `keep` writes.
+      shown: metrics of the table on the console.
+      per_class: label of each metric of a single class, in the order of tables.
+      of_classes: heading of the table of the classes.
     """
 
     classes: tuple[str, ...] = ()
@@ -65,6 +108,9 @@ class Task(abc.ABC):
     metrics: ClassVar[Mapping[str, Metric]]
     selects: ClassVar[str]
     file: ClassVar[str]
+    shown: ClassVar[tuple[str, ...]]
+    per_class: ClassVar[Mapping[str, str]]
+    of_classes: ClassVar[str] = "Each class"
 
     @classmethod
     def find_metric(cls, name: str) -> Metric | None:
@@ -122,6 +168,21 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def outcomes(self, measured: Measured) -> tuple[Float[np.ndarray, "m"], np.ndarray]:
         """Probabilities that the network stated, and whether each came true, bool `[m]`."""
+
+    def figures(self, path: Path, evaluation: Evaluation) -> dict[str, tuple[str, bytes]]:
+        """Draw the figures of a page, `{name: (words, PNG)}`.
+
+        Args:
+          path: file that `keep` wrote of the test images.
+          evaluation: what was measured of them.
+        """
+        del path, evaluation
+        return {}
+
+    def examples(self, path: Path, image_of: ImageOf) -> list[ExampleGroup]:
+        """Choose the test images of a page, from the file that `keep` wrote."""
+        del path, image_of
+        return []
 
     def resampled(
         self,

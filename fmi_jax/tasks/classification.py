@@ -29,23 +29,12 @@ from fmi_jax.artifacts.result import Evaluation
 from fmi_jax.data.labels import Label
 from fmi_jax.errors import UserError
 from fmi_jax.tasks import condense, weighted
-from fmi_jax.tasks.base import Measured, Metric, Task
+from fmi_jax.tasks.base import ExampleGroup, ImageOf, Measured, Metric, Task
 from fmi_jax.tasks.predictions import Predictions, read_predictions
 from fmi_jax.types import Rows
 
 GROUP_PREFIX = "roc_auc_"
 """Prefix of the metric of a group of classes: mean AUROC of these, each against the rest."""
-
-PER_CLASS: Mapping[str, str] = {
-    "support": "Images",
-    "precision": "Precision",
-    "recall": "Recall",
-    "specificity": "Specificity",
-    "f1": "F1",
-    "roc_auc": "AUROC",
-    "average_precision": "Average precision",
-}
-"""Metrics of each class against the rest, with their names in tables."""
 
 _MACRO = {
     "precision": Metric(label="Macro precision"),
@@ -65,6 +54,17 @@ class Classification(Task):
     """A task whose networks give `k` logits per image."""
 
     file = "predictions.csv"
+    shown = ("quadratic_kappa", "mAP", "accuracy", "balanced_accuracy", "f1", "roc_auc")
+    per_class: ClassVar[Mapping[str, str]] = {
+        "support": "Images",
+        "precision": "Precision",
+        "recall": "Recall",
+        "specificity": "Specificity",
+        "f1": "F1",
+        "roc_auc": "AUROC",
+        "average_precision": "Average precision",
+    }
+    of_classes = "Each class against the rest"
 
     @classmethod
     def find_metric(cls, name: str) -> Metric | None:
@@ -222,6 +222,27 @@ class Classification(Task):
             labels=None if labels is None else self.hard_labels(labels),
             groups=rows.groups,
         )
+
+    def figures(self, path: Path, evaluation: Evaluation) -> dict[str, tuple[str, bytes]]:
+        """Draw ROC curves and, where images have one class each, the confusion matrix."""
+        from fmi_jax.tasks import figures  # it imports matplotlib
+
+        table = read_predictions(path, self.label, self.classes)
+        assert table.labels is not None
+        drawn = {}
+        if evaluation.confusion.ndim == 2:  # one table for all classes
+            drawn["confusion"] = (
+                "Confusion matrix of the test images",
+                figures.confusion(evaluation),
+            )
+        roc = figures.roc(evaluation, table.labels, table.probabilities)
+        return drawn | {"roc": ("ROC curves of the test images", roc)}
+
+    def examples(self, path: Path, image_of: ImageOf) -> list[ExampleGroup]:
+        """Choose images of every class, and the surest mistakes."""
+        from fmi_jax.tasks import examples
+
+        return examples.groups(read_predictions(path, self.label, self.classes), image_of)
 
     def keep(self, path: Path, measured: Measured, rows: Rows) -> None:
         """Write `predictions.csv`."""

@@ -1,39 +1,36 @@
-"""Which images of the test split a reader should see, and how they are shown."""
-
-import dataclasses
-from collections.abc import Callable
+"""Images of the test split that a reader of a classification should see."""
 
 import numpy as np
-from jaxtyping import UInt8
 
 from fmi_jax.data.labels import Label
 from fmi_jax.drawing.template import jpeg_uri, thumbnail
+from fmi_jax.tasks.base import Example, ExampleGroup, ImageOf
 from fmi_jax.tasks.predictions import Predictions
 
-ImageOf = Callable[[int], UInt8[np.ndarray, "h w c"]]
-"""Gives the image in a row of the test split, one channel or three."""
+_COUNT = 14
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Example:
-    """An image with what it is and what was said of it.
-
-    Attributes:
-      id: of the image.
-      label: name of the true class; for a multi-label task all of them, joined by ", ".
-      predicted: the same of the prediction.
-      certainty: probability of the predicted class; for a multi-label task of the class that
-        the prediction is most sure of, or most wrong about.
-      correct: whether the two agree.
-      image: the image as a data URI.
-    """
-
-    id: str
-    label: str
-    predicted: str
-    certainty: float
-    correct: bool
-    image: str
+def groups(predictions: Predictions, image_of: ImageOf) -> list[ExampleGroup]:
+    """Make the groups of a page: images of every class, and the surest mistakes."""
+    if predictions.label is Label.VECTOR:
+        note = (
+            "In bold the true classes, below them the predicted ones. The percentage is how sure"
+            " the classifier was of the class it is most wrong about, or of its surest class where"
+            " all are right. Not selected: images at even distances through the test set."
+        )
+    else:
+        note = (
+            "In bold the true class, below it the prediction with its probability. Not selected:"
+            " the first images of every class."
+        )
+    chosen = (
+        ("Test images", note, typical_rows(predictions, _COUNT)),
+        ("Most confident mistakes", "", confident_mistakes(predictions, _COUNT)),
+    )
+    return [
+        ExampleGroup(title, note, [example(predictions, row, image_of) for row in rows])
+        for title, note, rows in chosen
+    ]
 
 
 def typical_rows(predictions: Predictions, count: int) -> list[int]:
