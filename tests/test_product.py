@@ -102,7 +102,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
 
 
 def test_judges_are_added_to_the_network_that_was_trained(
-    squares: ExperimentConfig, tmp_path: Path
+    squares: ExperimentConfig, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     both = dataclasses.replace(copy.deepcopy(squares), judges=("knn", "cka"))
     both.knn.k, both.cka.batch_size = (5,), 8
@@ -112,13 +112,13 @@ def test_judges_are_added_to_the_network_that_was_trained(
     assert read.test.values == result.test.values
     assert (read.adapt, read.head) == ("full", "linear")
 
-    # The numbers of the run and of its judges are those of separate runs.
-    alone = experiment.run(squares, tmp_path / "alone")
-    assert alone.test.values == result.test.values
+    # A judge finds what it finds in a run of its own, which reads the features kept by this one.
     after = dataclasses.replace(copy.deepcopy(both), protocol="knn", judges=())
     after.optim, after.cka = ExperimentConfig().optim, ExperimentConfig().cka
-    after.backbone.run = str(tmp_path / "alone")
+    after.backbone.run = str(tmp_path / "both")
+    capsys.readouterr()
     knn = experiment.run(after, tmp_path / "knn")
+    assert "computing" not in capsys.readouterr().out
     assert knn.test.values == result.findings[1].evaluations["test"].values
     predictions = (tmp_path / "knn" / "predictions.csv").read_bytes()
     assert (tmp_path / "both" / "knn_predictions.csv").read_bytes() == predictions
@@ -129,7 +129,7 @@ def test_judges_are_added_to_the_network_that_was_trained(
     values = np.array(pair["cka"], float)
     assert values[-1, -1] < 0.999
     page = (tmp_path / "both" / "report.html").read_text()
-    for words in ("k nearest neighbours", "CKA"):
+    for words in ("K nearest neighbours", "CKA"):
         assert words in page
     saved = json.loads((tmp_path / "both" / "result.json").read_text())
     assert saved["config"]["judges"] == ["knn", "cka"]

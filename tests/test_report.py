@@ -20,6 +20,7 @@ from fmi_jax import config
 from fmi_jax.artifacts.result import Best, Finding, Result
 from fmi_jax.data.labels import Label
 from fmi_jax.errors import UserError
+from fmi_jax.report import figures as history_figures
 from fmi_jax.report.console import console_table
 from fmi_jax.report.history import read_history, series
 from fmi_jax.report.page import write_report
@@ -274,7 +275,7 @@ def test_figures_repeat_and_leave_no_trace(run):
     ],
 )
 def test_curves_draw_whatever_there_is(rows):
-    png = figures.curves(series(rows), "AUROC", "roc_auc", best_step=5)
+    png = history_figures.curves(series(rows), "AUROC", "roc_auc", best_step=5)
     with Image.open(io.BytesIO(png)) as image:
         assert image.size[0] > 300
 

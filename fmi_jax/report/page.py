@@ -110,7 +110,7 @@ def _others(workdir: Path, result: Result) -> list[Other]:
     """Findings of the judges that were added to the run's own."""
     return [
         Other(
-            title=found.title or f"Judged by {found.judge}",
+            title=found.title,
             finding=found,
             metrics=_metrics(found.evaluations["test"]) if found.evaluations else [],
             figures=_figures(workdir, found),

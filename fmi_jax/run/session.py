@@ -213,12 +213,14 @@ class Session:
         on_val, on_test = task.evaluate(val), task.evaluate(test)
         intervals = task.bootstrap(test, train.bootstrap_samples, train.seed, rows.groups)
         self.clock.lap("test")
+        name, title = task.file, ""
+        if self.judging not in (None, self.protocol.judges[0]):
+            name, title = f"{self.judge_name}_{task.file}", self.judging.summary
         if self.active:
-            own = self.judging in (None, self.protocol.judges[0])
-            name = task.file if own else f"{self.judge_name}_{task.file}"
             task.keep(self.workdir / name, test, rows)
         return Finding(
             judge=self.judge_name,
+            title=title[:1].upper() + title[1:],
             evaluations={"val": on_val, "test": dataclasses.replace(on_test, intervals=intervals)},
             resampled="image" if rows.groups is None else "group",
             values=dict(values or {}),
