@@ -30,8 +30,8 @@ class Batch(TypedDict):
     """One batch as the loader yields it (numpy) and the jitted steps take it.
 
     `inputs` uint8 images `[b, h, w, c]` as prepared; `labels` int32 `[b]`, or float32 `[b, k]` for
-    multi-label; `mask` float32 `[b]`, 0 for padding; `index` int32 `[b]`, the row of the split
-    (-1 for padding), which leads back to the image's id.
+    multi-label, or uint8 `[b, h, w]` for masks; `mask` float32 `[b]`, 0 for padding; `index` int32
+    `[b]`, the row of the split (-1 for padding), which leads back to the image's id.
     """
 
     inputs: np.ndarray

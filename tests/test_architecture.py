@@ -31,6 +31,9 @@ ALLOWED: dict[str, set[str]] = {
         "artifacts.result",
         "drawing",
     },
+    "fmi_jax.tasks.segmentation": {
+        *("types", "errors", "atomic", "tasks", "data.labels", "artifacts.result", "jax"),
+    },
     "fmi_jax.nn": {"types", "jax"},
     "fmi_jax.data": {"types", "errors", "registry", "atomic", "cores"},
     "fmi_jax.data.preparing.prepare": {
@@ -38,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "fmi_jax.data.card": {"atomic", "drawing", "data.prepared", "data.labels"},
     "fmi_jax.models": {"types", "errors", "registry", "nn", "jax"},
-    "fmi_jax.augment": {"types", "errors", "config", "nn.hardware", "jax"},
+    "fmi_jax.augment": {"types", "errors", "config", "nn.hardware", "data.labels", "jax"},
     "fmi_jax.parallel": {"types", "errors", "jax"},
     "fmi_jax.artifacts": {"types", "errors", "config", "atomic"},
     "fmi_jax.artifacts.record": {"errors", "config", "atomic", "artifacts", "parallel", "jax"},

@@ -14,6 +14,7 @@ from fmi_jax.data.card.remarks import Duplicates, find_groups, remarks
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, open_folder
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.csv_table import csv_spec
+from fmi_jax.tasks.registry import TASKS
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 HOSTILE = "<script>alert(1)</script>"
@@ -193,9 +194,10 @@ def test_many_classes_and_one_size(tmp_path):
 
 def info_of(counts, class_counts, task="multiclass"):
     return DatasetInfo(
-        name="made_up", task=task, classes=("a", "b"), channels=3, size=7, mean=(0.0,), std=(1.0,),
-        metric="accuracy", split="official", limit=0, split_sha256="", counts=counts,
-        class_counts=class_counts, class_groups={}, synthetic=False, manifest_sha256="",
+        name="made_up", label=TASKS[task].label, task=task, classes=("a", "b"), channels=3, size=7,
+        mean=(0.0,), std=(1.0,), metric="accuracy", split="official", limit=0, split_sha256="",
+        counts=counts, class_counts=class_counts, class_groups={}, synthetic=False,
+        manifest_sha256="",
     )  # fmt: skip
 
 

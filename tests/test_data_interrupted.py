@@ -161,7 +161,7 @@ def test_a_killed_worker_is_an_error_that_names_the_image(slow, monkeypatch):
         return processes[-1]
 
     monkeypatch.setattr(pool.subprocess, "Popen", noting)
-    scan = functools.partial(reading.scan_rows, channels=3)
+    scan = functools.partial(reading.scan_rows, num_classes=5, channels=3)
     rows = [
         Row(
             RawExample(id=name, path=f"{name}.png", label=0, row=5),

@@ -15,7 +15,7 @@ from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.data.raw.splits import assign
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.tasks.registry import TASKS
+from fmi_jax.tasks.registry import TASKS, suitable
 
 OWN_DATA = {"csv", "folder"}
 PUBLIC = [name for name, spec in DATASETS.items() if name not in OWN_DATA and not spec.synthetic]
@@ -82,15 +82,15 @@ def test_it_is_described(spec):
 
 def test_rows_are_what_the_task_says(spec, raw):
     assert len({example.id for example in raw.examples}) == len(raw.examples) >= 30
-    assert spec.metric in TASKS[raw.task].metrics
+    assert spec.metric in TASKS[suitable(raw.label, raw.classes).name].metrics
     labels = np.array([example.label for example in raw.examples])
-    if raw.task == "multilabel":
+    if suitable(raw.label, raw.classes).name == "multilabel":
         assert labels.shape[1:] == (len(raw.classes),)
         assert 0 <= labels.min() <= labels.max() == 1
         assert (labels.max(axis=0) > 0).all(), "a class is never drawn"
     else:
         assert set(labels.tolist()) == set(range(len(raw.classes)))
-        assert (raw.task == "binary") == (len(raw.classes) == 2)
+        assert (suitable(raw.label, raw.classes).name == "binary") == (len(raw.classes) == 2)
     for group in spec.class_groups.values():
         assert set(group) < set(raw.classes)
 
@@ -127,7 +127,8 @@ def test_it_is_prepared_row_by_row_and_called_synthetic(spec, raw, prepared):
     info = prepared.info
     rule, rows = assign(spec, "", raw.examples)
     assert (info.name, info.split, info.classes) == (spec.name, rule, raw.classes)
-    assert (info.task, info.channels, info.metric) == (raw.task, spec.channels, spec.metric)
+    task = suitable(raw.label, raw.classes).name
+    assert (info.task, info.channels, info.metric) == (task, spec.channels, spec.metric)
     assert info.synthetic
     for split in SPLITS:
         examples = [raw.examples[row] for row in rows[split]]

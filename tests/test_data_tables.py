@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from fmi_jax.data.raw import aptos2019, class_folders, csv_table
 from fmi_jax.data.raw.table import read_table
 from fmi_jax.errors import UserError
+from fmi_jax.tasks.registry import suitable
 
 
 @pytest.fixture
@@ -156,12 +157,12 @@ def test_labels_are_names_or_numbers(table, labels, classes, expected, names):
     rows = "".join(f"{i}.png,{label}\n" for i, label in enumerate(labels))
     raw = csv_table.read(table("path,label\n" + rows), classes=classes)
     assert (_labels(raw), raw.classes) == (expected, names)
-    assert raw.task == ("binary" if len(names) == 2 else "multiclass")
+    assert suitable(raw.label, raw.classes).name == ("binary" if len(names) == 2 else "multiclass")
 
 
 def test_several_classes_of_one_image(table):
     raw = csv_table.read(table("path,label\na.png,x|z\nb.png,\nc.png, y \n"))
-    assert raw.task == "multilabel"
+    assert suitable(raw.label, raw.classes).name == "multilabel"
     assert raw.classes == ("x", "y", "z")
     assert _labels(raw) == [(1.0, 0.0, 1.0), (0.0, 0.0, 0.0), (0.0, 1.0, 0.0)]
 
@@ -169,7 +170,7 @@ def test_several_classes_of_one_image(table):
 def test_one_column_per_class(table):
     path = table("path,x,y,other\na.png,1,0,7\nb.png,0,0.25,8\n")
     raw = csv_table.read(path, label_columns=("y", "x"))
-    assert raw.task == "multilabel"
+    assert suitable(raw.label, raw.classes).name == "multilabel"
     assert raw.classes == ("y", "x")
     assert _labels(raw) == [(0.0, 1.0), (0.25, 0.0)]
 

@@ -30,9 +30,9 @@ def info_of(
 ) -> DatasetInfo:
     counts = {"train": train, "val": 5, "test": 7}
     return DatasetInfo(
-        name="drawn", task=task.name, classes=classes, channels=3, size=8, mean=(0.0,), std=(1.0,),
-        metric=metric, split="official", limit=0, split_sha256="", counts=counts,
-        class_counts={}, class_groups={}, synthetic=True, manifest_sha256="",
+        name="drawn", label=task.label, task=task.name, classes=classes, channels=3, size=8,
+        mean=(0.0,), std=(1.0,), metric=metric, split="official", limit=0, split_sha256="",
+        counts=counts, class_counts={}, class_groups={}, synthetic=True, manifest_sha256="",
     )  # fmt: skip
 
 

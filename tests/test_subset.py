@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from raw_sets import write_aptos
 
+from fmi_jax.data.labels import Label
 from fmi_jax.data.loader import train_batches
 from fmi_jax.data.prepared import open_folder
 from fmi_jax.data.preparing.prepare import prepare
@@ -167,6 +168,6 @@ def test_what_cannot_be_drawn_is_refused(dataset):
         training_subset(dataset, shots=99)
     with pytest.raises(UsageError, match="both set"):
         training_subset(dataset, fraction=0.5, shots=1)
-    several = dataclasses.replace(dataset.info, task="multilabel")
+    several = dataclasses.replace(dataset.info, label=Label.VECTOR, task="multilabel")
     with pytest.raises(UsageError, match="several classes"):
         training_subset(dataclasses.replace(dataset, info=several), shots=1)

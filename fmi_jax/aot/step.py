@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from fmi_jax import parallel
 from fmi_jax.aot.program import Program
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.protocols.judging import Network
 from fmi_jax.run import features
@@ -35,6 +36,7 @@ def data_set(config: ExperimentConfig) -> DatasetInfo:
     """Description of a data set of colour images with five classes, without any images."""
     return DatasetInfo(
         name="aot",
+        label=Label.INDEX,
         task="multiclass",
         classes=tuple("01234"),
         channels=CHANNELS,

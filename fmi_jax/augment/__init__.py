@@ -11,7 +11,16 @@ All functions are pure, with static shapes and no loop over the batch. The resul
 depends on its own key alone, not on the rest of the batch.
 """
 
+from fmi_jax.augment.maps import batch_augmentation, check_label
 from fmi_jax.augment.multi_crop import View, dino_views, views
 from fmi_jax.augment.pipeline import augment, prepare_eval
 
-__all__ = ["View", "augment", "dino_views", "prepare_eval", "views"]
+__all__ = [
+    "View",
+    "augment",
+    "batch_augmentation",
+    "check_label",
+    "dino_views",
+    "prepare_eval",
+    "views",
+]

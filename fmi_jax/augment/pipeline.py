@@ -111,7 +111,7 @@ def augment(
     cropped = center_crop(images, config.center_crop)
     _, height, width, channels = cropped.shape
     augmentation = draw_augmentation(keys, config, height, width, channels, image_size)
-    cropped = _unit(cropped)
+    cropped = unit(cropped)
     return apply_augmentation(cropped, augmentation, config, image_size, mean, std).astype(dtype)
 
 
@@ -127,7 +127,7 @@ def prepare_eval(
 
     Arguments and errors are those of `augment`.
     """
-    cropped = _unit(center_crop(images, config.center_crop))
+    cropped = unit(center_crop(images, config.center_crop))
     return normalize(resize(cropped, image_size), mean, std).astype(dtype)
 
 
@@ -200,8 +200,7 @@ def apply_augmentation(
 ) -> Float[Array, "b s s c"]:
     """Apply the operations that `config` asks for to `images` in 0..1, and normalise."""
     height, width, channels = images.shape[1:]
-    ranges = {height / width, *config.crop_scale, *config.crop_ratio}
-    if ranges != {1} or config.flip_vertical or config.flip_horizontal:
+    if is_cropped(config, height, width):
         images = resized_crop(images, augmentation.boxes, augmentation.flips, image_size)
     else:
         images = resize(images, image_size)
@@ -223,6 +222,12 @@ def apply_augmentation(
     return erase(images, augmentation.erased) if config.erase_probability else images
 
 
+def is_cropped(config: AugmentConfig, height: int, width: int) -> bool:
+    """Test whether `config` crops or flips images of this size, beyond resizing them."""
+    ranges = {height / width, *config.crop_scale, *config.crop_ratio}
+    return ranges != {1} or config.flip_vertical > 0 or config.flip_horizontal > 0
+
+
 def normalize(
     images: Float[Array, "b h w c"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Array, "b h w c"]:
@@ -236,6 +241,6 @@ def normalize(
     return (images - jnp.array(mean)) / jnp.array(std)
 
 
-def _unit(images: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+def unit(images: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """Scale pixels from 0..255 to 0..1."""
     return images.astype(jnp.float32) / 255

@@ -123,7 +123,21 @@ def perspective(
       corners: new x and y of the upper left, upper right, lower right and lower left pixel,
         relative to the upper left one.
     """
-    _, height, width, _ = images.shape
+    return _bilinear(images, *_seen_from(corners, *images.shape[1:3]))
+
+
+def perspective_nearest(
+    images: Float[Array, "b h w c"], corners: Float[Array, "b 4 2"]
+) -> Float[Array, "b h w c"]:
+    """Same as `perspective`, with the nearest pixel in place of interpolation."""
+    x, y = _seen_from(corners, *images.shape[1:3])
+    return _pixels(images, jnp.round(x - 0.5), jnp.round(y - 0.5))
+
+
+def _seen_from(
+    corners: Float[Array, "b 4 2"], height: int, width: int
+) -> tuple[Float[Array, "b h w"], Float[Array, "b h w"]]:
+    """Find the source x and y of each pixel of a perspective."""
     last_x, last_y = width - 1, height - 1
     # The projective map of the unit square to the corners (Heckbert, Fundamentals of Texture
     # Mapping and Image Warping, 1989, section 2.2.3), with the upper left corner as origin.
@@ -141,8 +155,7 @@ def perspective(
     x, y = x - origin_x, y - origin_y
     depth = (d * h - e * g) * x + (b * g - a * h) * y + (a * e - b * d)
     depth = depth / (last_x * last_y)
-    x, y = (e / last_y * x - b / last_y * y) / depth, (a / last_x * y - d / last_x * x) / depth
-    return _bilinear(images, x, y)
+    return (e / last_y * x - b / last_y * y) / depth, (a / last_x * y - d / last_x * x) / depth
 
 
 def _pixel_centers(height: int, width: int) -> tuple[Float[Array, " w"], Float[Array, "h 1"]]:

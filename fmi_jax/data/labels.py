@@ -6,44 +6,54 @@ from typing import Any
 
 import numpy as np
 
+IGNORE = 255
+"""Value of the pixels of a map that count neither in a loss nor in a metric."""
 
-class Label(enum.Enum):
-    """Form of the label of one image.
+
+class Label(enum.StrEnum):
+    """Form of the label of one image, by its name in manifests.
 
     Attributes:
       INDEX: index of its class, int32 `[]`.
       VECTOR: value from 0 to 1 for each class, float32 `[k]`.
+      MAP: index of the class of each pixel, uint8 `[h, w]`, or `IGNORE`; class 0 is the background.
     """
 
-    INDEX = enum.auto()
-    VECTOR = enum.auto()
+    INDEX = "index"
+    VECTOR = "vector"
+    MAP = "map"
 
     @property
     def dtype(self) -> type[np.generic]:
         """Type of a label's numbers."""
-        return np.int32 if self is Label.INDEX else np.float32
+        return {Label.INDEX: np.int32, Label.VECTOR: np.float32, Label.MAP: np.uint8}[self]
 
-    def shape(self, num_classes: int) -> tuple[int, ...]:
-        """Shape of one label."""
-        return () if self is Label.INDEX else (num_classes,)
+    @property
+    def padding(self) -> int:
+        """Number that fills the labels of padding."""
+        return IGNORE if self is Label.MAP else 0
+
+    def shape(self, num_classes: int, size: int = 0) -> tuple[int, ...]:
+        """Shape of one label; only that of a map depends on the `size` of the image."""
+        return {Label.INDEX: (), Label.VECTOR: (num_classes,), Label.MAP: (size, size)}[self]
 
     def array(self, labels: Sequence[Any]) -> np.ndarray:
-        """Labels of several images, `[n]` or `[n, k]`."""
-        return np.asarray(labels, self.dtype)
+        """Stack the labels of several images in an index: `[n]`, or for each class `[n, k]`.
 
-
-def task_name(label: Label, classes: Sequence[str]) -> str:
-    """Name of the task that labels of this form are for, as manifests and results hold it."""
-    if label is Label.VECTOR:
-        return "multilabel"
-    return "binary" if len(classes) == 2 else "multiclass"
-
-
-def label_of(task: str) -> Label:
-    """Form of the labels that a task takes; manifests name the task alone."""
-    return Label.VECTOR if task == "multilabel" else Label.INDEX
+        An index holds no maps, but for each class whether the map has it (0 or 1).
+        """
+        return np.asarray(labels, np.int32 if self is Label.INDEX else np.float32)
 
 
 def class_membership(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Membership of each image in each class, 0 to 1, `[n, k]`, from labels of either form."""
+    """Membership of each image in each class, 0 to 1, `[n, k]`, from `Label.array`."""
     return labels if labels.ndim > 1 else np.eye(num_classes, dtype=np.float32)[labels]
+
+
+def resized_maps(maps: Any, height: int, width: int) -> Any:
+    """Resize maps `[b, h, w]`, NumPy's or JAX's: each pixel takes the class at its centre."""
+    rows, columns = (
+        (2 * np.arange(new) + 1) * old // (2 * new)
+        for old, new in zip(maps.shape[1:], (height, width), strict=True)
+    )
+    return maps[:, rows][:, :, columns]

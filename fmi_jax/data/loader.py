@@ -23,6 +23,7 @@ from jaxtyping import Int
 
 from fmi_jax.cores import available_cores
 from fmi_jax.data.in_memory import InMemorySplit
+from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, PreparedSplit
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.types import Batch
@@ -101,8 +102,9 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Yield batches of one pass over a split in row order, or a process's part of them.
 
-    Every image comes exactly once. The last batch is filled up with padding (zeros, `mask` 0,
-    `index` -1). All processes get the same number of batches, so none waits for another.
+    Every image comes exactly once. The last batch is filled up with padding (zeros, maps of
+    `IGNORE`, `mask` 0, `index` -1). All processes get the same number of batches, so none waits for
+    another.
 
     Args:
       dataset: data set from `open_dataset`.
@@ -181,15 +183,17 @@ def _places(batch_size: int, places: np.ndarray | None) -> np.ndarray:
 
 
 def _num_bytes(info: DatasetInfo, count: int) -> int:
-    return count * info.size * info.size * info.channels
+    planes = info.channels + (info.label is Label.MAP)
+    return count * info.size * info.size * planes
 
 
 def _read(source: PreparedSplit | InMemorySplit, info: DatasetInfo, rows: np.ndarray) -> Batch:
     """Read the batch of these rows; -1 is padding."""
     images = np.empty((len(rows), info.size, info.size, info.channels), np.uint8)
-    labels = np.empty((len(rows), *info.label.shape(len(info.classes))), info.label.dtype)
+    shape = info.label.shape(len(info.classes), info.size)
+    labels = np.empty((len(rows), *shape), info.label.dtype)
     for i, row in enumerate(rows.tolist()):
-        images[i], labels[i] = source[row] if row >= 0 else (0, 0)
+        images[i], labels[i] = source[row] if row >= 0 else (0, info.label.padding)
     return Batch(
         inputs=images,
         labels=labels,

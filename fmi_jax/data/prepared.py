@@ -23,7 +23,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from tensorflow_datasets.proto import tf_example_pb2
 
-from fmi_jax.data.labels import Label, label_of
+from fmi_jax.data.labels import Label
 from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.errors import UsageError, UserError, unknown_name
 from fmi_jax.types import Rows
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from fmi_jax.data.raw.spec import DatasetSpec
     from fmi_jax.registry import Registry
 
-FORMAT = 2
-"""Format of the folder; raised when older code could not read it, or wrote it differently."""
+FORMAT = 3
+"""Format of the folder; raised when older code could not read it, or wrote it differently. Format 2
+had no masks, and its manifest did not name the form of the labels (`_upgraded`)."""
 
 MANIFEST = "manifest.json"
 INDEX = "index.csv"
@@ -48,6 +49,7 @@ class DatasetInfo:
 
     Attributes:
       name: name of the data set.
+      label: form of the labels.
       task: name of the task that the labels are for.
       classes: name of each of the `k` classes.
       channels: channels of the images.
@@ -66,6 +68,7 @@ class DatasetInfo:
     """
 
     name: str
+    label: Label
     task: str
     classes: tuple[str, ...]
     channels: int
@@ -82,19 +85,16 @@ class DatasetInfo:
     synthetic: bool
     manifest_sha256: str
 
-    @property
-    def label(self) -> Label:
-        """Form of the labels."""
-        return label_of(self.task)
-
     def to_json(self) -> dict[str, Any]:
         """Convert to plain JSON values."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Invert `to_json`; other keys are ignored."""
+        """Invert `to_json`, also of format 2; other keys are ignored."""
+        values = _upgraded(values)
         known = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        known["label"] = Label(known["label"])
         for name in ("classes", "mean", "std"):
             known[name] = tuple(known[name])
         for name in ("class_counts", "class_groups"):
@@ -129,22 +129,24 @@ class PreparedSplit:
         return self._builder.as_data_source(self.name, deserialize_method=raw_bytes)  # type: ignore[call-arg]
 
     @functools.cached_property
-    def _image_shape(self) -> tuple[int, ...]:
-        return self._builder.info.features["image"].shape  # type: ignore[index]
+    def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of an image and of a label."""
+        features: Any = self._builder.info.features
+        return features["image"].shape, features["label"].shape
 
     def __len__(self) -> int:
         return len(self._source) if self.rows is None else len(self.rows)
 
     def __getitem__(self, row: int) -> tuple[UInt8[np.ndarray, "h w c"], np.ndarray]:
-        """Image, uint8 `[size, size, channels]`, read-only, and label, int32 `[]` or float32 `[k]`.
+        """Image, uint8 `[size, size, channels]`, and label in its form (`Label`); both read-only.
 
         Raises:
           UserError: the record is damaged.
         """
-        source, shape = self._source, self._image_shape
+        source, shapes = self._source, self._shapes
         record = row if self.rows is None else self.rows[row]
         try:
-            return _parse(source[record], shape)
+            return _parse(source[record], *shapes)
         except Exception as error:  # array_record raises several types for damaged files.
             raise self._unreadable(record, error) from error
 
@@ -159,7 +161,9 @@ class PreparedSplit:
         )
 
 
-def _parse(record: bytes, shape: tuple[int, ...]) -> tuple[UInt8[np.ndarray, "h w c"], np.ndarray]:
+def _parse(
+    record: bytes, shape: tuple[int, ...], label_shape: tuple[int, ...]
+) -> tuple[UInt8[np.ndarray, "h w c"], np.ndarray]:
     """Parse the image and label of a record.
 
     This takes 0.02 ms; TFDS takes 0.2 ms for the same. Either holds the interpreter's lock, for
@@ -171,6 +175,8 @@ def _parse(record: bytes, shape: tuple[int, ...]) -> tuple[UInt8[np.ndarray, "h 
     image = np.frombuffer(pixels, np.uint8).reshape(shape)
     if soft := feature["label"].float_list.value:
         return image, np.asarray(soft, np.float32)
+    if whole := feature["label"].bytes_list.value:
+        return image, np.frombuffer(whole[0], np.uint8).reshape(label_shape)
     (index,) = feature["label"].int64_list.value
     return image, np.asarray(index, np.int32)
 
@@ -207,7 +213,7 @@ class PreparedDataset:
         return [line["id"] for line in self._lines(split)]
 
     def labels(self, split: str) -> np.ndarray:
-        """Labels of a split in row order: int32 `[n]` or float32 `[n, k]`."""
+        """Labels of a split in row order: int32 `[n]` or float32 `[n, k]`; see `Label.array`."""
         labels = [json.loads(line["label"]) for line in self._lines(split)]
         return self.info.label.array(labels)
 
@@ -330,11 +336,12 @@ def open_folder(folder: Path) -> PreparedDataset:
         raise _damaged(folder, f"{MANIFEST} is not a manifest") from error
     if manifest_sha256(manifest) != sha256:
         raise _damaged(folder, f"{MANIFEST} does not match its checksum")
+    manifest = _upgraded(manifest)
     if manifest.get("format") != FORMAT:
         name, (size, _, split) = folder.parent.name, folder.name.partition("-")
         raise UserError(
             f"{folder} is of format {manifest.get('format')}, and this version of fmi_jax reads"
-            f" {FORMAT}: prepare it again with"
+            f" 2 and {FORMAT}: prepare it again with"
             f" {_prepare_command(folder.parent.parent, name, size, split)} --overwrite, or install"
             " the version that wrote it."
         )
@@ -344,6 +351,14 @@ def open_folder(folder: Path) -> PreparedDataset:
             raise _damaged(folder, f"{name} is missing or not of {size} bytes")
     info = DatasetInfo.from_json(manifest | {"manifest_sha256": sha256})
     return PreparedDataset(folder, info, manifest)
+
+
+def _upgraded(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what format 2 did not say: there, only a multi-label set had a value for each class."""
+    if manifest.get("format", 2) != 2 or "label" in manifest:
+        return dict(manifest)
+    label = Label.VECTOR if manifest.get("task") == "multilabel" else Label.INDEX
+    return {**manifest, "format": FORMAT, "label": label.value}
 
 
 def manifest_sha256(manifest: Mapping[str, Any]) -> str:

@@ -33,7 +33,8 @@ def training_subset(
       seed: random seed of the draw.
 
     Raises:
-      UsageError: both are set, a class has too few images, or `shots` is set for a multi-label set.
+      UsageError: both are set, a class has too few images, or `shots` is set for a multi-label set
+        or one with masks.
     """
     info = dataset.info
     if fraction == 1 and not shots:
@@ -43,7 +44,7 @@ def training_subset(
             f"data.fraction={fraction} and data.shots={shots} are both set: expected at most one."
         )
     ids, labels = dataset.ids("train"), dataset.labels("train")
-    if shots and info.label is Label.VECTOR:
+    if shots and info.label is not Label.INDEX:
         raise UsageError(
             f"data.shots={shots}: an image of {info.name} can be of several classes, so there is"
             " no number of images of each; use data.fraction."

@@ -113,6 +113,12 @@ class Task(abc.ABC):
     of_classes: ClassVar[str] = "Each class"
 
     @classmethod
+    def suits(cls, label: Label, classes: Sequence[str]) -> bool:
+        """Test whether labels of this form, with these classes, are for this task."""
+        del classes
+        return label is cls.label
+
+    @classmethod
     def find_metric(cls, name: str) -> Metric | None:
         """Find a metric by name, also one of a group of classes; None if there is none."""
         return cls.metrics.get(name)
@@ -165,9 +171,13 @@ class Task(abc.ABC):
     def read(self, path: Path) -> tuple[Measured, Rows]:
         """Read a file that `keep` wrote; `UserError` if it is missing or something else."""
 
-    @abc.abstractmethod
     def outcomes(self, measured: Measured) -> tuple[Float[np.ndarray, "m"], np.ndarray]:
-        """Probabilities that the network stated, and whether each came true, bool `[m]`."""
+        """Probabilities that the network stated, and whether each came true, bool `[m]`.
+
+        None where the task keeps no probabilities.
+        """
+        del measured
+        return np.zeros(0), np.zeros(0, bool)
 
     def figures(self, path: Path, evaluation: Evaluation) -> dict[str, tuple[str, bytes]]:
         """Draw the figures of a page, `{name: (words, PNG)}`.

@@ -18,7 +18,7 @@ counts as positive from one half on (`hard_labels`).
 import abc
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -323,6 +323,11 @@ class Binary(_OneClass):
         "loss": Metric(label="Cross-entropy", higher_is_better=False),
     }
 
+    @classmethod
+    def suits(cls, label: Label, classes: Sequence[str]) -> bool:
+        """Test for one of two classes."""
+        return super().suits(label, classes) and len(classes) == 2
+
     def checked(self, measured: Measured) -> Measured:
         """Refuse another number of classes."""
         if len(self.classes) != 2:
@@ -352,6 +357,11 @@ class Multiclass(_OneClass):
         "average_precision": Metric(label="Average precision (macro, one-vs-rest)"),
         "loss": Metric(label="Cross-entropy", higher_is_better=False),
     }
+
+    @classmethod
+    def suits(cls, label: Label, classes: Sequence[str]) -> bool:
+        """Test for one of more or fewer than two classes."""
+        return super().suits(label, classes) and len(classes) != 2
 
     def weigh(
         self, measured: Measured, weights: Float[np.ndarray, "s n"]

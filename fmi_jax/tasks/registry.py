@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fmi_jax.data.labels import Label
 from fmi_jax.errors import unknown_name
 from fmi_jax.tasks.base import Metric, Task
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
+from fmi_jax.tasks.segmentation import Segmentation
 
 if TYPE_CHECKING:  # it imports TFDS, which reading results does without
     from fmi_jax.data.prepared import DatasetInfo
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Binary, Multiclass, Multilabel)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (Binary, Multiclass, Multilabel, Segmentation)
+}
+
+
+def suitable(label: Label, classes: Sequence[str]) -> type[Task]:
+    """Find the task that labels of this form, with these classes, are for."""
+    return next(task for task in TASKS.values() if task.suits(label, classes))
 
 
 def task_of(info: DatasetInfo) -> Task:

@@ -154,7 +154,7 @@ def _draw_classes(bars: Axes, shares: Axes, info: DatasetInfo) -> None:
     bars.tick_params(axis="y", length=0)
     bars.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     bars.xaxis.set_major_formatter("{x:,.0f}")
-    what = "Images with each class" if info.label is Label.VECTOR else "Images of each class"
+    what = "Images of each class" if info.label is Label.INDEX else "Images with each class"
     if len(shown) < len(info.classes):
         what += f" (the {_MOST_CLASSES} most frequent of {len(info.classes)})"
     bars.set_title(what)

@@ -53,7 +53,7 @@ def write_card(dataset: PreparedDataset) -> Path:
         headline=_headline(dataset),
         banners=banners,
         remarks=notes,
-        multilabel=info.label is Label.VECTOR,
+        multilabel=info.label is not Label.INDEX,
         total=sum(info.counts.values()),
         sizes=_sizes(pixels, info.size),
         samples={
@@ -106,7 +106,7 @@ def _samples(dataset: PreparedDataset) -> dict[str, list[tuple[str, Image.Image]
     drawn: dict[int, list[int]] = {}
     taken = np.zeros(len(ids), bool)
     for c in frequent[:_SAMPLED_CLASSES][::-1]:  # the rarest choose first
-        here = labels[:, c] > 0.5 if info.label is Label.VECTOR else labels == c
+        here = labels == c if info.label is Label.INDEX else labels[:, c] > 0.5
         rows = rng.permutation(np.flatnonzero(here))
         rows = rows[np.argsort(taken[rows], kind="stable")][:count]
         taken[rows] = True

@@ -117,7 +117,7 @@ def remarks(dataset: PreparedDataset, duplicates: Duplicates, groups: Groups | N
 
 def _on_classes(dataset: PreparedDataset) -> list[str]:
     info, found = dataset.info, []
-    multilabel = info.label is Label.VECTOR
+    multilabel = info.label is not Label.INDEX
     present = {split: np.asarray(counts) for split, counts in info.class_counts.items()}
     for split, counts in present.items():
         total = info.counts[split]

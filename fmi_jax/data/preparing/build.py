@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fmi_jax.data.labels import Label
 from fmi_jax.data.preparing.reading import read_images
 from fmi_jax.data.preparing.selection import Row
 from fmi_jax.data.preparing.shard import Shard, write_shards
@@ -62,7 +63,7 @@ def build_folders(
     try:
         for folder in folders.values():
             partial_folder(folder).mkdir(exist_ok=True)
-        _check_space(folders, tasks, spec.channels)
+        _check_space(folders, tasks, spec.channels + (raw.label is Label.MAP))
         read = read_images(
             functools.partial(
                 write_shards,
@@ -104,15 +105,15 @@ def _chunks(rows: Sequence[Row]) -> list[Sequence[Row]]:
 
 def _name(rows: Sequence[Row], recipe: Mapping[str, Any]) -> str:
     """The name of a shard: a hash of all that decides its bytes."""
-    how = {key: recipe[key] for key in ("format", "channels", "size", "task", "classes")}
-    what = [(*row.identity, row.mtime_ns) for row in rows]
+    how = {key: recipe[key] for key in ("format", "channels", "size", "label", "classes")}
+    what = [(*row.identity, row.changed) for row in rows]
     return hashlib.sha256(json.dumps([how, versions(), what]).encode()).hexdigest()[:32]
 
 
 def _check_space(
-    folders: Mapping[int, Path], tasks: Sequence[Sequence[Shard]], channels: int
+    folders: Mapping[int, Path], tasks: Sequence[Sequence[Shard]], planes: int
 ) -> None:
-    needed = sum(len(s.rows) * s.size * s.size * channels for task in tasks for s in task)
+    needed = sum(len(s.rows) * s.size * s.size * planes for task in tasks for s in task)
     parent = next(iter(folders.values())).parent
     free = shutil.disk_usage(parent).free
     if free < needed * 1.05:

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from fmi_jax.data.preparing.locate import locate_images
+from fmi_jax.data.preparing.locate import locate_files
 from fmi_jax.data.preparing.reading import scan_images
-from fmi_jax.data.preparing.selection import Row
+from fmi_jax.data.preparing.selection import MaskFile, Row
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import DatasetSpec, RawDataset
 from fmi_jax.errors import UserError
@@ -38,12 +38,19 @@ def check(spec: DatasetSpec, source: Path, *, processes: int = 0) -> Checked:
     except UserError as error:
         return Checked(None, str(error).splitlines())
     try:
-        paths = locate_images(raw)
+        files = locate_files(raw)
     except UserError as error:
         return Checked(raw, str(error).splitlines())
-    rows = [Row(example, path) for example, path in zip(raw.examples, paths, strict=True)]
+    rows = [
+        Row(example, image, masks=tuple(map(MaskFile, masks)))
+        for example, (image, masks) in zip(raw.examples, files, strict=True)
+    ]
     found = scan_images(
-        rows, channels=spec.channels, description=f"Checking {spec.name}", processes=processes
+        rows,
+        num_classes=len(raw.classes),
+        channels=spec.channels,
+        description=f"Checking {spec.name}",
+        processes=processes,
     )
     problems = Problems(raw.table)
     for row, scanned in zip(rows, found, strict=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fmi_jax.data.prepared import PreparedDataset
 from fmi_jax.data.preparing.check import check
-from fmi_jax.data.preparing.prepare import ON_BAD, prepare_sizes
+from fmi_jax.data.preparing.prepare import ON_BAD, find_task, prepare_sizes
 from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.data.raw.csv_table import csv_spec
 from fmi_jax.data.raw.problems import SHOWN
@@ -94,7 +94,8 @@ def run_check(args: argparse.Namespace) -> None:
         raise UsageError(f"check-data {spec.name} needs --source: {spec.layout}.")
     raw, problems = check(spec, args.source, processes=args.processes)
     if raw is not None:
-        print(f"{raw.table}: {len(raw.examples)} rows, {raw.task}: {', '.join(raw.classes)}")
+        task = find_task(raw).name
+        print(f"{raw.table}: {len(raw.examples)} rows, {task}: {', '.join(raw.classes)}")
     if problems:
         raise UserError(f"{args.source} has problems:\n  " + "\n  ".join(problems))
     print("No problems found.")
@@ -157,7 +158,8 @@ def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
         "--classes",
         type=_names,
         default=(),
-        help="class names in order: a,b,c (default: those found, in numeric or alphabetic order)",
+        help="class names in order: a,b,c (default: those found, in numeric or alphabetic order);"
+        " of masks the background first (default: background,foreground)",
     )
     own.add_argument("--channels", type=int, choices=(1, 3), help="3 colour (default), 1 grey")
     own.add_argument("--metric", help="validation metric that selects the best checkpoint")

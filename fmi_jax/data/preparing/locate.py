@@ -3,6 +3,7 @@
 import collections
 import functools
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
 
 from fmi_jax.data.preparing.images import SUFFIXES
 from fmi_jax.data.raw.problems import Problems
@@ -10,8 +11,20 @@ from fmi_jax.data.raw.spec import RawDataset
 from fmi_jax.errors import UserError
 
 
+class Files(NamedTuple):
+    """Image file and mask files of a row."""
+
+    image: Path
+    masks: tuple[Path, ...]
+
+
 def locate_images(raw: RawDataset) -> list[Path]:
-    """Find the path of each row's file, whether it exists or not.
+    """Find the path of each row's image; see `locate_files`."""
+    return [files.image for files in locate_files(raw)]
+
+
+def locate_files(raw: RawDataset) -> list[Files]:
+    """Find the paths of each row's files, whether they exist or not.
 
     Raises:
       UserError: an id is empty, not text or used twice, or a path leads out of the image root
@@ -31,7 +44,7 @@ def locate_images(raw: RawDataset) -> list[Path]:
             return root, f"path leads out of {raw.image_root} through a symbolic link"
         return root / path, None
 
-    paths = []
+    found = []
     for example in raw.examples:
         if not example.id:
             problems.add("id is empty", example.where)
@@ -39,12 +52,15 @@ def locate_images(raw: RawDataset) -> list[Path]:
             problems.add("id has a character that is not text", example.where)
         elif ids[example.id] > 1:
             problems.add("id is used more than once", example.where)
-        path, fault = locate(example.path)
-        if fault:
-            problems.add(fault, f"{example.where}: {example.path!r}")
-        paths.append(path)
+        paths = []
+        for name in (example.path, *example.masks):
+            path, fault = locate(name)
+            if fault:
+                problems.add(fault, f"{example.where}: {name!r}")
+            paths.append(path)
+        found.append(Files(paths[0], tuple(paths[1:])))
     problems.raise_if_any()
-    return paths
+    return found
 
 
 def _is_plain(text: str) -> bool:

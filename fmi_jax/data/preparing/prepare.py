@@ -29,14 +29,14 @@ from fmi_jax.data.prepared import (
     open_folder,
 )
 from fmi_jax.data.preparing.build import MEND_OR_QUARANTINE, build_folders, partial_folder
-from fmi_jax.data.preparing.locate import locate_images
+from fmi_jax.data.preparing.locate import locate_files
 from fmi_jax.data.preparing.selection import Row, rows_sha256, select_rows
 from fmi_jax.data.preparing.unchanged import check_unchanged
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import DatasetSpec, RawDataset
 from fmi_jax.data.raw.splits import assign
 from fmi_jax.errors import UsageError, UserError, unknown_name
-from fmi_jax.tasks.registry import TASKS
+from fmi_jax.tasks.registry import Task, suitable
 
 ON_BAD = ("fail", "quarantine")
 """Policies for images that cannot be used: refuse the data set, or leave them out by name."""
@@ -96,19 +96,21 @@ def prepare_sizes(
             source.parent.mkdir(exist_ok=True)
             spec.draw(source)
         raw = spec.read(source)
-        task = TASKS[raw.task](raw.classes, spec.class_groups)
+        task = find_task(raw)(raw.classes, spec.class_groups)
         metric = spec.metric or task.selects
         task.metric(metric)  # refuses one that the task does not have
-        paths = locate_images(raw)
+        files = locate_files(raw)
         split, assignment = assign(spec, split, raw.examples)
         split = limited(split, limit)
-        rows = select_rows(raw, paths, assignment, limit)
+        rows = select_rows(raw, files, assignment, limit)
         folders = {size: data_dir / spec.name / f"{size}-{split}" for size in sizes}
-        recipes = _recipes(spec, raw, rows, sizes, split, limit, metric, on_bad)
+        recipes = _recipes(spec, raw, rows, sizes, split, limit, task.name, metric, on_bad)
         missing = {}
         for size, folder in folders.items():
             if folder.exists() and not overwrite:
-                check_unchanged(folder, recipes[size], rows, spec.channels, processes)
+                check_unchanged(
+                    folder, recipes[size], rows, len(raw.classes), spec.channels, processes
+                )
                 shutil.rmtree(partial_folder(folder), ignore_errors=True)
             else:
                 missing[size] = folder
@@ -117,6 +119,11 @@ def prepare_sizes(
                 _check_files(raw, rows)
             build_folders(missing, spec, raw, rows, recipes, processes)
         return [open_folder(folder) for folder in folders.values()]
+
+
+def find_task(raw: RawDataset) -> type[Task]:
+    """Find the task that the labels of a raw data set are for."""
+    return suitable(raw.label, raw.classes)
 
 
 def _check_arguments(
@@ -170,6 +177,7 @@ def _recipes(
     sizes: Sequence[int],
     split: str,
     limit: int,
+    task: str,
     metric: str,
     on_bad: str,
 ) -> dict[int, dict[str, Any]]:
@@ -178,7 +186,8 @@ def _recipes(
     recipe = {
         "format": FORMAT,
         "name": spec.name,
-        "task": raw.task,
+        "label": raw.label,
+        "task": task,
         "classes": list(raw.classes),
         "class_groups": {name: list(classes) for name, classes in spec.class_groups.items()},
         "channels": spec.channels,
@@ -200,4 +209,7 @@ def _check_files(raw: RawDataset, rows: Sequence[Row]) -> None:
     for row in rows:
         if row.bytes is None:
             problems.add("image file is missing", row.place)
+        for mask in row.masks:
+            if mask.bytes is None:
+                problems.add("mask file is missing", f"{row.example.where}: {mask.path}")
     problems.raise_if_any(MEND_OR_QUARANTINE)

@@ -21,19 +21,25 @@ _ROWS_PER_PROCESS = 100  # with fewer, starting another process (2 s) does not p
 
 
 class Scanned(NamedTuple):
-    """Result for one row: the SHA-256 of its file, or why its image cannot be used."""
+    """Result for one row: the SHA-256 of its files, or why it cannot be used."""
 
     file_sha256: str = ""
     fault: str = ""
 
 
 def scan_images(
-    rows: Sequence[Row], *, channels: int, description: str, processes: int = 0
+    rows: Sequence[Row],
+    *,
+    num_classes: int,
+    channels: int,
+    description: str,
+    processes: int = 0,
 ) -> list[Scanned]:
     """Read and decode every image, as preparation would, with a bar on the terminal.
 
     Args:
       rows: rows to read.
+      num_classes: number of classes that masks may have.
       channels: 3 for colour, 1 for grey.
       description: text of the bar.
       processes: number of processes; 0: one per core, fewer for few images.
@@ -44,7 +50,7 @@ def scan_images(
     tasks = [rows[i : i + _ROWS_PER_TASK] for i in range(0, len(rows), _ROWS_PER_TASK)]
     found: list[list[Scanned]] = [[] for _ in tasks]
     read = read_images(
-        functools.partial(scan_rows, channels=channels),
+        functools.partial(scan_rows, num_classes=num_classes, channels=channels),
         tasks,
         tasks,
         description=description,
@@ -87,10 +93,10 @@ def read_images(
         ) from None
 
 
-def scan_rows(rows: Sequence[Row], channels: int) -> Iterator[Scanned]:
+def scan_rows(rows: Sequence[Row], num_classes: int, channels: int) -> Iterator[Scanned]:
     """Read and decode images in order, without keeping them."""
     for row in rows:
-        image = read_row(row, channels)
+        image = read_row(row, num_classes, channels)
         found = Scanned(fault=str(image)) if isinstance(image, UserError) else Scanned(image.sha256)
         del image  # free it before the next is read
         yield found

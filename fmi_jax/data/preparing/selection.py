@@ -1,5 +1,6 @@
 """Rows to prepare, by split, with their files as they are on disk."""
 
+import functools
 import hashlib
 import json
 import os
@@ -7,19 +8,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fmi_jax.data.preparing.locate import Files
 from fmi_jax.data.raw.spec import SPLITS, RawDataset, RawExample
 
 # Rows are sent to worker processes, so this module imports neither jax nor what imports it.
 
 
+class MaskFile(NamedTuple):
+    """A mask file as it is on disk.
+
+    Attributes:
+      path: path of the file.
+      bytes, mtime_ns: size and time of change; None: there is no such file.
+    """
+
+    path: Path
+    bytes: int | None = None
+    mtime_ns: int | None = None
+
+
 class Row(NamedTuple):
-    """A row of a raw data set, and its image file.
+    """A row of a raw data set, and its files.
 
     Attributes:
       example: the row.
       path: its image file.
       split: "train", "val" or "test"; empty where rows are only checked.
       bytes, mtime_ns: size and time of change of that file; None: there is no such file.
+      masks: mask files that are united.
     """
 
     example: RawExample
@@ -27,6 +43,7 @@ class Row(NamedTuple):
     split: str = ""
     bytes: int | None = None
     mtime_ns: int | None = None
+    masks: tuple[MaskFile, ...] = ()
 
     @property
     def place(self) -> str:
@@ -37,28 +54,37 @@ class Row(NamedTuple):
     def identity(self) -> list[Any]:
         """Everything that decides the prepared image and is known without opening the file."""
         e = self.example
-        return [self.split, e.id, e.path, e.item, e.label, e.group, e.split, self.bytes]
+        masks = [[*map(list, zip(e.masks, (m.bytes for m in self.masks), strict=True))]]
+        return [
+            *(self.split, e.id, e.path, e.item, e.label, e.group, e.split, self.bytes),
+            *(masks if self.masks else ()),
+        ]
+
+    @property
+    def changed(self) -> Any:
+        """When its files were changed last: a time, or a list of times where there are masks."""
+        times = [self.mtime_ns, *(mask.mtime_ns for mask in self.masks)]
+        return times if self.masks else self.mtime_ns
 
 
 def select_rows(
-    raw: RawDataset, paths: Sequence[Path], rows: Mapping[str, Sequence[int]], limit: int
+    raw: RawDataset, files: Sequence[Files], rows: Mapping[str, Sequence[int]], limit: int
 ) -> list[Row]:
     """Select the rows of train, then val, then test, each in order.
 
     Args:
       raw: raw data set.
-      paths: image file of each of its rows.
+      files: files of each of its rows.
       rows: indices of the rows of each split.
       limit: number of rows to take from the start of every split; 0: all.
     """
-    stats: dict[Path, tuple[int, int] | tuple[None, None]] = {}  # HDF5: one file, many images
+    stat = functools.cache(_stat)  # HDF5: one file, many images
     selected = []
     for split in SPLITS:
         for i in rows[split][: limit or None]:
-            path = paths[i]
-            if path not in stats:
-                stats[path] = _stat(path)
-            selected.append(Row(raw.examples[i], path, split, *stats[path]))
+            image, masks = files[i]
+            found = tuple(MaskFile(path, *stat(path)) for path in masks)
+            selected.append(Row(raw.examples[i], image, split, *stat(image), found))
     return selected
 
 

@@ -14,7 +14,12 @@ from fmi_jax.errors import UserError
 
 
 def check_unchanged(
-    folder: Path, recipe: Mapping[str, Any], rows: Sequence[Row], channels: int, processes: int
+    folder: Path,
+    recipe: Mapping[str, Any],
+    rows: Sequence[Row],
+    num_classes: int,
+    channels: int,
+    processes: int,
 ) -> None:
     """Raise `UserError` if `folder` was prepared from something else than the recipe says."""
     dataset = open_folder(folder)
@@ -26,6 +31,7 @@ def check_unchanged(
     if not what and touched:
         found = scan_images(
             touched,
+            num_classes=num_classes,
             channels=channels,
             description=f"{len(touched)} files were touched",
             processes=processes,
@@ -66,7 +72,7 @@ class Stamps:
 
     def write(self, manifest_sha256: str, rows: Sequence[Row]) -> None:
         """Store the times of the rows that `manifest_sha256` was made from."""
-        values = {"manifest_sha256": manifest_sha256, "mtime_ns": [row.mtime_ns for row in rows]}
+        values = {"manifest_sha256": manifest_sha256, "mtime_ns": [row.changed for row in rows]}
         draft = self._file.with_name(self._file.name + ".tmp")  # the caller holds the lock
         draft.write_text(json.dumps(values))
         draft.replace(self._file)
@@ -80,4 +86,4 @@ class Stamps:
             known = []
         if len(known) != len(rows):
             return list(rows)
-        return [row for row, then in zip(rows, known, strict=True) if row.mtime_ns != then]
+        return [row for row, then in zip(rows, known, strict=True) if row.changed != then]

@@ -142,6 +142,11 @@ def _seen(shards: Sequence[Shard]) -> Iterable[tuple[Row, Seen]]:
                 yield row, image
 
 
+def _label(row: Row, image: Seen) -> int | tuple[float, ...]:
+    """Label of a whole image; `Label.array` stacks them."""
+    return row.example.label if image.present is None else image.present
+
+
 def _index_csv(shards: Sequence[Shard]) -> bytes:
     """The index, one line per image."""
     text = io.StringIO(newline="")
@@ -149,8 +154,9 @@ def _index_csv(shards: Sequence[Shard]) -> bytes:
     writer.writerow(INDEX_COLUMNS)
     for row, image in _seen(shards):
         example = row.example
+        label = json.dumps(_label(row, image))
         writer.writerow(
-            (row.split, example.id, json.dumps(example.label), example.group or "", example.path,
+            (row.split, example.id, label, example.group or "", example.path,
              image.file_sha256, image.width, image.height)
         )  # fmt: skip
     return text.getvalue().encode()
@@ -164,7 +170,7 @@ def _summary(shards: Sequence[Shard], num_classes: int) -> dict[str, Any]:
     groups: dict[str, dict[str, None]] = collections.defaultdict(dict)  # an ordered set of splits
     same_pixels: dict[str, list[dict[str, str]]] = collections.defaultdict(list)
     for row, image in seen:
-        label = row.example.label
+        label = _label(row, image)
         counts[row.split] += 1
         if isinstance(label, int):
             class_counts[row.split][label] += 1

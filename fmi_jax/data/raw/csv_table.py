@@ -1,13 +1,23 @@
-"""Reader of the user's own images, listed in a CSV: `path,label[,id,split,group]`."""
+"""Reader of the user's own images: a CSV with `path,label` or `path,mask[,id,split,group]`."""
 
 import functools
 from pathlib import Path
 
-from fmi_jax.data.raw.labels import encode_class_lists, encode_classes, encode_columns
+from fmi_jax.data.raw.labels import (
+    encode_class_lists,
+    encode_classes,
+    encode_columns,
+    encode_masks,
+    split_list,
+)
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import DatasetSpec, RawDataset, RawExample
 from fmi_jax.data.raw.splits import grouped, official, stratified
 from fmi_jax.data.raw.table import read_table
+from fmi_jax.errors import UserError
+
+MASK_CLASSES = ("background", "foreground")
+"""Classes of masks where the user names none."""
 
 
 def csv_spec(
@@ -26,7 +36,8 @@ def csv_spec(
       image_root: folder that the column `path` starts from; None: the folder of the table.
       label_columns: columns with one value from 0 to 1 per class (multi-label), in place of the
         column `label`. In `label`, several classes of one image are written "a|b".
-      classes: class names in order; empty: those that occur, in numeric or alphabetic order.
+      classes: class names in order; empty: those that occur, in numeric or alphabetic order. Of
+        masks the first is the background; empty: `MASK_CLASSES`.
       channels: 3 for colour, 1 for grey.
       metric: validation metric that selects the best checkpoint; empty: by the task.
     """
@@ -40,7 +51,8 @@ def csv_spec(
         std=None,
         metric=metric,
         splits={"official": official, "grouped": grouped, "stratified": stratified},
-        layout="a CSV table with the columns path,label and, if you like, id, split and group",
+        layout="a CSV table with the columns path,label (or path,mask) and, if you like, id, split"
+        " and group",
         citation="",
         licence="",
         url="",
@@ -56,12 +68,25 @@ def read(
 ) -> RawDataset:
     """Read the table; see `csv_spec` for the arguments. Without an id, an image's id is its path.
 
+    The column `mask` names the mask file of an image; several, written "a|b", are united, and an
+    empty field means that the whole image is background.
+
     Raises:
-      UserError: the table is missing, lacks a column or has a label outside the classes.
+      UserError: the table is missing, lacks a column, has a label outside the classes, or has both
+        `label` and `mask`.
     """
-    columns, rows = read_table(source, required=("path", *(label_columns or ("label",))))
+    columns, rows = read_table(source, required=("path", *label_columns))
+    masked = "mask" in columns and not label_columns
+    if masked and "label" in columns:
+        raise UserError(f"{source} has the columns 'label' and 'mask'; expected only one of them.")
+    if not masked:
+        columns, rows = read_table(source, required=("path", *(label_columns or ("label",))))
     problems = Problems(source)
-    if label_columns:
+    masks: list[tuple[str, ...]] = [()] * len(rows)
+    if masked:
+        masks = [split_list(row.fields["mask"]) for row in rows]
+        labels, names, form = encode_masks(masks, classes or MASK_CLASSES, problems)
+    elif label_columns:
         labels, names, form = encode_columns(rows, label_columns, problems)
     else:
         values = [row.fields["label"] for row in rows]
@@ -78,8 +103,9 @@ def read(
             group=row.fields.get("group") or None,
             split=row.fields.get("split") or None,
             row=row.line,
+            masks=files,
         )
-        for row, label in zip(rows, labels, strict=True)
+        for row, label, files in zip(rows, labels, masks, strict=True)
     ]
     return RawDataset(
         table=source,

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from fmi_jax.data.labels import Label
+from fmi_jax.data.labels import IGNORE, Label
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.table import TableRow
 from fmi_jax.errors import UserError
@@ -50,7 +50,7 @@ def encode_class_lists(
 
     Arguments and errors are those of `encode_classes`; labels are 0 or 1 for each class.
     """
-    lists = [[name.strip() for name in value.split("|") if name.strip()] for value in values]
+    lists = [split_list(value) for value in values]
     names = tuple(classes) or tuple(sorted({name for names in lists for name in names}))
     _check_classes(names, problems)
     for found, place in zip(lists, places, strict=True):
@@ -62,6 +62,27 @@ def encode_class_lists(
                 )
     labels = [tuple(float(name in found) for name in names) for found in lists]
     return labels, names, Label.VECTOR
+
+
+def encode_masks(
+    masks: Sequence[Sequence[str]], classes: Sequence[str], problems: Problems
+) -> tuple[list[int], tuple[str, ...], Label]:
+    """Encode the mask files of each image: 1 if it has any, else 0; see `RawExample.label`.
+
+    Raises:
+      UserError: no image has a mask, or the classes are wrong as for `encode_classes`.
+    """
+    _check_classes(classes, problems)
+    if len(classes) > IGNORE:
+        raise UserError(f"{problems.source}: {len(classes)} classes; a mask has at most {IGNORE}.")
+    if not any(masks):
+        raise UserError(f"{problems.source}: no row names a mask.")
+    return [int(bool(files)) for files in masks], tuple(classes), Label.MAP
+
+
+def split_list(value: str) -> tuple[str, ...]:
+    """Split a field "a|b|c"; blanks around a part are removed, and empty parts left out."""
+    return tuple(part.strip() for part in value.split("|") if part.strip())
 
 
 def encode_columns(

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from fmi_jax.data.labels import Label, task_name
+from fmi_jax.data.labels import Label
 
 SPLITS = ("train", "val", "test")
 """Names of the parts of every data set, in the order in which they are written and shown."""
@@ -18,10 +18,13 @@ class RawExample:
       id: unique name of the image, shown in predictions and messages.
       path: path of the image file, relative to the image root of the data set.
       item: index of the image in a file that holds many (HDF5); None: the file holds only one.
-      label: class index, or one 0/1 (or soft) value per class for a multi-label set.
+      label: class index, or one 0/1 (or soft) value per class for a multi-label set; for a set with
+        masks 1 if the row names any, else 0, which balances the splits.
       group: patient, lesion or study, if known; images of one group belong together.
       split: "train", "val" or "test" if the raw data decide it, else None.
       row: line of the table, 1-based and counting the header, for messages.
+      masks: paths of the mask files, relative to the image root; several are united, and without
+        one the whole image is background.
     """
 
     id: str
@@ -31,6 +34,7 @@ class RawExample:
     group: str | None = None
     split: str | None = None
     row: int | None = None
+    masks: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -55,11 +59,6 @@ class RawDataset:
     examples: Sequence[RawExample]
     classes: tuple[str, ...]
     label: Label
-
-    @property
-    def task(self) -> str:
-        """Name of the task that the labels are for."""
-        return task_name(self.label, self.classes)
 
 
 SplitFn = Callable[[Sequence[RawExample]], Mapping[str, Sequence[int]]]

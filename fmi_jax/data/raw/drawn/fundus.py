@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -104,15 +105,17 @@ class Photograph:
       id: file name without suffix, 12 hexadecimal digits as in APTOS2019.
       pixels: uint8 `[h, w, 3]`.
       lesions: drawn lesions, the ground truth of the grade.
+      covered: for each pixel the number of the lesion on it, counted from 1, or 0: uint8 `[h, w]`.
     """
 
     id: str
     pixels: np.ndarray
     lesions: tuple[Lesion, ...]
+    covered: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _View:
+class View:
     """Camera: image size in pixels, field of view, and the eye in field-radius units."""
 
     width: int
@@ -181,9 +184,10 @@ def photograph(seed: int, index: int, grade: int) -> Photograph:
     """Draw photograph `index` of the set of `seed`; the same grade always gives the same bytes."""
     rng = np.random.default_rng((seed, index))
     name = rng.bytes(6).hex()
-    view = _view(rng)
-    lesions = _place(rng, view, grade)
-    return Photograph(id=name, pixels=_render(rng, view, lesions), lesions=lesions)
+    view = draw_view(rng)
+    lesions = place(rng, view, RULE[grade])
+    pixels, covered = render(rng, view, lesions)
+    return Photograph(id=name, pixels=pixels, lesions=lesions, covered=covered)
 
 
 _COLOUR = np.array((1.0, 0.50, 0.23))
@@ -195,7 +199,7 @@ def _colour(red: float, green: float, blue: float) -> np.ndarray:
     return np.array((red, green, blue), np.float32)[:, None, None]
 
 
-def _view(rng: np.random.Generator) -> _View:
+def draw_view(rng: np.random.Generator) -> View:
     """Draw a camera: the whole field on a wide frame, one cut above and below, or a tight crop."""
     width = int(rng.integers(360, 600))
     framing = rng.choice(3, p=(0.4, 0.4, 0.2))
@@ -211,7 +215,7 @@ def _view(rng: np.random.Generator) -> _View:
     side = rng.choice((-1, 1))  # right or left eye
     disc = (side * rng.uniform(0.48, 0.66), rng.uniform(-0.10, 0.06))
     macula = (disc[0] - side * rng.uniform(0.56, 0.66), disc[1] + rng.uniform(0.02, 0.10))
-    return _View(
+    return View(
         width=width,
         height=height,
         radius=radius,
@@ -221,10 +225,10 @@ def _view(rng: np.random.Generator) -> _View:
     )
 
 
-def _place(rng: np.random.Generator, view: _View, grade: int) -> tuple[Lesion, ...]:
-    """Place lesions of `grade` on the visible retina, off the disc; exudates lie in clusters."""
+def place(rng: np.random.Generator, view: View, rule: Sequence[Lesions]) -> tuple[Lesion, ...]:
+    """Place the lesions of a rule on the visible retina, off the disc; exudates lie in clusters."""
     lesions: list[Lesion] = []
-    for line in RULE[grade]:
+    for line in rule:
         count = int(rng.integers(line.count[0], line.count[1] + 1))
         clusters = rng.uniform(-0.6, 0.6, (3, 2))
         for i in range(count):
@@ -237,7 +241,7 @@ def _place(rng: np.random.Generator, view: _View, grade: int) -> tuple[Lesion, .
 
 def _find_room(
     rng: np.random.Generator,
-    view: _View,
+    view: View,
     lesions: list[Lesion],
     radius: float,
     cluster: np.ndarray | None,
@@ -263,8 +267,14 @@ def _find_room(
     raise AssertionError("unreachable: the spacing shrinks until there is room")
 
 
-def _render(rng: np.random.Generator, view: _View, lesions: tuple[Lesion, ...]) -> np.ndarray:
-    """Paint the retina, its vessels and lesions, then camera effects; uint8 `[h, w, 3]`."""
+def render(
+    rng: np.random.Generator, view: View, lesions: tuple[Lesion, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Paint the retina, its vessels and lesions, then camera effects.
+
+    Returns:
+      Pixels, uint8 `[h, w, 3]`, and where the lesions are; see `Photograph.covered`.
+    """
     x = (np.arange(view.width, dtype=np.float32) - view.centre[0]) / view.radius
     y = (np.arange(view.height, dtype=np.float32)[:, None] - view.centre[1]) / view.radius
     distance = np.sqrt(x * x + y * y)
@@ -282,8 +292,11 @@ def _render(rng: np.random.Generator, view: _View, lesions: tuple[Lesion, ...]) 
     vessels = _vessels(rng, view)
     image *= 1 - vessels * _colour(0.30, 0.48, 0.38)
     _paint_disc(rng, view, image, vessels)
-    for lesion in lesions:
-        _paint_lesion(rng, view, image, lesion)
+    covered = np.zeros((view.height, view.width), np.uint8)
+    for number, lesion in enumerate(lesions, start=1):
+        window, cover = _paint_lesion(rng, view, image, lesion)
+        covered[window[1:]][cover >= 0.5] = number
+    covered[field == 0] = 0
 
     # Exposure and white balance are set last, so that the lesions do not move the mean colour.
     weight = field / field.sum()
@@ -299,10 +312,10 @@ def _render(rng: np.random.Generator, view: _View, lesions: tuple[Lesion, ...]) 
     strength = math.exp(rng.uniform(math.log(0.5), math.log(2.8)))
     grain = rng.standard_normal(field.shape, np.float32) * strength
     grain = np.rint(grain * (0.3 + 0.7 * field)).astype(np.int16)
-    return np.clip(np.asarray(photo) + grain[..., None], 0, 255).astype(np.uint8)
+    return np.clip(np.asarray(photo) + grain[..., None], 0, 255).astype(np.uint8), covered
 
 
-def _mottle(rng: np.random.Generator, view: _View, cells: int, strength: float) -> np.ndarray:
+def _mottle(rng: np.random.Generator, view: View, cells: int, strength: float) -> np.ndarray:
     """Make a smooth random texture `[h, w]` with `cells` bumps across the image."""
     coarse = Image.fromarray(rng.standard_normal((cells, cells), np.float32) * strength)
     return np.asarray(coarse.resize((view.width, view.height), Image.Resampling.BICUBIC))
@@ -315,7 +328,7 @@ def _spot(x: np.ndarray, y: np.ndarray, at: tuple[float, float], size: float) ->
 
 
 def _paint_disc(
-    rng: np.random.Generator, view: _View, image: np.ndarray, vessels: np.ndarray
+    rng: np.random.Generator, view: View, image: np.ndarray, vessels: np.ndarray
 ) -> None:
     """Paint the optic disc, pale yellow with a paler cup; the vessels stay visible on it."""
     size = rng.uniform(0.125, 0.155)
@@ -330,8 +343,11 @@ def _paint_disc(
     image[window] += 0.9 * rim * (pale - image[window])
 
 
-def _paint_lesion(rng: np.random.Generator, view: _View, image: np.ndarray, lesion: Lesion) -> None:
-    """Paint one lesion by tinting the retina under it."""
+def _paint_lesion(
+    rng: np.random.Generator, view: View, image: np.ndarray, lesion: Lesion
+) -> tuple[tuple[slice, slice, slice], np.ndarray]:
+    """Paint one lesion by tinting the retina under it; returns the part painted on, and how much of
+    the tint each of its pixels got, 0 to 1."""
     kind = lesion.kind
     reach = lesion.radius * (1.3 + 2 * kind.ragged + kind.softness)
     window, x, y = _window(view, (lesion.x, lesion.y), reach)
@@ -346,10 +362,11 @@ def _paint_lesion(rng: np.random.Generator, view: _View, image: np.ndarray, lesi
     edge = (outline - np.hypot(along, across) / lesion.radius) / kind.softness + 0.5
     cover = np.clip(edge, 0, 1) * rng.uniform(0.85, 1.0)
     image[window] *= 1 + cover * (_colour(*kind.tint) - 1)
+    return window, cover
 
 
 def _window(
-    view: _View, at: tuple[float, float], reach: float
+    view: View, at: tuple[float, float], reach: float
 ) -> tuple[tuple[slice, slice, slice], np.ndarray, np.ndarray]:
     """Slices of the image part within `reach` of `at`, and its x and y from `at` in field radii."""
     column, row = view.pixel(*at)
@@ -361,7 +378,7 @@ def _window(
     return np.s_[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], x, y
 
 
-def _vessels(rng: np.random.Generator, view: _View) -> np.ndarray:
+def _vessels(rng: np.random.Generator, view: View) -> np.ndarray:
     """Absorption of light by the vessels, `[h, w]` in 0..1: arcades that arch from the disc."""
     fine = 2  # drawn at twice the size, for smooth edges
     canvas = Image.new("L", (view.width * fine, view.height * fine))

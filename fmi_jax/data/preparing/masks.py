@@ -1,0 +1,99 @@
+"""Mask decoding: from the files of an image to the class of each of its pixels.
+
+A mask is a grey, palette or binary image of the size of the upright image; in a palette the index
+counts, not the colour. 0 is the background. With two classes every other value is class 1, so that
+masks of 0 and 255 do; with more the value is the index of the class, and any other is refused.
+Several files are united; where they overlap, the highest class counts.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from fmi_jax.data.preparing.pixel_limit import check_size
+from fmi_jax.errors import UserError
+
+# This module runs in worker processes, so it imports neither jax nor what imports it.
+
+FORMATS = ("PNG", "TIFF", "BMP")
+"""Formats of masks. JPEG and WEBP are left out: they blur class ids."""
+
+_MODES = ("1", "L", "P", "I;16", "I;16B", "I")
+
+
+def read_mask(
+    paths: Sequence[Path], *, size: tuple[int, int], num_classes: int
+) -> tuple[UInt8[np.ndarray, "h w"], list[str]]:
+    """Read and unite the mask files of an image; returns the mask and the files' SHA-256.
+
+    Args:
+      paths: mask files.
+      size: width and height of the upright image.
+      num_classes: number of classes, background included.
+
+    Raises:
+      UserError: a file cannot be used; the message names it.
+    """
+    mask, digests = np.zeros(size[::-1], np.uint8), []
+    for path in paths:
+        try:
+            data = path.read_bytes()
+            found = _classes(_decode(data, size), num_classes)
+        except UserError as error:
+            raise UserError(f"mask {path.name}: {error}") from None
+        except FileNotFoundError:
+            raise UserError(f"mask {path.name}: file is missing") from None
+        except Exception as error:  # decoders may raise anything on hostile bytes
+            reason = " ".join(str(error).split("<_io")[0].split())[:200] or type(error).__name__
+            raise UserError(f"mask {path.name}: cannot be read ({reason})") from None
+        np.maximum(mask, found, out=mask)
+        digests.append(hashlib.sha256(data).hexdigest())
+    return mask, digests
+
+
+def resize_mask(
+    mask: UInt8[np.ndarray, "h w"] | None, *, size: int
+) -> UInt8[np.ndarray, "size size"]:
+    """Stretch a mask as `resize_image` does an image, to the nearest pixel; None: background."""
+    if mask is None:
+        return np.zeros((size, size), np.uint8)
+    return np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
+
+
+def _decode(data: bytes, size: tuple[int, int]) -> np.ndarray:
+    """Decode to whole numbers `[h, w]`."""
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    check_size(image.width, image.height)
+    if getattr(image, "n_frames", 1) > 1:
+        raise UserError(f"{getattr(image, 'n_frames', 1)} frames; expected a single image")
+    if image.mode not in _MODES:
+        raise UserError(
+            f"pixels of mode {image.mode!r}; expected a grey, palette or binary image, whose"
+            " values are classes"
+        )
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.size != size:
+        width, height = size
+        raise UserError(
+            f"{image.width} x {image.height} pixels; expected those of its image,"
+            f" {width} x {height}"
+        )
+    return np.asarray(image)
+
+
+def _classes(values: np.ndarray, num_classes: int) -> UInt8[np.ndarray, "h w"]:
+    """Convert the values of pixels to classes."""
+    if num_classes == 2:
+        return (values != 0).astype(np.uint8)
+    if values.dtype == bool or ((values >= 0) & (values < num_classes)).all():
+        return values.astype(np.uint8)
+    wrong = values[(values < 0) | (values >= num_classes)]
+    raise UserError(
+        f"value {int(wrong[0])} is no class; expected 0 (background) to {num_classes - 1}"
+    )
