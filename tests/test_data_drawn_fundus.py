@@ -128,9 +128,9 @@ def test_lesion_counts_alone_decide_the_grade():
 
 def test_lesions_are_visible_where_they_were_drawn():
     """Each kind is as much darker or brighter than the retina around it as its tint says."""
-    view = fundus._view(np.random.default_rng(3))
-    found = fundus._place(np.random.default_rng(4), view, 4)
-    green = fundus._render(np.random.default_rng(5), view, found)[..., 1].astype(float)
+    view = fundus.draw_view(np.random.default_rng(3))
+    found = fundus.place(np.random.default_rng(4), view, 4)
+    green = fundus.render(np.random.default_rng(5), view, found)[..., 1].astype(float)
     contrast: dict[str, list[float]] = {}
     for lesion in found:
         at = view.pixel(lesion.x, lesion.y)

@@ -72,8 +72,8 @@ class Decoder(nnx.Module):
 class DecoderHead(nnx.Module):
     """Token grids of several depths, brought to one width and size and added up, then upsampled.
 
-    Two stages, each with a 3 x 3 convolution, double the sides of the finest grid, up to a quarter of
-    the image's. Norms look at one pixel of one image only, so nothing depends on the batch.
+    Two stages, each with a 3 x 3 convolution, double the sides of the finest grid, up to a quarter
+    of the image's. Norms look at one pixel of one image only, so nothing depends on the batch.
 
     Args:
       widths: width of the tokens at each depth.

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from fmi_jax.data.labels import resized_maps
 from fmi_jax.data.preparing.pixel_limit import check_size
 from fmi_jax.errors import UserError
 
@@ -62,7 +63,7 @@ def resize_mask(
     """Stretch a mask as `resize_image` does an image, to the nearest pixel; None: background."""
     if mask is None:
         return np.zeros((size, size), np.uint8)
-    return np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
+    return resized_maps(mask[None], size, size)[0]
 
 
 def _decode(data: bytes, size: tuple[int, int]) -> np.ndarray:
