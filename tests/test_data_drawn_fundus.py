@@ -129,8 +129,9 @@ def test_lesion_counts_alone_decide_the_grade():
 def test_lesions_are_visible_where_they_were_drawn():
     """Each kind is as much darker or brighter than the retina around it as its tint says."""
     view = fundus.draw_view(np.random.default_rng(3))
-    found = fundus.place(np.random.default_rng(4), view, 4)
-    green = fundus.render(np.random.default_rng(5), view, found)[..., 1].astype(float)
+    found = fundus.place(np.random.default_rng(4), view, fundus.RULE[4])
+    pixels, _ = fundus.render(np.random.default_rng(5), view, found)
+    green = pixels[..., 1].astype(float)
     contrast: dict[str, list[float]] = {}
     for lesion in found:
         at = view.pixel(lesion.x, lesion.y)

@@ -24,6 +24,7 @@ from fmi_jax.data.preparing.check import check
 from fmi_jax.data.preparing.masks import read_mask, resize_mask
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.csv_table import csv_spec
+from fmi_jax.data.raw.drawn import fundus_lesions
 from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.data.subset import training_subset
@@ -71,7 +72,7 @@ def dataset(raw, tmp_path_factory):
 
 def nearest(mask: np.ndarray) -> np.ndarray:
     """The prepared mask of a raw one: each pixel is the one at its centre."""
-    places = [((np.arange(SIZE) + 0.5) * side / SIZE).astype(int) for side in mask.shape]
+    places = [(np.arange(SIZE) * 2 + 1) * side // (2 * SIZE) for side in mask.shape]
     return mask[np.ix_(*places)]
 
 
@@ -160,9 +161,8 @@ def test_every_form_of_a_mask_means_the_same_classes(tmp_path_factory, seed, k, 
             found, _ = read_mask([path], size=(width, height), num_classes=2)
             np.testing.assert_array_equal(found, masks[0])
     new = int(rng.integers(1, 23))
-    np.testing.assert_array_equal(
-        resize_mask(mask, size=new), resized_maps(mask[None], new, new)[0]
-    )
+    places = [(np.arange(new) * 2 + 1) * side // (2 * new) for side in mask.shape]
+    np.testing.assert_array_equal(resize_mask(mask, size=new), mask[np.ix_(*places)])
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_every_form_of_a_mask_means_the_same_classes(tmp_path_factory, seed, k, 
         ("m.png", np.full((11, 7), 3, np.uint8), "value 3 is no class; expected 0 .* to 2"),
         ("m.png", np.full((11, 7), 255, np.uint8), "value 255 is no class"),
         ("m.png", np.zeros((7, 11), np.uint8), "11 x 7 pixels; expected .* 7 x 11"),
-        ("m.png", np.zeros((11, 7, 3), np.uint8), "mode 'RGB'; expected a grey"),
+        ("m.png", np.zeros((11, 7, 3), np.uint8), "pixels of mode 'RGB'; expected a grey"),
         ("m.jpg", np.zeros((11, 7), np.uint8), "cannot be read"),
     ],
 )
@@ -219,15 +219,10 @@ def test_without_names_of_classes_everything_but_zero_is_foreground(tmp_path):
 
 @pytest.fixture(scope="module")
 def lesions(tmp_path_factory):
-    return prepare(
-        dataclasses.replace(
-            DATASETS["fundus_lesions"],
-            draw=functools.partial(DATASETS["fundus_lesions"].draw, count=41),
-        ),
-        None,
-        tmp_path_factory.mktemp("lesions"),
-        size=64,
+    spec = dataclasses.replace(
+        DATASETS["fundus_lesions"], draw=functools.partial(fundus_lesions.draw, count=41)
     )
+    return prepare(spec, None, tmp_path_factory.mktemp("lesions"), size=64)
 
 
 def test_drawn_lesions_cannot_be_told_by_the_brightness_of_a_channel(lesions):
