@@ -29,6 +29,7 @@ from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.data.subset import training_subset
 from fmi_jax.errors import UsageError, UserError
+from fmi_jax.report.outlines import PREDICTED_COLOUR, TRUE_COLOUR, outline, outlined
 from fmi_jax.tasks.registry import suitable
 
 SIZE, COUNT = 13, 31
@@ -308,3 +309,24 @@ def test_a_centre_crop_is_refused_for_masks():
     augment.check_label(cropped, Label.INDEX)
     with pytest.raises(UsageError, match=r"center_crop=0\.875.*expected 1\.0"):
         augment.batch_augmentation(Label.MAP, cropped, 11, (0.0,), (1.0,), jnp.float32)
+
+
+def test_outlines_run_along_the_inside_of_each_mask():
+    true, predicted = np.zeros((2, 11, 13), np.uint8)
+    true[2:7, 3:9], true[3, 4] = 1, IGNORE
+    predicted[5:11, 5:13] = 2
+    edge = outline(true)
+    assert edge[2, 3:9].all()
+    assert not edge[3, 4]
+    assert edge[4, 4]  # beside an ignored pixel
+    assert not edge[5, 6]
+    assert not edge[true == 0].any()
+    picture = np.asarray(outlined(np.full((11, 13, 1), 9, np.uint8), true, predicted))
+    times = picture.shape[0] // 11
+    assert picture.shape == (11 * times, 13 * times, 3)
+    assert min(picture.shape[:2]) >= 192
+    shown = [(picture == colour).all(axis=-1) for colour in (TRUE_COLOUR, PREDICTED_COLOUR)]
+    for found, mask in zip(shown, (true, predicted), strict=True):
+        assert found.any()
+        large = mask.repeat(times, axis=0).repeat(times, axis=1)
+        assert not found[(large == 0) | (large == IGNORE)].any()
