@@ -173,7 +173,7 @@ def test_images_of_several_classes_vote_for_each_of_them() -> None:
 def test_probabilities_are_measured_as_they_are() -> None:
     """No second softmax or sigmoid (docs/protocols.md, B11 and B12)."""
     p = np.array([[0.0, 1.0], [0.25, 0.75], [0.6, 0.4], [0.5, 0.5]])
-    for task in TASKS.values():
+    for task in (task for task in TASKS.values() if issubclass(task, Classification)):
         found = task().probabilities(task().logits(p))
         np.testing.assert_allclose(found, p, atol=1e-15)
     labels = np.array([[0.0, 1], [0, 1], [1, 0], [0, 0]])
