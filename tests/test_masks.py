@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import functools
+import json
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from raw_sets import write_aptos
 
 from fmi_jax import augment
 from fmi_jax.augment.maps import move_maps
@@ -19,7 +21,7 @@ from fmi_jax.augment.pipeline import apply_augmentation, draw_augmentation, unit
 from fmi_jax.config import AugmentConfig
 from fmi_jax.data import loader
 from fmi_jax.data.labels import IGNORE, Label, resized_maps
-from fmi_jax.data.prepared import DatasetInfo
+from fmi_jax.data.prepared import DatasetInfo, manifest_sha256
 from fmi_jax.data.preparing.check import check
 from fmi_jax.data.preparing.masks import read_mask, resize_mask
 from fmi_jax.data.preparing.prepare import prepare
@@ -330,3 +332,17 @@ def test_outlines_run_along_the_inside_of_each_mask():
         assert found.any()
         large = mask.repeat(times, axis=0).repeat(times, axis=1)
         assert not found[(large == 0) | (large == IGNORE)].any()
+
+
+def test_a_set_that_did_not_name_its_labels_is_still_what_would_be_prepared(tmp_path):
+    """Format 2."""
+    spec, raw = DATASETS["aptos2019"], write_aptos(tmp_path / "raw")
+    new = prepare(spec, raw, tmp_path / "data", size=5)
+    path = new.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest.pop("label") == "index"
+    del manifest["sha256"]
+    manifest["format"] = 2
+    path.write_text(json.dumps({**manifest, "sha256": manifest_sha256(manifest)}))
+    old = prepare(spec, raw, tmp_path / "data", size=5)
+    assert old.info == dataclasses.replace(new.info, manifest_sha256=old.info.manifest_sha256)
