@@ -84,9 +84,25 @@ class ExampleGroup(NamedTuple):
     examples: Sequence[Example]
 
 
+class Objective(abc.ABC):
+    """A loss that a network is trained by; it need not measure anything afterwards.
+
+    Attributes:
+      name: objective's name in messages.
+    """
+
+    name: ClassVar[str]
+
+    @abc.abstractmethod
+    def loss(
+        self, outputs: Any, batch: Mapping[str, Any]
+    ) -> tuple[Float[Any, "b"], dict[str, Any]]:
+        """Compute each image's loss from the network's outputs, for `make_train_step`."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Task(abc.ABC):
-    """A task on a data set.
+class Task(Objective):
+    """A task on a data set: a loss, and metrics of what the network says.
 
     Attributes:
       classes: name of each of the `k` classes.
@@ -103,7 +119,6 @@ class Task(abc.ABC):
 
     classes: tuple[str, ...] = ()
     class_groups: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
-    name: ClassVar[str]
     label: ClassVar[Label]
     metrics: ClassVar[Mapping[str, Metric]]
     selects: ClassVar[str]
@@ -134,12 +149,6 @@ class Task(abc.ABC):
         if found is None:
             raise unknown_name(f"metric for a {self.name} task", name, self.metric_names)
         return found
-
-    @abc.abstractmethod
-    def loss(
-        self, outputs: Any, batch: Mapping[str, Any]
-    ) -> tuple[Float[Any, "b"], dict[str, Any]]:
-        """Compute each image's loss from the network's outputs, for `make_train_step`."""
 
     @abc.abstractmethod
     def measure(self, outputs: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
