@@ -37,8 +37,8 @@ _WHOLE = (
     r"(.*\.)?attn\.(rel_pos_[hw]|relative_position_bias_table.*|pool_layers\..*)",
     r"(.*\.)?(conv\d*|dw\d)\.kernel",
     r"(.*\.)?lora_[ab]",
-    r"backbone\.proj",
-    r"(head|pool|projector)\..*",
+    r"(.*\.)?backbone\.proj",
+    r"(.*\.)?(head|pool|projector)\..*",
 )
 
 

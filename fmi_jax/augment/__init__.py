@@ -12,7 +12,7 @@ depends on its own key alone, not on the rest of the batch.
 """
 
 from fmi_jax.augment.maps import batch_augmentation, check_label
-from fmi_jax.augment.multi_crop import View, dino_views, views
+from fmi_jax.augment.multi_crop import View, dino_views, each_view, stack_by_size, views
 from fmi_jax.augment.pipeline import augment, prepare_eval
 
 __all__ = [
@@ -21,6 +21,8 @@ __all__ = [
     "batch_augmentation",
     "check_label",
     "dino_views",
+    "each_view",
     "prepare_eval",
+    "stack_by_size",
     "views",
 ]

@@ -1,9 +1,10 @@
 """Multi-crop: several augmented views of each image, for self-supervised training."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key, UInt8
 
@@ -75,3 +76,28 @@ def views(
         results += [alike[i] for i in range(view.count)]
         start += view.count
     return tuple(results)
+
+
+def stack_by_size(
+    crops: Sequence[Float[Array, "b _ _ c"]],
+) -> tuple[Float[Array, "b v _ _ c"], ...]:
+    """Stack views of one size along a new axis 1; sizes stay in the order of their first view.
+
+    Never along the batch: rows of a batch that is divided over devices would have to move.
+    """
+    sizes = dict.fromkeys(crop.shape[1:] for crop in crops)
+    return tuple(
+        jnp.stack([crop for crop in crops if crop.shape[1:] == size], axis=1) for size in sizes
+    )
+
+
+def each_view(
+    network: Callable[[Float[Array, "n _ _ c"]], Float[Array, "n f"]],
+    stacks: Sequence[Float[Array, "b _ _ _ c"]],
+) -> Float[Array, "b v f"]:
+    """Apply a network to every view of every stack, all views of one size in one pass."""
+    results = []
+    for stack in stacks:
+        b, v, *shape = stack.shape
+        results.append(network(stack.reshape(b * v, *shape)).reshape(b, v, -1))
+    return jnp.concatenate(results, axis=1)
