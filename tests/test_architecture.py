@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.tasks.segmentation": {
         *("types", "errors", "atomic", "tasks", "data.labels", "artifacts.result", "jax"),
     },
+    "fmi_jax.tasks.self_supervision": {"tasks", "jax"},
     "fmi_jax.nn": {"types", "jax"},
     "fmi_jax.data": {"types", "errors", "registry", "atomic", "cores"},
     "fmi_jax.data.preparing.prepare": {
@@ -54,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "fmi_jax.protocols": {
         "protocol_config",
-        *("types", "errors", "config", "registry", "nn", "models.base", "data.prepared"),
+        *("types", "errors", "config", "registry", "nn", "models", "augment", "data.prepared"),
         "data.labels",
         *("training", "parallel", "tasks", "jax", "artifacts.result", "artifacts.charts"),
         *("atomic", "cores", "data.loader"),

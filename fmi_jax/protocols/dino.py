@@ -1,0 +1,307 @@
+"""DINO (arXiv 2104.14294): self-supervised pre-training of the backbone, without labels.
+
+A student sees two global and several local crops of each image; a teacher, the moving average of
+the student, sees the global ones. The student learns to say of every crop what the teacher says of
+the other global crops. The teacher's outputs are centred and sharpened, so that neither one output
+nor the uniform one wins. The teacher's backbone is handed on; kNN and probes judge it.
+
+As in the paper (section 3, appendix): projection head, loss, multi-crop, moving averages, cosine
+schedule of the teacher's momentum, linear warm-up of its temperature, AdamW. Not in the paper:
+
+* The teacher is in evaluation mode: no drop-path, and the running statistics of its batch norms are
+  the student's, averaged like the parameters.
+* The deviation of the blur, 0.1 to 2 pixels at 224, scales with `image_size`.
+* Left out: the schedule of the weight decay, which stays `optim.weight_decay`, and the frozen last
+  layer of the head in the first epoch; `optim.clip_norm` and warm-up serve the same end.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from fmi_jax import augment
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.data.prepared import DatasetInfo
+from fmi_jax.errors import UsageError
+from fmi_jax.models.base import ArchConfig, Backbone, Execution, create_abstract
+from fmi_jax.models.registry import BACKBONES
+from fmi_jax.nn.linear import linear, trunc_normal
+from fmi_jax.nn.mlp import gelu
+from fmi_jax.protocols.spec import Fit, Images, Parts, Pixels, ProtocolSpec
+from fmi_jax.tasks.self_supervision import Distillation, SelfSupervision
+from fmi_jax.training.loop import Plan
+from fmi_jax.training.step import Arrays, Augment, Follow
+
+_TEACHER = "teacher."
+_GLOBAL = 2  # number of global crops
+_PUBLISHED_SIZE = 224  # side in pixels for which the blur was published
+_LEAST_NORM = 1e-12
+
+
+@dataclasses.dataclass(slots=True)
+class DinoConfig:
+    """Self-supervised pre-training (protocol `dino`); `image_size` is the side of global crops.
+
+    Attributes:
+      prototypes: width of the head's output. The paper has 65536 for ImageNet; small data sets and
+        batches need fewer.
+      hidden_width, bottleneck_width: widths inside the head.
+      momentum: momentum of the teacher at the first step; rises to 1 along a cosine.
+      centre_momentum: momentum of the centre of the teacher's outputs.
+      student_temperature: temperature of the student's softmax.
+      teacher_temperature: temperature of the teacher's softmax at the first step, and after its
+        warm-up.
+      temperature_warmup: share of all steps in which the teacher's temperature rises.
+      local_crops: number of local crops; 0: none.
+      local_size: side of local crops in pixels.
+      global_scale, local_scale: range of each crop's area, relative to the prepared image.
+    """
+
+    prototypes: int = 4096
+    hidden_width: int = 2048
+    bottleneck_width: int = 256
+    momentum: float = 0.996
+    centre_momentum: float = 0.9
+    student_temperature: float = 0.1
+    teacher_temperature: tuple[float, float] = (0.04, 0.07)
+    temperature_warmup: float = 0.3
+    local_crops: int = 6
+    local_size: int = 96
+    global_scale: tuple[float, float] = (0.4, 1.0)
+    local_scale: tuple[float, float] = (0.05, 0.4)
+
+
+class ProjectionHead(nnx.Module):
+    """Three linear layers with GELU between them, l2 normalisation, and a layer of unit vectors.
+
+    The last layer is weight-normalised with its scale fixed at 1 and has no bias: each column of
+    `prototypes` is divided by its norm, so that a logit is the cosine of the projected feature and
+    a prototype.
+
+    Args:
+      width: width of the feature.
+      options: widths of the layers.
+      dtype: compute type of matrix products; both normalisations are in float32.
+      rngs: stream `params`.
+    """
+
+    def __init__(self, width: int, options: DinoConfig, *, dtype: Any, rngs: nnx.Rngs):
+        hidden, bottleneck = options.hidden_width, options.bottleneck_width
+        self.dtype = dtype
+        self.fc1 = linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden, hidden, dtype=dtype, rngs=rngs)
+        self.fc3 = linear(hidden, bottleneck, dtype=dtype, rngs=rngs)
+        drawn = trunc_normal(rngs.params(), (bottleneck, options.prototypes), jnp.float32)
+        self.prototypes = nnx.Param(drawn)
+
+    def __call__(self, features: Float[Array, "*n f"]) -> Float[Array, "*n k"]:
+        """Logits in float32, from -1 to 1."""
+        hidden = gelu(self.fc2(gelu(self.fc1(features))))
+        projected = _unit(self.fc3(hidden).astype(jnp.float32), axis=-1)
+        return jnp.matmul(
+            projected.astype(self.dtype),
+            _unit(self.prototypes[...], axis=0).astype(self.dtype),
+            preferred_element_type=jnp.float32,
+        )
+
+
+class Projected(nnx.Module):
+    """A backbone with a projection head on its pooled feature: the teacher."""
+
+    def __init__(self, backbone: Backbone, head: ProjectionHead):
+        self.backbone = backbone
+        self.head = head
+
+
+class Dino(nnx.Module):
+    """A student and its teacher.
+
+    Attributes:
+      backbone, head: the student.
+      teacher: backbone and head that follow the student's.
+      centre: moving average of the teacher's logits, `[k]`; a follower.
+      temperature: temperature of the teacher's softmax at the coming step; a follower, so that the
+        schedule is saved with everything else.
+    """
+
+    def __init__(self, parts: Parts, options: DinoConfig):
+        backbone = parts.backbone
+        width, dtype = backbone.arch.feature_width, backbone.execution.dtype
+        self.backbone = backbone
+        self.head = ProjectionHead(width, options, dtype=dtype, rngs=parts.rngs)
+        self.teacher = Projected(
+            parts.new_backbone(), ProjectionHead(width, options, dtype=dtype, rngs=parts.rngs)
+        )
+        self.centre = nnx.Variable(jnp.zeros(options.prototypes, jnp.float32))
+        self.temperature = nnx.Variable(jnp.float32(options.teacher_temperature[0]))
+
+    def __call__(
+        self, crops: tuple[Float[Array, "b _ _ _ c"], ...], *, rngs: nnx.Rngs | None = None
+    ) -> Distillation:
+        """Logits of every crop; global crops are the first of `crops`."""
+
+        def student(images: Array) -> Array:
+            return self.backbone.features(images, rngs=rngs).pooled
+
+        def teacher(images: Array) -> Array:
+            return self.teacher.backbone.features(images, rngs=None).pooled
+
+        student_logits = self.head(augment.each_view(student, crops))
+        teacher_logits = self.teacher.head(augment.each_view(teacher, crops[:1]))
+        return Distillation(
+            student_logits,
+            jax.lax.stop_gradient(teacher_logits),
+            self.centre[...],
+            self.temperature[...],
+        )
+
+
+def _unit(x: Float[Array, "*n"], axis: int) -> Float[Array, "*n"]:
+    """Divide vectors by their Euclidean norm."""
+    squared = jnp.square(x).sum(axis, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squared, _LEAST_NORM**2))
+
+
+def _crops(options: DinoConfig, image_size: int) -> tuple[augment.View, ...]:
+    """Describe the crops: the published ones, in the sizes and areas of this experiment."""
+
+    def changed(view: augment.View, scale: tuple[float, float], size: int, count: int):
+        low, high = (
+            deviation * image_size / _PUBLISHED_SIZE for deviation in view.config.blur_sigma
+        )
+        config = dataclasses.replace(view.config, crop_scale=scale, blur_sigma=(low, high))
+        return augment.View(config, size, count)
+
+    first, second, local = augment.dino_views()
+    crops = [changed(view, options.global_scale, image_size, 1) for view in (first, second)]
+    if options.local_crops:
+        size, count = options.local_size, options.local_crops
+        crops.append(changed(local, options.local_scale, size, count))
+    return tuple(crops)
+
+
+def _augment(options: DinoConfig, pixels: Pixels) -> Augment:
+    wanted = _crops(options, pixels.config.image_size)
+
+    def crop(keys: jax.Array, batch: Arrays) -> Arrays:
+        crops = augment.views(keys, batch["inputs"], wanted, pixels.mean, pixels.std, pixels.dtype)
+        stacks = jnp.stack(crops[:_GLOBAL], 1), *augment.stack_by_size(crops[_GLOBAL:])
+        return batch | {"inputs": stacks}
+
+    return crop
+
+
+def _learns(name: str) -> bool:
+    return name.startswith(("backbone.", "head."))
+
+
+def _follows(name: str) -> bool:
+    return name.startswith(_TEACHER) or name in ("centre", "temperature")
+
+
+def _begins(name: str) -> str | None:
+    return name.removeprefix(_TEACHER) if name.startswith(_TEACHER) else None
+
+
+def _follow(options: DinoConfig, total_steps: int) -> Follow:
+    """Make the update of teacher, centre and temperature after a step."""
+    start, end = options.teacher_temperature
+    warmup = max(1.0, options.temperature_warmup * total_steps)
+
+    def averaged(old: Array, new: Array, momentum: Any) -> Array:
+        if not jnp.issubdtype(old.dtype, jnp.floating):
+            return new  # a count of batches has no average
+        return momentum * old + (1 - momentum) * new
+
+    def follow(params: Arrays, followers: Arrays, seen: Arrays, step: Array) -> Arrays:
+        progress = step / total_steps
+        momentum = 1 - (1 - options.momentum) * 0.5 * (1 + jnp.cos(math.pi * progress))
+        student = params | followers  # running statistics follow, too
+        moved = {
+            name: averaged(old, student[source], momentum)
+            for name, old in followers.items()
+            if (source := _begins(name)) is not None
+        }
+        centre = averaged(followers["centre"], seen["teacher"], options.centre_momentum)
+        warm = jnp.minimum((step + 1) / warmup, 1.0)
+        temperature = jnp.asarray(start + (end - start) * warm, jnp.float32)
+        return moved | {"centre": centre, "temperature": temperature}
+
+    return follow
+
+
+def fit(config: ExperimentConfig, arch: ArchConfig, total_steps: int) -> Fit:
+    """Describe the pre-training of a backbone over `total_steps`."""
+    del arch
+    options = _options(config)
+    return Fit(
+        module=lambda parts: Dino(parts, options),
+        learns=_learns,
+        follows=_follows,
+        begins=_begins,
+        task=SelfSupervision(options.student_temperature),
+        augment=lambda pixels: _augment(options, pixels),
+        follow=_follow(options, total_steps),
+        logged=("teacher_entropy", "kl"),
+        keeps="last",
+        hands_on="teacher.backbone",
+    )
+
+
+def _options(config: ExperimentConfig) -> DinoConfig:
+    return config.dino  # type: ignore[attr-defined]
+
+
+def _check(config: ExperimentConfig, info: DatasetInfo) -> None:
+    """Refuse crops that the backbone cannot take, and a schedule that needs validation."""
+    options, name = _options(config), config.backbone.name
+    if config.optim.schedule == "plateau":
+        raise UsageError(
+            "optim.schedule='plateau': protocol 'dino' measures nothing on validation; expected"
+            " 'cosine' or 'constant'."
+        )
+    if not options.local_crops:
+        return
+    spec, side, local = BACKBONES[name], config.image_size, options.local_size
+    arch = dataclasses.replace(spec.arch, in_channels=info.channels).sized(side, side)
+    if arch.sized(local, local) != arch:
+        raise UsageError(
+            f"protocol 'dino': {name} has positions for one size of images ({side} pixels) and"
+            f" cannot take local crops of {local}; expected dino.local_crops=0, or a backbone for"
+            " images of any size, such as a DeiT, DINOv2, Swin or ResNet."
+        )
+    try:
+        create_abstract(spec.family, arch, Execution()).grid(local, local)
+    except UsageError as error:
+        raise UsageError(f"dino.local_size={local} does not suit {name}: {error}") from None
+
+
+def _images(config: ExperimentConfig, counts: Mapping[str, int]) -> Images:
+    """Count crops in whole images: the student sees all of them, the teacher the global ones."""
+    options = _options(config)
+    seen = Plan.of(config, counts["train"]).total_steps * config.train.batch_size
+    local = options.local_crops * (options.local_size / config.image_size) ** 2
+    return Images(round(seen * (_GLOBAL + local)), _GLOBAL * seen)
+
+
+SPEC = ProtocolSpec(
+    name="dino",
+    summary="self-supervised pre-training without labels (DINO); hands its backbone on",
+    fit=fit,
+    reads=("dino",),
+    ignores=("augment", "metric", "train.bootstrap_samples", "train.eval_batch_size"),
+    check=_check,
+    images=_images,
+    small={
+        "dino.prototypes": 128,
+        "dino.hidden_width": 64,
+        "dino.bottleneck_width": 32,
+        "dino.local_crops": 0,  # which not every backbone takes
+    },
+)
