@@ -13,6 +13,12 @@ schedule of the teacher's momentum, linear warm-up of its temperature, AdamW. No
 * The deviation of the blur, 0.1 to 2 pixels at 224, scales with `image_size`.
 * Left out: the schedule of the weight decay, which stays `optim.weight_decay`, and the frozen last
   layer of the head in the first epoch; `optim.clip_norm` and warm-up serve the same end.
+
+The defaults are close to the paper's, for many thousands of steps. In a few hundred steps of small
+batches they end at the uniform output (`teacher_entropy` close to `log(prototypes)`): the teacher hardly
+moves. With `prototypes=256`, `bottleneck_width=32`, `momentum=0.99`, `centre_momentum=0.5` and
+`teacher_temperature=(0.02, 0.02)` a small ViT stayed away from both collapses (drawn images of 64
+pixels, batch 64, 200 steps). The loss rises while the centre settles; `kl` says more.
 """
 
 import dataclasses
@@ -49,8 +55,7 @@ class DinoConfig:
     """Self-supervised pre-training (protocol `dino`); `image_size` is the side of global crops.
 
     Attributes:
-      prototypes: width of the head's output. The paper has 65536 for ImageNet; small data sets and
-        batches need fewer.
+      prototypes: width of the head's output; the paper's is 65536, for ImageNet.
       hidden_width, bottleneck_width: widths inside the head.
       momentum: momentum of the teacher at the first step; rises to 1 along a cosine.
       centre_momentum: momentum of the centre of the teacher's outputs.
