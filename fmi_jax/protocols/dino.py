@@ -14,11 +14,11 @@ schedule of the teacher's momentum, linear warm-up of its temperature, AdamW. No
 * Left out: the schedule of the weight decay, which stays `optim.weight_decay`, and the frozen last
   layer of the head in the first epoch; `optim.clip_norm` and warm-up serve the same end.
 
-The defaults are close to the paper's, for many thousands of steps. In a few hundred steps of small
-batches they end at the uniform output (`teacher_entropy` close to `log(prototypes)`): the teacher hardly
-moves. With `prototypes=256`, `bottleneck_width=32`, `momentum=0.99`, `centre_momentum=0.5` and
-`teacher_temperature=(0.02, 0.02)` a small ViT stayed away from both collapses (drawn images of 64
-pixels, batch 64, 200 steps). The loss rises while the centre settles; `kl` says more.
+The defaults are close to the paper's, for many thousands of steps. In a few hundred the teacher
+hardly moves, and its output becomes uniform (`teacher_entropy` close to `log(prototypes)`). With
+`prototypes=256`, `bottleneck_width=32`, `momentum=0.99`, `centre_momentum=0.5` and
+`teacher_temperature=(0.02, 0.02)` a small ViT stayed away from both collapses in 200 steps (drawn
+images of 64 pixels, batch 64, one seed). The loss rises while the centre settles.
 """
 
 import dataclasses
