@@ -37,6 +37,7 @@ def take_a_step(model: str, remat: bool) -> dict[str, Any]:
     import numpy as np
 
     from fmi_jax import parallel
+    from fmi_jax.data.labels import Label
     from fmi_jax.data.registry import DATASETS
     from fmi_jax.run.assembly import assemble, augmentation, placement_of
     from fmi_jax.run.network import initial_arrays
@@ -62,7 +63,7 @@ def take_a_step(model: str, remat: bool) -> dict[str, Any]:
         assembly.partition,
         optimizer,
         schedule,
-        augmentation(assembly, config, DATASETS["aptos2019"]),
+        augmentation(assembly, config, DATASETS["aptos2019"], Label.INDEX),
         loss=Multiclass().loss,
         accumulate=1,
         mesh=mesh,

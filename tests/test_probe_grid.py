@@ -14,13 +14,13 @@ import short_runs
 from flax import nnx
 from tolerances import PARITY_FORWARD
 
+from fmi_jax.artifacts.history import part, read_history
 from fmi_jax.artifacts.result import Result
 from fmi_jax.config import ExperimentConfig, OptimConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.protocol_config import ProbeGridConfig
 from fmi_jax.protocols.heads import head_grid
 from fmi_jax.protocols.spec import Head
-from fmi_jax.report.history import part, read_history
 from fmi_jax.report.page import write_report
 from fmi_jax.run import experiment
 from fmi_jax.run.predict import predict

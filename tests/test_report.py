@@ -17,12 +17,12 @@ from PIL import Image
 from rich.console import Console
 
 from fmi_jax import config
+from fmi_jax.artifacts.history import read_history, series
 from fmi_jax.artifacts.result import Best, Finding, Result
 from fmi_jax.data.labels import Label
 from fmi_jax.errors import UserError
 from fmi_jax.report import figures as history_figures
 from fmi_jax.report.console import console_table
-from fmi_jax.report.history import read_history, series
 from fmi_jax.report.page import write_report
 from fmi_jax.tasks import figures
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel

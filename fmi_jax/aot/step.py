@@ -123,7 +123,7 @@ def _train(
         partition,
         optimizer,
         schedule,
-        augmentation(assembly, config, info),
+        augmentation(assembly, config, info, info.label),
         loss=side_by_side.each(loss) if heads else loss,
         accumulate=config.optim.accumulate,
         mesh=mesh,

@@ -1,9 +1,9 @@
 """Charts of a finding: the numbers and words to draw. `report.charts` draws them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 
@@ -56,4 +56,31 @@ class Ratios:
     panels: Sequence[Panel]
 
 
-Chart = Matrix | Ratios
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Outlines:
+    """Images with the outlines of their true and predicted masks.
+
+    Attributes:
+      names: name of each image.
+      images: pixels of each image, of one channel or three.
+      true, predicted: class of each pixel; `data.labels.IGNORE` has no outline.
+    """
+
+    names: Sequence[str]
+    images: UInt8[ndarray, "n h w c"]
+    true: UInt8[ndarray, "n h w"]
+    predicted: UInt8[ndarray, "n h w"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Curves:
+    """Course of several quantities over the steps of a training.
+
+    Attributes:
+      panels: steps `[t]` and values `[t]` of each quantity, by its name, one below the other.
+    """
+
+    panels: Mapping[str, tuple[ndarray, ndarray]]
+
+
+Chart = Matrix | Ratios | Outlines | Curves

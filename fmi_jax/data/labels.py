@@ -24,6 +24,15 @@ class Label(enum.StrEnum):
     MAP = "map"
 
     @property
+    def words(self) -> str:
+        """Name of such labels in messages."""
+        return {
+            Label.INDEX: "one class per image",
+            Label.VECTOR: "several classes per image",
+            Label.MAP: "masks",
+        }[self]
+
+    @property
     def dtype(self) -> type[np.generic]:
         """Type of a label's numbers."""
         return {Label.INDEX: np.int32, Label.VECTOR: np.float32, Label.MAP: np.uint8}[self]

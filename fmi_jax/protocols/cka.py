@@ -23,6 +23,7 @@ from fmi_jax.artifacts.charts import Matrix
 from fmi_jax.artifacts.result import Headline
 from fmi_jax.config import BackboneConfig, ExperimentConfig
 from fmi_jax.data import loader
+from fmi_jax.data.labels import Label
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Backbone
 from fmi_jax.protocols import hsic
@@ -376,6 +377,7 @@ def _others(config: ExperimentConfig) -> list[PretrainedNetwork]:
 
 
 SPEC = JudgeSpec(
+    labels=tuple(Label),
     name="cka",
     summary="similarity of the layers of networks (CKA)",
     judge=judge,

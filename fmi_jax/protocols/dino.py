@@ -32,14 +32,20 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax import augment
+from fmi_jax.artifacts.charts import Curves
+from fmi_jax.artifacts.history import FILE_NAME, read_history
+from fmi_jax.artifacts.result import Finding
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import ArchConfig, Backbone, Execution, create_abstract
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn.linear import linear, trunc_normal
 from fmi_jax.nn.mlp import gelu
-from fmi_jax.protocols.spec import Fit, Images, Parts, Pixels, ProtocolSpec
+from fmi_jax.protocols.judging import Run
+from fmi_jax.protocols.spec import Fit, FitSpec, Images, JudgeSpec, Parts, Pixels, one_cell
+from fmi_jax.rules import fraction, low_high, not_negative, positive
 from fmi_jax.tasks.self_supervision import Distillation, SelfSupervision
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.step import Arrays, Augment, Follow
@@ -68,18 +74,18 @@ class DinoConfig:
       global_scale, local_scale: range of each crop's area, relative to the prepared image.
     """
 
-    prototypes: int = 4096
-    hidden_width: int = 2048
-    bottleneck_width: int = 256
-    momentum: float = 0.996
-    centre_momentum: float = 0.9
-    student_temperature: float = 0.1
-    teacher_temperature: tuple[float, float] = (0.04, 0.07)
-    temperature_warmup: float = 0.3
-    local_crops: int = 6
-    local_size: int = 96
-    global_scale: tuple[float, float] = (0.4, 1.0)
-    local_scale: tuple[float, float] = (0.05, 0.4)
+    prototypes: int = positive(4096)
+    hidden_width: int = positive(2048)
+    bottleneck_width: int = positive(256)
+    momentum: float = fraction(0.996)
+    centre_momentum: float = fraction(0.9)
+    student_temperature: float = positive(0.1)
+    teacher_temperature: tuple[float, float] = low_high((0.04, 0.07))
+    temperature_warmup: float = fraction(0.3)
+    local_crops: int = not_negative(6)
+    local_size: int = positive(96)
+    global_scale: tuple[float, float] = low_high((0.4, 1.0), at_most=1)
+    local_scale: tuple[float, float] = low_high((0.05, 0.4), at_most=1)
 
 
 class ProjectionHead(nnx.Module):
@@ -136,12 +142,13 @@ class Dino(nnx.Module):
     """
 
     def __init__(self, parts: Parts, options: DinoConfig):
-        backbone = parts.backbone
+        backbone, new_backbone = parts.backbone, parts.new_backbone
+        assert new_backbone is not None
         width, dtype = backbone.arch.feature_width, backbone.execution.dtype
         self.backbone = backbone
         self.head = ProjectionHead(width, options, dtype=dtype, rngs=parts.rngs)
         self.teacher = Projected(
-            parts.new_backbone(), ProjectionHead(width, options, dtype=dtype, rngs=parts.rngs)
+            new_backbone(), ProjectionHead(width, options, dtype=dtype, rngs=parts.rngs)
         )
         self.centre = nnx.Variable(jnp.zeros(options.prototypes, jnp.float32))
         self.temperature = nnx.Variable(jnp.float32(options.teacher_temperature[0]))
@@ -241,8 +248,8 @@ def _follow(options: DinoConfig, total_steps: int) -> Follow:
     return follow
 
 
-def fit(config: ExperimentConfig, arch: ArchConfig, total_steps: int) -> Fit:
-    """Describe the pre-training of a backbone over `total_steps`."""
+def fit(config: ExperimentConfig, arch: ArchConfig) -> Fit:
+    """Describe the pre-training of a backbone."""
     del arch
     options = _options(config)
     return Fit(
@@ -252,7 +259,7 @@ def fit(config: ExperimentConfig, arch: ArchConfig, total_steps: int) -> Fit:
         begins=_begins,
         task=SelfSupervision(options.student_temperature),
         augment=lambda pixels: _augment(options, pixels),
-        follow=_follow(options, total_steps),
+        follow=lambda total_steps: _follow(options, total_steps),
         logged=("teacher_entropy", "kl"),
         keeps="last",
         hands_on="teacher.backbone",
@@ -295,14 +302,68 @@ def _images(config: ExperimentConfig, counts: Mapping[str, int]) -> Images:
     return Images(round(seen * (_GLOBAL + local)), _GLOBAL * seen)
 
 
-SPEC = ProtocolSpec(
+FIGURE = "pretraining.png"
+_LEFT = 0.01  # nats of entropy, or of divergence, below which nothing is left to learn
+
+
+def judge(run: Run) -> Finding:
+    """Show the course of the pre-training, and say so if it has collapsed."""
+    options = _options(run.config)
+    history = read_history(run.workdir / FILE_NAME)
+    named = {
+        "Loss": "train/loss",
+        "Teacher's entropy, nats": "train/teacher_entropy",
+        "Divergence (KL), nats": "train/kl",
+    }
+    panels = {title: history[name] for title, name in named.items()}
+    first, last = ({t: float(values[at]) for t, (_, values) in panels.items()} for at in (0, -1))
+    uniform = math.log(options.prototypes)
+    lines = [f"{title:<26}{first[title]:>9.3f} to {last[title]:.3f}" for title in panels]
+    entropy, divergence = last["Teacher's entropy, nats"], last["Divergence (KL), nats"]
+    notes = []
+    if uniform - entropy < _LEFT:
+        notes.append(
+            f"The teacher says the same of everything: its entropy, {entropy:.3f}, is that of the"
+            f" uniform distribution over {options.prototypes} prototypes. The pre-training has"
+            " collapsed."
+        )
+    elif divergence < _LEFT:
+        notes.append(
+            "The student says of all images what the teacher says: the pre-training may have"
+            " collapsed to one output."
+        )
+    return Finding(
+        judge="dino",
+        title=f"Self-supervised pre-training on {run.dataset.info.name}",
+        values={
+            name.removeprefix("train/"): {"first": first[title], "last": last[title]}
+            for title, name in named.items()
+        }
+        | {"uniform_entropy": uniform},
+        text="\n".join([*lines, f"{'Entropy if uniform':<26}{uniform:>9.3f}"]),
+        figures={FIGURE: "Course of the pre-training"},
+        charts={FIGURE: Curves(panels=panels)},
+        notes=(*notes, "No label was read. kNN and probes judge the backbone (backbone.run)."),
+    )
+
+
+SPEC = FitSpec(
     name="dino",
     summary="self-supervised pre-training without labels (DINO); hands its backbone on",
+    labels=tuple(Label),
     fit=fit,
     reads=("dino",),
     ignores=("augment", "metric", "train.bootstrap_samples", "train.eval_batch_size"),
     check=_check,
-    images=_images,
+    judge=JudgeSpec(
+        name="pretraining",
+        summary="course of the pre-training",
+        labels=tuple(Label),
+        judge=judge,
+        images=_images,
+        shows="analysis",
+    ),
+    variants=one_cell,
     small={
         "dino.prototypes": 128,
         "dino.hidden_width": 64,

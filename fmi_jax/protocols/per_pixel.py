@@ -1,22 +1,46 @@
 """Heads that give logits for each pixel: a linear layer on each patch, and a small decoder."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, UInt8
 
+from fmi_jax import augment, parallel
+from fmi_jax.artifacts.charts import Outlines
+from fmi_jax.artifacts.result import Finding
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.data import loader
+from fmi_jax.data.labels import Label, resized_maps
+from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.models.base import ArchConfig, Backbone
 from fmi_jax.nn import resize
 from fmi_jax.nn.conv import convolution
 from fmi_jax.nn.linear import linear
 from fmi_jax.nn.norm import LayerNorm
+from fmi_jax.protocols.judging import Run
+from fmi_jax.protocols.spec import HeadSpec, JudgeSpec, tested, training_images
+from fmi_jax.rules import positive
+from fmi_jax.training.step import Arrays
 
 _NORM_EPS = 1e-6
 _DEPTHS = 4
-_WIDTH = 128
+
+
+@dataclasses.dataclass(slots=True)
+class DecoderConfig:
+    """Small convolutional decoder (head `decoder`).
+
+    Attributes:
+      width: channels of its layers.
+    """
+
+    width: int = positive(128)
 
 
 class PerPatchClassifier(nnx.Module):
@@ -48,16 +72,27 @@ class Decoder(nnx.Module):
     Args:
       backbone: the feature extractor.
       num_classes: width `k` of the logits.
+      width: channels of the decoder's layers.
       eval_mode: True if the backbone is always in evaluation mode.
       rngs: for the head.
     """
 
-    def __init__(self, backbone: Backbone, num_classes: int, *, eval_mode: bool, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        width: int,
+        eval_mode: bool,
+        rngs: nnx.Rngs,
+    ):
         self.backbone = backbone
         self.eval_mode = eval_mode
         arch = backbone.arch
         widths = [arch.truncated(block).token_width for block in depths(arch)]
-        self.head = DecoderHead(widths, num_classes, dtype=backbone.execution.dtype, rngs=rngs)
+        self.head = DecoderHead(
+            widths, width, num_classes, dtype=backbone.execution.dtype, rngs=rngs
+        )
 
     def __call__(
         self, images: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
@@ -77,18 +112,21 @@ class DecoderHead(nnx.Module):
 
     Args:
       widths: width of the tokens at each depth.
+      width: channels of the decoder's layers.
       num_classes: width `k` of the logits.
       dtype: compute type of convolutions and projections.
       rngs: stream `params`.
     """
 
-    def __init__(self, widths: Sequence[int], num_classes: int, *, dtype: Any, rngs: nnx.Rngs):
-        self.norms = nnx.List([LayerNorm(width, eps=_NORM_EPS) for width in widths])
+    def __init__(
+        self, widths: Sequence[int], width: int, num_classes: int, *, dtype: Any, rngs: nnx.Rngs
+    ):
+        self.norms = nnx.List([LayerNorm(each, eps=_NORM_EPS) for each in widths])
         self.projections = nnx.List(
-            [linear(width, _WIDTH, dtype=dtype, rngs=rngs) for width in widths]
+            [linear(each, width, dtype=dtype, rngs=rngs) for each in widths]
         )
-        self.stages = nnx.List([_Stage(_WIDTH, dtype=dtype, rngs=rngs) for _ in range(2)])
-        self.linear = linear(_WIDTH, num_classes, dtype=jnp.float32, rngs=rngs)
+        self.stages = nnx.List([_Stage(width, dtype=dtype, rngs=rngs) for _ in range(2)])
+        self.linear = linear(width, num_classes, dtype=jnp.float32, rngs=rngs)
 
     def __call__(
         self, grids: Sequence[Float[Array, "b _ _ _"]], image_size: tuple[int, int]
@@ -150,3 +188,103 @@ def upsampled(
         grid.astype(jnp.float32),
         precision=jax.lax.Precision.HIGHEST,
     )
+
+
+SHOWN = 8
+"""Test images on the page of a run."""
+
+FIGURE = "outlines.png"
+
+
+def judge(run: Run) -> Finding:
+    """Evaluate the trained network, and show the first test images with their outlines."""
+    finding = tested(run)
+    count = min(SHOWN, len(run.dataset.ids("test")))
+    true = np.stack([run.dataset.split("test")[row][1] for row in range(count)])
+    predicted = resized_maps(_predicted(run, count), *true.shape[1:])
+    chart = Outlines(
+        names=run.dataset.ids("test")[:count],
+        images=np.stack([run.dataset.image("test", row) for row in range(count)]),
+        true=true,
+        predicted=predicted,
+    )
+    caption = (
+        f"The first {count} test images, not selected: outlines of the true masks in cyan, of the"
+        " predicted ones in amber"
+    )
+    return dataclasses.replace(finding, figures={FIGURE: caption}, charts={FIGURE: chart})
+
+
+def _predicted(run: Run, count: int) -> UInt8[np.ndarray, "n h w"]:
+    """Predict the class of each pixel of the first `count` test images."""
+    network, mesh = run.network(), run.mesh
+    size = parallel.whole_shares(mesh, count)
+    rows = np.pad(np.arange(count), (0, size - count), constant_values=-1)
+    (batch,) = loader.batches_of_rows(
+        run.dataset,
+        "test",
+        rows[None],
+        threads=run.config.data.threads,
+        places=parallel.held_places(mesh, size),
+    )
+
+    def classes(arrays: Arrays, images: Array) -> Array:
+        module = network.partition.merge(arrays, placement=network.placement)
+        logits = module(network.preprocess(images), rngs=None)
+        return logits.argmax(axis=-1).astype(jnp.uint8)
+
+    by_shard = parallel.by_shard(
+        mesh,
+        classes,
+        in_specs=(dict(network.placement), PartitionSpec("data")),
+        out_specs=PartitionSpec("data"),
+    )
+    step = jax.jit(
+        lambda arrays, images: by_shard(arrays, images),
+        in_shardings=(dict(network.placement), parallel.batch_sharding(mesh)),
+        out_shardings=parallel.replicated(mesh),
+    )
+    inputs = parallel.to_devices(mesh, batch)["inputs"]
+    return np.asarray(jax.device_get(step(network.arrays, inputs)))[:count]
+
+
+_JUDGE = JudgeSpec(
+    name="masks",
+    summary="Dice and IoU of the trained network on the test images",
+    labels=(Label.MAP,),
+    judge=judge,
+    images=training_images,
+)
+
+
+def _check(config: ExperimentConfig, info: DatasetInfo) -> None:
+    augment.check_label(config.augment, info.label)
+
+
+PER_PATCH = HeadSpec(
+    name="per_patch",
+    summary="linear layer on each patch",
+    labels=(Label.MAP,),
+    build=lambda parts: PerPatchClassifier(
+        parts.backbone, parts.num_classes, eval_mode=parts.eval_mode, rngs=parts.rngs
+    ),
+    judge=_JUDGE,
+    check=_check,
+    small={"augment.center_crop": 1.0},
+)
+DECODER = HeadSpec(
+    name="decoder",
+    summary="small convolutional decoder",
+    labels=(Label.MAP,),
+    build=lambda parts: Decoder(
+        parts.backbone,
+        parts.num_classes,
+        width=parts.config.decoder.width,
+        eval_mode=parts.eval_mode,
+        rngs=parts.rngs,
+    ),
+    judge=_JUDGE,
+    check=_check,
+    small={"augment.center_crop": 1.0, "decoder.width": 24},
+    reads=("decoder",),
+)

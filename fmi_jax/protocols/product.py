@@ -34,6 +34,7 @@ def combine(name: str, adapt: AdaptSpec, head: HeadSpec) -> FitSpec:
         adapt=adapt.name,
         head=head.name,
         needs_transformer=head.needs_transformer,
+        labels=head.labels,
         judge=head.judge,
         variants=head.variants,
         small={**adapt.small, **head.small},

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from fmi_jax import config as config_module
 from fmi_jax.config import ExperimentConfig, within
+from fmi_jax.data.labels import Label
+from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError, unknown_name
-from fmi_jax.protocols import cka, knn, logistic, timing
+from fmi_jax.protocols import cka, dino, knn, logistic, per_pixel, timing
 from fmi_jax.protocols.adapt import frozen, full, lora, partial
 from fmi_jax.protocols.heads import attentive, head_grid, linear, stacked
 from fmi_jax.protocols.product import combine
@@ -17,10 +19,14 @@ from fmi_jax.registry import Registry
 
 ADAPTS: Registry[AdaptSpec] = Registry("adapt", (frozen.SPEC, full.SPEC, partial.SPEC, lora.SPEC))
 HEADS: Registry[HeadSpec] = Registry(
-    "head", (linear.SPEC, stacked.SPEC, attentive.SPEC, head_grid.SPEC)
+    "head",
+    (
+        *(linear.SPEC, stacked.SPEC, attentive.SPEC, head_grid.SPEC),
+        *(per_pixel.PER_PATCH, per_pixel.DECODER),
+    ),
 )
 JUDGES: Registry[JudgeSpec] = Registry("judge", (knn.SPEC, logistic.SPEC, cka.SPEC, timing.SPEC))
-FITS: Registry[FitSpec] = Registry("fit", ())
+FITS: Registry[FitSpec] = Registry("fit", (dino.SPEC,))
 """Protocols whose fit is no pair of an adaptation and a head."""
 
 _PARTS: tuple[Part, ...] = (
@@ -167,6 +173,29 @@ def protocol_of(config: ExperimentConfig) -> ProtocolSpec:
     return _protocol(
         found.name, found.summary, found.fit, (*(found.judges if not found.fit else ()), *added)
     )
+
+
+def check(config: ExperimentConfig, info: DatasetInfo) -> None:
+    """Raise `UsageError` where a config does not fit the data."""
+    protocol = protocol_of(config)
+    for part in protocol.parts:
+        if info.label not in part.labels:
+            raise UsageError(_no_such_labels(protocol, part, info))
+        part.check(config, info)
+
+
+def _no_such_labels(protocol: ProtocolSpec, part: Part, info: DatasetInfo) -> str:
+    head = protocol.fit.head if protocol.fit is not None and part is protocol.fit else ""
+    kind, name, others = ("head", head, HEADS) if head else ("judge", part.name, JUDGES)
+    fit = [other for other, spec in others.items() if info.label in spec.labels]
+    return (
+        f"{kind} {name!r} is for {_in_words(part.labels)}, and the labels of {info.name!r} are"
+        f" {_in_words([info.label])}: expected {kind} {' or '.join(map(repr, fit))}."
+    )
+
+
+def _in_words(labels: Sequence[Label]) -> str:
+    return " or ".join(dict.fromkeys(label.words for label in labels))
 
 
 def alone(config: ExperimentConfig) -> ExperimentConfig:

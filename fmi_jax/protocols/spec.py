@@ -12,10 +12,11 @@ from flax import nnx
 
 from fmi_jax.artifacts.result import Finding, Shows
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.models.base import ArchConfig, Backbone
 from fmi_jax.protocols.judging import Run
-from fmi_jax.tasks.base import Task
+from fmi_jax.tasks.base import Objective
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.partition import nothing
 from fmi_jax.training.step import Augment, Follow
@@ -102,6 +103,7 @@ class Part:
       reads: config sections and fields that belong to this part; a run without it must leave them
         as they are.
       ignores: other sections and fields that the part does not read.
+      labels: forms of labels that the part takes.
       check: raises `UsageError` where the config does not fit the data; asked before anything is
         computed.
       small: fields to set in an experiment on tiny backbones and few images, by dotted name.
@@ -111,6 +113,7 @@ class Part:
     summary: str
     reads: tuple[str, ...] = ()
     ignores: tuple[str, ...] = ()
+    labels: tuple[Label, ...] = (Label.INDEX, Label.VECTOR)
     check: Callable[[ExperimentConfig, DatasetInfo], None] = lambda config, info: None
     small: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -125,6 +128,8 @@ class Parts:
       num_classes: width `k` of the logits.
       config: the experiment.
       rngs: stream `params`.
+      new_backbone: makes another backbone of the same arch with random arrays, without stochastic
+        depth.
       eval_mode: True if the backbone is always in evaluation mode: no stochastic depth, and batch
         norms keep their statistics.
     """
@@ -134,6 +139,7 @@ class Parts:
     num_classes: int
     config: ExperimentConfig
     rngs: nnx.Rngs
+    new_backbone: Callable[[], Backbone] | None = None
     eval_mode: bool = False
 
 
@@ -187,7 +193,7 @@ class Fit:
       follows: predicate on a name: the array changes without a gradient and is saved with the
         parameters. Running statistics of trained layers follow without being named.
       begins: name of the array that an array begins as a copy of; None: it is loaded or drawn.
-      task: task trained for; None: the data set's own.
+      task: objective of the training; None: the data set's own task.
       augment: augmentation of training batches; None: images alone, as `config.augment` says.
       follow: update of the followers after a step, given the number of steps of the run; None:
         none.
@@ -204,7 +210,7 @@ class Fit:
     learns: Callable[[str], bool]
     follows: Callable[[str], bool] = nothing
     begins: Callable[[str], str | None] = as_it_is
-    task: Task | None = None
+    task: Objective | None = None
     augment: Callable[[Pixels], Augment] | None = None
     follow: Callable[[int], Follow] | None = None
     logged: tuple[str, ...] = ()
@@ -219,8 +225,7 @@ class JudgeSpec(Part):
     """A judge: measures a network, the one that the run has trained or another.
 
     Attributes:
-      judge: measures in a run and asks it for the networks that it needs; writes tables into the
-        run's folder.
+      judge: measures in a run and asks it for the networks that it needs.
       images: `(config, images by split) -> Images`.
       networks: `config -> checkpoints` needed besides `backbone.weights` and
         `transformer.weights`.
@@ -239,10 +244,16 @@ class JudgeSpec(Part):
     label: str = ""
 
 
+def tested(run: Run) -> Finding:
+    """Evaluate the trained network on both splits."""
+    return run.evaluated(run.predict("val"), run.predict("test"))
+
+
 TEST = JudgeSpec(
     name="test",
     summary="metrics of the trained network on the test images",
-    judge=lambda run: run.evaluated(run.predict("val"), run.predict("test")),
+    labels=tuple(Label),
+    judge=tested,
     images=training_images,
 )
 
@@ -361,11 +372,6 @@ class ProtocolSpec:
     def label(self) -> str:
         """Headline number in words; empty if there is none."""
         return self.judges[0].label
-
-    def check(self, config: ExperimentConfig, info: DatasetInfo) -> None:
-        """Raise `UsageError` where the config does not fit the data."""
-        for part in self.parts:
-            part.check(config, info)
 
     def variants(
         self, config: ExperimentConfig, rates: Sequence[float], seeds: int

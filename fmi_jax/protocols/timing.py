@@ -27,6 +27,7 @@ from fmi_jax.artifacts.charts import Panel, Ratios
 from fmi_jax.artifacts.result import Speed
 from fmi_jax.config import BackboneConfig
 from fmi_jax.cores import available_cores
+from fmi_jax.data.labels import Label
 from fmi_jax.protocol_config import TransformerConfig
 from fmi_jax.protocols.judging import Network, Run, plain
 from fmi_jax.protocols.spec import Finding, Images, JudgeSpec
@@ -316,6 +317,7 @@ def _speed(row: Mapping[str, Any], reference: str) -> Speed:
 
 
 SPEC = JudgeSpec(
+    labels=tuple(Label),
     name="timing",
     summary="latency and throughput",
     judge=judge,

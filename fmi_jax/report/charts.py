@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from fmi_jax.artifacts.charts import Chart, Matrix, Panel, Ratios
+from fmi_jax.artifacts.charts import Chart, Curves, Matrix, Outlines, Panel, Ratios
 from fmi_jax.drawing.style import COLOURS, GREY, png, short
+from fmi_jax.report.outlines import outlined
 
 _NUMBERED = 8  # rows and columns up to which every cell carries its value
 _PART = "transformer "  # how the layers of a stacked transformer begin
@@ -21,6 +22,10 @@ def draw_chart(chart: Chart) -> Figure:
     """Draw a chart of any kind."""
     if isinstance(chart, Ratios):
         return _ratios(chart)
+    if isinstance(chart, Outlines):
+        return _outlines(chart)
+    if isinstance(chart, Curves):
+        return _curves(chart)
     return _names(chart) if chart.titles is None else _layers(chart, *chart.titles)
 
 
@@ -137,3 +142,30 @@ def _panel(ax: Axes, panel: Panel, colour: str) -> None:
     ax.spines["left"].set_visible(False)
     ax.grid(axis="x", color="#E6E6E6", linewidth=0.6)
     ax.set_axisbelow(True)
+
+
+def _outlines(outlines: Outlines) -> Figure:
+    across = min(4, len(outlines.names))
+    down = -(-len(outlines.names) // across)
+    figure = Figure(figsize=(1.9 * across, 2.1 * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for ax in axes:
+        ax.axis("off")
+    drawn = zip(outlines.names, outlines.images, outlines.true, outlines.predicted, strict=True)
+    for ax, (name, image, true, predicted) in zip(axes, drawn, strict=False):
+        ax.imshow(outlined(image, true, predicted), interpolation="nearest")
+        ax.set_title(short(name, 24), fontsize=7)
+    return figure
+
+
+def _curves(curves: Curves) -> Figure:
+    count = len(curves.panels)
+    figure = Figure(figsize=(6.4, 1.3 * count + 0.4), layout="constrained")
+    axes = figure.subplots(count, sharex=True, squeeze=False)[:, 0]
+    for ax, (name, (steps, values)) in zip(axes, curves.panels.items(), strict=True):
+        ax.plot(steps, values, color=COLOURS[0], linewidth=1.2)
+        ax.set_ylabel(textwrap.fill(name, 18))
+        ax.grid(axis="y", color="#E6E6E6", linewidth=0.6)
+    axes[-1].set_xlabel("Optimizer step")
+    figure.align_ylabels(axes)
+    return figure

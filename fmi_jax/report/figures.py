@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fmi_jax.artifacts.history import Series
 from fmi_jax.drawing.style import BLUE, GREY, VERMILION, png
-from fmi_jax.report.history import Series
 
 
 @png

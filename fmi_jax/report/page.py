@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fmi_jax import atomic
+from fmi_jax.artifacts import history as _history
 from fmi_jax.artifacts.result import FILE_NAME as RESULT
 from fmi_jax.artifacts.result import Evaluation, Finding, Result
 from fmi_jax.drawing.template import png_uri, render
 from fmi_jax.errors import UserError
 from fmi_jax.report import figures
-from fmi_jax.report import history as _history
 from fmi_jax.tasks.base import ImageOf
 from fmi_jax.tasks.registry import TASKS, describe
 

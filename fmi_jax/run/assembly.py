@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from fmi_jax import augment, parallel
 from fmi_jax.config import BackboneConfig, ExperimentConfig
+from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError, unknown_name
 from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution
@@ -34,7 +35,6 @@ from fmi_jax.training.step import (
     Placement,
     Preprocess,
     make_eval_step,
-    on_inputs,
 )
 
 OPTIONS = ("readout", "rel_pos_resize")  # of BackboneConfig: fields of the arch by the same name
@@ -131,12 +131,17 @@ def _assemble(
 
     def create(key: jax.Array) -> nnx.Module:
         rngs = nnx.Rngs(key)
+
+        def backbone(execution: Execution) -> Backbone:
+            return spec.family(arch, execution, rngs=rngs)  # type: ignore[call-arg]
+
         parts = Parts(
-            backbone=spec.family(arch, execution, rngs=rngs),  # type: ignore[call-arg]
+            backbone=backbone(execution),
             transformer=_token_deit(transformer, execution, rngs) if transformer else None,
             num_classes=num_classes,
             config=config,
             rngs=rngs,
+            new_backbone=lambda: backbone(dataclasses.replace(execution, drop_path=0.0)),
         )
         return fit.module(parts)
 
@@ -182,11 +187,21 @@ def placement_of(assembly: Assembly, config: ExperimentConfig, mesh: Mesh) -> Pl
     return parallel.parameter_shardings(mesh, shapes, config.train.sharding)
 
 
-def augmentation(assembly: Assembly, config: ExperimentConfig, info: DatasetInfo) -> Augment:
-    """Make what happens to training images on the device."""
+def augmentation(
+    assembly: Assembly, config: ExperimentConfig, pixels: DatasetInfo, label: Label
+) -> Augment:
+    """Make what happens to a training batch on the device.
+
+    Args:
+      assembly, config: experiment.
+      pixels: data set whose mean and standard deviation normalise the images.
+      label: form of the labels; maps move with their images.
+    """
     if assembly.fit.augment is not None:
-        return assembly.fit.augment(Pixels(config, info.mean, info.std, assembly.execution.dtype))
-    return on_inputs(functools.partial(augment.augment, **_pixels(assembly, config, info)))
+        return assembly.fit.augment(
+            Pixels(config, pixels.mean, pixels.std, assembly.execution.dtype)
+        )
+    return augment.batch_augmentation(label, **_pixels(assembly, config, pixels))
 
 
 def evaluation_preprocess(

@@ -47,7 +47,7 @@ def images(run: Session) -> Feed:
             threads=config.data.threads,
             places=run.held_places(run.eval_batch_size),
         ),
-        augment=augmentation(run.assembly, config, pixels),
+        augment=augmentation(run.assembly, config, pixels, run.info.label),
         preprocess=evaluation_preprocess(run.assembly, config, pixels),
     )
 

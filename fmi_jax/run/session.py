@@ -21,7 +21,7 @@ from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, open_or_draw
 from fmi_jax.data.subset import training_subset
 from fmi_jax.nn import hardware
 from fmi_jax.protocols.judging import Judgement, Network, SplitFeatures
-from fmi_jax.protocols.registry import protocol_of, resolved
+from fmi_jax.protocols.registry import check, protocol_of, resolved
 from fmi_jax.protocols.spec import JudgeSpec, ProtocolSpec
 from fmi_jax.run import launch, runtime
 from fmi_jax.run import network as networks
@@ -285,7 +285,7 @@ def begin(config: ExperimentConfig, workdir: Path) -> Session:
     clock.lap("data")
 
     protocol = protocol_of(config)
-    protocol.check(config, info)
+    check(config, info)
     assembly = assemble(config, info.channels, len(info.classes))
     origin = find_origin(assembly, config, info)
     record = RunRecord(

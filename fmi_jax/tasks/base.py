@@ -180,6 +180,10 @@ class Task(Objective):
     def read(self, path: Path) -> tuple[Measured, Rows]:
         """Read a file that `keep` wrote; `UserError` if it is missing or something else."""
 
+    @abc.abstractmethod
+    def truth(self, measured: Measured) -> np.ndarray:
+        """Part of the measurements that the labels alone decide, `[n, ...]`."""
+
     def outcomes(self, measured: Measured) -> tuple[Float[np.ndarray, "m"], np.ndarray]:
         """Probabilities that the network stated, and whether each came true, bool `[m]`.
 

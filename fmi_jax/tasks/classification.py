@@ -223,6 +223,10 @@ class Classification(Task):
             groups=rows.groups,
         )
 
+    def truth(self, measured: Measured) -> np.ndarray:
+        """Labels."""
+        return measured["labels"]
+
     def figures(self, path: Path, evaluation: Evaluation) -> dict[str, tuple[str, bytes]]:
         """Draw ROC curves and, where images have one class each, the confusion matrix."""
         from fmi_jax.tasks import figures  # it imports matplotlib

@@ -41,6 +41,8 @@ class Segmentation(Task):
     label = Label.MAP
     selects = "dice"
     file = "segmentation.csv"
+    shown = ("dice", "iou")
+    per_class: ClassVar[Mapping[str, str]] = {"support": "Images", "dice": "Dice", "iou": "IoU"}
     metrics: ClassVar[Mapping[str, Metric]] = {
         "dice": Metric(label="Dice (mean over foreground classes)"),
         "iou": Metric(label="IoU (mean over foreground classes)"),
@@ -154,6 +156,10 @@ class Segmentation(Task):
             confusion=table.reshape(-1, 2, 2).astype(np.int64),
             undefined=tuple(undefined),
         )
+
+    def truth(self, measured: Measured) -> np.ndarray:
+        """Pixels of each class in the masks."""
+        return measured["true"]
 
     def keep(self, path: Path, measured: Measured, rows: Rows) -> None:
         """Write a CSV: id, group (where there are groups), loss, and the pixels of each class.

@@ -67,7 +67,7 @@ def _values(report: StudyReport, number: Number, out: Path) -> list[str]:
         str(number.status),
         number.reason,
         repr(round(number.seconds, 3)),
-        "" if sample is None else repr(sample.ece),
+        "" if sample is None or math.isnan(sample.ece) else repr(sample.ece),
         ";".join(os.path.relpath(outcome.written, out) for outcome in number.used),
     ]
 

@@ -160,8 +160,8 @@ def _resampled(
         for block in draw_times(num_groups, resamples, _integer(split))
     ]
     (point,) = task.resampled(measured, metric, member, np.ones((1, num_groups)))
-    labels = measured["labels"].tolist()
-    images = hashlib.sha256(repr((list(rows.ids), labels, rows.groups)).encode())
+    truth = task.truth(measured).tolist()
+    images = hashlib.sha256(repr((list(rows.ids), truth, rows.groups)).encode())
     return {
         "resampled": np.concatenate(found),
         "point": np.asarray(point),

@@ -162,6 +162,8 @@ def reliability(
 
     Equal probabilities share a bin, so bins may differ in size.
     """
+    if not len(probabilities):  # of a task that states none
+        return Reliability(np.zeros(0), np.zeros(0), math.nan)
     order = np.argsort(probabilities, kind="stable")
     p, hits = probabilities[order], true[order].astype(np.float64)
     starts = np.linspace(0, len(p), min(bins, len(p)), endpoint=False).astype(int)

@@ -130,7 +130,9 @@ def make_report(study: PlannedStudy, outcomes: Outcomes, sampler: Sampler) -> St
             *findings.beside_published(found),
         ),
         figures=tuple(own),
-        calibration=reliability.draw(table, samples) if samples else None,
+        calibration=reliability.draw(table, samples)
+        if any(len(sample.confidence) for sample in samples.values())
+        else None,
         significance=significance.draw(comparisons) if comparisons else None,
         compared=compared_coordinate(study),
         comparisons=tuple(comparisons),

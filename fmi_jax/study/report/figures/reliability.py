@@ -20,7 +20,7 @@ _ACROSS = 6
 
 def chosen(table: Table, samples: Mapping[Number, Sample]) -> list[Number]:
     """Choose the numbers to show: all if there are few, else the best ones of each data set."""
-    sampled = [number for number in table.numbers if number in samples]
+    sampled = [n for n in table.numbers if n in samples and len(samples[n].confidence)]
     if len(sampled) <= MOST:
         return sampled
     each = max(1, MOST // len(table.columns))
