@@ -99,9 +99,34 @@ def test_an_analysis_waits_for_the_network_that_is_chosen():
     scores = {cell.id: Score("accuracy", v) for cell, v in zip(first, values, strict=True)}
     *trained, last = due(analysis, RATES, 2, product=False, scores=scores)
     assert lr_and_seed(trained[3:]) == [(1e-3, 1)]
-    assert last.of is not None
-    assert last.of.id == first[1].id == last.config.cka.run
+    assert last.parent is not None
+    assert last.parent.id == first[1].id == last.config.cka.run
     assert last.config.protocol == "cka"
+
+
+def test_a_run_may_follow_another_with_rates_and_seeds_of_its_own():
+    """Fine-tune, probe the outcome with every rate, and compare the layers of the best probe."""
+    tuned = setting()
+    probe = Setting(at={"dataset": "synthetic"}, config=config("linear_probe"), after=tuned)
+    layers = Setting(at={"dataset": "synthetic"}, config=config("cka"), after=probe)
+
+    def run(cells: list[Cell], values: tuple[float, ...]) -> None:
+        known.update({cell.id: Score("accuracy", v) for cell, v in zip(cells, values, strict=True)})
+
+    known: dict[str, Score | None] = {}
+    first = due(layers, RATES, 2, product=False, scores=known)
+    run(first, (0.1, 0.3, 0.2))
+    (second, *more) = due(layers, RATES, 2, product=False, scores=known)[3:]
+    assert second.learning_rate == 1e-3
+    assert lr_and_seed(more) == [(1e-4, 0), (1e-3, 0), (1e-2, 0)]
+    assert {cell.parent.id for cell in more} == {cell.config.backbone.run for cell in more}
+    assert {cell.parent.id for cell in more} == {first[1].id}
+    run([second, *more], (0.3, 0.5, 0.4, 0.4))
+    *_, other_seed, last = due(layers, RATES, 2, product=False, scores=known)
+    assert lr_and_seed([other_seed]) == [(1e-4, 1)]
+    assert last.config.cka.run == more[0].id
+    names = {cell.id for cell in candidates(probe, RATES, 2)}
+    assert len(names) == 3 * 3 * 2  # rates of the first, rates and seeds of the second
 
 
 def test_a_cell_is_named_by_what_decides_its_numbers():
@@ -129,7 +154,7 @@ def test_studies_share_the_cells_they_have_in_common():
     figure = make_plan(STUDIES["fig7"])
     of_table = table.all_cells(table.settings)
     of_figure = figure.all_cells(figure.settings)
-    trained = {id for id, cell in of_figure.items() if cell.of is None}
+    trained = {id for id, cell in of_figure.items() if cell.parent is None}
     assert trained < of_table.keys()
     assert len(of_figure) > len(trained)
     assert make_plan(STUDIES["fig1"]).all_cells(make_plan(STUDIES["fig1"]).settings).keys() == (

@@ -29,7 +29,8 @@ class Cell:
       config: config of the experiment.
       program: key shared by cells of one setting, which compile the same program.
       learning_rate, seed: values that the study chose for this cell; None: it has no such choice.
-      of: cell whose network is analysed; its folder goes into the field `Protocol.after`.
+      parent: cell whose network is analysed or trained further; its folder goes into the field
+        that `following` sets.
     """
 
     id: str
@@ -37,7 +38,7 @@ class Cell:
     program: str
     learning_rate: float | None = None
     seed: int | None = None
-    of: "Cell | None" = None
+    parent: "Cell | None" = None
 
 
 _BASELINE = {
@@ -85,40 +86,35 @@ def candidates(setting: Setting, rates: tuple[float, ...], seeds: int) -> tuple[
       seeds: number of runs per rate.
     """
     assert setting.config is not None
-    protocol = protocol_of(setting.config)
-    program = cell_id(setting.config)
+    program, before = cell_id(setting.config), [None]
     if setting.after is not None:
         followed = candidates(setting.after, rates, seeds)
-        first = followed[0].seed
-        return tuple(_following(setting.config, of, program) for of in followed if of.seed == first)
-    return tuple(
-        Cell(
-            id=cell_id(variant.config),
-            config=variant.config,
-            program=program,
-            learning_rate=variant.learning_rate,
-            seed=variant.seed,
-        )
-        for variant in protocol.variants(setting.config, rates, seeds)
-    )
-
-
-def _following(config: ExperimentConfig, of: Cell, program: str) -> Cell:
-    config = following(config, of.id)
-    return Cell(
-        id=cell_id(config),
-        config=config,
-        program=program,
-        learning_rate=of.learning_rate,
-        seed=of.seed,
-        of=of,
-    )
+        before = [cell for cell in followed if cell.seed == followed[0].seed]
+    cells = []
+    for parent in before:
+        config = setting.config if parent is None else following(setting.config, parent.id)
+        for variant in protocol_of(config).variants(config, rates, seeds):
+            own = variant if parent is None or variant.learning_rate is not None else parent
+            cells.append(
+                Cell(
+                    id=cell_id(variant.config),
+                    config=variant.config,
+                    program=program,
+                    learning_rate=own.learning_rate,
+                    seed=own.seed,
+                    parent=parent,
+                )
+            )
+    return tuple(cells)
 
 
 def following(config: ExperimentConfig, run: str) -> ExperimentConfig:
-    """Copy the experiment config and set the run to analyse: a cell's name, or a folder."""
+    """Copy the experiment config and set the run it follows: a cell's name, or a folder.
+
+    A judge of runs has a field for it; any other experiment starts from the run's backbone.
+    """
     config = copy.deepcopy(config)
-    set_fields(config, {protocol_of(config).after: run})
+    set_fields(config, {protocol_of(config).after or "backbone.run": run})
     return config
 
 
@@ -141,14 +137,20 @@ def due(
       product: True to run every rate with every seed.
       scores: score of every cell that has ended, by id; None: it failed.
     """
+    cells, before = list(candidates(setting, rates, seeds)), []
     if setting.after is not None:
         before = due(setting.after, rates, seeds, product=product, scores=scores)
-        network = chosen(before, scores)
-        own = candidates(setting, rates, seeds)
-        return before + [cell for cell in own if network is not None and _is_of(cell, network)]
-    cells = candidates(setting, rates, seeds)
+        possible = {cell.id for cell in candidates(setting.after, rates, seeds)}
+        network = chosen([cell for cell in before if cell.id in possible], scores)
+        if network is None:
+            return before
+        cells = [cell for cell in cells if cell.parent and cell.parent.id == network.id]
+    return before + _due(cells, product=product, scores=scores)
+
+
+def _due(cells: list[Cell], *, product: bool, scores: Mapping[str, Score | None]) -> list[Cell]:
     if product or len({cell.learning_rate for cell in cells}) == 1:
-        return list(cells)
+        return cells
     searched = [cell for cell in cells if cell.seed == cells[0].seed]
     found = chosen(searched, scores)
     if found is None:
@@ -158,11 +160,6 @@ def due(
         for cell in cells
         if cell.learning_rate == found.learning_rate and cell.seed != found.seed
     ]
-
-
-def _is_of(cell: Cell, network: Cell) -> bool:
-    assert cell.of is not None
-    return cell.of.learning_rate == network.learning_rate
 
 
 def chosen(cells: Sequence[Cell], scores: Mapping[str, Score | None]) -> Cell | None:

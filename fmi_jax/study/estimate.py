@@ -24,7 +24,7 @@ from fmi_jax.data.subset import training_subset
 from fmi_jax.drawing.template import duration
 from fmi_jax.errors import UserError
 from fmi_jax.protocols.registry import protocol_of
-from fmi_jax.run.assembly import assemble
+from fmi_jax.run.assembly import assemble, bare
 from fmi_jax.study.cells import Cell, following
 from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.plan import Missing, Plan
@@ -56,8 +56,8 @@ def describe_plan(
     lines += [f"cannot be run: {reason}" for reason in dict.fromkeys(s.why_not for s in cannot)]
     lines += _cost(plan, settings, ledger, cells, states, tflops)
     missing = Missing()
-    waiting = [cell.config for cell in due.values() if states[cell.id] is State.OPEN]
-    needs = [need for config in waiting for need in missing.of(config)]
+    waiting = [cell for cell in due.values() if states[cell.id] is State.OPEN]
+    needs = [need for cell in waiting for need in missing.of(cell)]
     lines += [f"not ready ({needs.count(need)} cells): {need}" for need in dict.fromkeys(needs)]
     return "\n".join(lines)
 
@@ -136,10 +136,14 @@ def per_image(config: ExperimentConfig, channels: int, num_classes: int) -> tupl
 def _per_image(values: str, channels: int, num_classes: int) -> tuple[float, float]:
     config = from_dict(json.loads(values))
     assembly = assemble(config, channels, num_classes)
+    if assembly.fit.augment is not None:  # its inputs are no images; the backbone is counted
+        assembly = bare(config, channels, num_classes)
     parts, shapes = assembly.partition, assembly.partition.shapes
     side = config.image_size
     images = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
-    learns, rest = shapes(parts.params), shapes((*parts.followers, *parts.frozen))
+    trained = parts.params or tuple(parts.variables)
+    learns = shapes(trained)
+    rest = shapes(tuple(name for name in parts.variables if name not in learns))
 
     def forward(params: Any, rest: Any, images: Any) -> Any:
         return parts.merge(params, rest)(images, rngs=None).sum()

@@ -107,8 +107,8 @@ class Ledger:
             return None
         (folder / FAILED).unlink(missing_ok=True)
         config = cell.config
-        if cell.of is not None:
-            config = following(config, str(self.folder(cell.of.id)))
+        if cell.parent is not None:
+            config = following(config, str(self.folder(cell.parent.id)))
         values = {"format": CELL_FORMAT, "config": as_dict(config)}
         text = json.dumps(values, indent=2) + "\n"
         atomic.write_bytes(folder / CELL, text.encode())

@@ -18,7 +18,7 @@ from fmi_jax.protocols.registry import protocol_of, resolved
 from fmi_jax.protocols.spec import PretrainedNetwork
 from fmi_jax.run.assembly import find_weights
 from fmi_jax.run.origin import finished_run
-from fmi_jax.study.cells import Cell, candidates, due
+from fmi_jax.study.cells import Cell, candidates, due, following
 from fmi_jax.study.planned import PlannedCell, PlannedSetting, PlannedStudy, read_plan
 from fmi_jax.study.spec import Setting, Study
 from fmi_jax.study.state import Score
@@ -87,7 +87,7 @@ class Plan:
             there = read_plan(path).changed
             if there != self.changed:
                 raise UsageError(
-                    f"{path} is of this study with {_named(there)}, and now it is to be with"
+                    f"{path} was planned with {_named(there)}; now asked for it with"
                     f" {_named(self.changed)}: its cells would be left out of the report. Use"
                     " another --root, or delete that file."
                 )
@@ -125,7 +125,7 @@ class Plan:
                     id=cell.id,
                     learning_rate=cell.learning_rate,
                     seed=cell.seed,
-                    of=None if cell.of is None else cell.of.id,
+                    of=None if cell.parent is None else cell.parent.id,
                 )
                 for cell in cells
             ),
@@ -235,8 +235,10 @@ class Missing:
     def __init__(self) -> None:
         self._found: dict[str, list[str]] = {}
 
-    def of(self, config: ExperimentConfig) -> list[str]:
-        """List the weights or prepared data that an experiment lacks, one message each."""
+    def of(self, cell: Cell) -> list[str]:
+        """List the weights or prepared data that a cell lacks, one message each."""
+        # Not the run that it follows, which is a cell itself.
+        config = cell.config if cell.parent is None else following(cell.config, "")
         parts = (config.backbone, config.transformer, config.data, config.cka, config.protocol)
         key = repr(parts)
         if key not in self._found:

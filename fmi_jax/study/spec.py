@@ -25,7 +25,8 @@ class Setting:
       config: experiment before a learning rate and a seed are chosen; None: it cannot be run, for
         the reason `why_not`.
       published: published number, if there is one.
-      after: setting whose chosen network this one analyses (`config.cka.run`).
+      after: setting whose chosen network this one analyses (`config.cka.run`) or starts from
+        (`config.backbone.run`), with rates and seeds of its own.
       why_not: reason why it cannot be run, in a sentence.
     """
 

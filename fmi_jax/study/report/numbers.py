@@ -178,20 +178,31 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
         return Number(setting=setting, status=Status.IMPOSSIBLE, reason=setting.why_not)
     cells = setting.cells
     found = {cell.id: outcomes[cell.id] for cell in cells}
-    everything = tuple(found.values())
-    # The learning rate of an analysis is chosen by the network's own cells.
-    judged = [outcomes[cell.of] if cell.of else found[cell.id] for cell in cells]
-    first = [
-        (cell, outcome)
-        for cell, outcome in zip(cells, judged, strict=True)
-        if cell.seed == cells[0].seed
-    ]
+    everything, untried = tuple(found.values()), []
+    parents = {cell.of: outcomes[cell.of] for cell in cells if cell.of}
+    if parents:  # the learning rate of what follows a run is that of the best run
+        ready = [pair for pair in parents.items() if pair[1].state is State.DONE]
+        untried = [outcome for outcome in parents.values() if outcome.state is not State.DONE]
+        if not ready:
+            return Number(
+                setting=setting,
+                status=_status_without(untried),
+                reason=_reasons(untried, "learning rate" if len(untried) > 1 else "cell"),
+                expected=_seeds(cells),
+                outcomes=everything,
+            )
+        parent = best((name, outcome.score) for name, outcome in ready)
+        cells = [cell for cell in cells if cell.of == parent]
+    first = [(cell, found[cell.id]) for cell in cells if cell.seed == cells[0].seed]
     sound = [pair for pair in first if pair[1].state is State.DONE]
     if not sound:
+        tried = [outcome for _, outcome in first]
+        unit = "learning rate" if len(first) > 1 else "cell"
+        reasons = (_reasons(tried, unit), _reasons(untried, "learning rate"))
         return Number(
             setting=setting,
-            status=_status_without(outcome for _, outcome in first),
-            reason=_reasons([o for _, o in first], "learning rate" if len(first) > 1 else "cell"),
+            status=_status_without(tried),
+            reason="; ".join(filter(None, reasons)),
             expected=_seeds(cells),
             outcomes=everything,
         )
@@ -199,7 +210,7 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
     same = [found[cell.id] for cell in cells if cell.learning_rate == rate]
     done = [outcome for outcome in same if outcome.state is State.DONE]
     undone = [outcome for outcome in same if outcome.state is not State.DONE]
-    untried = [outcome for _, outcome in first if outcome.state is not State.DONE]
+    untried += [outcome for _, outcome in first if outcome.state is not State.DONE]
     unsettled = [outcome for outcome in untried if outcome.state is not State.FAILED]
     reasons = (_reasons(undone, "seed" if done else "cell"), _reasons(untried, "learning rate"))
     if not done:
