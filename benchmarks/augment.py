@@ -27,7 +27,7 @@ import train_step
 from PIL import Image
 
 from fmi_jax.augment import augment, dino_views, views
-from fmi_jax.config import AugmentConfig
+from fmi_jax.settings import AugmentConfig
 
 # torchvision lacks operators with a torch of another build; it imports once these exist.
 library = torch.library.Library("torchvision", "DEF")

@@ -250,10 +250,10 @@ def training(backbone: str, pixels: int, batch: int, dtype: str, *, blocks: int 
     from flax import nnx
 
     from fmi_jax import parallel
-    from fmi_jax.config import OptimConfig
     from fmi_jax.models.base import Execution
     from fmi_jax.models.registry import BACKBONES
     from fmi_jax.protocols.heads.linear import LinearClassifier
+    from fmi_jax.settings import OptimConfig
     from fmi_jax.tasks.classification import Multiclass
     from fmi_jax.training import optim
     from fmi_jax.training.partition import named_values, partition

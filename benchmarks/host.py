@@ -16,11 +16,12 @@ import numpy as np
 from flax import nnx
 
 from fmi_jax import parallel
-from fmi_jax.config import ExperimentConfig, OptimConfig
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.models.base import Execution, create
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts
+from fmi_jax.settings import OptimConfig
 from fmi_jax.tasks.classification import Multiclass
 from fmi_jax.training import optim
 from fmi_jax.training.partition import partition

@@ -27,12 +27,13 @@ import numpy as np
 from flax import nnx
 
 from fmi_jax import augment, parallel
-from fmi_jax.config import AugmentConfig, ExperimentConfig
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.models.base import Execution
 from fmi_jax.models.registry import BACKBONES
-from fmi_jax.protocol_config import ProbeGridConfig
+from fmi_jax.protocols.heads.head_grid import ProbeGridConfig
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts
+from fmi_jax.settings import AugmentConfig
 from fmi_jax.tasks.classification import Multiclass
 from fmi_jax.training import optim, side_by_side
 from fmi_jax.training.partition import named_values, partition

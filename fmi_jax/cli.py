@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmi_jax import __version__
-from fmi_jax.config import BackboneConfig
 from fmi_jax.entry import guarded, run_main
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.huge_pages import restart_with_huge_pages
+from fmi_jax.settings import BackboneConfig
 
 if TYPE_CHECKING:  # importing it loads jax, which most commands do not need
     from fmi_jax.models.base import BackboneSpec

@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed, 2 wrong usage or config, 143 stopped on request after saving.
 """
 
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -12,9 +13,15 @@ from absl import flags
 from ml_collections import config_flags
 
 from fmi_jax import config_files
-from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError, UserError, unknown_name
 from fmi_jax.flags import check_field
+
+_CONFIG_HELP = (
+    "A config by name or by file, with an optional argument: table1:arg, configs/x.py:arg."
+    " Any field is overridden by --config.FIELD=VALUE, e.g."
+    " --config.optim.learning_rate=3e-4."
+)
+_FIELD = re.compile(r"--?(no)?config\.")
 
 
 def guarded(main: Callable[[], None]) -> int:
@@ -41,18 +48,49 @@ def run_main(argv: Sequence[str], default_config: Path | None) -> None:
       argv: command line, program name first.
       default_config: config file used without `--config`.
     """
-    help_asked = any(argument in ("-h", "--help", "-help") for argument in argv[1:])
-    arguments = list(argv) if help_asked else _located(argv)
-    values = flags.FlagValues()
+    if any(argument in ("-h", "--help", "-help") for argument in argv[1:]):
+        print(_help(argv[0], _other_flags()))
+        return
+    arguments = _located(argv)
+    _check_syntax(arguments, has_default=default_config is not None)
+    # Imported here: a mistake in the command line is reported without waiting for JAX.
+    from fmi_jax.config import ExperimentConfig
+
+    values = _other_flags()
     config_flags.DEFINE_config_file(
         "config",
         str(default_config) if default_config else None,
-        "A config by name or by file, with an optional argument: table1:arg, configs/x.py:arg."
-        " Any field is overridden by --config.FIELD=VALUE, e.g."
-        " --config.optim.learning_rate=3e-4.",
+        _CONFIG_HELP,
         flag_values=values,
         sys_argv=arguments,
     )
+    for argument in arguments[1:]:
+        if argument.startswith("--config."):
+            check_field(ExperimentConfig, argument.removeprefix("--config.").partition("=")[0])
+    try:
+        rest = values(arguments)
+    except flags.Error as error:
+        text = str(error)
+        if "Traceback" in text:  # raised by the user's config file; the last line is the error
+            text = f"--config: {text.strip().splitlines()[-1]}"
+        raise UsageError(f"{text}.") from error
+    except Exception as error:  # the user's config file may raise anything
+        raise UsageError(f"--config: {type(error).__name__}: {error}") from error
+    _check_rest(rest)
+    if not isinstance(values.config, ExperimentConfig):
+        raise UsageError(
+            f"--config: get_config returned {type(values.config).__name__},"
+            " expected a fmi_jax.config.ExperimentConfig."
+        )
+    from fmi_jax.run import experiment, launch
+
+    launch.start(values.coordinator_address, values.num_processes, values.process_id)
+    experiment.run(values.config, Path(values.workdir))
+
+
+def _other_flags() -> flags.FlagValues:
+    """Define every flag but `--config`."""
+    values = flags.FlagValues()
     flags.DEFINE_string(
         "workdir", None, "Folder of the run: checkpoints, metrics, report. The same folder"
         " resumes a run that was cut short.", flag_values=values,
@@ -67,40 +105,38 @@ def run_main(argv: Sequence[str], default_config: Path | None) -> None:
     )  # fmt: skip
     flags.DEFINE_integer("process_id", None, "Which process this is.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+    return values
 
-    if help_asked:
-        print(_help(argv[0], values))
-        return
-    for argument in arguments[1:]:
-        if argument.startswith("--config."):
-            check_field(argument.removeprefix("--config.").partition("=")[0])
+
+def _check_syntax(arguments: Sequence[str], *, has_default: bool) -> None:
+    """Raise `UsageError` for what is wrong whatever the fields of a config are.
+
+    Args:
+      arguments: command line, program name first.
+      has_default: whether there is a config without `--config`.
+    """
+    fields = [argument for argument in arguments[1:] if _FIELD.match(argument)]
+    values = _other_flags()
+    values.set_gnu_getopt()  # reads on after the value of `--config.FIELD VALUE`
+    flags.DEFINE_string("config", None, _CONFIG_HELP, flag_values=values)
     try:
-        rest = values(arguments)
+        rest = values([argument for argument in arguments if argument not in fields])
     except flags.UnrecognizedFlagError as error:
         raise unknown_name("flag", f"--{error.flagname}", [f"--{n}" for n in values]) from error
     except flags.Error as error:
-        text = str(error)
-        if "Traceback" in text:  # raised by the user's config file; the last line is the error
-            text = f"--config: {text.strip().splitlines()[-1]}"
-        raise UsageError(f"{text}.") from error
-    except Exception as error:  # the user's config file may raise anything
-        raise UsageError(f"--config: {type(error).__name__}: {error}") from error
-    if len(rest) > 1:
-        raise UsageError(f"unexpected argument {rest[1]!r}: every option begins with --.")
+        raise UsageError(f"{error}.") from error
+    if all("=" in field for field in fields):
+        _check_rest(rest)
     if values.workdir is None:
         raise UsageError("--workdir is missing: expected the folder of the run.")
-    if values.config is None:
+    if values.config is None and not has_default:
         raise UsageError("--config is missing: expected a name such as quickstart, or a file.")
-    if not isinstance(values.config, ExperimentConfig):
-        raise UsageError(
-            f"--config: get_config returned {type(values.config).__name__},"
-            " expected a fmi_jax.config.ExperimentConfig."
-        )
-    # Imported here: a wrong flag should be reported without waiting for JAX.
-    from fmi_jax.run import experiment, launch
 
-    launch.start(values.coordinator_address, values.num_processes, values.process_id)
-    experiment.run(values.config, Path(values.workdir))
+
+def _check_rest(rest: Sequence[str]) -> None:
+    """Refuse what is left of a command line when its flags are parsed, after the program name."""
+    if len(rest) > 1:
+        raise UsageError(f"unexpected argument {rest[1]!r}: every option begins with --.")
 
 
 def _located(argv: Sequence[str]) -> list[str]:
@@ -118,6 +154,7 @@ def _located(argv: Sequence[str]) -> list[str]:
 
 
 def _help(program: str, values: flags.FlagValues) -> str:
+    flags.DEFINE_string("config", None, _CONFIG_HELP, flag_values=values)
     program = Path(program).name
     configs = textwrap.fill(", ".join(config_files.names()), initial_indent="  ",
                             subsequent_indent="  ")  # fmt: skip
@@ -127,5 +164,8 @@ def _help(program: str, values: flags.FlagValues) -> str:
         f"  {program} --config=configs/x.py --workdir=runs/x"
         " --config.optim.learning_rate=3e-4 --config.train.seed=1\n\n"
         f"Configs that have a name:\n{configs}\n\n"
-        "The fields of a config and what they mean: fmi_jax/config.py.\n" + values.get_help()
+        "The fields of a config, their defaults and what they mean:\n"
+        "  fmi-jax protocols           names every protocol, adaptation, head and judge\n"
+        "  fmi-jax protocols finetune  lists every field that one of them reads\n"
+        + values.get_help()
     )

@@ -5,11 +5,11 @@ import copy
 from absl import flags
 from ml_collections import config_flags
 
-from fmi_jax.config import ExperimentConfig, check_types, field_names, set_fields
 from fmi_jax.errors import UsageError, unknown_name
+from fmi_jax.settings import BaseConfig, check_types, field_names, set_fields
 
 
-def assign(config: ExperimentConfig, name: str, text: str) -> None:
+def assign(config: BaseConfig, name: str, text: str) -> None:
     """Set a config field by its dotted name from text: "3e-4", "True", "(20, 200)".
 
     `--set NAME=TEXT` means the same as `--config.NAME=TEXT` of `run.py`.
@@ -17,10 +17,10 @@ def assign(config: ExperimentConfig, name: str, text: str) -> None:
     Raises:
       UsageError: the field does not exist, or the text is not a value of its type.
     """
-    check_field(name)
+    check_field(type(config), name)
     section, _, field = name.rpartition(".")
 
-    def value(of: ExperimentConfig) -> object:
+    def value(of: BaseConfig) -> object:
         return getattr(getattr(of, section) if section else of, field)
 
     values = flags.FlagValues()
@@ -37,7 +37,8 @@ def assign(config: ExperimentConfig, name: str, text: str) -> None:
     set_fields(config, {name: value(values.config)})
 
 
-def check_field(name: str) -> None:
-    """Raise `UsageError` unless a config has a field of that dotted name."""
-    if name not in field_names():
-        raise unknown_name("config field", name, field_names())
+def check_field(kind: type[BaseConfig], name: str) -> None:
+    """Raise `UsageError` unless configs of that class have a field of that dotted name."""
+    names = field_names(kind)
+    if name not in names:
+        raise unknown_name("config field", name, names)

@@ -29,10 +29,11 @@ import short_runs
 
 from fmi_jax import cli
 from fmi_jax.artifacts.weights import Provenance, save_backbone
-from fmi_jax.config import ExperimentConfig, as_dict
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.models.base import Execution, create, parameters
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.run import experiment
+from fmi_jax.settings import as_dict
 from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.plan import make_plan
 from fmi_jax.study.registry import find_study
@@ -45,10 +46,11 @@ STEPS, STOPPED = 6, 3
 STUDY = """
 import json
 
-from fmi_jax.config import from_dict
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.settings import from_dict
 from fmi_jax.study.spec import Setting, Study
 
-CONFIGS = {name: from_dict(values) for name, values in json.loads(%r).items()}
+CONFIGS = {name: from_dict(ExperimentConfig, values) for name, values in json.loads(%r).items()}
 
 
 def settings():

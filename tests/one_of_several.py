@@ -18,12 +18,13 @@ import short_runs
 from jax.sharding import Mesh
 
 from fmi_jax import parallel
-from fmi_jax.config import ExperimentConfig, OptimConfig
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.data import loader
 from fmi_jax.data.prepared import open_or_draw
-from fmi_jax.protocol_config import ProbeGridConfig
+from fmi_jax.protocols.heads.head_grid import ProbeGridConfig
 from fmi_jax.run import conclusion, experiment, features, launch
 from fmi_jax.run.network import pretrained
+from fmi_jax.settings import OptimConfig
 
 STEPS = 3
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fmi_jax import config as config_module
 from fmi_jax.artifacts.result import Best, Finding, Result
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.settings import as_dict
 from fmi_jax.tasks.classification import Classification, Multiclass, Multilabel
 from fmi_jax.tasks.predictions import Predictions
 
@@ -117,7 +118,7 @@ def finish(
         chosen = {"learning_rate": next(iter(grid)), "seed": 0}
         details = {"chosen": chosen, "seeds": {"count": 2, "predictions": files}, "heads": heads}
     test = _evaluation(images, predictions)
-    config = config_module.as_dict(config_module.ExperimentConfig(protocol=protocol))
+    config = as_dict(ExperimentConfig(protocol=protocol))
     fields = {
         "config": config,
         "protocol": protocol,
@@ -161,9 +162,9 @@ def analyse(
 ) -> None:
     """The `result.json`, of format 1, of an analysis in `folder`; `of`: the run it looked at."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = config_module.ExperimentConfig(protocol=kind)
+    made = ExperimentConfig(protocol=kind)
     made.cka.run = of
-    config = config_module.as_dict(made)
+    config = as_dict(made)
     written = {
         "kind": kind, "config": config, "values": values, "seconds": {kind: 5.0}, "notes": [],
         "backbone": {"name": "tiny", "weights": "in1k", "weights_sha256": "ab" * 32},

@@ -32,9 +32,10 @@ from fmi_jax.augment.crop import center_crop, crop_boxes_from_uniform, resize, r
 from fmi_jax.augment.erase import erase, erase_boxes_from_uniform
 from fmi_jax.augment.pipeline import Augmentation, apply_augmentation, draw_augmentation
 from fmi_jax.augment.warp import affine, perspective, rotate
-from fmi_jax.config import AugmentConfig, ExperimentConfig, validate
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.nn import hardware
+from fmi_jax.settings import AugmentConfig, validate
 
 STUDY = AugmentConfig()
 OFF = AugmentConfig(

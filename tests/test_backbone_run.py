@@ -23,7 +23,7 @@ from fmi_jax.artifacts.checkpoints import RunCheckpoints, model_sha256
 from fmi_jax.artifacts.record import Ancestor, RunRecord
 from fmi_jax.artifacts.result import Result
 from fmi_jax.artifacts.weights import Provenance, fit_backbone, save_backbone
-from fmi_jax.config import ExperimentConfig, set_fields, validate
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.data import loader
 from fmi_jax.data.prepared import DatasetInfo, open_dataset
 from fmi_jax.data.preparing.prepare import prepare
@@ -38,6 +38,7 @@ from fmi_jax.run.features import describe
 from fmi_jax.run.network import finished, pretrained, read_trained, started, trained_backbone
 from fmi_jax.run.origin import _check_fits, _notes, find_origin
 from fmi_jax.run.predict import predict
+from fmi_jax.settings import set_fields, validate
 from fmi_jax.study.cells import cell_id
 from fmi_jax.study.estimate import operations
 from fmi_jax.study.plan import Missing
@@ -222,7 +223,7 @@ def test_a_chain_of_runs_keeps_its_pixels(
     pixels = {"dataset": "squares", "mean": [*own.mean], "std": [*own.std]}
     assert result.backbone["pixels"] == Result.read(twice).backbone["pixels"] == pixels
     assert "pixels" not in Result.read(tuned).backbone
-    record = RunRecord.read(probe)
+    record = RunRecord.read(ExperimentConfig, probe)
     assert record is not None
     assert [Path(a.folder) for a in record.ancestors] == [twice, tuned]
     assert [a.sha256 for a in record.ancestors] == [

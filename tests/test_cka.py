@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from fmi_jax import parallel
 from fmi_jax.artifacts.charts import Matrix
-from fmi_jax.config import CkaConfig, DataConfig, ExperimentConfig
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import PreparedDataset, open_or_draw
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.class_folders import folder_spec
@@ -31,10 +31,12 @@ from fmi_jax.models.base import Backbone, Execution, create, create_abstract
 from fmi_jax.models.deit import TokenDeiT
 from fmi_jax.protocols import cka as protocol
 from fmi_jax.protocols import hsic
+from fmi_jax.protocols.cka import CkaConfig
 from fmi_jax.protocols.heads.stacked import StackedClassifier
 from fmi_jax.protocols.judging import Network
 from fmi_jax.report.charts import draw_chart
 from fmi_jax.run import experiment, network
+from fmi_jax.settings import DataConfig
 
 
 def pairs_of_images(x: np.ndarray, y: np.ndarray) -> float:

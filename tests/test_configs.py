@@ -16,9 +16,8 @@ from unittest import mock
 import jax
 import pytest
 
-from fmi_jax import config as config_module
 from fmi_jax import config_files, entry, parallel
-from fmi_jax.config import DataConfig, ExperimentConfig, TrainConfig, validate
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError
@@ -26,6 +25,7 @@ from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.registry import PROTOCOLS, check_read
 from fmi_jax.run import conclusion, experiment
 from fmi_jax.run.assembly import assemble
+from fmi_jax.settings import DataConfig, TrainConfig, as_dict, from_dict, validate
 from fmi_jax.study.grids import recipe
 from fmi_jax.study.registry import STUDIES
 from fmi_jax.tasks.registry import TASKS
@@ -97,7 +97,7 @@ def check_names(config: ExperimentConfig, text: str) -> None:
 
 @functools.cache
 def _assemble(values: str, channels: int) -> None:
-    assemble(config_module.from_dict(json.loads(values)), channels, num_classes=5)
+    assemble(from_dict(ExperimentConfig, json.loads(values)), channels, num_classes=5)
 
 
 def check(config: ExperimentConfig, text: str) -> None:
@@ -113,7 +113,7 @@ def check(config: ExperimentConfig, text: str) -> None:
     )
     own = config.data.name not in DATASETS
     channels = 1 if own else DATASETS[config.data.name].channels
-    _assemble(json.dumps(config_module.as_dict(bare)), channels)
+    _assemble(json.dumps(as_dict(bare)), channels)
 
 
 @pytest.fixture(autouse=True)
@@ -260,7 +260,7 @@ class SmallRuns:
     def run(self, config: ExperimentConfig, name: str) -> dict[str, object]:
         """The result of a config, made small, that is documented to run in folder `name`."""
         small = self.small(config)
-        key = json.dumps(config_module.as_dict(small))
+        key = json.dumps(as_dict(small))
         if key not in self.done:
             workdir = self.folder / f"run{len(self.done)}"
             mesh = parallel.make_mesh(devices=jax.devices()[:1])

@@ -10,7 +10,6 @@ from flax import nnx
 from tiny_backbones import TINY, fill
 from tolerances import BFLOAT16_PRODUCTS, PARITY_FORWARD, PARITY_GRADIENT
 
-from fmi_jax.config import BackboneConfig
 from fmi_jax.errors import UserError
 from fmi_jax.models import base
 from fmi_jax.models.base import Execution, create_abstract
@@ -19,6 +18,7 @@ from fmi_jax.nn import attention, flash, hardware
 from fmi_jax.protocols.cka import layers
 from fmi_jax.protocols.heads.attentive import AttentiveClassifier
 from fmi_jax.protocols.heads.stacked import StackedClassifier
+from fmi_jax.settings import BackboneConfig
 from fmi_jax.training.kernel_errors import kernel_errors
 
 SEQUENCES = [name for name, spec in TINY.items() if spec.family.cls_first]

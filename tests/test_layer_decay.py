@@ -5,8 +5,8 @@ import pytest
 import torch
 from tiny_backbones import TINY
 
-from fmi_jax.config import OptimConfig
 from fmi_jax.models.base import Execution, create_abstract, parameters
+from fmi_jax.settings import OptimConfig
 from fmi_jax.training import optim
 
 STEMS = ("cls_token", "dist_token", "register_tokens", "pos_embed", "patch_embed", "norm_pre")

@@ -14,12 +14,11 @@ from tiny_backbones import TINY
 from tolerances import SAME_FLOAT32
 
 from fmi_jax.artifacts.weights import Provenance, save_backbone
-from fmi_jax.config import LoraConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn.lora import LoRALinear
-from fmi_jax.protocols.adapt.lora import add_adapters, merge_adapters
+from fmi_jax.protocols.adapt.lora import LoraConfig, add_adapters, merge_adapters
 from fmi_jax.run.assembly import assemble
 from fmi_jax.run.network import read_trained, whole_backbone
 from fmi_jax.training.partition import partition

@@ -46,7 +46,7 @@ def expected(left: Path) -> dict:
 
 def config_of(left: Path, run: str) -> ExperimentConfig:
     """Config that resumes a run: its own, with the folder where the data are now."""
-    record = RunRecord.read(left / run)
+    record = RunRecord.read(ExperimentConfig, left / run)
     assert record is not None
     config = copy.deepcopy(record.config)
     config.data.data_dir = str(left / "data")
@@ -152,7 +152,7 @@ def test_files_of_later_versions_are_refused_in_one_message(
     shutil.copytree(left / folder.name, folder)
     path = set_format(tmp_path / name)
     read = {
-        "finished/run.json": lambda: RunRecord.read(folder),
+        "finished/run.json": lambda: RunRecord.read(ExperimentConfig, folder),
         "finished/result.json": lambda: Result.read(folder),
         "root/squares.json": lambda: read_studies(folder),
         "failed.json": lambda: Ledger(folder).failure(path.parent.name),

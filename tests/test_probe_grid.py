@@ -16,14 +16,15 @@ from tolerances import PARITY_FORWARD
 
 from fmi_jax.artifacts.history import part, read_history
 from fmi_jax.artifacts.result import Result
-from fmi_jax.config import ExperimentConfig, OptimConfig
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
-from fmi_jax.protocol_config import ProbeGridConfig
 from fmi_jax.protocols.heads import head_grid
+from fmi_jax.protocols.heads.head_grid import ProbeGridConfig
 from fmi_jax.protocols.spec import Head
 from fmi_jax.report.page import write_report
 from fmi_jax.run import experiment
 from fmi_jax.run.predict import predict
+from fmi_jax.settings import OptimConfig
 from fmi_jax.tasks.classification import Classification, Multiclass, Multilabel
 from fmi_jax.tasks.predictions import read_predictions
 from fmi_jax.tasks.registry import TASKS

@@ -16,14 +16,15 @@ from measuring import bootstrap, evaluate
 from PIL import Image
 from rich.console import Console
 
-from fmi_jax import config
 from fmi_jax.artifacts.history import read_history, series
 from fmi_jax.artifacts.result import Best, Finding, Result
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.labels import Label
 from fmi_jax.errors import UserError
 from fmi_jax.report import figures as history_figures
 from fmi_jax.report.console import console_table
 from fmi_jax.report.page import write_report
+from fmi_jax.settings import as_dict
 from fmi_jax.tasks import figures
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
 from fmi_jax.tasks.examples import confident_mistakes, example, typical_rows
@@ -51,7 +52,7 @@ def make_run(folder, task=Multiclass, classes=HOSTILE, n=47, absent=None, histor
     intervals = bootstrap(task, logits, labels, classes, samples=50, seed=0)
     test = dataclasses.replace(test, intervals=intervals)
     result = Result(
-        config=config.as_dict(config.ExperimentConfig()),
+        config=as_dict(ExperimentConfig()),
         protocol="finetune",
         backbone={
             "name": "<b>tiny</b>", "params": 1_234_567, "trained_params": 1_234_567,

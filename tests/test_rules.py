@@ -7,8 +7,9 @@ import re
 
 import pytest
 
-from fmi_jax.config import ExperimentConfig, set_fields, validate
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
+from fmi_jax.settings import set_fields, validate
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fmi_jax.config import ExperimentConfig, as_dict, field_names
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.flags import assign
 from fmi_jax.nn import hardware
+from fmi_jax.settings import as_dict, field_names
 from fmi_jax.study import estimate
 from fmi_jax.study import published as published_module
 from fmi_jax.study.cells import Cell, candidates, cell_id, chosen, due
@@ -250,7 +251,7 @@ def test_a_field_is_set_as_it_is_typed(name: str, text: str, value: object):
     part, _, field = name.rpartition(".")
     values = as_dict(made)[part] if part else as_dict(made)
     assert values[field] == (list(value) if isinstance(value, tuple) else value)
-    assert name in field_names()
+    assert name in field_names(ExperimentConfig)
 
 
 @pytest.mark.parametrize(

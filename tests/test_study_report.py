@@ -24,8 +24,9 @@ from study_trees import (
 )
 
 from fmi_jax.cli import main
-from fmi_jax.config import field_names
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError, UserError
+from fmi_jax.settings import field_names
 from fmi_jax.study.plan import make_plan
 from fmi_jax.study.planned import PlannedStudy, read_studies
 from fmi_jax.study.published import rows as published_rows
@@ -326,7 +327,7 @@ def test_a_row_gets_the_coordinates_without_which_two_numbers_would_share_a_plac
 
 
 def test_what_is_written_down_twice_agrees():
-    assert {choice.field for choice in CHOICES} <= {*field_names()}
+    assert {choice.field for choice in CHOICES} <= {*field_names(ExperimentConfig)}
 
 
 # What is written

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import runs
 
-from fmi_jax.config import DataConfig, ExperimentConfig
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.errors import UsageError
 from fmi_jax.protocols import timing
 from fmi_jax.report.charts import draw_chart
 from fmi_jax.run import experiment
+from fmi_jax.settings import DataConfig
 
 
 @pytest.fixture(scope="module")

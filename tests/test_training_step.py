@@ -13,13 +13,14 @@ from tiny_backbones import TINY
 
 from fmi_jax import parallel
 from fmi_jax.artifacts.checkpoints import RunCheckpoints
-from fmi_jax.config import ExperimentConfig, OptimConfig
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Execution, create_abstract
 from fmi_jax.models.deit import DeiT, DeiTArch
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts
 from fmi_jax.run.fit import abstract
+from fmi_jax.settings import OptimConfig
 from fmi_jax.tasks.classification import Multiclass, Multilabel
 from fmi_jax.training import optim
 from fmi_jax.training.loop import counters

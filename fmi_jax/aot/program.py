@@ -5,12 +5,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fmi_jax import config as configs
 from fmi_jax.aot.targets import Target
-from fmi_jax.config import ExperimentConfig, validate
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.flags import assign
 from fmi_jax.protocols.registry import protocol_of
+from fmi_jax.settings import as_dict, differences, from_dict, set_fields, validate
 
 WHAT = ("train", "eval", "features")
 CENTRE = 0.875  # fraction of the prepared side that the default augmentation keeps
@@ -39,7 +39,7 @@ class Program:
         return {
             "target": dataclasses.asdict(self.target),
             "what": self.what,
-            "config": configs.as_dict(self.config),
+            "config": as_dict(self.config),
             "optimization": self.optimization,
         }
 
@@ -49,13 +49,13 @@ class Program:
         return cls(
             target=Target(**values["target"]),
             what=values["what"],
-            config=configs.from_dict(values["config"]),
+            config=from_dict(ExperimentConfig, values["config"]),
             optimization=values["optimization"],
         )
 
     def title(self) -> str:
         """One line: kind of step, target, and every field of the config that is not the default."""
-        changed = configs.differences(ExperimentConfig(), self.config)
+        changed = differences(ExperimentConfig(), self.config)
         fields = " ".join(f"{name}={new}" for name, (_, new) in changed.items())
         where = f"{self.target.count} x {self.target.name} ({self.target.topology})"
         return f"{self.what} step for {where}: {fields or 'the default config'}"
@@ -87,9 +87,7 @@ def program(
     if what not in WHAT:
         raise UsageError(f"what={what!r}: expected one of {', '.join(WHAT)}.")
     config = ExperimentConfig()
-    for name, value in (fields or {}).items():
-        section, _, field = name.rpartition(".")
-        setattr(getattr(config, section) if section else config, field, value)
+    set_fields(config, fields or {})
     default = ExperimentConfig().data.prepared_size
     if config.data.prepared_size == default and config.image_size > CENTRE * default:
         config.data.prepared_size = round(config.image_size / CENTRE)

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fmi_jax import atomic, parallel
-from fmi_jax import config as config_module
 from fmi_jax.artifacts import older
-from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError, UserError
+from fmi_jax.settings import BaseConfig, as_dict, differences, from_dict
 
 FILE_NAME = "run.json"
 FORMAT = 1
@@ -63,7 +62,7 @@ class RunRecord:
       ancestors: runs that the backbone comes from, the latest first; none without `backbone.run`.
     """
 
-    config: ExperimentConfig
+    config: BaseConfig
     dataset: dict[str, Any]
     weights_sha256: str | None
     transformer_sha256: str | None
@@ -74,7 +73,7 @@ class RunRecord:
         """Write `run.json` into `workdir`."""
         values = {
             "format": FORMAT,
-            "config": config_module.as_dict(self.config),
+            "config": as_dict(self.config),
             "dataset": self.dataset,
             "weights_sha256": self.weights_sha256,
             "transformer_sha256": self.transformer_sha256,
@@ -84,8 +83,13 @@ class RunRecord:
         atomic.write_bytes(workdir / FILE_NAME, (json.dumps(values, indent=2) + "\n").encode())
 
     @classmethod
-    def read(cls, workdir: Path) -> "RunRecord | None":
-        """The record in `workdir`, or None if no run was started there."""
+    def read(cls, kind: type[BaseConfig], workdir: Path) -> "RunRecord | None":
+        """Read the record in `workdir`; None if no run was started there.
+
+        Args:
+          kind: class of its config.
+          workdir: run's folder.
+        """
         path = workdir / FILE_NAME
         if not path.is_file():
             return None
@@ -93,7 +97,7 @@ class RunRecord:
             values = json.loads(path.read_text())
             older.format_of(values, FORMAT, path)
             return cls(
-                config=config_module.from_dict(values["config"]),
+                config=from_dict(kind, values["config"]),
                 dataset=values["dataset"],
                 weights_sha256=values["weights_sha256"],
                 transformer_sha256=values["transformer_sha256"],
@@ -110,7 +114,7 @@ class RunRecord:
         """Raise `UsageError` if resuming this run as `other` would change its numbers."""
         changed = {
             name: pair
-            for name, pair in config_module.differences(self.config, other.config).items()
+            for name, pair in differences(self.config, other.config).items()
             if name not in FREE
         }
         for name in ("name", "split_sha256"):

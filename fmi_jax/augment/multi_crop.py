@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key, UInt8
 
 from fmi_jax.augment.pipeline import augment
-from fmi_jax.config import AugmentConfig
+from fmi_jax.settings import AugmentConfig
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -37,8 +37,8 @@ from fmi_jax.augment.warp import (
     perspective,
     rotate,
 )
-from fmi_jax.config import AugmentConfig
 from fmi_jax.errors import UsageError
+from fmi_jax.settings import AugmentConfig
 
 # Count of random numbers per image. Append new entries at the end, so that earlier values stay.
 _NUMBERS = {

@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Float
 
 from fmi_jax.artifacts.result import Finding
-from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.protocols.judging import Judgement, Run, SplitFeatures
 from fmi_jax.protocols.spec import Images
+from fmi_jax.settings import BaseConfig
 from fmi_jax.tasks.classification import Classification
 from fmi_jax.tasks.registry import task_of
 
@@ -19,7 +19,7 @@ def choose_by_validation(
     settings: Sequence[Mapping[str, Any]],
     probabilities: Callable[[SplitFeatures], Float[np.ndarray, "s n k"]],
     splits: Mapping[str, SplitFeatures],
-    config: ExperimentConfig,
+    config: BaseConfig,
     info: DatasetInfo,
 ) -> Judgement:
     """Judge every setting on validation and test, and report the one that validates best.
@@ -54,7 +54,7 @@ def choose_by_validation(
 
 
 def of_features(
-    judge: Callable[[Mapping[str, SplitFeatures], ExperimentConfig, DatasetInfo], Judgement],
+    judge: Callable[[Mapping[str, SplitFeatures], BaseConfig, DatasetInfo], Judgement],
 ) -> Callable[[Run], Finding]:
     """Make a judge of a network from one of its features, `(features by split, config, info)`."""
 
@@ -64,7 +64,7 @@ def of_features(
     return measure
 
 
-def every_image(config: ExperimentConfig, counts: Mapping[str, int]) -> Images:
+def every_image(config: BaseConfig, counts: Mapping[str, int]) -> Images:
     """Count every image once, in a forward pass."""
     del config
     return Images(0, sum(counts.values()))

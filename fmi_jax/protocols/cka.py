@@ -7,6 +7,7 @@ through every network once, and one batch of it is held at a time.
 """
 
 import csv
+import dataclasses
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,6 @@ from jaxtyping import Array, Float
 from fmi_jax import atomic, parallel
 from fmi_jax.artifacts.charts import Matrix
 from fmi_jax.artifacts.result import Headline
-from fmi_jax.config import BackboneConfig, ExperimentConfig
 from fmi_jax.data import loader
 from fmi_jax.data.labels import Label
 from fmi_jax.errors import UsageError
@@ -29,8 +29,36 @@ from fmi_jax.models.base import Backbone
 from fmi_jax.protocols import hsic
 from fmi_jax.protocols.judging import Network, Run, plain
 from fmi_jax.protocols.spec import Finding, Images, JudgeSpec, PretrainedNetwork
+from fmi_jax.rules import one_of, positive
+from fmi_jax.settings import BackboneConfig, BaseConfig, section
 from fmi_jax.training.step import Arrays
 from fmi_jax.types import Batch, Features
+
+
+@dataclasses.dataclass(slots=True)
+class CkaConfig:
+    """Similarity of networks, layer by layer (protocol `cka`).
+
+    Attributes:
+      run: folder of a finished run whose network is the first; empty: the backbone that the
+        config describes.
+      other: networks to compare it with, each "pretrained" (the start of the first network),
+        the folder of a finished run, or "NAME" or "NAME:WEIGHTS" of a backbone.
+      features: features to compare: "all" ([cls] and patch tokens), "cls", "patches" or "pooled".
+      estimator: "summed" (HSIC terms summed over batches, divided once), "averaged" (the mean
+        of the CKA of each batch: the study) or "exact" (all pairs of images at once; the
+        features of all of them have to fit into memory).
+      batch_size: images per batch, over which the unbiased HSIC is computed; 8 or more.
+      split: split whose images are compared.
+    """
+
+    run: str = ""
+    other: tuple[str, ...] = ("pretrained",)
+    features: str = one_of("all", "all", "cls", "patches", "pooled")
+    estimator: str = one_of("summed", "summed", "averaged", "exact")
+    batch_size: int = positive(64)
+    split: str = one_of("test", "train", "val", "test")
+
 
 TABLE = "cka.csv"
 EXACT_BYTES = 2**32
@@ -48,7 +76,7 @@ def judge(run: Run) -> Finding:
       UsageError: no such network, too few images, [cls] of a network without one, or features
         that do not fit into memory.
     """
-    settings = run.config.cka
+    settings = section(run.config, CkaConfig)
     rows = hsic.even_batches(_count(run), settings.batch_size, run.config.train.seed)
     networks = _networks(run)
     names = [list(_shapes(network, run)) for network in networks]
@@ -113,7 +141,7 @@ def judge(run: Run) -> Finding:
 
 
 def _count(run: Run) -> int:
-    settings = run.config.cka
+    settings = section(run.config, CkaConfig)
     count = len(run.dataset.ids(settings.split))
     if count < hsic.MIN_IMAGES:
         raise UsageError(
@@ -129,7 +157,7 @@ def _count(run: Run) -> int:
 
 def _networks(run: Run) -> list[Network]:
     """The first network and the others, as `CkaConfig` names them."""
-    settings = run.config.cka
+    settings = section(run.config, CkaConfig)
     first = run.finished(Path(settings.run)) if settings.run else run.network()
     networks = [first]
     for name in settings.other:
@@ -226,11 +254,10 @@ def _tokens(x: Array, grid: tuple[int, int], kind: str) -> Array:
 def _shapes(network: Network, run: Run) -> dict[str, tuple[int, ...]]:
     """Shape of the features of an image at every layer, by the layer's name."""
     info, names = run.dataset.info, []
+    kind = section(run.config, CkaConfig).features
 
     def trace(arrays: Arrays, images: Array) -> list[Array]:
-        found = layers(
-            network.partition.merge(arrays), network.preprocess(images), run.config.cka.features
-        )
+        found = layers(network.partition.merge(arrays), network.preprocess(images), kind)
         names.extend(found)  # a tree of results would be sorted
         return list(found.values())
 
@@ -245,7 +272,7 @@ def _batches(run: Run, rows: Sequence[np.ndarray]) -> Iterator[Batch]:
     padded = [np.pad(some, (0, size - len(some)), constant_values=-1) for some in rows]
     return loader.batches_of_rows(
         run.dataset,
-        run.config.cka.split,
+        section(run.config, CkaConfig).split,
         np.stack(padded),
         threads=run.config.data.threads,
         places=parallel.held_places(run.mesh, size),
@@ -256,7 +283,7 @@ def _step(
     network: Network, run: Run, of_layer: Callable[[Array, Array], Array]
 ) -> Callable[[Batch], list[np.ndarray]]:
     """`of_layer(features, mask)` for every layer of a batch."""
-    mesh, kind = run.mesh, run.config.cka.features
+    mesh, kind = run.mesh, section(run.config, CkaConfig).features
 
     def of_images(arrays: Arrays, images: Array) -> list[Array]:
         module = network.partition.merge(arrays, placement=network.placement)
@@ -367,13 +394,19 @@ def _notes(estimator: str, rows: Sequence[np.ndarray]) -> tuple[str, ...]:
     )
 
 
-def _others(config: ExperimentConfig) -> list[PretrainedNetwork]:
+def _others(config: BaseConfig) -> list[PretrainedNetwork]:
     named = [
         other.partition(":")
-        for other in config.cka.other
+        for other in section(config, CkaConfig).other
         if other != "pretrained" and not _is_folder(other)
     ]
     return [PretrainedNetwork("cka.other", name, weights) for name, _, weights in named]
+
+
+def _images(config: BaseConfig, counts: Mapping[str, int]) -> Images:
+    """Count every image of the split once for each network."""
+    settings = section(config, CkaConfig)
+    return Images(0, counts[settings.split] * (1 + len(settings.other)))
 
 
 SPEC = JudgeSpec(
@@ -382,8 +415,9 @@ SPEC = JudgeSpec(
     summary="similarity of the layers of networks (CKA)",
     judge=judge,
     shows="analysis",
+    options=CkaConfig,
     reads=("cka",),
-    images=lambda config, counts: Images(0, counts[config.cka.split] * (1 + len(config.cka.other))),
+    images=_images,
     networks=_others,
     after="cka.run",
     label="CKA of the last layer",

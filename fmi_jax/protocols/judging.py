@@ -10,9 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fmi_jax.artifacts.result import Finding
-from fmi_jax.config import BackboneConfig, ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
 from fmi_jax.models.base import ArchConfig, BackboneSpec
+from fmi_jax.settings import BackboneConfig, BaseConfig
 from fmi_jax.tasks.base import Measured, Task
 from fmi_jax.training.partition import Partition
 from fmi_jax.training.selection import Selection
@@ -71,7 +71,7 @@ class Network:
     """
 
     name: str
-    config: ExperimentConfig
+    config: BaseConfig
     spec: BackboneSpec
     arch: ArchConfig
     dtype: Any
@@ -87,7 +87,7 @@ class Run(typing.Protocol):
     """The run that a judge works in."""
 
     @property
-    def config(self) -> ExperimentConfig:
+    def config(self) -> BaseConfig:
         """Experiment."""
         ...
 
@@ -131,7 +131,7 @@ class Run(typing.Protocol):
         """Validations of the training so far, of each head."""
         ...
 
-    def network(self, config: ExperimentConfig | None = None) -> Network:
+    def network(self, config: BaseConfig | None = None) -> Network:
         """Build the network that the run judges, or that of a config before training."""
         ...
 
@@ -167,9 +167,9 @@ class Run(typing.Protocol):
         ...
 
 
-def plain(config: ExperimentConfig, backbone: BackboneConfig, protocol: str) -> ExperimentConfig:
+def plain(config: BaseConfig, backbone: BackboneConfig, protocol: str) -> BaseConfig:
     """Describe another backbone under a protocol with its defaults, on the same images."""
-    return ExperimentConfig(
+    return type(config)(
         protocol=protocol,
         image_size=config.image_size,
         data=config.data,

@@ -7,6 +7,7 @@ evaluation transform (B9); `k` and `temperature` are lists (B14), and all pairs 
 from one search.
 """
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
@@ -18,13 +19,29 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from fmi_jax import parallel
-from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.labels import class_membership
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
 from fmi_jax.protocols.choice import choose_by_validation, every_image, of_features
 from fmi_jax.protocols.judging import Judgement, SplitFeatures
 from fmi_jax.protocols.spec import JudgeSpec
+from fmi_jax.rules import different
+from fmi_jax.settings import BaseConfig, section
+
+
+@dataclasses.dataclass(slots=True)
+class KnnConfig:
+    """Nearest neighbours among the training images (protocol `knn`).
+
+    Attributes:
+      k: numbers of neighbours; the best by validation is reported.
+      temperature: temperatures in the weights `exp(cosine / temperature)`; every pair with a `k`
+        is judged.
+    """
+
+    k: tuple[int, ...] = different((200,))
+    temperature: tuple[float, ...] = different((0.1,))
+
 
 CHUNK_BYTES = 2**29
 """Of scratch memory on each device: decides how many queries are searched for at once."""
@@ -130,30 +147,29 @@ def _normalised(features: Float[Array, "n f"]) -> Float[Array, "n f"]:
     return features / jnp.maximum(length, 1e-12)
 
 
-def _check(config: ExperimentConfig, info: DatasetInfo) -> None:
-    count, wrong = info.counts["train"], max(config.knn.k)
+def _check(config: BaseConfig, info: DatasetInfo) -> None:
+    k = section(config, KnnConfig).k
+    count, wrong = info.counts["train"], max(k)
     if wrong > count:
         raise UsageError(
-            f"knn.k={config.knn.k}: an image has no {wrong} neighbours in a bank of {count}"
+            f"knn.k={k}: an image has no {wrong} neighbours in a bank of {count}"
             f" training images; expected at most {count}."
         )
 
 
-def judge(
-    splits: Mapping[str, SplitFeatures], config: ExperimentConfig, info: DatasetInfo
-) -> Judgement:
+def judge(splits: Mapping[str, SplitFeatures], config: BaseConfig, info: DatasetInfo) -> Judgement:
     """Vote with every pair of `k` and `temperature`, and choose by validation."""
-    bank = splits["train"]
+    bank, settings = splits["train"], section(config, KnnConfig)
     labels = class_membership(bank.labels, len(info.classes))
-    pairs = [*itertools.product(config.knn.k, config.knn.temperature)]
+    pairs = [*itertools.product(settings.k, settings.temperature)]
     return choose_by_validation(
         [{"k": k, "temperature": temperature} for k, temperature in pairs],
         lambda split: vote(
             bank.features,
             labels,
             split.features,
-            k=config.knn.k,
-            temperature=config.knn.temperature,
+            k=settings.k,
+            temperature=settings.temperature,
             mesh=parallel.make_mesh(config.train.model_parallel),
         ),
         splits,
@@ -168,6 +184,7 @@ SPEC = JudgeSpec(
     judge=of_features(judge),
     images=every_image,
     small={"knn.k": (5, 20)},
+    options=KnnConfig,
     reads=("knn",),
     check=_check,
 )

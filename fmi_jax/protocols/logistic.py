@@ -20,14 +20,30 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from fmi_jax import parallel
-from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.labels import class_membership
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.protocols.choice import choose_by_validation, every_image, of_features
 from fmi_jax.protocols.judging import Judgement, SplitFeatures
 from fmi_jax.protocols.spec import JudgeSpec
+from fmi_jax.rules import different, positive
+from fmi_jax.settings import BaseConfig, section
 from fmi_jax.tasks.classification import Classification
 from fmi_jax.tasks.registry import task_of
+
+
+@dataclasses.dataclass(slots=True)
+class LogisticConfig:
+    """Logistic regression on frozen features (protocol `logistic`).
+
+    Attributes:
+      c: inverse strengths of the L2 penalty, as in scikit-learn; the best by validation is
+        reported.
+      max_iterations: most iterations of L-BFGS.
+    """
+
+    c: tuple[float, ...] = different((1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0))
+    max_iterations: int = positive(1000)
+
 
 _TOLERANCE = 1e-6  # of the largest entry of the gradient of the mean loss; float32 has 1e-7
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -158,25 +174,23 @@ def _solve(
     return (mean, std, *jax.vmap(one)(c))
 
 
-def judge(
-    splits: Mapping[str, SplitFeatures], config: ExperimentConfig, info: DatasetInfo
-) -> Judgement:
+def judge(splits: Mapping[str, SplitFeatures], config: BaseConfig, info: DatasetInfo) -> Judgement:
     """Fit a classifier for every penalty, and choose by validation."""
-    train = splits["train"]
+    train, options = splits["train"], section(config, LogisticConfig)
     task = task_of(info)
     assert isinstance(task, Classification)
     found = fit(
         train.features,
         train.labels,
         num_classes=len(info.classes),
-        c=config.logistic.c,
-        max_iterations=config.logistic.max_iterations,
+        c=options.c,
+        max_iterations=options.max_iterations,
         mesh=parallel.make_mesh(config.train.model_parallel),
     )
     settings = [
         {"c": c, "iterations": int(iterations), "converged": bool(converged)}
         for c, iterations, converged in zip(
-            config.logistic.c, found.iterations, found.converged, strict=True
+            options.c, found.iterations, found.converged, strict=True
         )
     ]
 
@@ -184,18 +198,18 @@ def judge(
         return np.stack([task.probabilities(each) for each in found.logits(split.features)])
 
     judgement = choose_by_validation(settings, probabilities, splits, config, info)
-    return dataclasses.replace(judgement, notes=tuple(_notes(judgement.details["chosen"], config)))
+    return dataclasses.replace(judgement, notes=tuple(_notes(judgement.details["chosen"], options)))
 
 
-def _notes(chosen: Mapping[str, Any], config: ExperimentConfig) -> Iterator[str]:
+def _notes(chosen: Mapping[str, Any], options: LogisticConfig) -> Iterator[str]:
     if not chosen["converged"]:
         yield (
             f"L-BFGS had not converged for C = {chosen['c']:g} after"
-            f" logistic.max_iterations={config.logistic.max_iterations} steps."
+            f" logistic.max_iterations={options.max_iterations} steps."
         )
-    if len(config.logistic.c) > 1 and chosen["c"] in (
-        min(config.logistic.c),
-        max(config.logistic.c),
+    if len(options.c) > 1 and chosen["c"] in (
+        min(options.c),
+        max(options.c),
     ):
         yield f"The best C, {chosen['c']:g}, is at an end of the grid: others may be better."
 
@@ -205,5 +219,6 @@ SPEC = JudgeSpec(
     summary="logistic regression on frozen features",
     judge=of_features(judge),
     images=every_image,
+    options=LogisticConfig,
     reads=("logistic",),
 )

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 from flax import nnx
 
-from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import ArchConfig
 from fmi_jax.protocols.spec import AdaptSpec, Fit, FitSpec, HeadSpec, Parts
+from fmi_jax.settings import BaseConfig
 
 
 def combine(name: str, adapt: AdaptSpec, head: HeadSpec) -> FitSpec:
@@ -23,7 +23,7 @@ def combine(name: str, adapt: AdaptSpec, head: HeadSpec) -> FitSpec:
             f" {adapt.name!r}."
         )
 
-    def check(config: ExperimentConfig, info: object) -> None:
+    def check(config: BaseConfig, info: object) -> None:
         for part in (adapt, head):
             part.check(config, info)  # type: ignore[arg-type]
 
@@ -44,7 +44,7 @@ def combine(name: str, adapt: AdaptSpec, head: HeadSpec) -> FitSpec:
     )
 
 
-def _fit(adapt: AdaptSpec, head: HeadSpec, config: ExperimentConfig, arch: ArchConfig) -> Fit:
+def _fit(adapt: AdaptSpec, head: HeadSpec, config: BaseConfig, arch: ArchConfig) -> Fit:
     of_backbone: Callable[[str], bool] = adapt.learns(config, arch)
 
     def learns(name: str) -> bool:

@@ -4,9 +4,8 @@ import copy
 import dataclasses
 import operator
 from collections.abc import Sequence
+from typing import TypeVar
 
-from fmi_jax import config as config_module
-from fmi_jax.config import ExperimentConfig, within
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError, unknown_name
@@ -16,6 +15,9 @@ from fmi_jax.protocols.heads import attentive, head_grid, linear, stacked
 from fmi_jax.protocols.product import combine
 from fmi_jax.protocols.spec import AdaptSpec, FitSpec, HeadSpec, JudgeSpec, Part, ProtocolSpec
 from fmi_jax.registry import Registry
+from fmi_jax.settings import BaseConfig, differences, set_fields, within
+
+_Config = TypeVar("_Config", bound=BaseConfig)
 
 ADAPTS: Registry[AdaptSpec] = Registry("adapt", (frozen.SPEC, full.SPEC, partial.SPEC, lora.SPEC))
 HEADS: Registry[HeadSpec] = Registry(
@@ -85,7 +87,7 @@ PROTOCOLS: Registry[ProtocolSpec] = Registry("protocol", tuple(_presets()))
 """Every protocol with a name: pairs, fits of their own, and judges of a backbone as it is."""
 
 
-def resolved(config: ExperimentConfig) -> ExperimentConfig:
+def resolved(config: _Config) -> _Config:
     """Write a config's protocol in one way: a pair that has a name under its name alone.
 
     Raises:
@@ -148,7 +150,7 @@ def _check_preset(name: str, asked: dict[str, str]) -> None:
     )
 
 
-def _check_judges(config: ExperimentConfig) -> None:
+def _check_judges(config: BaseConfig) -> None:
     for i, name in enumerate(config.judges):
         if JUDGES[name].name == config.protocol or name in config.judges[:i]:
             raise UsageError(
@@ -156,7 +158,7 @@ def _check_judges(config: ExperimentConfig) -> None:
             )
 
 
-def protocol_of(config: ExperimentConfig) -> ProtocolSpec:
+def protocol_of(config: BaseConfig) -> ProtocolSpec:
     """Find the protocol of an experiment, the judges that it adds among its own.
 
     Raises:
@@ -175,7 +177,7 @@ def protocol_of(config: ExperimentConfig) -> ProtocolSpec:
     )
 
 
-def check(config: ExperimentConfig, info: DatasetInfo) -> None:
+def check(config: BaseConfig, info: DatasetInfo) -> None:
     """Raise `UsageError` where a config does not fit the data."""
     protocol = protocol_of(config)
     for part in protocol.parts:
@@ -198,27 +200,21 @@ def _in_words(labels: Sequence[Label]) -> str:
     return " or ".join(dict.fromkeys(label.words for label in labels))
 
 
-def alone(config: ExperimentConfig) -> ExperimentConfig:
+def alone(config: _Config) -> _Config:
     """Make the experiment of one of several heads that train side by side, as if it were alone."""
     fit = protocol_of(config).fit
     assert fit is not None
-    head, config, default = HEADS[fit.head], copy.deepcopy(config), ExperimentConfig()
-    config_module.set_fields(
-        config, {name: operator.attrgetter(name)(default) for name in head.reads}
-    )
+    head, config, default = HEADS[fit.head], copy.deepcopy(config), type(config)()
+    set_fields(config, {name: operator.attrgetter(name)(default) for name in head.reads})
     config = dataclasses.replace(config, protocol=FREE, adapt=fit.adapt, head=head.alone)
     return resolved(config)
 
 
-def check_read(config: ExperimentConfig) -> None:
+def check_read(config: BaseConfig) -> None:
     """Raise `UsageError` if `config` sets something that only other protocols read."""
     protocol = protocol_of(config)
     others = set(protocol.unread) & {name for part in _PARTS for name in part.reads}
-    changed = [
-        name
-        for name in config_module.differences(ExperimentConfig(), config)
-        if within(name, others)
-    ]
+    changed = [name for name in differences(type(config)(), config) if within(name, others)]
     if changed:
         made = "" if protocol.name != FREE else f" (adapt={config.adapt}, head={config.head})"
         raise UsageError(

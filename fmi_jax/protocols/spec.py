@@ -6,23 +6,25 @@ Other parts of the program read facts about a protocol from its spec and never t
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from flax import nnx
 
 from fmi_jax.artifacts.result import Finding, Shows
-from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.models.base import ArchConfig, Backbone
 from fmi_jax.protocols.judging import Run
+from fmi_jax.settings import BaseConfig
 from fmi_jax.tasks.base import Objective
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.partition import nothing
 from fmi_jax.training.step import Augment, Follow
 
+_Config = TypeVar("_Config", bound=BaseConfig)
 
-class Variant(NamedTuple):
+
+class Variant(NamedTuple, Generic[_Config]):
     """One experiment behind a number of a study.
 
     Attributes:
@@ -30,7 +32,7 @@ class Variant(NamedTuple):
       learning_rate, seed: values that the study chose; None if the protocol has no such choice.
     """
 
-    config: ExperimentConfig
+    config: _Config
     learning_rate: float | None = None
     seed: int | None = None
 
@@ -61,20 +63,20 @@ class PretrainedNetwork(NamedTuple):
     weights: str
 
 
-Variants = Callable[[ExperimentConfig, Sequence[float], int], tuple[Variant, ...]]
+Variants = Callable[[Any, Sequence[float], int], tuple[Variant, ...]]
 """`(config, learning rates, seeds) -> experiments` that a study runs, ordered by rate and then by
 seed; an empty list of rates stands for the config's own."""
 
 
-def one_cell(config: ExperimentConfig, rates: Sequence[float], seeds: int) -> tuple[Variant, ...]:
+def one_cell(config: _Config, rates: Sequence[float], seeds: int) -> tuple[Variant[_Config], ...]:
     """Return the experiment unchanged, for protocols without a learning rate or a random draw."""
     del rates, seeds
     return (Variant(config),)
 
 
 def rates_and_seeds(
-    config: ExperimentConfig, rates: Sequence[float], seeds: int
-) -> tuple[Variant, ...]:
+    config: _Config, rates: Sequence[float], seeds: int
+) -> tuple[Variant[_Config], ...]:
     """Combine every learning rate (the config's own, if `rates` is empty) with every seed."""
     made = []
     for rate in rates or (config.optim.learning_rate,):
@@ -86,7 +88,7 @@ def rates_and_seeds(
     return tuple(made)
 
 
-def training_images(config: ExperimentConfig, counts: Mapping[str, int]) -> Images:
+def training_images(config: BaseConfig, counts: Mapping[str, int]) -> Images:
     """Count the images of a run that trains, validates, and tests its best step."""
     plan = Plan.of(config, counts["train"])
     judged = (len(plan.evaluate_at) + 1) * counts["val"] + counts["test"]
@@ -100,8 +102,9 @@ class Part:
     Attributes:
       name: name in configs.
       summary: one line for help and reports.
-      reads: config sections and fields that belong to this part; a run without it must leave them
-        as they are.
+      options: class of its own section of the config; None: it has none.
+      reads: config sections and fields that belong to this part, its own section among them; a run
+        without it must leave them as they are.
       ignores: other sections and fields that the part does not read.
       labels: forms of labels that the part takes.
       check: raises `UsageError` where the config does not fit the data; asked before anything is
@@ -111,10 +114,11 @@ class Part:
 
     name: str
     summary: str
+    options: type | None = None
     reads: tuple[str, ...] = ()
     ignores: tuple[str, ...] = ()
     labels: tuple[Label, ...] = (Label.INDEX, Label.VECTOR)
-    check: Callable[[ExperimentConfig, DatasetInfo], None] = lambda config, info: None
+    check: Callable[[BaseConfig, DatasetInfo], None] = lambda config, info: None
     small: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -137,7 +141,7 @@ class Parts:
     backbone: Backbone
     transformer: Backbone | None
     num_classes: int
-    config: ExperimentConfig
+    config: BaseConfig
     rngs: nnx.Rngs
     new_backbone: Callable[[], Backbone] | None = None
     eval_mode: bool = False
@@ -170,7 +174,7 @@ class Pixels(NamedTuple):
       dtype: compute type of the network.
     """
 
-    config: ExperimentConfig
+    config: BaseConfig
     mean: Sequence[float]
     std: Sequence[float]
     dtype: Any
@@ -237,8 +241,8 @@ class JudgeSpec(Part):
 
     judge: Callable[[Run], Finding]
     ignores: tuple[str, ...] = ("optim",)
-    images: Callable[[ExperimentConfig, Mapping[str, int]], Images]
-    networks: Callable[[ExperimentConfig], Sequence[PretrainedNetwork]] = lambda config: ()
+    images: Callable[[BaseConfig, Mapping[str, int]], Images]
+    networks: Callable[[BaseConfig], Sequence[PretrainedNetwork]] = lambda config: ()
     after: str = ""
     shows: Shows = "score"
     label: str = ""
@@ -271,7 +275,7 @@ class FitSpec(Part):
       variants: experiments that a study makes of one.
     """
 
-    fit: Callable[[ExperimentConfig, ArchConfig], Fit]
+    fit: Callable[[BaseConfig, ArchConfig], Fit]
     adapt: str = ""
     head: str = ""
     needs_transformer: bool = False
@@ -291,7 +295,7 @@ class AdaptSpec(Part):
       frozen: whether nothing of the backbone learns, so that its features stay the same.
     """
 
-    learns: Callable[[ExperimentConfig, ArchConfig], Callable[[str], bool]]
+    learns: Callable[[BaseConfig, ArchConfig], Callable[[str], bool]]
     change: Callable[[Parts], None] | None = None
     eval_mode: bool
     frozen: bool = False
@@ -315,10 +319,8 @@ class HeadSpec(Part):
     build: Callable[[Parts], nnx.Module]
     follows: Callable[[str], bool] = nothing
     needs_transformer: bool = False
-    heads: Callable[[ExperimentConfig], tuple[Head, ...]] | None = None
-    on_features: Callable[[ExperimentConfig], Callable[[Any], nnx.Module] | None] = lambda config: (
-        None
-    )
+    heads: Callable[[BaseConfig], tuple[Head, ...]] | None = None
+    on_features: Callable[[BaseConfig], Callable[[Any], nnx.Module] | None] = lambda config: None
     alone: str = ""
     judge: JudgeSpec = TEST
     variants: Variants = rates_and_seeds
@@ -374,16 +376,16 @@ class ProtocolSpec:
         return self.judges[0].label
 
     def variants(
-        self, config: ExperimentConfig, rates: Sequence[float], seeds: int
-    ) -> tuple[Variant, ...]:
+        self, config: _Config, rates: Sequence[float], seeds: int
+    ) -> tuple[Variant[_Config], ...]:
         """Make the experiments that a study runs for one number; see `Variants`."""
         return (one_cell if self.fit is None else self.fit.variants)(config, rates, seeds)
 
-    def images(self, config: ExperimentConfig, counts: Mapping[str, int]) -> Images:
+    def images(self, config: BaseConfig, counts: Mapping[str, int]) -> Images:
         """Count the images that go through the network."""
         each = [judge.images(config, counts) for judge in self.judges]
         return Images(sum(one.trained for one in each), sum(one.judged for one in each))
 
-    def networks(self, config: ExperimentConfig) -> list[PretrainedNetwork]:
+    def networks(self, config: BaseConfig) -> list[PretrainedNetwork]:
         """List the checkpoints that the judges need."""
         return [network for judge in self.judges for network in judge.networks(config)]

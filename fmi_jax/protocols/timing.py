@@ -25,13 +25,34 @@ from jaxtyping import Array
 from fmi_jax import parallel
 from fmi_jax.artifacts.charts import Panel, Ratios
 from fmi_jax.artifacts.result import Speed
-from fmi_jax.config import BackboneConfig
 from fmi_jax.cores import available_cores
 from fmi_jax.data.labels import Label
-from fmi_jax.protocol_config import TransformerConfig
+from fmi_jax.protocols.heads.stacked import TransformerConfig
 from fmi_jax.protocols.judging import Network, Run, plain
 from fmi_jax.protocols.spec import Finding, Images, JudgeSpec
+from fmi_jax.rules import positive
+from fmi_jax.settings import BackboneConfig, section
 from fmi_jax.training.step import Arrays
+
+
+@dataclasses.dataclass(slots=True)
+class TimingConfig:
+    """Latency and throughput of backbones (protocol `timing`).
+
+    Attributes:
+      backbones: names of backbones to measure beside `backbone.name`.
+      reference: backbone that all others are divided by, measured in turn with them.
+      transformer: DeiT under which each backbone is measured once more ("deit_base"); empty: none.
+      batch_size: images per step for throughput; latency is that of one image.
+      repeats: rounds over all backbones, from which medians and spreads are taken.
+    """
+
+    backbones: tuple[str, ...] = ()
+    reference: str = "deit_base"
+    transformer: str = ""
+    batch_size: int = positive(32)
+    repeats: int = positive(10)
+
 
 FIGURE = "timing.png"
 _ON = " + "  # a backbone, and what stands on it
@@ -73,7 +94,7 @@ def judge(run: Run) -> Finding:
       UsageError: no such backbone, or one that does not take images of `image_size`.
     """
     config = run.config
-    settings = config.timing
+    settings = section(config, TimingConfig)
     own = dataclasses.replace(config.backbone, weights="", run="", frozen_blocks=0)
     others = [
         BackboneConfig(name=name, dtype=own.dtype)
@@ -83,12 +104,10 @@ def judge(run: Run) -> Finding:
         _title(backbone): plain(config, backbone, "linear_probe") for backbone in (*others, own)
     }
     if settings.transformer:
-        under = TransformerConfig(name=settings.transformer)
-        stacked = {"protocol": "stacked_probe", "transformer": under}
-        wanted |= {
-            f"{title}{_ON}{under.name}": dataclasses.replace(linear, **stacked)
-            for title, linear in wanted.items()
-        }
+        for backbone in (*others, own):
+            stacked = plain(config, backbone, "stacked_probe")
+            section(stacked, TransformerConfig).name = settings.transformer
+            wanted[f"{_title(backbone)}{_ON}{settings.transformer}"] = stacked
 
     def prepare(title: str) -> Subject:
         return _prepare(title, run.network(wanted[title]), run, settings.batch_size)
@@ -322,6 +341,7 @@ SPEC = JudgeSpec(
     summary="latency and throughput",
     judge=judge,
     small={"timing.reference": "deit_nano", "timing.transformer": "deit_nano"},
+    options=TimingConfig,
     reads=("timing",),
     ignores=("optim", "augment.center_crop", "data.split"),
     images=lambda config, counts: Images(0, 0),  # how many rounds there are says little of time

@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from fmi_jax import augment, parallel
-from fmi_jax.config import BackboneConfig, ExperimentConfig
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError, unknown_name
@@ -24,8 +23,10 @@ from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution
 from fmi_jax.models.deit import DeiT, DeiTArch, TokenDeiT
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn import hardware
+from fmi_jax.protocols.heads.stacked import TransformerConfig
 from fmi_jax.protocols.registry import check_read, protocol_of
 from fmi_jax.protocols.spec import Fit, FitSpec, Parts, Pixels
+from fmi_jax.settings import BackboneConfig, BaseConfig, section
 from fmi_jax.training import side_by_side
 from fmi_jax.training.partition import Partition, nothing, partition
 from fmi_jax.training.step import (
@@ -83,7 +84,7 @@ class Assembly:
     transformer_weights: Path | None
 
 
-def assemble(config: ExperimentConfig, channels: int, num_classes: int) -> Assembly:
+def assemble(config: BaseConfig, channels: int, num_classes: int) -> Assembly:
     """Assemble the model that `config` describes, for images of `channels` and `num_classes`.
 
     Raises:
@@ -94,13 +95,13 @@ def assemble(config: ExperimentConfig, channels: int, num_classes: int) -> Assem
     return _assemble(config, channels, num_classes, protocol_of(config).fit)
 
 
-def bare(config: ExperimentConfig, channels: int, num_classes: int) -> Assembly:
+def bare(config: BaseConfig, channels: int, num_classes: int) -> Assembly:
     """Assemble the backbone of `config` alone; errors as in `assemble`."""
     return _assemble(config, channels, num_classes, None)
 
 
 def _assemble(
-    config: ExperimentConfig, channels: int, num_classes: int, trained: FitSpec | None
+    config: BaseConfig, channels: int, num_classes: int, trained: FitSpec | None
 ) -> Assembly:
     spec = BACKBONES[config.backbone.name]
     arch = dataclasses.replace(spec.arch, in_channels=channels)
@@ -119,9 +120,10 @@ def _assemble(
 
     transformer, transformer_weights = None, None
     if trained is not None and trained.needs_transformer:
-        transformer = _transformer_spec(config.transformer.name)
+        under = section(config, TransformerConfig)
+        transformer = _transformer_spec(under.name)
         transformer_weights = find_weights(
-            config.transformer.weights,
+            under.weights,
             config.backbone.weights_dir,
             transformer,
             "transformer.weights",
@@ -181,14 +183,14 @@ def _token_deit(spec: BackboneSpec, execution: Execution, rngs: nnx.Rngs) -> Bac
     return TokenDeiT(spec.arch.on_tokens(), execution, rngs=rngs)
 
 
-def placement_of(assembly: Assembly, config: ExperimentConfig, mesh: Mesh) -> Placement:
+def placement_of(assembly: Assembly, config: BaseConfig, mesh: Mesh) -> Placement:
     """Place each array of the model on the devices."""
     shapes = assembly.partition.shapes(tuple(assembly.partition.variables))
     return parallel.parameter_shardings(mesh, shapes, config.train.sharding)
 
 
 def augmentation(
-    assembly: Assembly, config: ExperimentConfig, pixels: DatasetInfo, label: Label
+    assembly: Assembly, config: BaseConfig, pixels: DatasetInfo, label: Label
 ) -> Augment:
     """Make what happens to a training batch on the device.
 
@@ -204,14 +206,12 @@ def augmentation(
     return augment.batch_augmentation(label, **_pixels(assembly, config, pixels))
 
 
-def evaluation_preprocess(
-    assembly: Assembly, config: ExperimentConfig, info: DatasetInfo
-) -> Preprocess:
+def evaluation_preprocess(assembly: Assembly, config: BaseConfig, info: DatasetInfo) -> Preprocess:
     """What happens to the images of an evaluation on the device."""
     return functools.partial(augment.prepare_eval, **_pixels(assembly, config, info))
 
 
-def _pixels(assembly: Assembly, config: ExperimentConfig, info: DatasetInfo) -> dict[str, Any]:
+def _pixels(assembly: Assembly, config: BaseConfig, info: DatasetInfo) -> dict[str, Any]:
     """What training and evaluation have in common."""
     return {
         "config": config.augment,
@@ -224,7 +224,7 @@ def _pixels(assembly: Assembly, config: ExperimentConfig, info: DatasetInfo) -> 
 
 def evaluation_step(
     assembly: Assembly,
-    config: ExperimentConfig,
+    config: BaseConfig,
     pixels: DatasetInfo,
     measure: Measure,
     mesh: Mesh,

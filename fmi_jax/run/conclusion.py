@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 
 from fmi_jax import atomic
-from fmi_jax import config as config_module
 from fmi_jax.artifacts.result import Best, Finding, Result
+from fmi_jax.protocols.heads.stacked import TransformerConfig
 from fmi_jax.report.charts import draw_chart
 from fmi_jax.report.console import console_table
 from fmi_jax.report.page import write_report
 from fmi_jax.run import runtime
 from fmi_jax.run.origin import chosen_head
 from fmi_jax.run.session import Session, now
+from fmi_jax.settings import as_dict, section
 
 
 def conclude(session: Session, findings: Sequence[Finding]) -> Result:
@@ -29,7 +30,7 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
     if "val" not in own.evaluations:
         session.clock.lap(session.protocol.name)
     result = Result(
-        config=config_module.as_dict(config),
+        config=as_dict(config),
         protocol=session.protocol.summary,
         adapt="" if trained is None else trained.adapt,
         head="" if trained is None else trained.head,
@@ -115,9 +116,10 @@ def describe_backbone(session: Session) -> dict[str, Any]:
         **session.origin.described(),
     }
     if assembly.transformer is not None:
+        weights = section(config, TransformerConfig).weights
         described |= {
             "transformer": assembly.transformer.name,
-            "transformer_weights": config.transformer.weights or "random initialisation",
+            "transformer_weights": weights or "random initialisation",
             "transformer_weights_sha256": record.transformer_sha256,
         }
     return described

@@ -6,13 +6,13 @@ from pathlib import Path
 from fmi_jax.artifacts.record import owned
 from fmi_jax.artifacts.result import FILE_NAME as RESULT
 from fmi_jax.artifacts.result import Result
-from fmi_jax.config import ExperimentConfig, validate
 from fmi_jax.run import runtime, session
 from fmi_jax.run.conclusion import announce, conclude
 from fmi_jax.run.fit import fit
+from fmi_jax.settings import BaseConfig, validate
 
 
-def run(config: ExperimentConfig, workdir: Path) -> Result:
+def run(config: BaseConfig, workdir: Path) -> Result:
     """Judge a backbone as `config` describes; everything it makes is in `workdir`.
 
     Called again with the same arguments it resumes a run that was cut short, and reports one

@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 from fmi_jax import parallel
 from fmi_jax.artifacts.checkpoints import RunCheckpoints
 from fmi_jax.artifacts.weights import fit_backbone, load_backbone
-from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import ArchConfig, parameters
@@ -36,6 +35,7 @@ from fmi_jax.run.assembly import (
     placement_of,
 )
 from fmi_jax.run.origin import FinishedRun, Origin, chosen_head, find_origin, finished_run
+from fmi_jax.settings import BaseConfig
 from fmi_jax.training.partition import named_values
 from fmi_jax.training.side_by_side import at_their_best
 from fmi_jax.training.step import Placement
@@ -43,7 +43,7 @@ from fmi_jax.training.step import Placement
 _BACKBONE, _TRANSFORMER = "backbone.", "transformer."
 
 
-def pretrained(config: ExperimentConfig, info: DatasetInfo, mesh: Mesh) -> Network:
+def pretrained(config: BaseConfig, info: DatasetInfo, mesh: Mesh) -> Network:
     """The network that `config` describes before any training; its head is drawn.
 
     Raises:
@@ -53,7 +53,7 @@ def pretrained(config: ExperimentConfig, info: DatasetInfo, mesh: Mesh) -> Netwo
     return begun(assembly, config, find_origin(assembly, config, info), mesh)
 
 
-def begun(assembly: Assembly, config: ExperimentConfig, origin: Origin, mesh: Mesh) -> Network:
+def begun(assembly: Assembly, config: BaseConfig, origin: Origin, mesh: Mesh) -> Network:
     """Build the network of `pretrained` from its assembly and its origin."""
     placement = placement_of(assembly, config, mesh)
     weights = config.backbone.weights or "random weights"
@@ -76,7 +76,7 @@ def begun(assembly: Assembly, config: ExperimentConfig, origin: Origin, mesh: Me
 
 def trained(
     assembly: Assembly,
-    config: ExperimentConfig,
+    config: BaseConfig,
     origin: Origin,
     mesh: Mesh,
     arrays: Mapping[str, jax.Array],
@@ -159,7 +159,7 @@ class Trained:
       arrays: every array by native name, the frozen ones too.
     """
 
-    config: ExperimentConfig
+    config: BaseConfig
     info: DatasetInfo
     pixels: DatasetInfo
     identity: Mapping[str, Any]
@@ -282,7 +282,7 @@ def whole_backbone(run: Trained) -> tuple[ArchConfig, dict[str, np.ndarray]]:
 
 def initial_arrays(
     assembly: Assembly,
-    config: ExperimentConfig,
+    config: BaseConfig,
     placement: Placement,
     names: Iterable[str] | None = None,
 ) -> dict[str, jax.Array]:
@@ -334,9 +334,7 @@ def initial_arrays(
     return found | {name: jax.numpy.copy(found[source]) for name, source in copies.items()}
 
 
-def _first_backbone(
-    assembly: Assembly, config: ExperimentConfig, mesh: Any
-) -> dict[str, np.ndarray]:
+def _first_backbone(assembly: Assembly, config: BaseConfig, mesh: Any) -> dict[str, np.ndarray]:
     """Arrays that the backbone begins with, by native name as in files; none if they are drawn."""
     if config.backbone.run:
         run = read_trained(Path(config.backbone.run), mesh)

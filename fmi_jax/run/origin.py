@@ -20,6 +20,7 @@ from fmi_jax.errors import UsageError, UserError
 from fmi_jax.protocols.registry import protocol_of
 from fmi_jax.protocols.spec import Head
 from fmi_jax.run.assembly import OPTIONS, Assembly, assemble
+from fmi_jax.settings import BaseConfig
 
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints, in that of a run."""
@@ -42,7 +43,7 @@ class FinishedRun:
     workdir: Path
     record: RunRecord
     result: Result
-    config: ExperimentConfig
+    config: BaseConfig
     assembly: Assembly
     parent: Self | None
 
@@ -95,7 +96,7 @@ def finished_run(workdir: Path, model_parallel: int = 1) -> FinishedRun:
       UserError: the run is not finished or damaged, it trained no network, or what it started
         from (its weights, or the run of which it froze the backbone) has changed.
     """
-    record = RunRecord.read(workdir)
+    record = RunRecord.read(ExperimentConfig, workdir)
     if record is not None and not protocol_of(record.config).trains:
         raise UserError(
             f"{workdir} holds a run of protocol {record.config.protocol!r}, which trains no"
@@ -164,7 +165,7 @@ class Origin:
         }
 
 
-def find_origin(assembly: Assembly, config: ExperimentConfig, info: DatasetInfo) -> Origin:
+def find_origin(assembly: Assembly, config: BaseConfig, info: DatasetInfo) -> Origin:
     """Find and check what the backbone of a run on the data set `info` comes from.
 
     Raises:
@@ -222,7 +223,7 @@ def _check_weights(workdir: Path, weights: Path, expected: str | None) -> None:
 
 
 def _check_fits(
-    run: FinishedRun, assembly: Assembly, config: ExperimentConfig, info: DatasetInfo
+    run: FinishedRun, assembly: Assembly, config: BaseConfig, info: DatasetInfo
 ) -> None:
     """Raise one `UsageError` that lists how the run's backbone differs from the one asked for.
 

@@ -16,7 +16,6 @@ from fmi_jax import atomic, parallel
 from fmi_jax.artifacts.checkpoints import RunCheckpoints, model_sha256
 from fmi_jax.artifacts.record import RunRecord
 from fmi_jax.artifacts.result import Finding
-from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, open_or_draw
 from fmi_jax.data.subset import training_subset
 from fmi_jax.nn import hardware
@@ -28,6 +27,7 @@ from fmi_jax.run import network as networks
 from fmi_jax.run.assembly import Assembly, assemble
 from fmi_jax.run.features import extract
 from fmi_jax.run.origin import CHECKPOINTS, Origin, find_origin
+from fmi_jax.settings import BaseConfig
 from fmi_jax.tasks.base import Measured, Task
 from fmi_jax.tasks.registry import task_of
 from fmi_jax.training.loop import Plan
@@ -90,7 +90,7 @@ class Session:
       judging: judge at work; None: none.
     """
 
-    config: ExperimentConfig
+    config: BaseConfig
     workdir: Path
     protocol: ProtocolSpec
     mesh: Mesh
@@ -139,7 +139,7 @@ class Session:
         assert self.fitted is not None
         return self.fitted.predict(split)
 
-    def network(self, config: ExperimentConfig | None = None) -> Network:
+    def network(self, config: BaseConfig | None = None) -> Network:
         """Build the network that the run judges, or that of a config before training.
 
         Without a config it is the trained one, as it was best; in a run that trains none, and in
@@ -250,7 +250,7 @@ class Session:
         )
 
 
-def begin(config: ExperimentConfig, workdir: Path) -> Session:
+def begin(config: BaseConfig, workdir: Path) -> Session:
     """Open the data, describe the network, and write or check the record of the run.
 
     Nothing is written before everything that `config` names has been found.
@@ -296,7 +296,7 @@ def begin(config: ExperimentConfig, workdir: Path) -> Session:
         started=now(),
         ancestors=origin.ancestors,
     )
-    earlier = RunRecord.read(workdir)
+    earlier = RunRecord.read(type(config), workdir)
     if earlier is not None:
         earlier.check_same(record, workdir)
         record = earlier

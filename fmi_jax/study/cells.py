@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmi_jax.artifacts.record import FREE
-from fmi_jax.config import ExperimentConfig, flat, set_fields
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.protocols.registry import protocol_of
+from fmi_jax.settings import flat, set_fields
 from fmi_jax.study.spec import Setting
 from fmi_jax.study.state import Score, best
 

@@ -21,8 +21,8 @@ from typing import Any
 from fmi_jax import atomic
 from fmi_jax.artifacts.result import FILE_NAME as RESULT
 from fmi_jax.artifacts.result import FORMAT as RESULT_FORMAT
-from fmi_jax.config import as_dict
 from fmi_jax.errors import UserError
+from fmi_jax.settings import as_dict
 from fmi_jax.study.cells import Cell, following
 from fmi_jax.study.files import CELL, CELL_FORMAT, CLAIM, FAILED
 from fmi_jax.study.state import Failure, Score, State, ended, read_failure, read_file

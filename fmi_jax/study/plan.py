@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fmi_jax import atomic
-from fmi_jax.config import ExperimentConfig, validate
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import open_dataset
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError, UserError, unknown_name
@@ -18,6 +18,7 @@ from fmi_jax.protocols.registry import protocol_of, resolved
 from fmi_jax.protocols.spec import PretrainedNetwork
 from fmi_jax.run.assembly import find_weights
 from fmi_jax.run.origin import finished_run
+from fmi_jax.settings import validate
 from fmi_jax.study.cells import Cell, candidates, due, following
 from fmi_jax.study.planned import PlannedCell, PlannedSetting, PlannedStudy, read_plan
 from fmi_jax.study.spec import Setting, Study

@@ -9,9 +9,9 @@ from typing import Any, Self
 from fmi_jax.artifacts import older
 from fmi_jax.artifacts.result import Shows
 from fmi_jax.errors import UserError, unknown_name
+from fmi_jax.study.figure import Figure
 from fmi_jax.study.files import FORMAT
 from fmi_jax.study.published import Published
-from fmi_jax.study.spec import Figure
 
 DATASET = "dataset"
 """Coordinate that makes the columns of the table."""

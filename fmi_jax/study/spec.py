@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Self
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.protocol_config import ProbeGridConfig
+from fmi_jax.protocols.heads.head_grid import ProbeGridConfig
+from fmi_jax.study.figure import Figure
 from fmi_jax.study.published import Published
 
 RATES = ProbeGridConfig().learning_rates
@@ -35,25 +36,6 @@ class Setting:
     published: Published | None = None
     after: Self | None = None
     why_not: str = ""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Figure:
-    """Figure of a study: its kind and coordinates.
-
-    Attributes:
-      kind: "dots" (a value for each model), "curves" (values over `x`), "gain" (relative to a
-        baseline), "time" (cost of training and inference), "layers" (CKA of layers) or "models"
-        (CKA of the last layers of several models).
-      x: coordinate along the horizontal axis of curves, in the order of the settings.
-      x_label: label of the horizontal axis.
-      lines: coordinate that a line, a colour or a row stands for.
-    """
-
-    kind: str
-    x: str = ""
-    x_label: str = ""
-    lines: str = "model"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import jax
 
-from fmi_jax.config import BackboneConfig
 from fmi_jax.errors import UserError
 from fmi_jax.nn import hardware
+from fmi_jax.settings import BackboneConfig
 
 _OTHER_CAUSES = ("RESOURCE_EXHAUSTED", "Out of memory")
 

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from fmi_jax import parallel
 from fmi_jax.artifacts.checkpoints import RunCheckpoints
 from fmi_jax.artifacts.scalars import MetricWriter, ProgressReport
-from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UserError
+from fmi_jax.settings import BaseConfig
 from fmi_jax.training import side_by_side
 from fmi_jax.training.evaluation import STEPS_AHEAD
 from fmi_jax.training.interrupt import Stopped, StopRequest
@@ -46,7 +46,7 @@ class Plan:
     checkpoint_every: int
 
     @classmethod
-    def of(cls, config: ExperimentConfig, num_train: int, *, validates: bool = True) -> "Plan":
+    def of(cls, config: BaseConfig, num_train: int, *, validates: bool = True) -> "Plan":
         """Make the plan of an experiment.
 
         Args:
@@ -91,7 +91,7 @@ class Loop:
       selection: validations so far.
     """
 
-    config: ExperimentConfig
+    config: BaseConfig
     plan: Plan
     mesh: Mesh
     train_step: Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, Any]]]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fmi_jax.config import OptimConfig
+from fmi_jax.settings import OptimConfig
 
 Schedule = Callable[[Any], Any]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fmi_jax.config import OptimConfig
+from fmi_jax.settings import OptimConfig
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -4,6 +4,7 @@ Not in the paper. Unlike in other frozen backbones, stochastic depth acts where 
 it: the adapters learn inside the network.
 """
 
+import dataclasses
 from collections.abc import Iterator
 
 from flax import nnx
@@ -12,6 +13,24 @@ from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Backbone
 from fmi_jax.nn.lora import LoRALinear
 from fmi_jax.protocols.spec import AdaptSpec, Parts
+from fmi_jax.rules import positive, some_of
+from fmi_jax.settings import section
+
+
+@dataclasses.dataclass(slots=True)
+class LoraConfig:
+    """Low-rank adapters in a frozen backbone (protocol `lora`).
+
+    Attributes:
+      rank: inner width of an adapter.
+      alpha: scale of an adapter, whose output is multiplied by `alpha / rank`.
+      targets: linear layers that get an adapter: "q", "v", "proj", "mlp".
+    """
+
+    rank: int = positive(8)
+    alpha: float = positive(16.0)
+    targets: tuple[str, ...] = some_of(("q", "v"), "q", "v", "proj", "mlp")
+
 
 _MLP = ("fc1", "fc2", "w12", "w3")
 _FUSED = {"qkv": 3, "w12": 2}  # number of parts, as in `shards.FUSED`
@@ -93,7 +112,7 @@ def _adapted(name: str, layer: nnx.Linear, targets: tuple[str, ...]) -> tuple[tu
 
 
 def _change(parts: Parts) -> None:
-    lora = parts.config.lora
+    lora = section(parts.config, LoraConfig)
     add_adapters(parts.backbone, lora.targets, rank=lora.rank, alpha=lora.alpha, rngs=parts.rngs)
 
 
@@ -104,5 +123,6 @@ SPEC = AdaptSpec(
     change=_change,
     eval_mode=False,
     small={"lora.rank": 4},
+    options=LoraConfig,
     reads=("lora", "optim.layer_decay"),
 )

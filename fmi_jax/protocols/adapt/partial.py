@@ -12,13 +12,13 @@ Unlike the study, whose stacked classifiers freeze the backbone again at every s
 
 from collections.abc import Callable
 
-from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import ArchConfig
 from fmi_jax.protocols.spec import AdaptSpec
+from fmi_jax.settings import BaseConfig
 
 
-def learns(config: ExperimentConfig, arch: ArchConfig) -> Callable[[str], bool]:
+def learns(config: BaseConfig, arch: ArchConfig) -> Callable[[str], bool]:
     """Select the parameters that learn; `UsageError` when no block is left that does."""
     frozen, blocks = config.backbone.frozen_blocks, arch.num_blocks
     if frozen >= blocks:

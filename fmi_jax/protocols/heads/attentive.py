@@ -3,6 +3,7 @@
 Not in the paper: what the tokens hold beside the pooled feature that a linear head reads.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -15,6 +16,21 @@ from fmi_jax.models.base import Backbone
 from fmi_jax.nn.linear import linear, trunc_normal
 from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.protocols.spec import HeadSpec
+from fmi_jax.rules import not_negative
+from fmi_jax.settings import section
+
+
+@dataclasses.dataclass(slots=True)
+class AttentiveConfig:
+    """A learned query that pools the tokens of a frozen backbone (protocol `attentive_probe`).
+
+    Attributes:
+      num_heads: number of attention heads; divides the width of the tokens. 0: heads of 64
+        channels or a little more, as in a ViT.
+    """
+
+    num_heads: int = not_negative(0)
+
 
 _NORM_EPS = 1e-6
 _HEAD_WIDTH = 64
@@ -107,9 +123,10 @@ SPEC = HeadSpec(
     build=lambda parts: AttentiveClassifier(
         parts.backbone,
         parts.num_classes,
-        num_heads=parts.config.attentive.num_heads,
+        num_heads=section(parts.config, AttentiveConfig).num_heads,
         eval_mode=parts.eval_mode,
         rngs=parts.rngs,
     ),
+    options=AttentiveConfig,
     reads=("attentive",),
 )

@@ -7,6 +7,7 @@ best step are its own. Order and augmentation of the images are shared; those of
 """
 
 import copy
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,15 +17,32 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.artifacts.result import Evaluation, Finding
-from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Backbone
 from fmi_jax.nn.linear import linear
 from fmi_jax.protocols.judging import Run
 from fmi_jax.protocols.spec import Head, HeadSpec, JudgeSpec, Parts, Variant, training_images
+from fmi_jax.rules import different, positive
+from fmi_jax.settings import BaseConfig, OptimConfig, section
 from fmi_jax.tasks.base import Measured, Task
 from fmi_jax.training.selection import Selection
 from fmi_jax.training.side_by_side import is_best, of_head
+
+
+@dataclasses.dataclass(slots=True)
+class ProbeGridConfig:
+    """Many linear heads trained in one pass (protocol `probe_grid`).
+
+    Attributes:
+      learning_rates: learning rates, one head for each and per seed. The study searched four
+        between 1e-5 and 1e-3 and does not print them.
+      seeds: initialisations of every head; they share the stream of images.
+      cached: True to train on the features of unaugmented images, computed once.
+    """
+
+    learning_rates: tuple[float, ...] = different((1e-5, 4.6e-5, 2.2e-4, 1e-3))
+    seeds: int = positive(1)
+    cached: bool = False
 
 
 class HeadStack(nnx.Module):
@@ -90,34 +108,33 @@ class FeatureHeads(nnx.Module):
         return self.head(features)
 
 
-def heads_of(config: ExperimentConfig) -> tuple[Head, ...]:
+def heads_of(config: BaseConfig) -> tuple[Head, ...]:
     """List every rate with every seed; those of one rate stand together.
 
     Raises:
       UsageError: a learning rate is set that no head reads.
     """
-    default = ExperimentConfig().optim.learning_rate
+    default, grid = OptimConfig().learning_rate, section(config, ProbeGridConfig)
     if config.optim.learning_rate != default:
         raise UsageError(
             f"optim.learning_rate={config.optim.learning_rate!r}: protocol 'probe_grid' trains"
-            f" probe_grid.learning_rates={config.probe_grid.learning_rates!r} instead; expected"
+            f" probe_grid.learning_rates={grid.learning_rates!r} instead; expected"
             f" the default {default!r} there, or protocol 'linear_probe'."
         )
-    seeds = range(config.train.seed, config.train.seed + config.probe_grid.seeds)
+    seeds = range(config.train.seed, config.train.seed + grid.seeds)
     return tuple(
-        Head(learning_rate=rate, seed=seed)
-        for rate in config.probe_grid.learning_rates
-        for seed in seeds
+        Head(learning_rate=rate, seed=seed) for rate in grid.learning_rates for seed in seeds
     )
 
 
 def _build(parts: Parts) -> nnx.Module:
     config = parts.config
+    grid = section(config, ProbeGridConfig)
     return HeadGrid(
         parts.backbone,
         parts.num_classes,
-        streams(config.train.seed, config.probe_grid.seeds, parts.rngs),
-        copies=len(config.probe_grid.learning_rates),
+        streams(config.train.seed, grid.seeds, parts.rngs),
+        copies=len(grid.learning_rates),
     )
 
 
@@ -134,16 +151,17 @@ def streams(seed: int, count: int, first: nnx.Rngs) -> Sequence[nnx.Rngs]:
     return streams
 
 
-def _on_features(config: ExperimentConfig) -> Callable[[Any], nnx.Module] | None:
+def _on_features(config: BaseConfig) -> Callable[[Any], nnx.Module] | None:
     """Leave the backbone out where the heads train on kept features."""
-    return (lambda model: FeatureHeads(model.head)) if config.probe_grid.cached else None
+    cached = section(config, ProbeGridConfig).cached
+    return (lambda model: FeatureHeads(model.head)) if cached else None
 
 
-def _variants(config: ExperimentConfig, rates: Sequence[float], seeds: int) -> tuple[Variant, ...]:
+def _variants(config: BaseConfig, rates: Sequence[float], seeds: int) -> tuple[Variant, ...]:
     """Put all rates and seeds into one run."""
     config = copy.deepcopy(config)
-    config.probe_grid.learning_rates = tuple(rates) or config.probe_grid.learning_rates
-    config.probe_grid.seeds = seeds
+    grid = section(config, ProbeGridConfig)
+    grid.learning_rates, grid.seeds = tuple(rates) or grid.learning_rates, seeds
     return (Variant(config),)
 
 
@@ -236,9 +254,9 @@ def _details(
     }
 
 
-def _notes(config: ExperimentConfig) -> list[str]:
+def _notes(config: BaseConfig) -> list[str]:
     """Say what sets a grid apart from separate linear probes."""
-    settings, found = config.probe_grid, []
+    settings, found = section(config, ProbeGridConfig), []
     if settings.seeds > 1:
         found.append(
             f"The {settings.seeds} seeds of a learning rate share the order and augmentation of"
@@ -262,6 +280,7 @@ SPEC = HeadSpec(
     ),
     variants=_variants,
     small={"probe_grid.learning_rates": (1e-3, 1e-2)},
+    options=ProbeGridConfig,
     reads=("probe_grid",),
     ignores=("optim.learning_rate",),
 )

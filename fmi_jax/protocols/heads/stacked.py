@@ -5,6 +5,8 @@ study, the transformer begins with weights of its own (`config.transformer`), it
 left out.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -13,6 +15,21 @@ from fmi_jax.models.base import Backbone
 from fmi_jax.nn.linear import linear
 from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.protocols.spec import HeadSpec, Parts
+
+
+@dataclasses.dataclass(slots=True)
+class TransformerConfig:
+    """Transformer on top of a foundation model (protocols `stacked_*`).
+
+    Attributes:
+      name: a plain DeiT among the backbones; its patch embedding is left out.
+      weights: weights of the transformer, given as in `backbone.weights`; the study's are "in1k".
+        Empty: random initialisation.
+    """
+
+    name: str = "deit_base"
+    weights: str = ""
+
 
 _NORM_EPS = 1e-5  # of the projector: what torch's LayerNorm has, which the study left as it is
 
@@ -99,5 +116,6 @@ SPEC = HeadSpec(
     build=_build,
     needs_transformer=True,
     small={"transformer.name": "deit_nano"},
+    options=TransformerConfig,
     reads=("transformer",),
 )

@@ -6,8 +6,9 @@ nothing about patients or models; they show what a study does and what its repor
 
 from collections.abc import Iterator
 
-from fmi_jax.config import ExperimentConfig, set_fields, within
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.settings import set_fields, within
 from fmi_jax.study.spec import Figure, Setting, Study
 
 DATASETS = ("isic2019", "chexpert")

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fmi_jax.config import within
+from fmi_jax.settings import within
 from fmi_jax.study.report.numbers import Number
 
 

@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fmi_jax.drawing.style import short
+from fmi_jax.study.figure import Figure as FigureSpec
 from fmi_jax.study.planned import DATASET
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.drawing import ONE_COLUMN, TWO_COLUMNS, Drawn, Look
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.samples import Sample, bounds
-from fmi_jax.study.spec import Figure as FigureSpec
 
 _HEIGHT = 1.55  # height of a panel, in inches
 _LETTER = 0.08  # width of a title's letter, in inches

@@ -1,0 +1,447 @@
+"""Settings that every experiment has, and functions on configs of any class.
+
+Every field is one decision, with the rule for its values beside it. `fmi_jax.config` adds the
+options of single protocols; what is below it reads them by their type (`section`).
+"""
+
+import dataclasses
+import json
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from fmi_jax.errors import UsageError, unknown_name
+from fmi_jax.rules import (
+    Condition,
+    broken,
+    factor,
+    fraction,
+    low_high,
+    not_negative,
+    one_of,
+    positive,
+    ruled,
+)
+
+_Section = TypeVar("_Section")
+_Config = TypeVar("_Config", bound="BaseConfig")
+
+_FLOAT16 = (
+    "its largest number is 65504, which gradients and activations exceed without loss scaling;"
+    " expected bfloat16 or float32"
+)
+
+
+@dataclasses.dataclass(slots=True)
+class DataConfig:
+    """Data set, split and subset of the training images.
+
+    Attributes:
+      name: a prepared data set (`fmi-jax prepare` lists them).
+      data_dir: folder that holds the prepared sets.
+      prepared_size: side in pixels that the images were resized to at preparation.
+      split: name of the split rule ("upstream", "stratified", ...); empty: the only
+        one prepared, else the data set's first.
+      threads: decoding threads; 0: one per CPU core.
+      workers: decoding processes beside the trainer; 0 (usually fastest): none.
+      fraction: share of the training images to use, the same for every class.
+      shots: training images to use per class; 0: all. Set at most one of `fraction` and `shots`.
+      subset_seed: random seed that draws the subset.
+    """
+
+    name: str = "synthetic"
+    data_dir: str = "data"
+    prepared_size: int = positive(256)
+    split: str = ""
+    threads: int = not_negative(0)
+    workers: int = not_negative(0)
+    fraction: float = factor(1.0)
+    shots: int = not_negative(0)
+    subset_seed: int = not_negative(0)
+
+    def contradictions(self) -> Iterator[str]:
+        """Messages for fields that do not fit together."""
+        if self.fraction < 1 and self.shots:
+            yield "data.fraction and data.shots are both set: expected at most one"
+
+
+@dataclasses.dataclass(slots=True)
+class AugmentConfig:
+    """Augmentation of a training image on the device, applied in this order.
+
+    The defaults are the study's; an operation with probability 0 is off.
+
+    Attributes:
+      center_crop: fraction of the prepared side kept before the random crop (224 of 256),
+        and the evaluation crop. 1.0: the whole image.
+      crop_scale: area range of the random resized crop, relative to the centre crop.
+      crop_ratio: aspect ratio range of that crop.
+      flip_horizontal, flip_vertical: probability of each flip.
+      rotation_probability: probability of a rotation.
+      rotation_degrees: largest angle in either direction.
+      jitter_probability: probability that colour jitter is applied at all.
+      brightness, contrast, saturation, hue: strengths of colour jitter, as in torchvision.
+      grayscale_probability: probability that a colour image becomes grey.
+      blur_probability, blur_sigma: probability of a blur, and range of the Gaussian's standard
+        deviation in pixels.
+      affine_probability: probability that an affine map is applied at all.
+      affine_degrees, affine_translate, affine_scale, affine_shear: largest angle in either
+        direction; largest move in image widths and in image heights; range of the scale factor;
+        largest shear along x in degrees.
+      perspective_probability, perspective_distortion: probability of a perspective, and largest
+        move of a corner, relative to half a side.
+      solarize_probability: probability that values from 128 of 255 on are inverted.
+      erase_probability, erase_area: probability that a box is erased after normalisation, and
+        range of its area relative to the image.
+    """
+
+    center_crop: float = factor(0.875)
+    crop_scale: tuple[float, float] = low_high((0.8, 1.2))
+    crop_ratio: tuple[float, float] = low_high((3 / 4, 4 / 3))
+    flip_horizontal: float = fraction(0.5)
+    flip_vertical: float = fraction(0.5)
+    rotation_probability: float = fraction(0.0)
+    rotation_degrees: float = not_negative(5.0)
+    jitter_probability: float = fraction(0.8)
+    brightness: float = not_negative(0.2)
+    contrast: float = not_negative(0.2)
+    saturation: float = not_negative(0.1)
+    hue: float = not_negative(0.1, at_most=0.5)  # half the colour circle each way is all of it
+    grayscale_probability: float = fraction(0.0)
+    blur_probability: float = fraction(0.0)
+    blur_sigma: tuple[float, float] = low_high((0.1, 2.0))
+    affine_probability: float = fraction(0.0)
+    affine_degrees: float = not_negative(5.0)
+    affine_translate: tuple[float, float] = ruled(
+        (0.1, 0.3),
+        Condition(
+            lambda x: all(0 <= move <= 1 for move in x), "expected two numbers between 0 and 1"
+        ),
+    )
+    affine_scale: tuple[float, float] = low_high((0.1, 3.3))
+    affine_shear: float = ruled(
+        0.2, Condition(lambda x: 0 <= x < 90, "expected degrees from 0 to below 90")
+    )
+    perspective_probability: float = fraction(0.0)
+    perspective_distortion: float = fraction(0.2)
+    solarize_probability: float = fraction(0.0)
+    erase_probability: float = fraction(0.0)
+    erase_area: tuple[float, float] = low_high((0.02, 0.33), at_most=1)
+
+
+@dataclasses.dataclass(slots=True)
+class BackboneConfig:
+    """Backbone: its network, weights and compute type.
+
+    Attributes:
+      name: a backbone (`fmi-jax models` lists them).
+      weights: tag of a converted checkpoint in `weights_dir` ("lvd142m"), a path to a
+        converted `.safetensors` file, or empty for random initialisation.
+      weights_dir: folder of converted checkpoints.
+      run: folder of a finished run whose backbone this run starts from, in place of `weights`;
+        trained or frozen there, with adapters (protocol `lora`) merged. Images keep the mean and
+        standard deviation that it was trained with.
+      stem: use of a stem trained on colour for other channel counts: "sum" (as if the grey
+        image were repeated), "mean", or "first" (only the red kernel, as in the study's code).
+      readout: token that a head reads from BLIP: "cls" or "first_patch" (the study); empty: the
+        backbone's own choice, "cls".
+      rel_pos_resize: interpolation that fits relative positions (SAM) to `image_size`: "linear" or
+        "nearest" (the study); empty: the backbone's own choice, "linear".
+      last_block: index of the last block to keep; -1 keeps all.
+      frozen_blocks: number of first blocks that do not learn (protocols `partial` and
+        `stacked_partial`).
+      dtype: compute type: "auto", "float32" or "bfloat16". "auto" is bfloat16 on TPUs and GPUs
+        (float32 on NVIDIA GPUs below compute capability 8.0, which have no bfloat16) and float32
+        on a CPU. With AVX512-BF16 or AMX a CPU takes about half the time in bfloat16 (`fmi-jax
+        doctor` says whether it has them; docs/performance.md shows the cost in digits).
+      attention: "auto" (flash attention on GPUs and TPUs that have it) or "plain" (never flash).
+      remat: recompute blocks in the backward pass to save memory.
+      drop_path: stochastic depth rate of the last block.
+    """
+
+    name: str = "dinov2_vitb14"
+    weights: str = ""
+    weights_dir: str = "weights"
+    run: str = ""
+    stem: str = one_of("sum", "sum", "mean", "first")
+    readout: str = ""
+    rel_pos_resize: str = ""
+    last_block: int = -1
+    frozen_blocks: int = not_negative(0)
+    dtype: str = one_of("auto", "auto", "float32", "bfloat16", reasons={"float16": _FLOAT16})
+    attention: str = one_of("auto", "auto", "plain")
+    remat: bool = False
+    drop_path: float = fraction(0.0)
+
+    def contradictions(self) -> Iterator[str]:
+        """Messages for fields that do not fit together."""
+        if self.run and self.weights:
+            yield (
+                f"backbone.run={self.run!r} and backbone.weights={self.weights!r} are both set:"
+                " expected one of them (--config.backbone.weights= empties it)"
+            )
+
+
+@dataclasses.dataclass(slots=True)
+class OptimConfig:
+    """Optimizer: AdamW, linear warm-up, then a learning-rate schedule.
+
+    Attributes:
+      learning_rate: learning rate reached after warm-up.
+      weight_decay: decoupled weight decay, on tensors of rank > 1 only.
+      warmup_steps: length of the linear warm-up; the full rate is reached at this step.
+      warmup_epochs: length of the warm-up in epochs; set at most one of the two.
+      schedule: learning rate after warm-up: "constant", "cosine" (to 0 at the last step) or
+        "plateau" (times `plateau_factor` when validation has not improved for more than
+        `plateau_patience` evaluations).
+      plateau_factor: factor on the learning rate at each drop of the plateau schedule.
+      plateau_patience: evaluations without improvement that the plateau schedule tolerates.
+      clip_norm: limit on the global gradient norm; 0: none.
+      accumulate: micro-batches per step; the batch is cut into this many.
+      layer_decay: factor on the learning rate from each block to the one before it; 1: none.
+    """
+
+    learning_rate: float = positive(1e-4)
+    weight_decay: float = not_negative(1e-5)
+    warmup_steps: int = not_negative(0)
+    warmup_epochs: float = not_negative(0.0)
+    schedule: str = one_of("constant", "constant", "cosine", "plateau")
+    plateau_factor: float = 0.1
+    plateau_patience: int = not_negative(2)
+    clip_norm: float = not_negative(1.0)
+    accumulate: int = positive(1)
+    layer_decay: float = factor(1.0)
+
+    def contradictions(self) -> Iterator[str]:
+        """Messages for fields that do not fit together."""
+        if self.warmup_steps and self.warmup_epochs:
+            yield "optim.warmup_steps and optim.warmup_epochs are both set: expected at most one"
+
+
+@dataclasses.dataclass(slots=True)
+class TrainConfig:
+    """Training: its length, batch sizes, evaluation, seed and sharding.
+
+    Attributes:
+      epochs: passes over the training split.
+      max_steps: stop earlier, after this many steps; 0: no limit.
+      batch_size: images per step, over all devices and micro-batches.
+      eval_batch_size: images per evaluation step; 0: `batch_size`.
+      eval_every_epochs: validation interval, in epochs (may be a fraction).
+      log_every_steps: steps between writes of the training scalars.
+      checkpoint_every_steps: most steps between two saves; 0: save at evaluations only.
+      seed: random seed of initialisation, order, augmentation and everything else.
+      model_parallel: devices along the "model" axis of the mesh; 1: pure data parallel.
+      sharding: sharding of parameters along "data": "replicated", or "fsdp" (divided).
+      bootstrap_samples: resamples for the test confidence intervals.
+    """
+
+    epochs: float = positive(100.0)
+    max_steps: int = not_negative(0)
+    batch_size: int = positive(64)
+    eval_batch_size: int = not_negative(0)
+    eval_every_epochs: float = positive(1.0)
+    log_every_steps: int = positive(50)
+    checkpoint_every_steps: int = not_negative(0)
+    seed: int = 0
+    model_parallel: int = positive(1)
+    sharding: str = one_of("replicated", "replicated", "fsdp")
+    bootstrap_samples: int = not_negative(1000)
+
+    @property
+    def evaluation_batch_size(self) -> int:
+        """Images per evaluation step."""
+        return self.eval_batch_size or self.batch_size
+
+
+@dataclasses.dataclass(slots=True)
+class BaseConfig:
+    """Config of an experiment, without the options of single protocols.
+
+    Attributes:
+      protocol: protocol that judges the backbone ("linear_probe", "finetune", "knn", ...), or "fit"
+        for any pair of `adapt` and `head`.
+      adapt: part of the backbone that learns ("frozen", "full", "partial", "lora"), for "fit".
+      head: network on the backbone ("linear", "deit", "attentive", "grid"), for "fit".
+      judges: judges beside the protocol's own ("knn", "logistic", "cka", "timing").
+      image_size: side in pixels of the network's input.
+      metric: validation metric that selects the best checkpoint; empty: the data set's own.
+    """
+
+    protocol: str = "finetune"
+    adapt: str = ""
+    head: str = ""
+    judges: tuple[str, ...] = ()
+    image_size: int = positive(224)
+    metric: str = ""
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+    def contradictions(self) -> Iterator[str]:
+        """Messages for fields that do not fit together."""
+        batch_size, accumulate = self.train.batch_size, self.optim.accumulate
+        if accumulate > 0 and batch_size % accumulate:
+            yield (
+                f"train.batch_size={batch_size} is not a multiple of optim.accumulate={accumulate}"
+            )
+
+
+def section(config: BaseConfig, kind: type[_Section]) -> _Section:
+    """Find the section of a config by its type: `section(config, KnnConfig).k`.
+
+    Raises:
+      TypeError: the config has no section of that type.
+    """
+    sections = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    for each in sections:
+        if type(each) is kind:
+            return each
+    kinds = [type(each).__name__ for each in sections if dataclasses.is_dataclass(each)]
+    raise TypeError(
+        f"{type(config).__name__} has no section of type {kind.__name__}: expected one of"
+        f" {', '.join(kinds)}"
+    )
+
+
+def as_dict(config: BaseConfig) -> dict[str, Any]:
+    """Convert the config to plain JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
+    """Invert `as_dict`: make a config of that class.
+
+    Raises:
+      UsageError: a field is unknown, or a value has the wrong type.
+    """
+
+    def fill(target: Any, values: Mapping[str, Any], where: str) -> Any:
+        names = [field.name for field in dataclasses.fields(target)]
+        for name, value in values.items():
+            if name not in names:
+                raise unknown_name("config field", where + name, [where + n for n in names])
+            current = getattr(target, name)
+            if dataclasses.is_dataclass(current):
+                fill(current, value, f"{where}{name}.")
+            else:
+                setattr(target, name, value)
+        return target
+
+    config = fill(kind(), values, "")
+    check_types(config)
+    return config
+
+
+def flatten(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Flatten nested values to dotted names: `{"optim.learning_rate": 1e-4, ...}`."""
+    found = {}
+    for name, value in values.items():
+        inner = isinstance(value, Mapping)
+        found |= flatten(value, f"{where}{name}.") if inner else {where + name: value}
+    return found
+
+
+def flat(config: BaseConfig) -> dict[str, Any]:
+    """Convert the config to plain JSON values by dotted name."""
+    return flatten(as_dict(config))
+
+
+def field_names(kind: type[BaseConfig]) -> list[str]:
+    """Dotted names of all fields of a class of configs."""
+    return list(flat(kind()))
+
+
+def check_types(config: BaseConfig) -> None:
+    """Convert every value to the type of its field: 1 to 1.0, a list to a tuple.
+
+    Raises:
+      UsageError: lists every value that cannot be converted.
+    """
+    wrong = []
+
+    def check(node: Any, where: str) -> None:
+        kinds = typing.get_type_hints(type(node))
+        for field in dataclasses.fields(node):
+            value, name = getattr(node, field.name), where + field.name
+            if dataclasses.is_dataclass(value):
+                check(value, f"{name}.")
+                continue
+            kind = kinds[field.name]
+            try:
+                setattr(node, field.name, _of_type(kind, value))
+            except TypeError:
+                example = getattr(type(node)(), field.name)
+                wrong.append(f"{name}={value!r}: expected {_words(kind)}, such as {example!r}")
+
+    check(config, "")
+    if wrong:
+        raise UsageError("config: " + "; ".join(wrong) + ".")
+
+
+def validate(config: BaseConfig) -> None:
+    """Raise one `UsageError` that lists every invalid value of `config`.
+
+    Values are first converted to the types of their fields (`check_types`).
+    """
+    check_types(config)
+
+    def wrong(node: Any, where: str) -> Iterator[str]:
+        for field in dataclasses.fields(node):
+            value, name = getattr(node, field.name), where + field.name
+            if dataclasses.is_dataclass(value):
+                yield from wrong(value, f"{name}.")
+            elif message := broken(field, value):
+                yield f"{name}={value!r}: {message}"
+        if hasattr(node, "contradictions"):
+            yield from node.contradictions()
+
+    if found := list(wrong(config, "")):
+        raise UsageError("config: " + "; ".join(found) + ".")
+
+
+def _of_type(kind: Any, value: Any) -> Any:
+    """Convert a value to a type; `TypeError` if it cannot be."""
+    if typing.get_origin(kind) is tuple:
+        kinds = typing.get_args(kind)
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        if kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(value)
+        if len(kinds) != len(value):
+            raise TypeError
+        return tuple(_of_type(k, v) for k, v in zip(kinds, value, strict=True))
+    if isinstance(value, bool) != (kind is bool):
+        raise TypeError
+    if not isinstance(value, (int, float) if kind is float else kind):
+        raise TypeError
+    return kind(value)
+
+
+def _words(kind: Any) -> str:
+    """Describe a type in words: "float", "2 values of float"."""
+    if typing.get_origin(kind) is not tuple:
+        return kind.__name__
+    kinds = typing.get_args(kind)
+    count = "values" if kinds[-1] is Ellipsis else f"{len(kinds)} values"
+    return f"{count} of {kinds[0].__name__}"
+
+
+def within(field: str, names: Iterable[str]) -> bool:
+    """Test whether a field is among the named fields and sections, by dotted name."""
+    return any(field == name or field.startswith(name + ".") for name in names)
+
+
+def set_fields(config: BaseConfig, values: Mapping[str, Any]) -> None:
+    """Set fields by their dotted names."""
+    for name, value in values.items():
+        section, _, field = name.rpartition(".")
+        setattr(getattr(config, section) if section else config, field, value)
+
+
+def differences(old: BaseConfig, new: BaseConfig) -> dict[str, tuple[Any, Any]]:
+    """Fields that differ, by dotted name: `{"optim.learning_rate": (old, new)}`."""
+    a, b = flat(old), flat(new)
+    return {name: (a[name], b[name]) for name in a if a[name] != b[name]}
