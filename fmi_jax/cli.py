@@ -60,7 +60,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=_Parser
     )
-    for add in (_run, _study, _report, _prepare, _check_data, _draw, _predict, _models, _doctor):
+    for add in (
+        _run,
+        _study,
+        _report,
+        _prepare,
+        _check_data,
+        _draw,
+        _predict,
+        _protocols,
+        _models,
+        _doctor,
+    ):
         add(commands)
     return parser.parse_args(arguments)
 
@@ -141,6 +152,19 @@ def _predict(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--batch-size", type=int, default=32, help="images per step (default: %(default)s)"
+    )
+
+
+def _protocols(commands: argparse._SubParsersAction) -> None:
+    def main(values: argparse.Namespace) -> None:
+        from fmi_jax import options
+
+        print(options.detail(values.name) if values.name else options.overview())
+
+    summary = "list every protocol, adaptation, head and judge, or the config fields of one"
+    parser = _command(commands, "protocols", summary, main)
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="show this one, with every field that it reads"
     )
 
 

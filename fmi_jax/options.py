@@ -1,0 +1,111 @@
+"""Protocols and their parts in words, with the config fields that each of them reads."""
+
+import dataclasses
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.errors import unknown_name
+from fmi_jax.protocols.registry import ADAPTS, FREE, HEADS, JUDGES, PROTOCOLS
+from fmi_jax.protocols.spec import ProtocolSpec
+from fmi_jax.settings import BaseConfig, within
+
+_WIDTH = 80
+_PARTS = {"Adaptations": ADAPTS, "Heads": HEADS, "Judges": JUDGES}
+_FREE = "any adaptation with any head"
+
+
+def overview() -> str:
+    """List every protocol, adaptation, head and judge with its summary."""
+    protocols = {name: spec.summary for name, spec in PROTOCOLS.items()} | {FREE: _FREE}
+    lines = ["Protocols: --config.protocol=NAME", *_summaries(protocols)]
+    how = {
+        "Adaptations": f"--config.protocol={FREE} --config.adapt=NAME",
+        "Heads": f"--config.protocol={FREE} --config.head=NAME",
+        "Judges": "--config.judges=\"('NAME',)\", beside the protocol's own",
+    }
+    for title, registry in _PARTS.items():
+        summaries = {name: part.summary for name, part in registry.items()}
+        lines += ["", f"{title}: {how[title]}", *_summaries(summaries)]
+    return "\n".join([*lines, "", "Config fields that one reads: fmi-jax protocols NAME"])
+
+
+def detail(name: str) -> str:
+    """Describe a protocol, adaptation, head or judge, and every config field that it reads.
+
+    Raises:
+      UsageError: none has that name.
+    """
+    if name in PROTOCOLS:
+        return "\n".join(_protocol(PROTOCOLS[name]))
+    if name == FREE:
+        fields = _explained(_reads(("adapt", "head")))
+        return "\n".join([f"{FREE} (protocol): {_FREE}", *fields])
+    for registry in _PARTS.values():
+        if name in registry:
+            part = registry[name]
+            own = _explained(_reads(part.reads))
+            return "\n".join([f"{name} ({registry.kind}): {part.summary}", *own])
+    known = dict.fromkeys((*PROTOCOLS, FREE, *ADAPTS, *HEADS, *JUDGES))
+    raise unknown_name("protocol, adaptation, head or judge", name, known)
+
+
+def document(kind: type) -> dict[str, str]:
+    """Read the attributes that a class's docstring explains: text by name.
+
+    Names that are explained together are one entry, with commas between them.
+    """
+    _, _, attributes = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
+    entries = re.split(r"^(?=\S)", textwrap.dedent(attributes), flags=re.MULTILINE)
+    pairs = (entry.partition(": ") for entry in entries)
+    return {names: " ".join(text.split()) for names, _, text in pairs if text}
+
+
+def _reads(names: Sequence[str]) -> Callable[[str], bool]:
+    return lambda field: within(field, names)
+
+
+def _summaries(summaries: dict[str, str]) -> list[str]:
+    return [f"  {name:<17} {summary}" for name, summary in summaries.items()]
+
+
+def _protocol(spec: ProtocolSpec) -> Iterator[str]:
+    made = f", adapt={spec.fit.adapt} head={spec.fit.head}" if spec.fit and spec.fit.head else ""
+    yield f"{spec.name} (protocol{made}): {spec.summary}"
+
+    def own(field: str) -> bool:
+        return any(within(field, part.reads) for part in spec.parts)
+
+    yield from _explained(own)
+    yield from ("", "It also reads, as other protocols do:")
+    yield from _explained(lambda field: not own(field) and not within(field, spec.unread))
+
+
+def _explained(reads: Callable[[str], bool]) -> Iterator[str]:
+    """Lines on the config fields that are read: default and meaning, section by section."""
+    config = ExperimentConfig()
+    yield from _section("", config, BaseConfig, reads)
+    for field in dataclasses.fields(config):
+        values = getattr(config, field.name)
+        if dataclasses.is_dataclass(values):
+            kind = type(values)
+            yield from _section(f"{field.name}.", values, kind, reads)
+
+
+def _section(prefix: str, values: Any, kind: type, reads: Callable[[str], bool]) -> Iterator[str]:
+    lines = []
+    for names, text in document(kind).items():
+        fields = [name for name in names.split(", ") if reads(prefix + name)]
+        lines += [f"  {prefix}{name} = {getattr(values, name)!r}" for name in fields]
+        lines += _wrapped(text) if fields else []
+    if lines:
+        heading = [inspect.cleandoc(kind.__doc__ or "").split("\n")[0]] if prefix else []
+        yield from ("", *heading, *lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    indent = " " * 6
+    return textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=indent)
