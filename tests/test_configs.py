@@ -22,10 +22,19 @@ from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError
 from fmi_jax.models.registry import BACKBONES
-from fmi_jax.protocols.registry import PROTOCOLS, check_read
+from fmi_jax.protocols.knn import KnnConfig
+from fmi_jax.protocols.registry import ADAPTS, FITS, HEADS, JUDGES, PROTOCOLS, check_read
 from fmi_jax.run import conclusion, experiment
 from fmi_jax.run.assembly import assemble
-from fmi_jax.settings import DataConfig, TrainConfig, as_dict, from_dict, validate
+from fmi_jax.settings import (
+    BaseConfig,
+    DataConfig,
+    TrainConfig,
+    as_dict,
+    from_dict,
+    section,
+    validate,
+)
 from fmi_jax.study.grids import recipe
 from fmi_jax.study.registry import STUDIES
 from fmi_jax.tasks.registry import TASKS
@@ -346,3 +355,29 @@ def test_every_protocol_is_in_a_documented_command() -> None:
     # A setting of the commands of Figure 4, too long for a line.
     assert {*PROTOCOLS} - named == {"stacked_partial"}
     assert "--config.protocol=stacked_partial" in CONFIGS["fig4"].read_text()
+
+
+def test_the_config_has_a_section_for_the_options_of_every_part():
+    """A part that has options needs a line in `ExperimentConfig`, and reads that section."""
+    base = {field.name for field in dataclasses.fields(BaseConfig)}
+    default = ExperimentConfig()
+    sections = {
+        field.name: type(getattr(default, field.name))
+        for field in dataclasses.fields(default)
+        if field.name not in base
+    }
+    parts = [part for registry in (ADAPTS, HEADS, FITS, JUDGES) for part in registry.values()]
+    own = [part for part in parts if part.options is not None]
+    assert {*sections.values()} == {part.options for part in own}
+    assert len(sections) == len(own)
+    for part in parts:
+        read = [sections[name] for name in part.reads if name in sections]
+        assert read == ([part.options] if part in own else []), part.name
+
+
+def test_a_section_is_found_by_its_type():
+    config = ExperimentConfig()
+    assert section(config, KnnConfig) is config.knn
+    assert section(config, TrainConfig) is config.train
+    with pytest.raises(TypeError, match=r"BaseConfig has no section .* KnnConfig: .*DataConfig"):
+        section(BaseConfig(), KnnConfig)
