@@ -8,11 +8,13 @@ import dataclasses
 
 from fmi_jax.protocols.adapt.lora import LoraConfig
 from fmi_jax.protocols.cka import CkaConfig
+from fmi_jax.protocols.dino import DinoConfig
 from fmi_jax.protocols.heads.attentive import AttentiveConfig
 from fmi_jax.protocols.heads.head_grid import ProbeGridConfig
 from fmi_jax.protocols.heads.stacked import TransformerConfig
 from fmi_jax.protocols.knn import KnnConfig
 from fmi_jax.protocols.logistic import LogisticConfig
+from fmi_jax.protocols.per_pixel import DecoderConfig
 from fmi_jax.protocols.timing import TimingConfig
 from fmi_jax.settings import BaseConfig
 
@@ -33,3 +35,5 @@ class ExperimentConfig(BaseConfig):
     attentive: AttentiveConfig = dataclasses.field(default_factory=AttentiveConfig)
     cka: CkaConfig = dataclasses.field(default_factory=CkaConfig)
     timing: TimingConfig = dataclasses.field(default_factory=TimingConfig)
+    decoder: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
+    dino: DinoConfig = dataclasses.field(default_factory=DinoConfig)

@@ -6,14 +6,17 @@ from pathlib import Path
 from unittest import mock
 
 import jax
+import numpy as np
 import pytest
 import runs
+from PIL import Image
 
 from fmi_jax import parallel
 from fmi_jax.artifacts.result import Result
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.class_folders import folder_spec
+from fmi_jax.data.raw.csv_table import csv_spec
 from fmi_jax.run import conclusion, experiment
 from fmi_jax.settings import from_dict
 from fmi_jax.training.interrupt import Stopped, StopRequest
@@ -44,6 +47,25 @@ def prepare_squares(folder: Path) -> ExperimentConfig:
     config.backbone.drop_path = 0.0
     config.augment.jitter_probability = 0.0  # takes long to compile
     return config
+
+
+def prepare_masked(data_dir: Path) -> None:
+    """Prepare the data set "masked" beside others: squares in noise, and where they are."""
+    raw = data_dir.parent / "masked"
+    raw.mkdir()
+    rng, rows = np.random.default_rng(5), ["path,mask"]
+    for i in range(61):
+        pixels, mask = rng.integers(0, 120, (19, 19, 3), np.uint8), np.zeros((19, 19), np.uint8)
+        top, left = rng.integers(0, 10, 2)
+        square = slice(top, top + 9), slice(left, left + 9)
+        pixels[square] += 110
+        mask[square] = 255
+        Image.fromarray(pixels).save(raw / f"{i}.png")
+        Image.fromarray(mask).save(raw / f"{i}_mask.png")
+        rows.append(f"{i}.png,{i}_mask.png")
+    (raw / "table.csv").write_text("\n".join(rows) + "\n")
+    spec = csv_spec("masked", classes=("background", "square"))
+    prepare(spec, raw / "table.csv", data_dir, size=16)
 
 
 def run(config: ExperimentConfig, workdir: Path, devices: int = 1) -> Result:

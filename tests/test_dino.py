@@ -16,13 +16,14 @@ from tolerances import LOSS_ON_DEVICES, PARITY_FORWARD, SAME_FLOAT32
 
 from fmi_jax import parallel
 from fmi_jax.augment import stack_by_size
-from fmi_jax.config import ExperimentConfig, OptimConfig
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Execution
 from fmi_jax.models.deit import DeiT, DeiTArch
 from fmi_jax.protocols import dino
 from fmi_jax.protocols.dino import DinoConfig, ProjectionHead
 from fmi_jax.protocols.spec import Fit, Parts, Pixels
+from fmi_jax.settings import OptimConfig
 from fmi_jax.tasks.self_supervision import Distillation, SelfSupervision
 from fmi_jax.training import optim
 from fmi_jax.training.partition import named_values, partition
@@ -51,13 +52,6 @@ OPTIONS = DinoConfig(
 )
 OPTIM = OptimConfig(learning_rate=1e-3, weight_decay=0.1)
 BATCH_SIZE, STEPS, TOTAL_STEPS = 8, 3, 5
-
-
-@dataclasses.dataclass(slots=True)
-class Config(ExperimentConfig):
-    """A config with options of its own."""
-
-    dino: DinoConfig = dataclasses.field(default_factory=lambda: copy.deepcopy(OPTIONS))
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:
@@ -116,26 +110,28 @@ def test_views_of_one_size_are_stacked_in_order() -> None:
     np.testing.assert_array_equal(small[1, :, 0, 0, 0], [1, 3, 4])
 
 
+def config() -> ExperimentConfig:
+    return ExperimentConfig(protocol="dino", image_size=12, dino=copy.deepcopy(OPTIONS))
+
+
+FIT: Fit = dino.fit(config(), ARCH)
+assert FIT.follow is not None
+FOLLOW = FIT.follow(TOTAL_STEPS)
+
+
 def make(remat: bool = False) -> dino.Dino:
     rngs, execution = nnx.Rngs(11), Execution(remat=remat)
     parts = Parts(
         backbone=DeiT(ARCH, execution, rngs=rngs),
         transformer=None,
         num_classes=0,
-        config=Config(protocol="dino"),
+        config=config(),
         rngs=rngs,
         new_backbone=lambda: DeiT(ARCH, execution, rngs=rngs),
     )
     model = FIT.module(parts)
     assert isinstance(model, dino.Dino)
     return model
-
-
-def config() -> Config:
-    return Config(protocol="dino", image_size=12)
-
-
-FIT: Fit = dino.fit(config(), ARCH, TOTAL_STEPS)
 
 
 @dataclasses.dataclass
@@ -172,7 +168,7 @@ def train(devices: int, accumulate: int, strategy: str, remat: bool) -> Trained:
         parts, optimizer, schedule,
         FIT.augment(Pixels(config(), (0.5,) * 3, (0.25,) * 3, jnp.float32)),
         loss=FIT.task.loss, accumulate=accumulate, mesh=mesh, placement=placement,
-        dtype=jnp.float32, follow=FIT.follow, logged=(*FIT.logged, "teacher"),
+        dtype=jnp.float32, follow=FOLLOW, logged=(*FIT.logged, "teacher"),
     )  # fmt: skip
     rng = np.random.default_rng(1)
     found = Trained([], [], [], {n for n, x in placement.items() if any(x.spec)})
@@ -257,7 +253,6 @@ def test_devices_micro_batches_and_remat_change_nothing(alone: Trained) -> None:
 
 
 def test_running_statistics_of_the_teacher_follow_too() -> None:
-    assert FIT.follow is not None
     params = {"head.prototypes": jnp.full(3, 5.0)}
     followers = {
         "backbone.bn1.mean": jnp.full(3, 4.0),
@@ -268,7 +263,7 @@ def test_running_statistics_of_the_teacher_follow_too() -> None:
         "centre": jnp.zeros(3),
     }
     seen = {"teacher": jnp.ones(3)}
-    moved = FIT.follow(params, followers, seen, jnp.int32(0))
+    moved = FOLLOW(params, followers, seen, jnp.int32(0))
     assert moved.keys() == {n for n in followers if not n.startswith("backbone.")} | {"temperature"}
     np.testing.assert_allclose(moved["teacher.backbone.bn1.mean"], 0.7 * 2 + 0.3 * 4, rtol=1e-6)
     np.testing.assert_allclose(moved["teacher.head.prototypes"], 0.7 * 1 + 0.3 * 5, rtol=1e-6)

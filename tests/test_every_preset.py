@@ -18,6 +18,7 @@ import short_runs
 from fmi_jax import cli
 from fmi_jax.artifacts.result import FORMAT
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.data.labels import Label
 from fmi_jax.protocols.registry import ADAPTS, FREE, HEADS, PAIRS, PROTOCOLS, protocol_of
 from fmi_jax.run import experiment
 from fmi_jax.settings import as_dict, set_fields
@@ -25,6 +26,7 @@ from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.plan import Plan, make_plan
 from fmi_jax.study.spec import Setting, Study
 from fmi_jax.study.state import State
+from fmi_jax.tasks.registry import TASKS
 from fmi_jax.training.interrupt import Stopped, StopRequest
 
 UNNAMED = {
@@ -43,6 +45,8 @@ SPECS = {
 def config_of(protocol: str, squares: ExperimentConfig) -> ExperimentConfig:
     config = dataclasses.replace(copy.deepcopy(squares), **CASES[protocol])
     spec = SPECS[protocol]
+    if Label.INDEX not in spec.parts[0].labels:
+        config.data.name = "masked"
     config.backbone.last_block = 1
     set_fields(config, spec.small)
     if "optim.learning_rate" in spec.unread:
@@ -56,7 +60,7 @@ def study_of(squares: ExperimentConfig) -> Study:
 
     def setting(protocol: str) -> Setting:
         return Setting(
-            at={"dataset": "squares", "model": protocol},
+            at={"dataset": config_of(protocol, squares).data.name, "model": protocol},
             config=config_of(protocol, squares),
             after=setting(first) if SPECS[protocol].after else None,
         )
@@ -73,7 +77,9 @@ def study_of(squares: ExperimentConfig) -> Study:
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    return make_plan(study_of(short_runs.prepare_squares(tmp_path_factory.mktemp("squares"))))
+    squares = short_runs.prepare_squares(tmp_path_factory.mktemp("squares"))
+    short_runs.prepare_masked(Path(squares.data.data_dir))
+    return make_plan(study_of(squares))
 
 
 def run_cell(ledger: Ledger, plan: Plan, setting: Setting) -> Path:
@@ -110,7 +116,8 @@ def test_every_protocol_runs_resumes_and_is_reported(plan: Plan, tmp_path: Path,
         trained = spec.fit is not None
         assert bool(result["adapt"]) == bool(result["head"]) == trained, protocol
         assert bool(finding["evaluations"]) == (spec.shows == "score"), protocol
-        assert (folder / "predictions.csv").exists() == (spec.shows == "score"), protocol
+        kept = TASKS[result["dataset"]["task"]].file
+        assert (folder / kept).exists() == (spec.shows == "score"), protocol
         assert b"</html>" in (folder / "report.html").read_bytes()
         written = (folder / "result.json").stat().st_mtime_ns
         experiment.run(short_runs.config_of_cell(folder), folder)  # finished: it is announced

@@ -18,7 +18,6 @@ from raw_sets import write_aptos
 from fmi_jax import augment
 from fmi_jax.augment.maps import move_maps
 from fmi_jax.augment.pipeline import apply_augmentation, draw_augmentation, unit
-from fmi_jax.config import AugmentConfig
 from fmi_jax.data import loader
 from fmi_jax.data.labels import IGNORE, Label, resized_maps
 from fmi_jax.data.prepared import DatasetInfo, manifest_sha256
@@ -32,6 +31,7 @@ from fmi_jax.data.registry import DATASETS
 from fmi_jax.data.subset import training_subset
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.report.outlines import PREDICTED_COLOUR, TRUE_COLOUR, outline, outlined
+from fmi_jax.settings import AugmentConfig
 from fmi_jax.tasks.registry import suitable
 
 SIZE, COUNT = 13, 31

@@ -1,7 +1,9 @@
 """Segmentation: its loss, what it measures of an image, its metrics, its file and its heads."""
 
 import csv
+import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -14,12 +16,12 @@ from hypothesis import strategies as st
 from tiny_backbones import ONE_PER_FAMILY, TINY
 
 from fmi_jax import parallel
-from fmi_jax.config import OptimConfig
 from fmi_jax.data.labels import IGNORE, Label
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import Execution
 from fmi_jax.models.deit import DeiT
 from fmi_jax.protocols.per_pixel import Decoder, PerPatchClassifier
+from fmi_jax.settings import OptimConfig
 from fmi_jax.tasks.registry import describe, suitable
 from fmi_jax.tasks.segmentation import Segmentation
 from fmi_jax.training import optim
@@ -30,6 +32,7 @@ from fmi_jax.types import Batch, Rows
 CLASSES = ("background", "drusen", "haemorrhage", "scar")
 TASK = Segmentation(CLASSES)
 B, SIDE = 5, 7
+MAKERS = [PerPatchClassifier, functools.partial(Decoder, width=128)]
 
 
 def draw(seed: int, *, ignored: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
@@ -174,9 +177,11 @@ def test_a_diverged_network_is_named() -> None:
         TASK.evaluate({name: value[:0] for name, value in found.items()})
 
 
-@pytest.mark.parametrize("head", [PerPatchClassifier, Decoder])
+@pytest.mark.parametrize("head", MAKERS)
 @pytest.mark.parametrize("name", ONE_PER_FAMILY.values())
-def test_every_family_gives_logits_for_each_pixel(name: str, head: type) -> None:
+def test_every_family_gives_logits_for_each_pixel(
+    name: str, head: Callable[..., nnx.Module]
+) -> None:
     tiny = TINY[name]
 
     def logits(images: jax.Array) -> jax.Array:
@@ -188,8 +193,8 @@ def test_every_family_gives_logits_for_each_pixel(name: str, head: type) -> None
     assert (found.shape, found.dtype) == ((2, tiny.side, tiny.side, 3), jnp.float32)
 
 
-@pytest.mark.parametrize("head", [PerPatchClassifier, Decoder])
-def test_a_head_learns_where_bright_squares_are(head: type) -> None:
+@pytest.mark.parametrize("head", MAKERS)
+def test_a_head_learns_where_bright_squares_are(head: Callable[..., nnx.Module]) -> None:
     """Through the training step, on a frozen backbone; and the left is not taken for the right."""
     tiny, task = TINY[ONE_PER_FAMILY[DeiT]], Segmentation(("background", "square"))
     side, steps = tiny.side, 60

@@ -22,9 +22,9 @@ from fmi_jax.augment.pipeline import (
     unit,
 )
 from fmi_jax.augment.warp import affine, perspective_nearest, rotate
-from fmi_jax.config import AugmentConfig
 from fmi_jax.data.labels import IGNORE, Label, resized_maps
 from fmi_jax.errors import UsageError
+from fmi_jax.settings import AugmentConfig
 
 
 def check_label(config: AugmentConfig, label: Label) -> None:

@@ -35,7 +35,6 @@ from fmi_jax import augment
 from fmi_jax.artifacts.charts import Curves
 from fmi_jax.artifacts.history import FILE_NAME, read_history
 from fmi_jax.artifacts.result import Finding
-from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
@@ -46,6 +45,7 @@ from fmi_jax.nn.mlp import gelu
 from fmi_jax.protocols.judging import Run
 from fmi_jax.protocols.spec import Fit, FitSpec, Images, JudgeSpec, Parts, Pixels, one_cell
 from fmi_jax.rules import fraction, low_high, not_negative, positive
+from fmi_jax.settings import BaseConfig, section
 from fmi_jax.tasks.self_supervision import Distillation, SelfSupervision
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.step import Arrays, Augment, Follow
@@ -248,10 +248,10 @@ def _follow(options: DinoConfig, total_steps: int) -> Follow:
     return follow
 
 
-def fit(config: ExperimentConfig, arch: ArchConfig) -> Fit:
+def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
     """Describe the pre-training of a backbone."""
     del arch
-    options = _options(config)
+    options = section(config, DinoConfig)
     return Fit(
         module=lambda parts: Dino(parts, options),
         learns=_learns,
@@ -266,13 +266,9 @@ def fit(config: ExperimentConfig, arch: ArchConfig) -> Fit:
     )
 
 
-def _options(config: ExperimentConfig) -> DinoConfig:
-    return config.dino  # type: ignore[attr-defined]
-
-
-def _check(config: ExperimentConfig, info: DatasetInfo) -> None:
+def _check(config: BaseConfig, info: DatasetInfo) -> None:
     """Refuse crops that the backbone cannot take, and a schedule that needs validation."""
-    options, name = _options(config), config.backbone.name
+    options, name = section(config, DinoConfig), config.backbone.name
     if config.optim.schedule == "plateau":
         raise UsageError(
             "optim.schedule='plateau': protocol 'dino' measures nothing on validation; expected"
@@ -294,9 +290,9 @@ def _check(config: ExperimentConfig, info: DatasetInfo) -> None:
         raise UsageError(f"dino.local_size={local} does not suit {name}: {error}") from None
 
 
-def _images(config: ExperimentConfig, counts: Mapping[str, int]) -> Images:
+def _images(config: BaseConfig, counts: Mapping[str, int]) -> Images:
     """Count crops in whole images: the student sees all of them, the teacher the global ones."""
-    options = _options(config)
+    options = section(config, DinoConfig)
     seen = Plan.of(config, counts["train"]).total_steps * config.train.batch_size
     local = options.local_crops * (options.local_size / config.image_size) ** 2
     return Images(round(seen * (_GLOBAL + local)), _GLOBAL * seen)
@@ -308,7 +304,7 @@ _LEFT = 0.01  # nats of entropy, or of divergence, below which nothing is left t
 
 def judge(run: Run) -> Finding:
     """Show the course of the pre-training, and say so if it has collapsed."""
-    options = _options(run.config)
+    options = section(run.config, DinoConfig)
     history = read_history(run.workdir / FILE_NAME)
     named = {
         "Loss": "train/loss",
@@ -352,6 +348,7 @@ SPEC = FitSpec(
     summary="self-supervised pre-training without labels (DINO); hands its backbone on",
     labels=tuple(Label),
     fit=fit,
+    options=DinoConfig,
     reads=("dino",),
     ignores=("augment", "metric", "train.bootstrap_samples", "train.eval_batch_size"),
     check=_check,

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, UInt8
 from fmi_jax import augment, parallel
 from fmi_jax.artifacts.charts import Outlines
 from fmi_jax.artifacts.result import Finding
-from fmi_jax.config import ExperimentConfig
 from fmi_jax.data import loader
 from fmi_jax.data.labels import Label, resized_maps
 from fmi_jax.data.prepared import DatasetInfo
@@ -26,6 +25,7 @@ from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.protocols.judging import Run
 from fmi_jax.protocols.spec import HeadSpec, JudgeSpec, tested, training_images
 from fmi_jax.rules import positive
+from fmi_jax.settings import BaseConfig, section
 from fmi_jax.training.step import Arrays
 
 _NORM_EPS = 1e-6
@@ -257,7 +257,7 @@ _JUDGE = JudgeSpec(
 )
 
 
-def _check(config: ExperimentConfig, info: DatasetInfo) -> None:
+def _check(config: BaseConfig, info: DatasetInfo) -> None:
     augment.check_label(config.augment, info.label)
 
 
@@ -279,12 +279,13 @@ DECODER = HeadSpec(
     build=lambda parts: Decoder(
         parts.backbone,
         parts.num_classes,
-        width=parts.config.decoder.width,
+        width=section(parts.config, DecoderConfig).width,
         eval_mode=parts.eval_mode,
         rngs=parts.rngs,
     ),
     judge=_JUDGE,
     check=_check,
     small={"augment.center_crop": 1.0, "decoder.width": 24},
+    options=DecoderConfig,
     reads=("decoder",),
 )
