@@ -5,7 +5,10 @@ overridden on the command line: `--config.optim.learning_rate=3e-4`.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
+from fmi_jax import settings
 from fmi_jax.protocols.adapt.lora import LoraConfig
 from fmi_jax.protocols.cka import CkaConfig
 from fmi_jax.protocols.dino import DinoConfig
@@ -37,3 +40,12 @@ class ExperimentConfig(BaseConfig):
     timing: TimingConfig = dataclasses.field(default_factory=TimingConfig)
     decoder: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
     dino: DinoConfig = dataclasses.field(default_factory=DinoConfig)
+
+
+def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
+    """Invert `settings.as_dict`.
+
+    Raises:
+      UsageError: a field is unknown, or a value has the wrong type.
+    """
+    return settings.from_dict(ExperimentConfig, values)

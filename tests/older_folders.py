@@ -46,11 +46,10 @@ STEPS, STOPPED = 6, 3
 STUDY = """
 import json
 
-from fmi_jax.config import ExperimentConfig
-from fmi_jax.settings import from_dict
+from fmi_jax.config import from_dict
 from fmi_jax.study.spec import Setting, Study
 
-CONFIGS = {name: from_dict(ExperimentConfig, values) for name, values in json.loads(%r).items()}
+CONFIGS = {name: from_dict(values) for name, values in json.loads(%r).items()}
 
 
 def settings():

@@ -13,12 +13,11 @@ from PIL import Image
 
 from fmi_jax import parallel
 from fmi_jax.artifacts.result import Result
-from fmi_jax.config import ExperimentConfig
+from fmi_jax.config import ExperimentConfig, from_dict
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.data.raw.csv_table import csv_spec
 from fmi_jax.run import conclusion, experiment
-from fmi_jax.settings import from_dict
 from fmi_jax.training.interrupt import Stopped, StopRequest
 
 
@@ -34,7 +33,7 @@ def read_config(path: Path) -> ExperimentConfig:
 
 def config_of_cell(folder: Path) -> ExperimentConfig:
     """What a driver has a cell run."""
-    return from_dict(ExperimentConfig, json.loads((folder / "cell.json").read_text())["config"])
+    return from_dict(json.loads((folder / "cell.json").read_text())["config"])
 
 
 def prepare_squares(folder: Path) -> ExperimentConfig:

@@ -8,11 +8,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PROTOCOLS = {
-    *("types", "errors", "atomic", "cores", "registry", "rules", "settings", "parallel"),
-    *("models.base", "augment", "data.prepared", "data.labels", "data.loader"),
-    *("training", "tasks", "artifacts.result", "artifacts.charts", "jax"),
-}
 PLANNED = {
     *("errors", "artifacts.older", "artifacts.result", "tasks.registry"),
     *("study.figure", "study.files", "study.published"),
@@ -57,9 +52,11 @@ ALLOWED: dict[str, set[str]] = {
         *("types", "errors", "atomic", "data.labels", "data.prepared", "artifacts.result"),
         *("augment", "drawing"),
     },
-    "fmi_jax.protocols": PROTOCOLS,
-    "fmi_jax.protocols.adapt": PROTOCOLS | {"nn", "protocols"},
-    "fmi_jax.protocols.heads": PROTOCOLS | {"nn", "protocols"},
+    "fmi_jax.protocols": {
+        *("types", "errors", "atomic", "cores", "registry", "rules", "settings", "parallel"),
+        *("nn", "models", "augment", "data.prepared", "data.labels", "data.loader"),
+        *("training", "tasks", "artifacts.result", "artifacts.charts", "artifacts.history", "jax"),
+    },
     "fmi_jax.config": {"settings", "protocols", "tasks"},
     "fmi_jax.options": {"errors", "settings", "config", "protocols"},
     "fmi_jax.report": {

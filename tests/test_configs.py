@@ -17,7 +17,7 @@ import jax
 import pytest
 
 from fmi_jax import config_files, entry, parallel
-from fmi_jax.config import ExperimentConfig
+from fmi_jax.config import ExperimentConfig, from_dict
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError
@@ -26,15 +26,7 @@ from fmi_jax.protocols.knn import KnnConfig
 from fmi_jax.protocols.registry import ADAPTS, FITS, HEADS, JUDGES, PROTOCOLS, check_read
 from fmi_jax.run import conclusion, experiment
 from fmi_jax.run.assembly import assemble
-from fmi_jax.settings import (
-    BaseConfig,
-    DataConfig,
-    TrainConfig,
-    as_dict,
-    from_dict,
-    section,
-    validate,
-)
+from fmi_jax.settings import BaseConfig, DataConfig, TrainConfig, as_dict, section, validate
 from fmi_jax.study.grids import recipe
 from fmi_jax.study.registry import STUDIES
 from fmi_jax.tasks.registry import TASKS
@@ -106,7 +98,7 @@ def check_names(config: ExperimentConfig, text: str) -> None:
 
 @functools.cache
 def _assemble(values: str, channels: int) -> None:
-    assemble(from_dict(ExperimentConfig, json.loads(values)), channels, num_classes=5)
+    assemble(from_dict(json.loads(values)), channels, num_classes=5)
 
 
 def check(config: ExperimentConfig, text: str) -> None:

@@ -283,13 +283,12 @@ def test_real_cells_share_what_is_compiled(tmp_path, monkeypatch, capsys):
     path = tmp_path / "grid.py"
     path.write_text(
         "import json\n"
-        "from fmi_jax.config import ExperimentConfig\n"
-        "from fmi_jax.settings import from_dict\n"
+        "from fmi_jax.config import from_dict\n"
         "from fmi_jax.study.spec import Setting, Study\n"
         f"CONFIG = {json.dumps(as_dict(config))!r}\n"
         "STUDY = Study(name='squares', title='Squares', rows=('model',), rates=(), seeds=2,\n"
         "    settings=lambda: (Setting(at={'dataset': 'squares', 'model': 'nano'},\n"
-        "                              config=from_dict(ExperimentConfig, json.loads(CONFIG))),))\n"
+        "                              config=from_dict(json.loads(CONFIG))),))\n"
     )
     cache = tmp_path / "xla"
     for name, value in (runs.environment() | {"JAX_COMPILATION_CACHE_DIR": str(cache)}).items():

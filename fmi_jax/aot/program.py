@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmi_jax.aot.targets import Target
-from fmi_jax.config import ExperimentConfig
+from fmi_jax.config import ExperimentConfig, from_dict
 from fmi_jax.errors import UsageError
 from fmi_jax.flags import assign
 from fmi_jax.protocols.registry import protocol_of
-from fmi_jax.settings import as_dict, differences, from_dict, set_fields, validate
+from fmi_jax.settings import as_dict, differences, set_fields, validate
 
 WHAT = ("train", "eval", "features")
 CENTRE = 0.875  # fraction of the prepared side that the default augmentation keeps
@@ -49,7 +49,7 @@ class Program:
         return cls(
             target=Target(**values["target"]),
             what=values["what"],
-            config=from_dict(ExperimentConfig, values["config"]),
+            config=from_dict(values["config"]),
             optimization=values["optimization"],
         )
 

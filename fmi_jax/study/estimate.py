@@ -18,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-from fmi_jax.config import ExperimentConfig
+from fmi_jax.config import ExperimentConfig, from_dict
 from fmi_jax.data.prepared import DatasetInfo, open_dataset
 from fmi_jax.data.subset import training_subset
 from fmi_jax.drawing.template import duration
 from fmi_jax.errors import UserError
 from fmi_jax.protocols.registry import protocol_of
 from fmi_jax.run.assembly import assemble, bare
-from fmi_jax.settings import as_dict, from_dict
+from fmi_jax.settings import as_dict
 from fmi_jax.study.cells import Cell, following
 from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.plan import Missing, Plan
@@ -135,7 +135,7 @@ def per_image(config: ExperimentConfig, channels: int, num_classes: int) -> tupl
 
 @functools.cache
 def _per_image(values: str, channels: int, num_classes: int) -> tuple[float, float]:
-    config = from_dict(ExperimentConfig, json.loads(values))
+    config = from_dict(json.loads(values))
     assembly = assemble(config, channels, num_classes)
     if assembly.fit.augment is not None:  # its inputs are no images; the backbone is counted
         assembly = bare(config, channels, num_classes)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from fmi_jax.artifacts import older
 from fmi_jax.entry import guarded
-from fmi_jax.settings import from_dict
 from fmi_jax.study.files import CELL, CELL_FORMAT
 
 
@@ -15,12 +14,12 @@ def main(folder: Path, cores: str) -> None:
     """Run the experiment that `cell.json` in `folder` describes, in that folder."""
     if hasattr(os, "sched_setaffinity"):  # before JAX counts them
         os.sched_setaffinity(0, map(int, cores.split(",")))
-    from fmi_jax.config import ExperimentConfig
+    from fmi_jax.config import from_dict
     from fmi_jax.run import experiment
 
     values = json.loads((folder / CELL).read_text(encoding="utf-8"))
     older.format_of(values, CELL_FORMAT, folder / CELL)
-    experiment.run(from_dict(ExperimentConfig, values["config"]), folder)
+    experiment.run(from_dict(values["config"]), folder)
 
 
 if __name__ == "__main__":
