@@ -113,8 +113,8 @@ def test_every_protocol_runs_resumes_and_is_reported(plan: Plan, tmp_path: Path,
         assert result["config"] == as_dict(short_runs.config_of_cell(folder))
         (finding,) = result["findings"]
         assert finding["judge"] == CASES[protocol]["protocol"]
-        trained = spec.fit is not None
-        assert bool(result["adapt"]) == bool(result["head"]) == trained, protocol
+        parts = ("", "") if spec.fit is None else (spec.fit.adapt, spec.fit.head)
+        assert (result["adapt"], result["head"]) == parts, protocol
         assert bool(finding["evaluations"]) == (spec.shows == "score"), protocol
         kept = TASKS[result["dataset"]["task"]].file
         assert (folder / kept).exists() == (spec.shows == "score"), protocol
