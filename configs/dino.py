@@ -3,8 +3,8 @@
 Pre-train without labels, then judge the backbone: neighbours, and a linear probe.
 
 python run.py --config=configs/dino.py --workdir=runs/dino
-python run.py --config=configs/dino.py:knn --workdir=runs/dino_knn --config.backbone.run=runs/dino
-python run.py --config=configs/dino.py:probe --workdir=runs/dino_probe --config.backbone.run=runs/dino
+python run.py --config=configs/dino.py:knn --workdir=runs/near --config.backbone.run=runs/dino
+python run.py --config=configs/dino.py:probe --workdir=runs/probe --config.backbone.run=runs/dino
 
 Without `backbone.run` the last two judge the weights that the pre-training began with.
 `python -m benchmarks.pretraining` does all of it for three seeds; the result is in

@@ -271,6 +271,7 @@ class OneRun:
     dataset: PreparedDataset
     mesh: Mesh
     active: bool = True
+    trained: bool = False
 
     def network(self, config: ExperimentConfig | None = None) -> Network:
         return network.pretrained(config or self.config, self.dataset.info, self.mesh)
