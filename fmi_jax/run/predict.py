@@ -8,7 +8,7 @@ import numpy as np
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.data.preparing.images import load_image
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.run.assembly import evaluation_step
+from fmi_jax.run.assembly import BARE, evaluation_step
 from fmi_jax.run.network import read_trained
 from fmi_jax.tasks.classification import Classification
 from fmi_jax.tasks.predictions import Predictions
@@ -37,10 +37,10 @@ def predict(workdir: Path, images: Sequence[Path], batch_size: int = 32) -> Pred
     config, info, mesh = run.config, run.info, run.mesh
     share = mesh.shape["data"]
     task = task_of(info)
-    if not isinstance(task, Classification):
+    if not isinstance(task, Classification) or run.assembly.fit is BARE:
         raise UserError(
-            f"{workdir} holds a run on {info.label.words}: expected a run on images with classes,"
-            " whose probabilities this writes."
+            f"{workdir} holds a run of protocol {config.protocol!r} on {info.label.words}: expected"
+            " one that has trained a classifier, whose probabilities this writes."
         )
     measured = predict_split(
         evaluation_step(run.assembly, config, run.pixels, task.measure, mesh, run.placement),

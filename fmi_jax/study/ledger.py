@@ -25,7 +25,7 @@ from fmi_jax.errors import UserError
 from fmi_jax.settings import as_dict
 from fmi_jax.study.cells import Cell, following
 from fmi_jax.study.files import CELL, CELL_FORMAT, CLAIM, FAILED
-from fmi_jax.study.state import Failure, Score, State, ended, read_failure, read_file
+from fmi_jax.study.state import NO_SCORE, Failure, Score, State, ended, read_failure, read_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,11 +122,11 @@ class Ledger:
         """What `result.json` of a finished cell holds."""
         return read_file(self.folder(cell) / RESULT, RESULT_FORMAT)
 
-    def score(self, cell: str) -> Score | None:
-        """Validation score of a finished cell; None if it has no such score."""
+    def score(self, cell: str) -> Score:
+        """Validation score of a finished cell; `NO_SCORE` if it has none."""
         best = self.result(cell).get("best")
         if best is None:
-            return None
+            return NO_SCORE
         value = float("nan") if best["value"] is None else best["value"]
         return Score(best["metric"], value)
 

@@ -58,6 +58,10 @@ class Score:
     value: float
 
 
+NO_SCORE = Score("", 0.0)
+"""Score of a finished cell that chose nothing on validation; all such cells are equal."""
+
+
 def ended(folder: Path) -> State | None:
     """How the cell of a folder has ended (`DONE` or `FAILED`); None: it has not."""
     if (folder / RESULT).is_file():
@@ -69,7 +73,8 @@ def best(scored: Iterable[tuple[T, Score | None]]) -> T:
     """The item that is best on validation; the first of equal ones, and of those without scores."""
 
     def rank(pair: tuple[T, Score | None]) -> float:
-        return 0.0 if pair[1] is None else describe(pair[1].metric).score(pair[1].value)
+        score = pair[1] or NO_SCORE
+        return describe(score.metric).score(score.value) if score.metric else score.value
 
     return max(scored, key=rank)[0]
 
