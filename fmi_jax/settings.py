@@ -261,9 +261,9 @@ class BaseConfig:
     Attributes:
       protocol: protocol that judges the backbone ("linear_probe", "finetune", "knn", ...), or "fit"
         for any pair of `adapt` and `head`.
-      adapt: part of the backbone that learns ("frozen", "full", "partial", "lora"), for "fit".
-      head: network on the backbone ("linear", "deit", "attentive", "grid"), for "fit".
-      judges: judges beside the protocol's own ("knn", "logistic", "cka", "timing").
+      adapt: part of the backbone that learns, for "fit" (`fmi-jax protocols` lists them).
+      head: network on the backbone, for "fit".
+      judges: judges beside the protocol's own.
       image_size: side in pixels of the network's input.
       metric: validation metric that selects the best checkpoint; empty: the data set's own.
     """
@@ -279,6 +279,10 @@ class BaseConfig:
     backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+    def metric_or(self, default: str) -> str:
+        """Name of the validation metric that selects: that of the config, or the default."""
+        return self.metric or default
 
     def contradictions(self) -> Iterator[str]:
         """Messages for fields that do not fit together."""

@@ -30,7 +30,7 @@ def choose_by_validation(
       splits: the features.
       config, info: name the metric that selects; the first setting wins a tie.
     """
-    task, metric = task_of(info), config.metric or info.metric
+    task, metric = task_of(info), config.metric_or(info.metric)
     assert isinstance(task, Classification)
     found = {
         split: [

@@ -279,7 +279,7 @@ def begin(config: BaseConfig, workdir: Path) -> Session:
         seed=data.subset_seed,
     )
     info = dataset.info
-    metric = config.metric or info.metric
+    metric = config.metric_or(info.metric)
     task = task_of(info)
     task.metric(metric)  # refuses one that the task does not have
     clock.lap("data")
