@@ -6,6 +6,7 @@ from fmi_jax.data.raw.shenzhen import LISTS, SHENZHEN
 from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.data.raw.splits import assign
 from fmi_jax.errors import UsageError, UserError
+from fmi_jax.tasks.registry import suitable
 
 
 @pytest.fixture
@@ -30,7 +31,10 @@ def write_lists(raw, images):
 
 def test_the_class_is_the_last_digit_of_the_name_and_other_files_do_not_count(raw, images):
     read = SHENZHEN.read(raw)
-    assert (read.task, read.classes) == ("binary", ("Normal", "Tuberculosis"))
+    assert (suitable(read.label, read.classes).name, read.classes) == (
+        "binary",
+        ("Normal", "Tuberculosis"),
+    )
     assert {example.id: example.label for example in read.examples} == {
         path.name: int(path.stem[-1]) for path in images.glob("*.png")
     }

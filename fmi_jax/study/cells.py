@@ -41,6 +41,11 @@ class Cell:
     seed: int | None = None
     parent: "Cell | None" = None
 
+    @property
+    def apart(self) -> ExperimentConfig:
+        """Experiment without the run that it follows, which is a cell itself."""
+        return self.config if self.parent is None else following(self.config, "")
+
 
 _BASELINE = {
     "": "protocol image_size metric",

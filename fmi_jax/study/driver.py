@@ -191,7 +191,7 @@ class Driver:
             compiled = {running.cell.program for running in self._at_work()}
             cell = next((c for c in waiting if c.program not in compiled), waiting[0])
             waiting.remove(cell)
-            self._not_ready[cell.id] = missing.of(cell)
+            self._not_ready[cell.id] = missing.of(cell.apart)
             if not self._not_ready[cell.id]:
                 self._start(cell)
 

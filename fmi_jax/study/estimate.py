@@ -58,7 +58,7 @@ def describe_plan(
     lines += _cost(plan, settings, ledger, cells, states, tflops)
     missing = Missing()
     waiting = [cell for cell in due.values() if states[cell.id] is State.OPEN]
-    needs = [need for cell in waiting for need in missing.of(cell)]
+    needs = [need for cell in waiting for need in missing.of(cell.apart)]
     lines += [f"not ready ({needs.count(need)} cells): {need}" for need in dict.fromkeys(needs)]
     return "\n".join(lines)
 

@@ -19,7 +19,7 @@ from fmi_jax.protocols.spec import PretrainedNetwork
 from fmi_jax.run.assembly import find_weights
 from fmi_jax.run.origin import finished_run
 from fmi_jax.settings import validate
-from fmi_jax.study.cells import Cell, candidates, due, following
+from fmi_jax.study.cells import Cell, candidates, due
 from fmi_jax.study.planned import PlannedCell, PlannedSetting, PlannedStudy, read_plan
 from fmi_jax.study.spec import Setting, Study
 from fmi_jax.study.state import Score
@@ -236,10 +236,8 @@ class Missing:
     def __init__(self) -> None:
         self._found: dict[str, list[str]] = {}
 
-    def of(self, cell: Cell) -> list[str]:
-        """List the weights or prepared data that a cell lacks, one message each."""
-        # Not the run that it follows, which is a cell itself.
-        config = cell.config if cell.parent is None else following(cell.config, "")
+    def of(self, config: ExperimentConfig) -> list[str]:
+        """List the weights or prepared data that an experiment lacks, one message each."""
         parts = (config.backbone, config.transformer, config.data, config.cka, config.protocol)
         key = repr(parts)
         if key not in self._found:
