@@ -18,7 +18,7 @@ from fmi_jax.artifacts.result import Result
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = (0, 1, 2)
-JUDGES = {"knn": "kNN", "probe": "linear probe"}
+JUDGES = {"knn": "kNN", "probe": "linear probe (logistic regression)"}
 
 
 def run(root: Path, name: str, config: str, *fields: str) -> Result:

@@ -19,6 +19,7 @@ def get_config(arg: str = "") -> ExperimentConfig:
     config = ExperimentConfig(protocol="fit", adapt="frozen", head="decoder", image_size=64)
     config.data.name = "fundus_lesions"
     config.data.prepared_size = 64
+    config.data.split = "stratified"
     config.augment.center_crop = 1.0
     config.augment.hue = 0.02
     config.backbone.name = "deit_nano"

@@ -10,6 +10,7 @@ from fmi_jax.data.raw.chestxray14 import BENCHMARK_LISTS, CHESTXRAY14, CLASSES
 from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.data.raw.splits import assign
 from fmi_jax.errors import UsageError, UserError
+from fmi_jax.tasks.registry import suitable
 
 TABLE = "Data_Entry_2017.csv"
 
@@ -54,7 +55,7 @@ def test_findings_are_labels_in_the_order_of_the_study(raw):
     fields[3][1] = "Pleural_Thickening"
     (raw / TABLE).write_text("\n".join(map(",".join, fields)) + "\n")
     read = CHESTXRAY14.read(raw)
-    assert (read.task, read.classes) == ("multilabel", CLASSES)
+    assert (suitable(read.label, read.classes).name, read.classes) == ("multilabel", CLASSES)
     labels = np.array([example.label for example in read.examples])
     assert labels.shape == (56, 14)
     assert [np.flatnonzero(row).tolist() for row in labels[:3]] == [[0, 13], [], [12]]

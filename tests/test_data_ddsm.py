@@ -12,6 +12,7 @@ from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.ddsm import DDSM, DDSM_3CLASS
 from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.errors import UserError
+from fmi_jax.tasks.registry import suitable
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +33,11 @@ def write_list(raw, split, text):
 
 def test_two_and_three_classes(drawn):
     two, three = DDSM.read(drawn), DDSM_3CLASS.read(drawn)
-    assert (two.task, two.classes) == ("binary", ("Normal", "Cancer"))
-    assert (three.task, three.classes) == ("multiclass", ("Normal", "Benign", "Cancer"))
+    assert (suitable(two.label, two.classes).name, two.classes) == ("binary", ("Normal", "Cancer"))
+    assert (suitable(three.label, three.classes).name, three.classes) == (
+        "multiclass",
+        ("Normal", "Benign", "Cancer"),
+    )
     kinds = ("normal", "benign", "cancer")
     assert {e.id.split("_")[0] for e in three.examples} == set(kinds)
     for a, b in zip(two.examples, three.examples, strict=True):
