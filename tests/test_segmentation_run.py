@@ -12,7 +12,6 @@ from flax import nnx
 from tiny_backbones import ONE_PER_FAMILY, TINY
 
 from fmi_jax import parallel
-from fmi_jax.data.labels import resized_maps
 from fmi_jax.data.prepared import open_or_draw
 from fmi_jax.models.base import Execution
 from fmi_jax.models.deit import DeiT
@@ -106,7 +105,7 @@ def test_memory_does_not_grow_with_the_number_of_images() -> None:
     # An evaluation that keeps what the network says of each pixel would be found out.
     kept = Evaluation(lambda outputs, batch: {"logits": outputs})
     kept.peak_of(2 * BATCH)
-    assert kept.peak_of(500) > 2 * kept.peak_of(50)
+    assert kept.peak_of(50) > 1.5 * kept.peak_of(2 * BATCH)
 
 
 def best_threshold(images: np.ndarray, masks: np.ndarray) -> float:
@@ -132,7 +131,7 @@ def test_a_frozen_network_under_a_decoder_finds_lesions_that_no_threshold_finds(
     dataset = open_or_draw(Path(config.data.data_dir), config.data.name, 64, config.data.split)
     pairs = [dataset.split("test")[row] for row in range(len(dataset.ids("test")))]
     images, masks = (np.stack(each) for each in zip(*pairs, strict=True))
-    assert resized_maps(masks, 64, 64).shape == masks.shape  # what is measured is what is prepared
+    assert masks.shape[1:] == (config.image_size, config.image_size)  # as the run measures them
     dice = result.test.values["dice"]
     assert dice > 0.6
     assert dice > best_threshold(images, masks) + 0.2
