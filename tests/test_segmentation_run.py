@@ -101,7 +101,7 @@ def test_memory_does_not_grow_with_the_number_of_images() -> None:
     few, many = reduced.peak_of(50), reduced.peak_of(500)
     assert few < many  # at least the counts of each image are kept
     assert many < 1.05 * few
-    assert reduced.compiled._cache_size() == 1  # one program, so the same scratch memory
+    assert reduced.compiled._cache_size() == 1  # type: ignore[attr-defined]  # one program, so the same scratch memory
     # An evaluation that keeps what the network says of each pixel would be found out.
     kept = Evaluation(lambda outputs, batch: {"logits": outputs})
     kept.peak_of(2 * BATCH)

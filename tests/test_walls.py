@@ -154,6 +154,13 @@ def test_without_them_everything_imports_and_runs(without: Path) -> None:
     assert "test_judges_are_added_to_the_network_that_was_trained PASSED" in passed
 
 
+def test_labels_that_no_task_is_for_are_refused(without: Path, tmp_path: Path) -> None:
+    command = ("prepare", "fundus_lesions", "--data-dir", str(tmp_path), "--size", "16")
+    done = run(without, "-m", "fmi_jax.cli", *command)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stderr.startswith("error: no task is for masks: expected one class per image or ")
+
+
 @pytest.mark.slow
 def test_without_them_every_other_test_passes(without: Path) -> None:
     succeed(without, "-m", "pytest", "-p", "no:cacheprovider", "tests")
@@ -168,17 +175,18 @@ def insert(path: Path, lines: dict[str, str]) -> None:
     path.write_text(text)
 
 
-def test_new_parts_keep_the_contract_of_all(tmp_path: Path) -> None:
-    copied(tmp_path)
+def added(folder: Path) -> Path:
+    """A copy with a new task, head, judge and backbone."""
+    copied(folder)
     for part in EXTENSION.rglob("*.py"):
         if part.parent != EXTENSION:
-            shutil.copy(part, tmp_path / "fmi_jax" / part.relative_to(EXTENSION))
-    (tmp_path / "fmi_jax" / "models" / "toy.py").write_text(FAMILY)
+            shutil.copy(part, folder / "fmi_jax" / part.relative_to(EXTENSION))
+    (folder / "fmi_jax" / "models" / "toy.py").write_text(FAMILY)
     insert(
-        tmp_path / MODELS, {"    swin,": "    toy,", "        *swin.SPECS,": "        *toy.SPECS,"}
+        folder / MODELS, {"    swin,": "    toy,", "        *swin.SPECS,": "        *toy.SPECS,"}
     )
     insert(
-        tmp_path / TASKS,
+        folder / TASKS,
         {
             "from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel": (
                 "from fmi_jax.tasks.grades import Grades"
@@ -187,7 +195,7 @@ def test_new_parts_keep_the_contract_of_all(tmp_path: Path) -> None:
         },
     )
     insert(
-        tmp_path / PROTOCOLS,
+        folder / PROTOCOLS,
         {
             "    knn,": "    likeness,",
             "        knn.SPEC,": "        likeness.SPEC,",
@@ -196,7 +204,7 @@ def test_new_parts_keep_the_contract_of_all(tmp_path: Path) -> None:
         },
     )
     insert(
-        tmp_path / CONFIG,
+        folder / CONFIG,
         {
             "from fmi_jax.protocols.heads.stacked import TransformerConfig": (
                 "from fmi_jax.protocols.heads.tempered import TemperedConfig"
@@ -206,8 +214,12 @@ def test_new_parts_keep_the_contract_of_all(tmp_path: Path) -> None:
             ),
         },
     )
+    return folder
+
+
+def test_new_parts_keep_the_contract_of_all(tmp_path: Path) -> None:
     run_tests(
-        tmp_path,
+        added(tmp_path),
         *("tests/extension/contract.py", "tests/test_architecture.py"),
         "tests/test_configs.py::test_the_config_has_a_section_for_the_options_of_every_part",
         "tests/test_protocols_command.py",
