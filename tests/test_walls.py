@@ -175,6 +175,13 @@ def insert(path: Path, lines: dict[str, str]) -> None:
     path.write_text(text)
 
 
+DOCUMENTED = """
+| `likeness` | nothing | | `likeness` |
+
+python run.py --config=configs/quickstart.py --workdir=runs/likeness --config.protocol=likeness
+"""
+
+
 def added(folder: Path) -> Path:
     """A copy with a new task, head, judge and backbone."""
     copied(folder)
@@ -214,6 +221,8 @@ def added(folder: Path) -> Path:
             ),
         },
     )
+    with (folder / "docs" / "protocols.md").open("a") as file:
+        file.write(DOCUMENTED)
     return folder
 
 
@@ -222,5 +231,7 @@ def test_new_parts_keep_the_contract_of_all(tmp_path: Path) -> None:
         added(tmp_path),
         *("tests/extension/contract.py", "tests/test_architecture.py"),
         "tests/test_configs.py::test_the_config_has_a_section_for_the_options_of_every_part",
+        "tests/test_configs.py::test_every_protocol_is_in_a_documented_command",
+        "tests/test_protocols.py::test_every_protocol_is_documented",
         "tests/test_protocols_command.py",
     )
