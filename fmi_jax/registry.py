@@ -1,6 +1,6 @@
 """Registry: a read-only mapping from names to specs, one per kind of spec."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from fmi_jax.errors import unknown_name
@@ -26,7 +26,7 @@ class Registry(Mapping[str, T], Generic[T]):
       specs: entries of the registry; two with the same name raise `ValueError`.
     """
 
-    def __init__(self, kind: str, specs: tuple[T, ...]):
+    def __init__(self, kind: str, specs: Sequence[T]):
         self.kind = kind
         self._specs: dict[str, T] = {}
         for spec in specs:

@@ -40,6 +40,11 @@ def prepare_squares(folder: Path) -> ExperimentConfig:
     """A config of six steps over prepared squares, with two validations."""
     runs.draw_squares(folder / "raw")
     prepare(folder_spec("squares"), folder / "raw", folder / "data", size=16)
+    return config_of_squares(folder)
+
+
+def config_of_squares(folder: Path) -> ExperimentConfig:
+    """The config of `prepare_squares`, over data that are prepared."""
     config = read_config(runs.write_config(folder, folder / "data"))
     config.train.max_steps = 6
     config.train.eval_every_epochs = 0.6

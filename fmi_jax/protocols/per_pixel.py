@@ -289,3 +289,4 @@ DECODER = HeadSpec(
     options=DecoderConfig,
     reads=("decoder",),
 )
+SPECS = (PER_PATCH, DECODER)

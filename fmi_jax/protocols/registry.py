@@ -9,9 +9,26 @@ from typing import TypeVar
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError, unknown_name
-from fmi_jax.protocols import cka, dino, knn, logistic, per_pixel, timing
-from fmi_jax.protocols.adapt import frozen, full, lora, partial
-from fmi_jax.protocols.heads import attentive, head_grid, linear, stacked
+from fmi_jax.protocols import (
+    cka,
+    dino,
+    knn,
+    logistic,
+    per_pixel,
+    timing,
+)
+from fmi_jax.protocols.adapt import (
+    frozen,
+    full,
+    lora,
+    partial,
+)
+from fmi_jax.protocols.heads import (
+    attentive,
+    head_grid,
+    linear,
+    stacked,
+)
 from fmi_jax.protocols.product import combine
 from fmi_jax.protocols.spec import AdaptSpec, FitSpec, HeadSpec, JudgeSpec, Part, ProtocolSpec
 from fmi_jax.registry import Registry
@@ -19,16 +36,40 @@ from fmi_jax.settings import BaseConfig, differences, set_fields, within
 
 _Config = TypeVar("_Config", bound=BaseConfig)
 
-ADAPTS: Registry[AdaptSpec] = Registry("adapt", (frozen.SPEC, full.SPEC, partial.SPEC, lora.SPEC))
+ADAPTS: Registry[AdaptSpec] = Registry(
+    "adapt",
+    [
+        frozen.SPEC,
+        full.SPEC,
+        partial.SPEC,
+        lora.SPEC,
+    ],
+)
 HEADS: Registry[HeadSpec] = Registry(
     "head",
-    (
-        *(linear.SPEC, stacked.SPEC, attentive.SPEC, head_grid.SPEC),
-        *(per_pixel.PER_PATCH, per_pixel.DECODER),
-    ),
+    [
+        linear.SPEC,
+        stacked.SPEC,
+        attentive.SPEC,
+        head_grid.SPEC,
+        *per_pixel.SPECS,
+    ],
 )
-JUDGES: Registry[JudgeSpec] = Registry("judge", (knn.SPEC, logistic.SPEC, cka.SPEC, timing.SPEC))
-FITS: Registry[FitSpec] = Registry("fit", (dino.SPEC,))
+JUDGES: Registry[JudgeSpec] = Registry(
+    "judge",
+    [
+        knn.SPEC,
+        logistic.SPEC,
+        cka.SPEC,
+        timing.SPEC,
+    ],
+)
+FITS: Registry[FitSpec] = Registry(
+    "fit",
+    [
+        dino.SPEC,
+    ],
+)
 """Protocols whose fit is no pair of an adaptation and a head."""
 
 _PARTS: tuple[Part, ...] = (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fmi_jax.data.labels import Label
-from fmi_jax.errors import unknown_name
+from fmi_jax.errors import UserError, unknown_name
 from fmi_jax.tasks.base import Metric, Task
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
 from fmi_jax.tasks.segmentation import Segmentation
@@ -15,17 +15,33 @@ if TYPE_CHECKING:  # it imports TFDS, which reading results does without
     from fmi_jax.data.prepared import DatasetInfo
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (Binary, Multiclass, Multilabel, Segmentation)
+    task.name: task
+    for task in (
+        Binary,
+        Multiclass,
+        Multilabel,
+        Segmentation,
+    )
 }
 
 
 def suitable(label: Label, classes: Sequence[str]) -> type[Task]:
-    """Find the task that labels of this form, with these classes, are for."""
-    return next(task for task in TASKS.values() if task.suits(label, classes))
+    """Find the first task that labels of this form, with these classes, are for.
+
+    Raises:
+      UserError: there is none.
+    """
+    for task in TASKS.values():
+        if task.suits(label, classes):
+            return task
+    known = dict.fromkeys(task.label.words for task in TASKS.values())
+    raise UserError(f"no task is for {label.words}: expected {' or '.join(known)}.")
 
 
 def task_of(info: DatasetInfo) -> Task:
-    """Make the task of a data set."""
+    """Make the task of a data set; `UsageError` where this program has none of that name."""
+    if info.task not in TASKS:
+        raise unknown_name("task", info.task, TASKS)
     return TASKS[info.task](info.classes, info.class_groups)
 
 
