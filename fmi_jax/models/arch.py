@@ -12,11 +12,11 @@ class TransformerArch(ArchConfig):
 
     Attributes:
       patch_size: pixels per patch side.
-      width: of the tokens.
+      width: width of the tokens.
       depth: number of blocks.
-      num_heads: per attention; divides `width`.
+      num_heads: heads of each attention; divides `width`.
       mlp_width: hidden width of the MLP.
-      norm_eps: of every layer norm.
+      norm_eps: epsilon of every layer norm.
     """
 
     patch_size: int
@@ -54,10 +54,10 @@ class StagedArch(ArchConfig):
     Every field that is a tuple has one entry per stage.
 
     Attributes:
-      width: of the first stage.
+      width: width of the first stage.
       depths: number of residual blocks in each stage.
       mlp_ratio: hidden width of the MLPs over the width of their stage.
-      norm_eps: of every layer norm.
+      norm_eps: epsilon of every layer norm.
     """
 
     width: int
@@ -94,7 +94,7 @@ class NormedStagedArch(StagedArch):
     """The shape of a network of stages that ends with a norm.
 
     Attributes:
-      final_norm: whether it does; not after a stage where it was cut off.
+      final_norm: True if the network ends in a norm; False where it was cut off.
     """
 
     final_norm: bool

@@ -43,14 +43,14 @@ class FocalTransformerArch(NormedStagedArch):
 
     Attributes:
       patch_size: pixels per side of the patches that enter the first stage.
-      num_heads: per attention of each stage; divides its width.
+      num_heads: heads of each attention, by stage; divides the stage's width.
       windows: side of each stage's windows, in tokens of that stage.
       expand_sizes: tokens around a window that are attended to one by one, for each block of
         each stage. 0 in the last stage of the published networks, whose map was one window.
-      focal_levels: of attention in each stage, that of single tokens counted.
+      focal_levels: levels of attention in each stage, that of single tokens counted.
       focal_windows: side of the pooled surroundings at each stage's second level; odd.
       conv_embed: overlapping convolutions for stem (7x7, stride 4) and down-sampling (3x3).
-      shift: whether every other block's windows are shifted.
+      shift: True to shift every other block's windows.
       pre_norm: another norm before each down-sampling.
       layer_scale: learned factors on the residual branches.
     """
@@ -102,8 +102,8 @@ class FocalTransformer(Backbone):
     Reference: `classification/focal_transformer.py` of microsoft/Focal-Transformer.
 
     Args:
-      arch: its shape.
-      execution: how it is run.
+      arch: shape of the network.
+      execution: compute type, attention, recomputation and stochastic depth.
       rngs: stream `params`.
     """
 
@@ -233,7 +233,7 @@ class MapNorm(nnx.Module):
     """Group norm with one group: over all tokens and channels of an image, in float32.
 
     Args:
-      width: of the tokens.
+      width: width of the tokens.
     """
 
     def __init__(self, width: int):

@@ -111,8 +111,8 @@ class FocalNet(Backbone):
     It has no [cls] token. Reference: `classification/focalnet.py` of microsoft/FocalNet.
 
     Args:
-      arch: its shape.
-      execution: how it is run.
+      arch: shape of the network.
+      execution: compute type, attention, recomputation and stochastic depth.
       rngs: stream `params`.
     """
 

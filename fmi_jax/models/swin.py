@@ -30,7 +30,7 @@ class SwinArch(NormedStagedArch):
 
     Attributes:
       patch_size: pixels per side of the patches that enter the first stage.
-      num_heads: per attention of each stage; divides its width.
+      num_heads: heads of each attention, by stage; divides the stage's width.
       windows: side of each stage's windows, in tokens of that stage.
     """
 
@@ -52,8 +52,8 @@ class Swin(Backbone):
     and below are not seen, as in every reference's patch embedding.
 
     Args:
-      arch: its shape.
-      execution: how it is run.
+      arch: shape of the network.
+      execution: compute type, attention, recomputation and stochastic depth.
       rngs: stream `params`.
     """
 
@@ -151,8 +151,8 @@ class PatchMerging(nnx.Module):
     """Four neighbouring tokens side by side, a norm, and a projection to twice the width.
 
     Args:
-      width: of the tokens that enter.
-      eps: of the layer norm.
+      width: width of the tokens that enter.
+      eps: epsilon of the layer norm.
       dtype: compute type.
       rngs: stream `params`.
     """

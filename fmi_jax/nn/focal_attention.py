@@ -35,13 +35,13 @@ class FocalAttention(nnx.Module):
     A map no larger than a window has nothing around it: no `expand` there, and no shift.
 
     Args:
-      width: of the tokens.
-      num_heads: must divide `width`.
+      width: width of the tokens.
+      num_heads: number of heads; divides `width`.
       window: side of a window, in tokens.
       expand: tokens around a window that are attended to one by one.
-      levels: of attention, level 0 counted.
+      levels: number of levels of attention, level 0 counted.
       region: side of the pooled surroundings of level 1, odd.
-      shift: whether the windows are shifted by half their size, as in Swin.
+      shift: True to shift the windows by half their size, as in Swin.
       dtype: compute type.
       rngs: stream `params`.
     """
@@ -212,13 +212,13 @@ def copies_of_window(window: int, expand: int) -> Int[np.ndarray, " m"]:
 
 
 def _ring(window: int, expand: int) -> Int[np.ndarray, " m"]:
-    """Where the columns of the reference's bias table lie in that square."""
+    """Find the columns of the reference's bias table in that square."""
     places = copies_of_window(window, expand)
     return places[places >= 0]
 
 
 def _own(window: int, expand: int) -> Int[np.ndarray, " n"]:
-    """Where the tokens of the window itself lie in that square."""
+    """Find the tokens of the window itself in that square."""
     row, col = np.indices((window, window)).reshape(2, -1) + expand
     return row * (window + 2 * expand) + col
 

@@ -36,8 +36,8 @@ class RelativePositionAttention(nnx.Module):
     `qkv`.
 
     Args:
-      width: of the tokens.
-      num_heads: must divide `width`.
+      width: width of the tokens.
+      num_heads: number of heads; divides `width`.
       grid: rows and columns of the map, which the position tables are for, when `window` is None.
       window: side of the square windows, in tokens; None for attention over the whole map.
       kernel: one of `attention.KERNELS`.
@@ -115,8 +115,8 @@ def attention(
 
     Args:
       q, k, v: queries, keys and values.
-      rel_h: for each row of a query and each row of a key (`by_pair`).
-      rel_w: the same for columns.
+      rel_h: vector for each row of a query and each row of a key (`by_pair`).
+      rel_w: vector for each column of a query and each column of a key.
       kernel: one of `attention.KERNELS`.
     """
     b, heads, n, d = q.shape

@@ -21,7 +21,7 @@ def bicubic(old: int, new: int, *, step: float) -> Float64[np.ndarray, "{new} {o
 
     Args:
       old: length of the axis.
-      new: its length after.
+      new: length after.
       step: distance between two samples, in old samples: `old / new`, or the inverse of the
         `scale_factor` given to PyTorch where that is another number.
     """

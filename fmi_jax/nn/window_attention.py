@@ -25,10 +25,10 @@ class WindowAttention(nnx.Module):
     the right; they are attended to, as in every reference that takes such maps.
 
     Args:
-      width: of the tokens.
-      num_heads: must divide `width`.
+      width: width of the tokens.
+      num_heads: number of heads; divides `width`.
       window: side of a window, in tokens.
-      shift: whether the windows are shifted.
+      shift: True to shift the windows.
       dtype: compute type.
       rngs: stream `params`.
     """

@@ -207,8 +207,8 @@ def layers(module: Any, images: Float[Array, "b h w c"], kind: str) -> dict[str,
     "transformer ...".
 
     Args:
-      module: has a `backbone`, and a `projector` and a `transformer` if it is a stacked one.
-      images: as the module takes them.
+      module: network with a `backbone`, and a `projector` and a `transformer` if it is stacked.
+      images: input of the module.
       kind: "all": everything that a layer puts out; "patches": without [cls] and other tokens
         that are no part of the image; "cls"; or "pooled": what a head would read there. The last
         two have no embedding: [cls] is the same for every image there.
@@ -364,7 +364,7 @@ def _write_table(
 
 
 def _rounded(matrix: np.ndarray) -> list[list[float | None]]:
-    """As JSON: undefined values are None."""
+    """Round values for JSON; undefined ones become None."""
     return [[None if math.isnan(x) else round(x, 6) for x in row] for row in matrix.tolist()]
 
 

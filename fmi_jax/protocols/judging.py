@@ -1,4 +1,4 @@
-"""What a judge works with: the run it measures in, networks, and their features."""
+"""Interface of a judge: the run it measures in, networks, and their features."""
 
 import dataclasses
 import typing
@@ -118,12 +118,12 @@ class Run(typing.Protocol):
 
     @property
     def active(self) -> bool:
-        """Whether this process writes files."""
+        """True on the one process that writes files."""
         ...
 
     @property
     def trained(self) -> bool:
-        """Whether the run has trained the network that it judges."""
+        """True if the run has trained the network that it judges."""
         ...
 
     @property

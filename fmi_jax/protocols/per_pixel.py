@@ -50,7 +50,7 @@ class PerPatchClassifier(nnx.Module):
       backbone: the feature extractor.
       num_classes: width `k` of the logits.
       eval_mode: True if the backbone is always in evaluation mode.
-      rngs: for the head; weights from a truncated normal of std 0.02, zero bias.
+      rngs: stream that draws the head: a truncated normal of std 0.02, zero bias.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, *, eval_mode: bool, rngs: nnx.Rngs):
@@ -74,7 +74,7 @@ class Decoder(nnx.Module):
       num_classes: width `k` of the logits.
       width: channels of the decoder's layers.
       eval_mode: True if the backbone is always in evaluation mode.
-      rngs: for the head.
+      rngs: stream that draws the decoder.
     """
 
     def __init__(

@@ -197,7 +197,7 @@ class Task(Objective):
 
         Args:
           path: file that `keep` wrote of the test images.
-          evaluation: what was measured of them.
+          evaluation: metrics of the test images.
         """
         del path, evaluation
         return {}

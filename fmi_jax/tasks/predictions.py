@@ -21,7 +21,7 @@ class Predictions:
     Attributes:
       label: form of the labels.
       classes: names of the `k` classes.
-      ids: of the `n` images.
+      ids: ids of the `n` images.
       probabilities: `[n, k]`.
       labels: true class index `[n]`, or 0/1 `[n, k]` for a multi-label task; None for images
         whose class is not known.

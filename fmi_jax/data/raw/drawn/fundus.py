@@ -105,7 +105,7 @@ class Photograph:
       id: file name without suffix, 12 hexadecimal digits as in APTOS2019.
       pixels: uint8 `[h, w, 3]`.
       lesions: drawn lesions, the ground truth of the grade.
-      covered: for each pixel the number of the lesion on it, counted from 1, or 0: uint8 `[h, w]`.
+      covered: number of the lesion on each pixel, counted from 1, or 0: uint8 `[h, w]`.
     """
 
     id: str
