@@ -85,6 +85,20 @@ class Evaluation:
         )
 
 
+def undefined_in(
+    values: Mapping[str, float], per_class: Mapping[str, Mapping[str, float]]
+) -> tuple[str, ...]:
+    """List the metrics that are NaN, for `Evaluation.undefined`."""
+    undefined = [name for name, value in values.items() if math.isnan(value)]
+    undefined += [
+        f"{metric}[{name}]"
+        for name, row in per_class.items()
+        for metric, value in row.items()
+        if math.isnan(value)
+    ]
+    return tuple(undefined)
+
+
 def _or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 

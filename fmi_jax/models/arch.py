@@ -1,9 +1,14 @@
-"""The two shapes that most networks have: one width throughout, or stages of doubling width."""
+"""Shapes that most networks have, one width or stages of doubling width; features of stages."""
 
 import dataclasses
 from typing import Any
 
-from fmi_jax.models.base import ArchConfig
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fmi_jax.models.base import ArchConfig, Backbone
+from fmi_jax.nn.norm import LayerNorm
+from fmi_jax.types import Features
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,3 +108,20 @@ class NormedStagedArch(StagedArch):
         """The arch that ends after stage `block`."""
         final_norm = self.final_norm and block == self.num_blocks - 1
         return dataclasses.replace(super().truncated(block), final_norm=final_norm)
+
+
+class NormedStages(Backbone):
+    """A network of stages with a norm after the last one; without [cls], `pooled` is the mean."""
+
+    arch: NormedStagedArch  # pyright: ignore[reportIncompatibleVariableOverride]
+    norm: LayerNorm
+
+    def readout(
+        self, x: Float[Array, "b rows cols d"], block: int, grid: tuple[int, int]
+    ) -> Features:
+        """Features of a network that ends here; the norm is that of the last stage alone."""
+        del grid
+        if self.arch.final_norm and block == self.arch.num_blocks - 1:
+            x = self.norm(x)
+        tokens = x.astype(jnp.float32)
+        return Features(tokens.mean(axis=(1, 2)), tokens, None)

@@ -14,10 +14,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
-from fmi_jax.models.arch import NormedStagedArch
+from fmi_jax.models.arch import NormedStagedArch, NormedStages
 from fmi_jax.models.base import (
     ArchConfig,
-    Backbone,
     BackboneSpec,
     Execution,
     Tiny,
@@ -31,7 +30,6 @@ from fmi_jax.nn.focal_attention import FocalAttention
 from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.nn.stage import MapMlp, Stage
 from fmi_jax.nn.transformer import Block
-from fmi_jax.types import Features
 
 _LAYER_SCALE = 1e-4  # initial value in the reference
 _GROUP_NORM_EPS = 1e-5  # PyTorch's own, which the reference leaves as it is
@@ -87,7 +85,7 @@ _TINY = FocalTransformerArch(
 )
 
 
-class FocalTransformer(Backbone):
+class FocalTransformer(NormedStages):
     """A Focal Transformer; `tokens` is the normed output of the last stage, `pooled` its mean.
 
     There is no [cls] token. The features of a network that ends after an earlier stage have no
@@ -191,16 +189,6 @@ class FocalTransformer(Backbone):
         """The map of normed patches that enters stage 0."""
         self.grid(images.shape[1], images.shape[2])
         return self.patch_embed(images)
-
-    def readout(
-        self, x: Float[Array, "b rows cols d"], block: int, grid: tuple[int, int]
-    ) -> Features:
-        """Features of a network that ends here; the norm is that of the last stage alone."""
-        del grid
-        if self.arch.final_norm and block == self.arch.num_blocks - 1:
-            x = self.norm(x)
-        x = x.astype(jnp.float32)
-        return Features(x.mean(axis=(1, 2)), x, None)
 
     @classmethod
     def adapt(

@@ -7,13 +7,12 @@ stage puts out is on its own grid, as in timm.
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
-from fmi_jax.models.arch import NormedStagedArch
-from fmi_jax.models.base import Backbone, BackboneSpec, Execution, Tiny, WeightsSource
+from fmi_jax.models.arch import NormedStagedArch, NormedStages
+from fmi_jax.models.base import BackboneSpec, Execution, Tiny, WeightsSource
 from fmi_jax.nn.conv_embed import ConvEmbed
 from fmi_jax.nn.drop_path import linear_rates
 from fmi_jax.nn.linear import linear
@@ -21,7 +20,6 @@ from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.nn.stage import MapMlp, Stage, pad_map
 from fmi_jax.nn.transformer import Block
 from fmi_jax.nn.window_attention import WindowAttention
-from fmi_jax.types import Features
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +37,7 @@ class SwinArch(NormedStagedArch):
     windows: tuple[int, ...]
 
 
-class Swin(Backbone):
+class Swin(NormedStages):
     """A Swin; `tokens` is the normed output of the last stage, `pooled` its mean.
 
     There is no [cls] token. The features of a network that ends after an earlier stage have no
@@ -135,16 +133,6 @@ class Swin(Backbone):
         """The map of normed patches that enters stage 0."""
         self.grid(images.shape[1], images.shape[2])
         return self.patch_embed(images)
-
-    def readout(
-        self, x: Float[Array, "b rows cols d"], block: int, grid: tuple[int, int]
-    ) -> Features:
-        """Features of a network that ends here; the norm is that of the last stage alone."""
-        del grid
-        if self.arch.final_norm and block == self.arch.num_blocks - 1:
-            x = self.norm(x)
-        x = x.astype(jnp.float32)
-        return Features(x.mean(axis=(1, 2)), x, None)
 
 
 class PatchMerging(nnx.Module):

@@ -6,9 +6,7 @@ stacked classifier the layers of foundation and transformer are all taken. Every
 through every network once, and one batch of it is held at a time.
 """
 
-import csv
 import dataclasses
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -354,13 +352,8 @@ def _write_table(
     layers = [
         f"{title}: {name}" for title, some in zip(titles, names, strict=True) for name in some
     ]
-    file = io.StringIO()
-    table = csv.writer(file, lineterminator="\n")
-    table.writerow(["layer", *layers])
-    table.writerows(
-        [name, *map(repr, row)] for name, row in zip(layers, matrix.tolist(), strict=True)
-    )
-    atomic.write_bytes(path, file.getvalue().encode())
+    rows = [[name, *map(repr, row)] for name, row in zip(layers, matrix.tolist(), strict=True)]
+    atomic.write_bytes(path, atomic.csv_bytes([["layer", *layers], *rows]))
 
 
 def _rounded(matrix: np.ndarray) -> list[list[float | None]]:
