@@ -35,6 +35,8 @@ class FinishedRun:
       record: settings that it was started with.
       result: result that it ended with.
       config: config of the record, for a mesh with as many devices along "model" as asked for.
+      info: data set that it was trained on.
+      pixels: data set whose mean and standard deviation its network was trained with.
       assembly: classifier that it trained.
       parent: run that holds what this one froze of its backbone; None if its own checkpoint, a
         weights file or its seed does.
@@ -44,18 +46,10 @@ class FinishedRun:
     record: RunRecord
     result: Result
     config: BaseConfig
+    info: DatasetInfo
+    pixels: DatasetInfo
     assembly: Assembly
     parent: Self | None
-
-    @property
-    def info(self) -> DatasetInfo:
-        """Data set that it was trained on."""
-        return DatasetInfo.from_json(self.record.dataset)
-
-    @property
-    def pixels(self) -> DatasetInfo:
-        """Data set whose mean and standard deviation its network was trained with."""
-        return _pixels(self.record.ancestors, self.info)
 
     @property
     def checkpoints(self) -> Path:
@@ -126,6 +120,8 @@ def finished_run(workdir: Path, model_parallel: int = 1) -> FinishedRun:
         record=record,
         result=result,
         config=config,
+        info=info,
+        pixels=_pixels(record.ancestors, info),
         assembly=assembly,
         parent=parent,
     )
