@@ -276,10 +276,10 @@ def _sequence(block: Any, x: Array, key: Array | None, *, length: int) -> Array:
 
 
 def _cls_apart(block: Any, x: Array, key: Array | None, *, length: int) -> tuple[Array, Array]:
-    """The same, [cls] and the other tokens each by themselves, and not put together again.
+    """Run a block for [cls] and for the other tokens apart, and do not join their outputs.
 
-    Where only [cls] is read, nothing is computed of the others but their keys and values, in both
-    passes: three quarters of the block are saved, 6 % of a ViT-B.
+    Where only [cls] is read, only keys and values are computed for the others, in both passes:
+    three quarters of the block are saved, 6 % of a ViT-B.
     """
     parts = slice(0, 1), slice(1, length)
     cls, rest = (block(x, _dropout(key), part, length) for part in parts)
@@ -388,7 +388,7 @@ class _OneKey(nnx.Rngs):
 
 
 def create_abstract(family: type[Backbone], arch: ArchConfig, execution: Execution) -> Backbone:
-    """The same backbone with shapes for parameters: no memory, no compute."""
+    """Make a backbone with shapes in place of parameters: no memory, no compute."""
     return nnx.eval_shape(lambda: family(arch, execution, rngs=_OneKey()))  # type: ignore[call-arg]
 
 

@@ -195,7 +195,7 @@ def _mean_pool(area: int, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
 
 
 def copies_of_window(window: int, expand: int) -> Int[np.ndarray, " m"]:
-    """Where the tokens of four moved copies of a window lie around it; -1 for those inside it.
+    """Find the places of the tokens of four moved copies of a window; -1 for those inside it.
 
     The copies are moved by `expand` down right, down left, up right and up left. Places are
     counted row by row in the square of the window and `expand` tokens on every side. The
@@ -224,7 +224,7 @@ def _own(window: int, expand: int) -> Int[np.ndarray, " n"]:
 
 
 def _near_columns(window: int, expand: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each place of that square, its columns in (window, neighbours, absent): two of them,
+    """Find the columns in (window, neighbours, absent) of each place of that square: two of them,
     as up to two copies meet there."""
     ring = _ring(window, expand)
     absent = window**2 + len(ring)
@@ -239,7 +239,7 @@ def _near_columns(window: int, expand: int) -> tuple[np.ndarray, np.ndarray]:
 def _hidden_near(
     rows: int, cols: int, window: int, expand: int, shift: int
 ) -> Bool[np.ndarray, "windows #n m"]:
-    """Keys of level 0 that a query does not see: after a shift, other parts of its window."""
+    """Find keys of level 0 that a query does not see: after a shift, other parts of its window."""
     side = window + 2 * expand
     if not shift:
         return np.zeros((rows * cols, 1, side**2), bool)
@@ -250,7 +250,7 @@ def _hidden_near(
 
 
 def _outside(rows: int, cols: int, window: int, reach: int) -> Bool[np.ndarray, "windows m"]:
-    """For each token of `neighbourhoods`: whether it lies beyond the border of the map."""
+    """Test which tokens of `neighbourhoods` lie beyond the border of the map."""
 
     def beyond(count: int) -> np.ndarray:
         place = window * np.arange(count)[:, None] + np.arange(-reach, window + reach)
