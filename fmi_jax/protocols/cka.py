@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from fmi_jax import atomic, parallel
@@ -280,30 +279,14 @@ def _batches(run: Run, rows: Sequence[np.ndarray]) -> Iterator[Batch]:
 def _step(
     network: Network, run: Run, of_layer: Callable[[Array, Array], Array]
 ) -> Callable[[Batch], list[np.ndarray]]:
-    """`of_layer(features, mask)` for every layer of a batch."""
+    """Make the function that computes `of_layer(features, mask)` for every layer of a batch."""
     mesh, kind = run.mesh, section(run.config, CkaConfig).features
-
-    def of_images(arrays: Arrays, images: Array) -> list[Array]:
-        module = network.partition.merge(arrays, placement=network.placement)
-        return list(layers(module, network.preprocess(images), kind).values())
-
-    by_shard = parallel.by_shard(
+    step = network.step(
         mesh,
-        of_images,
-        in_specs=(dict(network.placement), PartitionSpec("data")),
-        out_specs=PartitionSpec("data"),
+        lambda module, x: list(layers(module, x, kind).values()),
+        lambda found, batch: [of_layer(features, batch["mask"]) for features in found],
     )
-
-    def step(arrays: Arrays, batch: Arrays) -> list[Array]:
-        found = by_shard(arrays, batch["inputs"])
-        return [of_layer(features, batch["mask"]) for features in found]
-
-    jitted = jax.jit(
-        step,
-        in_shardings=(dict(network.placement), parallel.batch_sharding(mesh)),
-        out_shardings=parallel.replicated(mesh),
-    )
-    return lambda batch: jax.device_get(jitted(network.arrays, parallel.to_devices(mesh, batch)))
+    return lambda batch: jax.device_get(step(network.arrays, parallel.to_devices(mesh, batch)))
 
 
 def _grams(

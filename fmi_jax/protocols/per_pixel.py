@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
 from fmi_jax import augment, parallel
@@ -26,7 +25,6 @@ from fmi_jax.protocols.judging import Run
 from fmi_jax.protocols.spec import HeadSpec, JudgeSpec, tested, training_images
 from fmi_jax.rules import positive
 from fmi_jax.settings import BaseConfig, section
-from fmi_jax.training.step import Arrays
 
 _NORM_EPS = 1e-6
 _DEPTHS = 4
@@ -219,24 +217,13 @@ def _predicted(run: Run, count: int) -> UInt8[np.ndarray, "n h w"]:
         places=parallel.held_places(mesh, size),
     )
 
-    def classes(arrays: Arrays, images: Array) -> Array:
-        module = network.partition.merge(arrays, placement=network.placement)
-        logits = module(network.preprocess(images), rngs=None)
-        return logits.argmax(axis=-1).astype(jnp.uint8)
-
-    by_shard = parallel.by_shard(
+    step = network.step(
         mesh,
-        classes,
-        in_specs=(dict(network.placement), PartitionSpec("data")),
-        out_specs=PartitionSpec("data"),
+        lambda module, x: module(x, rngs=None).argmax(axis=-1).astype(jnp.uint8),
+        lambda classes, batch: classes,
     )
-    step = jax.jit(
-        lambda arrays, images: by_shard(arrays, images),
-        in_shardings=(dict(network.placement), parallel.batch_sharding(mesh)),
-        out_shardings=parallel.replicated(mesh),
-    )
-    inputs = parallel.to_devices(mesh, batch)["inputs"]
-    return np.asarray(jax.device_get(step(network.arrays, inputs)))[:count]
+    found = step(network.arrays, parallel.to_devices(mesh, batch))
+    return np.asarray(jax.device_get(found))[:count]
 
 
 _JUDGE = JudgeSpec(

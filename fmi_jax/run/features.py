@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from fmi_jax import atomic, parallel
 from fmi_jax.data import loader
@@ -139,26 +139,10 @@ def _features_of(
 
 def _feature_step(network: Network, mesh: Mesh) -> Callable[[Arrays, Arrays], Arrays]:
     """Make `(arrays, batch) -> {"features", "mask", "index"}`, whole on every process."""
-
-    def pooled(arrays: Arrays, images: jax.Array) -> jax.Array:
-        backbone = network.partition.merge(arrays, placement=network.placement).backbone
-        return backbone.features(network.preprocess(images)).pooled.astype(jnp.float32)
-
-    by_shard = parallel.by_shard(
+    return network.step(
         mesh,
-        pooled,
-        in_specs=(dict(network.placement), PartitionSpec("data")),
-        out_specs=PartitionSpec("data"),
-    )
-
-    def step(arrays: Arrays, batch: Arrays) -> Arrays:
-        features = by_shard(arrays, batch["inputs"])
-        return {"features": features, "mask": batch["mask"], "index": batch["index"]}
-
-    return jax.jit(
-        step,
-        in_shardings=(dict(network.placement), parallel.batch_sharding(mesh)),
-        out_shardings=parallel.replicated(mesh),
+        lambda module, x: module.backbone.features(x).pooled.astype(jnp.float32),
+        lambda found, batch: {"features": found, "mask": batch["mask"], "index": batch["index"]},
     )
 
 
