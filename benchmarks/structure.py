@@ -5,9 +5,9 @@
 
 The figures come from the syntax trees of `fmi_jax` and `weights_convert`: modules and their median
 length; modules with one importer; arrows of the import graph; statements; `isinstance` on kinds of
-protocol; names of protocols outside `protocols/`, `study/grids/` and `configs/` (config sections
-have the same names and count); lines that name a kind of task outside `tasks/`; attribute lines of
-docstrings that begin with a preposition.
+protocol; names of protocols outside `protocols/` and `study/grids/` (keys and subscripts do not
+count: sections of configs and entries of results have the same names); lines that name a kind of
+task outside `tasks/`; attribute lines of docstrings that begin with a preposition.
 """
 
 import ast
@@ -22,12 +22,9 @@ PACKAGES = ("fmi_jax", "weights_convert")
 PROTOCOLS = {
     *("linear_probe", "finetune", "stacked_probe", "stacked_finetune", "partial"),
     *("stacked_partial", "attentive_probe", "lora", "probe_grid", "knn", "logistic", "cka"),
-    "timing",
+    *("timing", "dino", "fit"),
 }
-SPECS = {
-    *("ProtocolSpec", "GridProtocolSpec", "FeatureProtocolSpec", "AnalysisSpec"),
-    "JudgeSpec",
-}
+SPECS = {"ProtocolSpec", "FitSpec", "AdaptSpec", "HeadSpec", "JudgeSpec"}
 PREPOSITIONS = r"(of|as|in|from|for|to|by|with|at|on|under|over|after|before|where|what|beside)"
 ATTRIBUTE = re.compile(rf"^\s{{2,10}}[a-z_][\w, ]*: {PREPOSITIONS}\b")
 TASKS = re.compile(
@@ -61,8 +58,14 @@ def names_protocols(name: str, syntax: ast.Module) -> Iterator[str]:
     """Yield the protocols that a module names, outside the packages where they belong."""
     if name.startswith(("fmi_jax.protocols", "fmi_jax.study.grids", "fmi_jax.study.recipe")):
         return
+    keys: set[ast.AST | None] = set()
     for node in ast.walk(syntax):
-        if isinstance(node, ast.Constant) and node.value in PROTOCOLS:
+        if isinstance(node, ast.Dict):
+            keys.update(node.keys)
+        elif isinstance(node, ast.Subscript):
+            keys.add(node.slice)
+    for node in ast.walk(syntax):
+        if isinstance(node, ast.Constant) and node.value in PROTOCOLS and node not in keys:
             yield str(node.value)
 
 

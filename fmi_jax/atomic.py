@@ -1,10 +1,13 @@
-"""Writing files atomically, so that they are complete or absent; checksums of files."""
+"""Writing files atomically, so that they are complete or absent; checksums of files; CSV."""
 
 import contextlib
+import csv
 import hashlib
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -28,6 +31,13 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file atomically."""
     with whole_file(path) as draft:
         draft.write_bytes(content)
+
+
+def csv_bytes(rows: Iterable[Iterable[Any]], end: str = "\n") -> bytes:
+    """Format rows as CSV in UTF-8; `end` ends each line."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator=end).writerows(rows)
+    return text.getvalue().encode()
 
 
 def sha256(path: str | Path) -> str:

@@ -18,6 +18,7 @@ from fmi_jax.protocols.heads.stacked import TransformerConfig
 from fmi_jax.protocols.knn import KnnConfig
 from fmi_jax.protocols.logistic import LogisticConfig
 from fmi_jax.protocols.per_pixel import DecoderConfig
+from fmi_jax.protocols.registry import DEFAULT
 from fmi_jax.protocols.timing import TimingConfig
 from fmi_jax.settings import BaseConfig
 
@@ -30,6 +31,7 @@ class ExperimentConfig(BaseConfig):
     defaults, so that no setting is silently ignored.
     """
 
+    protocol: str = DEFAULT
     transformer: TransformerConfig = dataclasses.field(default_factory=TransformerConfig)
     probe_grid: ProbeGridConfig = dataclasses.field(default_factory=ProbeGridConfig)
     knn: KnnConfig = dataclasses.field(default_factory=KnnConfig)

@@ -25,8 +25,8 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UsageError:
     """The error for a `name` that is not among `choices`, with the closest ones first.
 
     Args:
-      kind: what was looked up, in the singular ("backbone", "config field").
-      name: what was asked for.
+      kind: kind of thing that was looked up, in the singular ("backbone", "config field").
+      name: name that was asked for.
       choices: the valid names.
     """
     valid = sorted(choices)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
@@ -47,9 +48,21 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
+def process_count() -> int:
+    """Count the processes of the run."""
+    return jax.process_count()
+
+
 def is_alone() -> bool:
     """Test whether this is the only process."""
-    return jax.process_count() == 1
+    return process_count() == 1
+
+
+def everywhere(here: bool) -> bool:
+    """Test whether something holds on every process."""
+    if is_alone():
+        return here
+    return bool(np.all(multihost_utils.process_allgather(np.array(here))))
 
 
 def make_mesh(model_parallel: int = 1, devices: Sequence[Any] | None = None) -> Mesh:

@@ -268,7 +268,7 @@ class BaseConfig:
       metric: validation metric that selects the best checkpoint; empty: the data set's own.
     """
 
-    protocol: str = "finetune"
+    protocol: str = ""
     adapt: str = ""
     head: str = ""
     judges: tuple[str, ...] = ()

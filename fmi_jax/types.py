@@ -15,9 +15,8 @@ class Features(NamedTuple):
     """What a backbone hands to a head.
 
     Attributes:
-      pooled: what a linear head or kNN reads, `[b, f]`.
-      tokens: the spatial grid, prefix tokens removed, `[b, h, w, d]`; what a stacked
-        classifier reads.
+      pooled: vector that a linear head or kNN reads, `[b, f]`.
+      tokens: spatial grid, prefix tokens removed, `[b, h, w, d]`; a stacked classifier reads it.
       cls: the [cls] token, `[b, d]`, where the family has one.
     """
 

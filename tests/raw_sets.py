@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fmi_jax.data.preparing.locate import locate_files
+from fmi_jax.data.raw.spec import RawDataset
+
 
 def write_image(path: Path, seed: int) -> None:
     """A coloured gradient with noise, of a size and shape that follow from `seed`."""
@@ -34,3 +37,8 @@ def write_csv(folder: Path, header: str, rows: Sequence[str]) -> Path:
     table = folder / "table.csv"
     table.write_text("\n".join([header, *rows]) + "\n")
     return table
+
+
+def locate_images(raw: RawDataset) -> list[Path]:
+    """The path of each row's image."""
+    return [files.image for files in locate_files(raw)]

@@ -68,10 +68,9 @@ ALLOWED: dict[str, set[str]] = {
     },
     "fmi_jax.run.features": {
         *("errors", "atomic", "parallel", "data", "protocols.judging", "training", "jax"),
-        "__version__",
     },
     "fmi_jax.run.launch": {"errors", "jax"},
-    "fmi_jax.run.runtime": {"jax", "__version__", "nn.hardware"},
+    "fmi_jax.run.runtime": {"jax", "__version__", "nn.hardware", "parallel"},
     "fmi_jax.entry": {"errors", "config_files", "flags", "config", "run"},
     "fmi_jax.study": {
         *("types", "errors", "atomic", "cores", "huge_pages", "registry", "flags", "entry"),

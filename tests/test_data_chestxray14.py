@@ -3,9 +3,9 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from raw_sets import locate_images
 
 from fmi_jax.data.preparing.images import load_image
-from fmi_jax.data.preparing.locate import locate_images
 from fmi_jax.data.raw.chestxray14 import BENCHMARK_LISTS, CHESTXRAY14, CLASSES
 from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.data.raw.splits import assign

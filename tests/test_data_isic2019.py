@@ -2,8 +2,8 @@ import hashlib
 import shutil
 
 import pytest
+from raw_sets import locate_images
 
-from fmi_jax.data.preparing.locate import locate_images
 from fmi_jax.data.raw.isic2019 import CLASSES, CODES, ISIC2019
 from fmi_jax.data.raw.spec import SPLITS, RawExample
 from fmi_jax.data.raw.splits import assign

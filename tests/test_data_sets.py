@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from raw_sets import locate_images
 
 from fmi_jax.data.preparing.check import check
-from fmi_jax.data.preparing.locate import locate_images
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.data.raw.splits import assign

@@ -9,9 +9,7 @@ from study_trees import Images
 
 from fmi_jax.study.published import rows
 from fmi_jax.study.report.statistics import (
-    draw_times,
     holm,
-    interval,
     mean_relative,
     paired_p,
     rank_correlation,
@@ -19,6 +17,7 @@ from fmi_jax.study.report.statistics import (
     two_level,
 )
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
+from fmi_jax.tasks.weighted import draw_times, interval
 
 
 @pytest.mark.parametrize("task", [Binary, Multiclass, Multilabel])

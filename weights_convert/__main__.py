@@ -266,7 +266,7 @@ def _describe(path: Path, file: NativeFile) -> None:
 
 
 def _is_native(path: Path) -> bool:
-    """Whether this converter wrote the file, sound or not."""
+    """Test whether this converter wrote the file, sound or not."""
     try:
         with safe_open(path, framework="numpy") as file:
             return ENTRY in (file.metadata() or {})

@@ -38,7 +38,7 @@ def download(
     It lies under host and path of its address: many publishers call it `model.safetensors`.
 
     Args:
-      source: what to fetch.
+      source: checkpoint to fetch.
       cache: folder of fetched files; made if it is not there.
       progress: called with the bytes that are there and, where known, all there will be.
 

@@ -32,9 +32,9 @@ class Rule:
       sources: keys of the checkpoint, with slots: "blocks.{i}.attn.qkv.weight".
       targets: native names, with the same slots, but for those that the layout computes:
         "blocks.{i}.attn.qkv.kernel".
-      op: how the tensors change on the way.
-      absent: what fills the sources of a file that has none of the sources of any such rule,
-        because it is older than they are; None: the file must have them.
+      op: change of the tensors on the way.
+      absent: value of the sources in a file that has none of the sources of any such rule, because
+        it is older than they are; None: the file must have them.
     """
 
     sources: tuple[str, ...]
@@ -81,10 +81,10 @@ class Ignored:
     """A key that is left out on purpose, with slots; with a final dot, every key that starts so.
 
     Attributes:
-      key: or the start of keys.
-      reason: why it is not needed.
-      zeros: its shape at an arch, where the publisher's network does not load without it: it
-        is exported as zeros.
+      key: name of the key, or start of several.
+      reason: explanation in words.
+      zeros: shape of the tensor at an arch, for one that the publisher's network does not load
+        without: it is exported as zeros.
     """
 
     key: str
@@ -92,7 +92,7 @@ class Ignored:
     zeros: Callable[[Any], tuple[int, ...]] | None = None
 
     def covers(self, key: str) -> bool:
-        """Whether this names `key`."""
+        """Test whether this names `key`."""
         pattern = _compile(self.key)
         whole = not self.key.endswith(".")
         return bool(pattern.fullmatch(key) if whole else pattern.match(key))
@@ -100,11 +100,11 @@ class Ignored:
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """Where a layout has its linear classifier.
+    """Place of the linear classifier in a layout.
 
     Attributes:
-      key: of the layer: "head" for "head.weight" and "head.bias".
-      prefix: of the backbone's keys beside it.
+      key: name of the layer: "head" for "head.weight" and "head.bias".
+      prefix: prefix of the backbone's keys beside it.
       unless: native parameter of the archs for which this is not so; "": none.
     """
 
@@ -115,21 +115,21 @@ class Head:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How one publisher names the parameters of a family.
+    """Names that one publisher gives the parameters of a family.
 
     Attributes:
-      name: in the registry, in `WeightsSource.layout` and in converted files.
-      title: whose layout this is, for people.
+      name: name in the registry, in `WeightsSource.layout` and in converted files.
+      title: publisher and kind of file, for people.
       family: the backbones it describes.
-      rules: for a native name that several rules could fill, the first one holds.
+      rules: rules for all parameters; of several that could fill a native name the first holds.
       ignored: keys that may be there and are not used.
-      beside: the same for keys that do not start with the prefix, when there is one: parts of a
+      beside: further keys that are not used, without the prefix where there is one: parts of a
         larger network whose own names are like those of the backbone.
       wrappers: entries of the file's top-level dict that may hold the tensors; "" is the top
         level itself.
-      prefixes: what may stand before every key of the backbone.
-      publishers: who writes it: "original", "hf", "timm"; what `--export` calls it. An exported
-        file has the first of `wrappers` and of `prefixes`.
+      prefixes: strings that may stand before every key of the backbone.
+      publishers: names of the writers, as `--export` takes them: "original", "hf", "timm". An
+        exported file has the first of `wrappers` and of `prefixes`.
       computed: slots of sources that no target has, by name: each is a function of the target's
         slot `i` and of the number of values that it has.
       head: the linear classifier on the pooled feature, where the publisher's network has one
@@ -205,13 +205,13 @@ def source_shapes(steps: Sequence[Step], native: Shapes) -> dict[str, jax.ShapeD
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Match:
-    """How well the tensors of a file fit a layout at a given arch.
+    """Comparison of the tensors of a file with a layout at a given arch.
 
     Attributes:
       layout, wrapper, prefix: the reading that was tried.
-      steps: what turns it into the native parameters.
+      steps: conversions to the native parameters.
       expected: every key that those read.
-      missing, extra, misshaped, mistyped: what is off.
+      missing, extra, misshaped, mistyped: keys that are off.
     """
 
     layout: Layout
@@ -232,7 +232,7 @@ class Match:
         return f"{self.layout.name} ({self.layout.title}{inside}{before})"
 
     def problems(self, not_finite: Sequence[str] = (), too_large: Sequence[str] = ()) -> list[str]:
-        """What is off, one clause each; empty if all fits."""
+        """List what is off, one clause each; empty if all fits."""
         kinds = {
             "missing": self.missing,
             "not expected": self.extra,
@@ -251,7 +251,7 @@ def match(groups: Mapping[str, Shapes], native: Shapes, layouts: Iterable[Layout
       groups: the tensors of each entry of the file's top-level dict, "" for tensors that lie
         there directly (`weights_convert.read`). Arrays, or shapes alone: nothing is computed.
       native: the parameters to fill (`fmi_jax.models.base.parameters`).
-      layouts: those to try.
+      layouts: layouts to try.
     """
     found = []
     for layout in layouts:
@@ -279,7 +279,7 @@ def convert(
     """Convert the tensors of a file to the native parameters, those in half precision exactly.
 
     Args:
-      groups, native, layouts: as for `match`, with arrays in `groups`.
+      groups, native, layouts: arguments of `match`, with arrays in `groups`.
 
     Raises:
       UserError: no layout fits. The message names the nearest and lists everything that is
@@ -364,7 +364,7 @@ _SHAPES: dict[Any, tuple[jax.ShapeDtypeStruct, ...]] = {}
 def _shapes_of(
     op: Op, way: str, inputs: Sequence[jax.ShapeDtypeStruct]
 ) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """What `op` makes of shapes. Remembered: a deep network asks the same again and again."""
+    """Compute the shapes that `op` makes; remembered, for a deep network asks again and again."""
     key = (op, way, *((x.shape, str(x.dtype)) for x in inputs))
     if key not in _SHAPES:
         with jax.enable_x64(True):  # counters of PyTorch are int64
@@ -383,7 +383,7 @@ def _finite(x: np.ndarray) -> bool:
 
 
 def _too_large(x: np.ndarray) -> bool:
-    """Whether a counter of PyTorch cannot be counted on in int32."""
+    """Test whether a counter of PyTorch is too large to be counted on in int32."""
     return x.dtype == np.int64 and bool((np.abs(x) >= 2**31).any())
 
 
@@ -393,7 +393,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 
 def _join(keys: Sequence[str]) -> str:
-    """All `keys`, those that differ in block numbers alone as one: `blocks.{0-11}.ls1`."""
+    """Join keys, those that differ in block numbers alone as one: `blocks.{0-11}.ls1`."""
     groups: dict[str, list[int]] = {}
     for key in keys:
         number = re.search(r"(?<=\.)\d+(?=\.)", key)

@@ -23,11 +23,11 @@ class Source:
     """Weights to export.
 
     Attributes:
-      spec: of what, a backbone or a stacked classifier.
-      tag: short name of them.
-      arch: what they are the parameters of.
-      image_size: side in pixels of the square images they are for.
-      params: by native name.
+      spec: backbone, or stacked classifier, that they belong to.
+      tag: short name of the weights.
+      arch: arch of the parameters.
+      image_size: side in pixels of the square images that they are for.
+      params: arrays by native name.
       head: kernel `[f, k]` and bias `[k]` of a trained linear head on its pooled feature.
       layout: the layout they were converted from; "" for none.
     """
@@ -43,7 +43,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written: the file, its layout, its keys, and whether the head is in it."""
+    """Record of an export: the file, its layout, its keys, and whether the head is in it."""
 
     path: Path
     layout: Layout

@@ -1,4 +1,4 @@
-"""What happens to tensors on the way from one layout to another, and back.
+"""Changes of tensors on the way from one layout to another, and back.
 
 An op takes the sources of a rule and returns its targets, all axes as PyTorch and Flax order
 them. Ops use the array API alone, so the same code moves numpy arrays and, under
@@ -156,12 +156,12 @@ class Narrow:
     """One int64 tensor as int32, the widest integer that JAX has unasked."""
 
     def forward(self, *sources: Any) -> tuple[Any, ...]:
-        """To int32."""
+        """Convert to int32."""
         (x,) = sources
         return (_namespace(x).astype(x, "int32"),)
 
     def inverse(self, *targets: Any) -> tuple[Any, ...]:
-        """To int64."""
+        """Convert to int64."""
         (x,) = targets
         return (_namespace(x).astype(x, "int64"),)
 

@@ -31,9 +31,9 @@ class Checkpoint:
     """A file of tensors.
 
     Attributes:
-      path: where it lies.
-      format: what kind of file it is, in words.
-      sha256: of the whole file, in hex.
+      path: path of the file.
+      format: kind of file, in words.
+      sha256: checksum of the whole file, in hex.
       groups: the tensors by key, for each entry of the file's top-level dict that is a dict
         of tensors; those that lie at the top level themselves are under "".
       others: entries of the top level that hold no tensors ("epoch", "optimizer").

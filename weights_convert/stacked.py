@@ -50,9 +50,9 @@ class StackedArch(ArchConfig):
     """The shape of a stacked classifier; its blocks are those of the foundation.
 
     Attributes:
-      backbone: of the foundation; its own `in_channels` gives way to that of the whole.
-      transformer: of the DeiT, as `DeiTArch.on_tokens` gives it.
-      num_classes: of the head.
+      backbone: arch of the foundation; its own `in_channels` gives way to that of the whole.
+      transformer: arch of the DeiT, as `DeiTArch.on_tokens` gives it.
+      num_classes: number of logits of the head.
     """
 
     backbone: ArchConfig
@@ -66,17 +66,17 @@ class StackedArch(ArchConfig):
 
     @property
     def num_blocks(self) -> int:
-        """Of the foundation."""
+        """Number of the foundation's blocks."""
         return self.backbone.num_blocks
 
     @property
     def feature_width(self) -> int:
-        """What the head reads."""
+        """Width of the feature that the head reads."""
         return self.transformer.feature_width
 
     @property
     def token_width(self) -> int:
-        """Of the DeiT."""
+        """Width of the DeiT's tokens."""
         return self.transformer.token_width
 
     def truncated(self, block: int) -> "StackedArch":
@@ -95,8 +95,8 @@ class Stacked(StackedClassifier, Backbone):
     its blocks are the foundation's, its features those that the head reads.
 
     Args:
-      arch: its shape.
-      execution: how it is run.
+      arch: shape of the network.
+      execution: compute type, attention, recomputation and stochastic depth.
       rngs: stream `params`.
     """
 
@@ -113,7 +113,7 @@ class Stacked(StackedClassifier, Backbone):
 
     @property
     def blocks(self) -> nnx.List:  # type: ignore[override]
-        """Those of the foundation."""
+        """Blocks of the foundation."""
         return self.backbone.blocks
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -121,11 +121,11 @@ class Stacked(StackedClassifier, Backbone):
         return self.backbone.grid(height, width)
 
     def embed(self, images: Float[Array, "b h w c"]) -> Array:
-        """What enters the foundation's block 0."""
+        """Compute the input of the foundation's block 0."""
         return self.backbone.embed(images)
 
     def readout(self, x: Array, block: int, grid: tuple[int, int]) -> Features:
-        """What the DeiT makes of the foundation's tokens after `block`."""
+        """Compute the DeiT's features of the foundation's tokens after `block`."""
         tokens = self.backbone.readout(x, block, grid).tokens
         return self.transformer.features(self.projector(tokens))
 
@@ -144,11 +144,11 @@ class Stacked(StackedClassifier, Backbone):
 
 
 def stacked_layouts(arch: StackedArch, layouts: Iterable[Layout]) -> tuple[Layout, ...]:
-    """How the study saves a stacked classifier on the foundation of `arch`.
+    """Make the layouts in which the study saves a stacked classifier like `arch`.
 
     Args:
-      arch: of the classifier.
-      layouts: all there are; those that the foundation and DeiT were published in are used.
+      arch: arch of the classifier.
+      layouts: all layouts; those that the foundation and DeiT were published in are used.
     """
     published = [layout for layout in layouts if "original" in layout.publishers]
     deit = next(layout for layout in published if layout.family is DeiT)
@@ -157,7 +157,7 @@ def stacked_layouts(arch: StackedArch, layouts: Iterable[Layout]) -> tuple[Layou
 
 
 def foundation_layouts(layouts: Iterable[Layout]) -> tuple[Layout, ...]:
-    """How the study saves the backbones of `layouts` as the foundation of a classifier."""
+    """Make the layouts in which the study saves backbones as the foundation of a classifier."""
     rest = (
         _AGAIN,
         Ignored("main_model.", "the DeiT on top, and the head"),

@@ -30,12 +30,12 @@ _DTYPES: dict[str, Any] = {
 
 
 def is_torchscript(archive: zipfile.ZipFile) -> bool:
-    """Whether a zip archive is a TorchScript module: it has code beside its pickle."""
+    """Test whether a zip archive is a TorchScript module: it has code beside its pickle."""
     return any(entry.endswith("/constants.pkl") for entry in archive.namelist())
 
 
 def is_code(entry: str) -> bool:
-    """Whether an entry of a TorchScript archive is code, which may be compressed."""
+    """Test whether an entry of a TorchScript archive is code, which may be compressed."""
     return "code" in entry.split("/")[1:-1]
 
 

@@ -9,8 +9,8 @@ from fmi_jax.errors import UserError
 _OF_ANALYSES = {"cka": ("analysis", "CKA of the last layer"), "timing": ("speed", "")}
 """`shows` and `label` of every analysis that existed in format 1."""
 
-_SECTIONS = ("transformer", "probe_grid", "knn", "logistic", "lora", "attentive", "cka", "timing")
-"""Config sections that only some protocols read."""
+_SHARED = ("data", "augment", "backbone", "optim", "train")
+"""Config sections that every protocol reads; each of the others belongs to one."""
 
 
 def format_of(values: Mapping[str, Any], known: int, path: Path) -> int:
@@ -76,8 +76,9 @@ _FINDING = (
 
 def _unread(values: Mapping[str, Any]) -> dict[str, Any]:
     """Derive the keys that format 1 lacked from its kind and its config."""
-    protocol = values["config"]["protocol"]
-    unread = [section for section in _SECTIONS if section != protocol]
+    config = values["config"]
+    sections = [name for name, value in config.items() if isinstance(value, Mapping)]
+    unread = [name for name in sections if name not in (*_SHARED, config["protocol"])]
     new: dict[str, Any] = {"unread": unread}
     if "kind" not in values:
         unread += ["optim"] if values["steps"] == 0 else []
@@ -86,7 +87,7 @@ def _unread(values: Mapping[str, Any]) -> dict[str, Any]:
     unread.append("optim")
     found = values["values"]
     new |= {"headline": None, "speeds": []}
-    if "pairs" in found and values["config"]["cka"]["run"]:
+    if "pairs" in found and config["cka"]["run"]:
         value = found["pairs"][0]["cka"][-1][-1]
         new["headline"] = {"name": "cka_last_layer", "unit": "CKA", "value": value}
     if "rows" in found:

@@ -57,7 +57,7 @@ class RunRecord:
       config: the resolved config.
       dataset: description of the prepared data set, as `DatasetInfo.to_json` gives it.
       weights_sha256: checksum of the pretrained weights file, or None.
-      transformer_sha256: the same of the transformer on top of it.
+      transformer_sha256: checksum of the weights file of the transformer on top, or None.
       started: ISO 8601 time of the first start.
       ancestors: runs that the backbone comes from, the latest first; none without `backbone.run`.
     """

@@ -85,6 +85,20 @@ class Evaluation:
         )
 
 
+def undefined_in(
+    values: Mapping[str, float], per_class: Mapping[str, Mapping[str, float]]
+) -> tuple[str, ...]:
+    """List the metrics that are NaN, for `Evaluation.undefined`."""
+    undefined = [name for name, value in values.items() if math.isnan(value)]
+    undefined += [
+        f"{metric}[{name}]"
+        for name, row in per_class.items()
+        for metric, value in row.items()
+        if math.isnan(value)
+    ]
+    return tuple(undefined)
+
+
 def _or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -99,9 +113,9 @@ class Best:
 
     Attributes:
       metric: name of the metric that selected it.
-      value: its value on the whole validation split.
+      value: value of the metric on the whole validation split.
       step: optimizer steps taken until then.
-      epoch: the same in passes over the training split.
+      epoch: passes over the training split until then.
       seconds: training time until then.
     """
 
@@ -167,7 +181,7 @@ class Finding:
       headline: single number that summarises `values`; None if there is none.
       speeds: latencies measured, one per network.
       figures: captions of the PNG files in the run's folder, by file name.
-      charts: what to draw into these files, by file name; not part of `result.json`.
+      charts: numbers and words to draw into these files, by file name; not part of `result.json`.
       notes: facts about the measurement that a reader must know, one sentence each.
     """
 
@@ -230,7 +244,7 @@ class Result:
 
     Attributes:
       config: the resolved config, all defaults filled in.
-      protocol: how the backbone was judged, in words.
+      protocol: protocol in words.
       backbone: "name"; "params" (its own); "trained_params" (with the head); "weights" (tag,
         file, run or "random initialisation"); "weights_sha256"; where the backbone comes from a
         run, "run" (folder), "run_sha256" (of its network) and "pixels" (the "dataset" whose "mean"
@@ -238,13 +252,13 @@ class Result:
         "transformer", "transformer_weights" and "transformer_weights_sha256".
       dataset: "name"; "split" (the rule) and "split_sha256"; "counts" (images by split);
         "synthetic" (true for drawn images).
-      seed: from which all randomness of the run follows.
+      seed: number that all randomness of the run follows from.
       steps: optimizer steps of the whole run.
       best: checkpoint or setting that was chosen on validation; None if there was no choice.
       findings: results of the judges; the first is the run's own.
       seconds: wall-clock time by phase.
-      device: what it ran on.
-      versions: of Python and of the libraries that matter.
+      device: platform, kind and number of the devices, and number of processes.
+      versions: versions of Python and of the libraries that matter.
       notes: facts about the run that a reader must know, one sentence each.
       started, finished: ISO 8601 times.
       unread: dotted names of the config sections and fields that the run did not read.

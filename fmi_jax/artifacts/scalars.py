@@ -26,7 +26,7 @@ class MetricWriter:
     Args:
       folder: the run folder.
       start_step: steps done by the checkpoint that the run resumes from.
-      active: whether this process writes (process 0 does).
+      active: True if this process writes (process 0 does).
     """
 
     def __init__(self, folder: Path, start_step: int, *, active: bool):
@@ -82,9 +82,9 @@ class ProgressReport:
 
     Args:
       total_steps: length of the run.
-      start_step: where this process starts.
+      start_step: step that this process starts from.
       batch_size: images per step.
-      active: whether this process reports.
+      active: True if this process reports.
     """
 
     def __init__(self, total_steps: int, start_step: int, batch_size: int, *, active: bool):

@@ -39,7 +39,7 @@ class Provenance:
       backbone: name of the backbone they fit.
       tag: short name of the weights; "custom" for a file that is none of the published ones.
       source: name of the file, or the address, that they were converted from.
-      source_sha256: of that file.
+      source_sha256: checksum of that file.
       layout: key layout it was written in.
       licence: SPDX identifier, or the publisher's own name for it; "unknown" for "custom".
       converter: version of the converter.
@@ -60,7 +60,7 @@ class NativeFile:
 
     Attributes:
       arch: the fields of the arch, and the name of its class under "class".
-      provenance: where the weights come from.
+      provenance: origin of the weights.
       params: float32 arrays by native name.
     """
 
@@ -77,8 +77,8 @@ def save_backbone(
     Args:
       path: ends in `.safetensors`.
       params: float32 arrays by native name.
-      arch: what they are the parameters of.
-      provenance: where they come from.
+      arch: arch that they belong to.
+      provenance: origin of the weights.
     """
     arrays = {name: np.asarray(value, order="C") for name, value in params.items()}
     header = {
@@ -178,9 +178,9 @@ def load_backbone(
     Args:
       path: a file that `python -m weights_convert` wrote.
       spec: the backbone that the file must be of.
-      arch: that of `spec`, or with fewer blocks (the later ones are dropped), another number
+      arch: arch of `spec`, or one with fewer blocks (the later ones are dropped), another number
         of input channels, or whatever else `spec.family.adapt` resizes at loading.
-      stem: how other channel counts are read, see `adapt_stem`.
+      stem: way to read other channel counts, see `adapt_stem`.
 
     Returns:
       Exactly the parameters of `spec.family` at `arch`, float32, by native name.
@@ -239,7 +239,7 @@ def adapt_stem(kernel: Any, channels: int, stem: str) -> Any:
 
     Args:
       kernel: `[h, w, c, d]`.
-      channels: how many input channels there are to be.
+      channels: number of input channels that is wanted.
       stem: "sum": every channel gets the kernels' sum divided by `channels`, so that a grey
         image gives what its repetition over all channels gave; "mean": every channel gets
         their mean; "first": the kernels repeated in order and cut to `channels`, which for

@@ -1,9 +1,14 @@
-"""The two shapes that most networks have: one width throughout, or stages of doubling width."""
+"""Shapes that most networks have, one width or stages of doubling width; features of stages."""
 
 import dataclasses
 from typing import Any
 
-from fmi_jax.models.base import ArchConfig
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fmi_jax.models.base import ArchConfig, Backbone
+from fmi_jax.nn.norm import LayerNorm
+from fmi_jax.types import Features
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -12,11 +17,11 @@ class TransformerArch(ArchConfig):
 
     Attributes:
       patch_size: pixels per patch side.
-      width: of the tokens.
+      width: width of the tokens.
       depth: number of blocks.
-      num_heads: per attention; divides `width`.
+      num_heads: heads of each attention; divides `width`.
       mlp_width: hidden width of the MLP.
-      norm_eps: of every layer norm.
+      norm_eps: epsilon of every layer norm.
     """
 
     patch_size: int
@@ -54,10 +59,10 @@ class StagedArch(ArchConfig):
     Every field that is a tuple has one entry per stage.
 
     Attributes:
-      width: of the first stage.
+      width: width of the first stage.
       depths: number of residual blocks in each stage.
       mlp_ratio: hidden width of the MLPs over the width of their stage.
-      norm_eps: of every layer norm.
+      norm_eps: epsilon of every layer norm.
     """
 
     width: int
@@ -94,7 +99,7 @@ class NormedStagedArch(StagedArch):
     """The shape of a network of stages that ends with a norm.
 
     Attributes:
-      final_norm: whether it does; not after a stage where it was cut off.
+      final_norm: True if the network ends in a norm; False where it was cut off.
     """
 
     final_norm: bool
@@ -103,3 +108,20 @@ class NormedStagedArch(StagedArch):
         """The arch that ends after stage `block`."""
         final_norm = self.final_norm and block == self.num_blocks - 1
         return dataclasses.replace(super().truncated(block), final_norm=final_norm)
+
+
+class NormedStages(Backbone):
+    """A network of stages with a norm after the last one; without [cls], `pooled` is the mean."""
+
+    arch: NormedStagedArch  # pyright: ignore[reportIncompatibleVariableOverride]
+    norm: LayerNorm
+
+    def readout(
+        self, x: Float[Array, "b rows cols d"], block: int, grid: tuple[int, int]
+    ) -> Features:
+        """Features of a network that ends here; the norm is that of the last stage alone."""
+        del grid
+        if self.arch.final_norm and block == self.arch.num_blocks - 1:
+            x = self.norm(x)
+        tokens = x.astype(jnp.float32)
+        return Features(tokens.mean(axis=(1, 2)), tokens, None)

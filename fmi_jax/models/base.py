@@ -1,4 +1,4 @@
-"""What every backbone is: an arch describes it, blocks compute it, features leave it."""
+"""Base of every backbone: an arch describes it, blocks compute it, features leave it."""
 
 import abc
 import dataclasses
@@ -35,7 +35,7 @@ class ArchConfig(abc.ABC):
     @property
     @abc.abstractmethod
     def num_blocks(self) -> int:
-        """How many blocks there are, in the sense of freezing, truncation and CKA."""
+        """Number of blocks, in the sense of freezing, truncation and CKA."""
 
     @property
     @abc.abstractmethod
@@ -72,7 +72,7 @@ class ArchConfig(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a network is run; changes neither its parameters nor, beyond rounding, its function.
+    """Settings that a network runs with; beyond rounding they do not change its function.
 
     Attributes:
       dtype: compute type of matrix products and activations; parameters, norms and softmax
@@ -127,7 +127,7 @@ class Backbone(nnx.Module):
 
     @abc.abstractmethod
     def embed(self, images: Float[Array, "b h w c"]) -> Array:
-        """What enters block 0. Raises `UsageError` for an image size the family cannot take."""
+        """Compute the input of block 0; `UsageError` for an image size the family cannot take."""
 
     def enter(self, images: Float[Array, "b h w c"], rngs: nnx.Rngs | None) -> Array:
         """`embed`, in training mode with `rngs`; the same but where the stem has a batch norm."""
@@ -140,7 +140,7 @@ class Backbone(nnx.Module):
 
         Args:
           x: output of block `block`.
-          block: its index; `arch.num_blocks - 1` for the whole network.
+          block: index of the block; `arch.num_blocks - 1` for the whole network.
           grid: rows and columns of the patch grid at the input of block 0.
         """
 
@@ -182,7 +182,7 @@ class Backbone(nnx.Module):
         rngs: nnx.Rngs | None = None,
         cls_apart: bool = False,
     ) -> Iterator[Any]:
-        """What enters block 0, and then the output of each of the first `count` blocks.
+        """Compute the input of block 0, and then the output of each of the first `count` blocks.
 
         Where blocks work on padded tokens, nobody else sees the padding.
 
@@ -190,7 +190,7 @@ class Backbone(nnx.Module):
           images: the network's input.
           count: number of blocks.
           rngs: see the class.
-          cls_apart: whether the last output of a network with [cls] first is a pair, as
+          cls_apart: True if the last output of a network with [cls] first is a pair, as
             `cls_and_rest` takes it.
         """
         x = self.enter(images, rngs)
@@ -276,10 +276,10 @@ def _sequence(block: Any, x: Array, key: Array | None, *, length: int) -> Array:
 
 
 def _cls_apart(block: Any, x: Array, key: Array | None, *, length: int) -> tuple[Array, Array]:
-    """The same, [cls] and the other tokens each by themselves, and not put together again.
+    """Run a block for [cls] and for the other tokens apart, and do not join their outputs.
 
-    Where only [cls] is read, nothing is computed of the others but their keys and values, in both
-    passes: three quarters of the block are saved, 6 % of a ViT-B.
+    Where only [cls] is read, only keys and values are computed for the others, in both passes:
+    three quarters of the block are saved, 6 % of a ViT-B.
     """
     parts = slice(0, 1), slice(1, length)
     cls, rest = (block(x, _dropout(key), part, length) for part in parts)
@@ -296,8 +296,8 @@ class WeightsSource:
 
     Attributes:
       tag: short name of the weights ("lvd142m"); with the backbone's name it is unique.
-      url: where the original file is published.
-      sha256: its checksum, or the leading hex digits of it where only those are published
+      url: address of the original file.
+      sha256: checksum of that file, or its leading hex digits where only those are published
         (torch hub file names); None where the publisher gives none.
       layout: name of the key layout in `weights_convert`.
       licence: SPDX identifier, or the publisher's own name for it.
@@ -317,7 +317,7 @@ class BackboneSpec:
     Attributes:
       name: the study's name for it; looked up, never parsed.
       family: the class that computes it, called as `family(arch, execution, rngs=...)`.
-      arch: its shape, with three input channels.
+      arch: shape of the network, with three input channels.
       num_params: golden parameter count of that shape, without any classification head.
       patch_size: pixels per token side, or the total stride of a hierarchical network.
       image_size: the side in pixels of the square images it was trained on.
@@ -388,7 +388,7 @@ class _OneKey(nnx.Rngs):
 
 
 def create_abstract(family: type[Backbone], arch: ArchConfig, execution: Execution) -> Backbone:
-    """The same backbone with shapes for parameters: no memory, no compute."""
+    """Make a backbone with shapes in place of parameters: no memory, no compute."""
     return nnx.eval_shape(lambda: family(arch, execution, rngs=_OneKey()))  # type: ignore[call-arg]
 
 

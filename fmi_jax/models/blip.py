@@ -61,8 +61,8 @@ class BLIP(OneGrid):
     `tokens` are its normed patch tokens.
 
     Args:
-      arch: its shape.
-      execution: how it is run.
+      arch: shape of the network.
+      execution: compute type, attention, recomputation and stochastic depth.
       rngs: stream `params`.
     """
 

@@ -37,7 +37,7 @@ class DeiTArch(TransformerArch):
     """The shape of a DeiT.
 
     Attributes:
-      distilled: whether a distillation token stands between [cls] and the patches.
+      distilled: True if a distillation token stands between [cls] and the patches.
       grid_size: side of the patch grid that the position embedding was trained on.
     """
 
@@ -46,7 +46,7 @@ class DeiTArch(TransformerArch):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """How many tokens stand before the patches."""
+        """Number of tokens before the patches."""
         return 2 if self.distilled else 1
 
     def on_tokens(self) -> "DeiTArch":
@@ -75,8 +75,8 @@ class DeiT(Backbone):
     transformers' `DeiTForImageClassification`.
 
     Args:
-      arch: its shape.
-      execution: how it is run.
+      arch: shape of the network.
+      execution: compute type, attention, recomputation and stochastic depth.
       rngs: stream `params`.
     """
 
@@ -148,8 +148,8 @@ class TokenDeiT(DeiT):
     `[b, h, w, d]`.
 
     Args:
-      arch: as `DeiTArch.on_tokens` gives it.
-      execution: how it is run.
+      arch: arch that `DeiTArch.on_tokens` gives.
+      execution: compute type, attention, recomputation and stochastic depth.
       rngs: stream `params`.
     """
 

@@ -37,7 +37,7 @@ class DINOv2Arch(TransformerArch):
       mlp_width: hidden width of the MLP; for SwiGLU that of each half.
       num_registers: register tokens between [cls] and the patches.
       grid_size: side of the patch grid that the position embedding was trained on.
-      pos_antialias: whether the resize of the position embedding is antialiased.
+      pos_antialias: True if the resize of the position embedding is antialiased.
       pos_offset: patches added to the new grid's side when the resize step is computed; 0.1 in
         the models without registers (the reference's guard against rounding, which it kept
         because the published features depend on it).
@@ -73,8 +73,8 @@ class DINOv2(Backbone):
     reads (in its code `x_prenorm[:, 1:]`), here without the registers.
 
     Args:
-      arch: its shape.
-      execution: how it is run.
+      arch: shape of the network.
+      execution: compute type, attention, recomputation and stochastic depth.
       rngs: stream `params`.
     """
 

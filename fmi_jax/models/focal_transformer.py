@@ -14,10 +14,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
-from fmi_jax.models.arch import NormedStagedArch
+from fmi_jax.models.arch import NormedStagedArch, NormedStages
 from fmi_jax.models.base import (
     ArchConfig,
-    Backbone,
     BackboneSpec,
     Execution,
     Tiny,
@@ -31,7 +30,6 @@ from fmi_jax.nn.focal_attention import FocalAttention
 from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.nn.stage import MapMlp, Stage
 from fmi_jax.nn.transformer import Block
-from fmi_jax.types import Features
 
 _LAYER_SCALE = 1e-4  # initial value in the reference
 _GROUP_NORM_EPS = 1e-5  # PyTorch's own, which the reference leaves as it is
@@ -43,14 +41,14 @@ class FocalTransformerArch(NormedStagedArch):
 
     Attributes:
       patch_size: pixels per side of the patches that enter the first stage.
-      num_heads: per attention of each stage; divides its width.
+      num_heads: heads of each attention, by stage; divides the stage's width.
       windows: side of each stage's windows, in tokens of that stage.
       expand_sizes: tokens around a window that are attended to one by one, for each block of
         each stage. 0 in the last stage of the published networks, whose map was one window.
-      focal_levels: of attention in each stage, that of single tokens counted.
+      focal_levels: levels of attention in each stage, that of single tokens counted.
       focal_windows: side of the pooled surroundings at each stage's second level; odd.
       conv_embed: overlapping convolutions for stem (7x7, stride 4) and down-sampling (3x3).
-      shift: whether every other block's windows are shifted.
+      shift: True to shift every other block's windows.
       pre_norm: another norm before each down-sampling.
       layer_scale: learned factors on the residual branches.
     """
@@ -87,7 +85,7 @@ _TINY = FocalTransformerArch(
 )
 
 
-class FocalTransformer(Backbone):
+class FocalTransformer(NormedStages):
     """A Focal Transformer; `tokens` is the normed output of the last stage, `pooled` its mean.
 
     There is no [cls] token. The features of a network that ends after an earlier stage have no
@@ -102,8 +100,8 @@ class FocalTransformer(Backbone):
     Reference: `classification/focal_transformer.py` of microsoft/Focal-Transformer.
 
     Args:
-      arch: its shape.
-      execution: how it is run.
+      arch: shape of the network.
+      execution: compute type, attention, recomputation and stochastic depth.
       rngs: stream `params`.
     """
 
@@ -192,16 +190,6 @@ class FocalTransformer(Backbone):
         self.grid(images.shape[1], images.shape[2])
         return self.patch_embed(images)
 
-    def readout(
-        self, x: Float[Array, "b rows cols d"], block: int, grid: tuple[int, int]
-    ) -> Features:
-        """Features of a network that ends here; the norm is that of the last stage alone."""
-        del grid
-        if self.arch.final_norm and block == self.arch.num_blocks - 1:
-            x = self.norm(x)
-        x = x.astype(jnp.float32)
-        return Features(x.mean(axis=(1, 2)), x, None)
-
     @classmethod
     def adapt(
         cls, params: Mapping[str, np.ndarray], source: ArchConfig, target: ArchConfig
@@ -233,7 +221,7 @@ class MapNorm(nnx.Module):
     """Group norm with one group: over all tokens and channels of an image, in float32.
 
     Args:
-      width: of the tokens.
+      width: width of the tokens.
     """
 
     def __init__(self, width: int):

@@ -3,13 +3,12 @@
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
-from fmi_jax.models.arch import NormedStagedArch
-from fmi_jax.models.base import Backbone, BackboneSpec, Execution, Tiny, WeightsSource
+from fmi_jax.models.arch import NormedStagedArch, NormedStages
+from fmi_jax.models.base import BackboneSpec, Execution, Tiny, WeightsSource
 from fmi_jax.nn.conv_embed import ConvEmbed
 from fmi_jax.nn.drop_path import drop_path, linear_rates
 from fmi_jax.nn.focal_modulation import FocalModulation
@@ -17,7 +16,6 @@ from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.nn.stage import Stage
 from fmi_jax.nn.transformer import LayerScale
-from fmi_jax.types import Features
 
 _LAYER_SCALE = 1e-4  # initial value in the reference's configs
 
@@ -105,14 +103,14 @@ _TINY = FocalNetArch(
 )
 
 
-class FocalNet(Backbone):
+class FocalNet(NormedStages):
     """A FocalNet; `tokens` are the normed outputs of its last stage, `pooled` their mean.
 
     It has no [cls] token. Reference: `classification/focalnet.py` of microsoft/FocalNet.
 
     Args:
-      arch: its shape.
-      execution: how it is run.
+      arch: shape of the network.
+      execution: compute type, attention, recomputation and stochastic depth.
       rngs: stream `params`.
     """
 
@@ -180,16 +178,6 @@ class FocalNet(Backbone):
     def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b rows cols d"]:
         """The normed patches that enter stage 0."""
         return self.stem(images)
-
-    def readout(
-        self, x: Float[Array, "b rows cols d"], block: int, grid: tuple[int, int]
-    ) -> Features:
-        """Features of a network that ends here; the final norm is that of the last stage alone."""
-        del grid
-        if self.arch.final_norm and block == self.arch.num_blocks - 1:
-            x = self.norm(x)
-        tokens = x.astype(jnp.float32)
-        return Features(tokens.mean((1, 2)), tokens, None)
 
 
 def _downsample(arch: FocalNetArch, stage: int, *, dtype: Any, rngs: nnx.Rngs) -> ConvEmbed:

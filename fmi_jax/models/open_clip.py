@@ -32,10 +32,10 @@ class OpenCLIPArch(OneGridArch):
     """The shape of an image tower.
 
     Attributes:
-      embed_width: of the space that images and texts share.
-      quick_gelu: whether the MLP has `x * sigmoid(1.702 x)` (OpenAI's weights) in place of the
+      embed_width: width of the space that images and texts share.
+      quick_gelu: True if the MLP has `x * sigmoid(1.702 x)` (OpenAI's weights) in place of the
         exact GELU. The parameters do not show it, and the wrong one spoils the features.
-      norm_tokens: whether `Features.tokens` have passed the final norm, as those of open_clip
+      norm_tokens: True if `Features.tokens` have passed the final norm, as those of open_clip
         have; the study's have not.
     """
 
@@ -71,8 +71,8 @@ class OpenCLIP(OneGrid):
     before `proj`, `tokens` the patch tokens before the final norm (`arch.norm_tokens`).
 
     Args:
-      arch: its shape.
-      execution: how it is run.
+      arch: shape of the network.
+      execution: compute type, attention, recomputation and stochastic depth.
       rngs: stream `params`.
     """
 

@@ -26,7 +26,7 @@ class ResNetArch(ArchConfig):
       depths: bottlenecks of each stage.
       widths: channels inside the bottlenecks of each stage.
       expansion: channels of a stage's output over those inside.
-      norm_eps: of every batch norm.
+      norm_eps: epsilon of every batch norm.
       norm_momentum: share of a batch in the new running statistics.
     """
 
@@ -64,9 +64,9 @@ class Conv(nnx.Module):
     """A square convolution without bias, padded by half its side as in PyTorch.
 
     Args:
-      in_channels, out_channels: before and after.
+      in_channels, out_channels: channels before and after.
       size: side of the kernel, odd.
-      stride: in both directions.
+      stride: stride in both directions.
       dtype: compute type.
       rngs: stream `params`.
     """
@@ -110,11 +110,11 @@ class Bottleneck(nnx.Module):
     """1x1, 3x3 and 1x1 convolution, each with a batch norm, beside a shortcut.
 
     Args:
-      in_channels: of the input; with other than `width * arch.expansion`, or with a stride, the
-        shortcut is a 1x1 convolution with a batch norm.
+      in_channels: channels of the input; with other than `width * arch.expansion`, or with a
+        stride, the shortcut is a 1x1 convolution with a batch norm.
       width: channels inside.
-      stride: of the 3x3 convolution and of the shortcut.
-      arch: of the network.
+      stride: stride of the 3x3 convolution and of the shortcut.
+      arch: arch of the network.
       dtype: compute type of convolutions and activations.
       rngs: stream `params`.
     """
@@ -180,8 +180,8 @@ class ResNet(Backbone):
     reference's `layerN` does. Any image size is taken. There is no [cls] token.
 
     Args:
-      arch: its shape.
-      execution: how it is run; `drop_path` has no effect.
+      arch: shape of the network.
+      execution: compute type and recomputation; `drop_path` has no effect.
       rngs: stream `params`.
     """
 

@@ -44,7 +44,7 @@ class SAMArch(OneGridArch):
     Attributes:
       window_size: side of the windows, in tokens.
       global_blocks: indices of the blocks that attend over the whole map.
-      rel_pos_resize: how the relative positions of the global blocks are made to fit another
+      rel_pos_resize: interpolation of the relative positions of the global blocks to another
         grid when weights are loaded: "linear", as the reference does, or "nearest", as the
         study did by leaving out an argument.
       neck_width: channels of the neck, which `features` does not use; None for no neck.
@@ -82,8 +82,8 @@ class SAM(OneGrid):
     network has none.
 
     Args:
-      arch: its shape.
-      execution: how it is run.
+      arch: shape of the network.
+      execution: compute type, attention, recomputation and stochastic depth.
       rngs: stream `params`.
     """
 
@@ -183,9 +183,9 @@ class Neck(nnx.Module):
     """Two convolutions without bias, 1x1 and 3x3, each with a layer norm over the channels.
 
     Args:
-      width: of the tokens.
-      neck_width: of the output.
-      eps: of the layer norms.
+      width: width of the tokens.
+      neck_width: channels of the output.
+      eps: epsilon of the layer norms.
       dtype: compute type.
       rngs: stream `params`.
     """

@@ -92,8 +92,8 @@ class SEEM(Backbone):
     Reference: `utils/transformers/focal_dw.py` of the study, from the SEEM repository.
 
     Args:
-      arch: its shape.
-      execution: how it is run.
+      arch: shape of the network.
+      execution: compute type, attention, recomputation and stochastic depth.
       rngs: stream `params`.
     """
 

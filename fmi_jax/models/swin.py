@@ -7,13 +7,12 @@ stage puts out is on its own grid, as in timm.
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
-from fmi_jax.models.arch import NormedStagedArch
-from fmi_jax.models.base import Backbone, BackboneSpec, Execution, Tiny, WeightsSource
+from fmi_jax.models.arch import NormedStagedArch, NormedStages
+from fmi_jax.models.base import BackboneSpec, Execution, Tiny, WeightsSource
 from fmi_jax.nn.conv_embed import ConvEmbed
 from fmi_jax.nn.drop_path import linear_rates
 from fmi_jax.nn.linear import linear
@@ -21,7 +20,6 @@ from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.nn.stage import MapMlp, Stage, pad_map
 from fmi_jax.nn.transformer import Block
 from fmi_jax.nn.window_attention import WindowAttention
-from fmi_jax.types import Features
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +28,7 @@ class SwinArch(NormedStagedArch):
 
     Attributes:
       patch_size: pixels per side of the patches that enter the first stage.
-      num_heads: per attention of each stage; divides its width.
+      num_heads: heads of each attention, by stage; divides the stage's width.
       windows: side of each stage's windows, in tokens of that stage.
     """
 
@@ -39,7 +37,7 @@ class SwinArch(NormedStagedArch):
     windows: tuple[int, ...]
 
 
-class Swin(Backbone):
+class Swin(NormedStages):
     """A Swin; `tokens` is the normed output of the last stage, `pooled` its mean.
 
     There is no [cls] token. The features of a network that ends after an earlier stage have no
@@ -52,8 +50,8 @@ class Swin(Backbone):
     and below are not seen, as in every reference's patch embedding.
 
     Args:
-      arch: its shape.
-      execution: how it is run.
+      arch: shape of the network.
+      execution: compute type, attention, recomputation and stochastic depth.
       rngs: stream `params`.
     """
 
@@ -136,23 +134,13 @@ class Swin(Backbone):
         self.grid(images.shape[1], images.shape[2])
         return self.patch_embed(images)
 
-    def readout(
-        self, x: Float[Array, "b rows cols d"], block: int, grid: tuple[int, int]
-    ) -> Features:
-        """Features of a network that ends here; the norm is that of the last stage alone."""
-        del grid
-        if self.arch.final_norm and block == self.arch.num_blocks - 1:
-            x = self.norm(x)
-        x = x.astype(jnp.float32)
-        return Features(x.mean(axis=(1, 2)), x, None)
-
 
 class PatchMerging(nnx.Module):
     """Four neighbouring tokens side by side, a norm, and a projection to twice the width.
 
     Args:
-      width: of the tokens that enter.
-      eps: of the layer norm.
+      width: width of the tokens that enter.
+      eps: epsilon of the layer norm.
       dtype: compute type.
       rngs: stream `params`.
     """

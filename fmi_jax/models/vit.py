@@ -1,4 +1,4 @@
-"""What vision transformers of one width share: blocks, prefix tokens, positions for one grid."""
+"""Parts shared by vision transformers of one width: blocks, prefix tokens, positions."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ def vit_blocks(
 
     Args:
       arch: shape of the network.
-      execution: how it is run.
+      execution: compute type, attention, recomputation and stochastic depth.
       mlp: class of the feed-forward modules, or the same with some of its options.
       layer_scale: initial value of the branch factors; None for blocks without them.
       rngs: stream `params`.

@@ -21,8 +21,8 @@ class Attention(nnx.Module):
     """Self-attention with one fused projection to queries, keys and values, in that order.
 
     Args:
-      width: of the tokens.
-      num_heads: must divide `width`.
+      width: width of the tokens.
+      num_heads: number of heads; divides `width`.
       kernel: one of `KERNELS`.
       dtype: compute type.
       rngs: stream `params`.

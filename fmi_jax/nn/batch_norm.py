@@ -17,10 +17,10 @@ class BatchNorm(nnx.Module):
     `torch.nn.BatchNorm2d`. In evaluation it normalises with the running statistics.
 
     The mean over the batch is that of the whole batch, however it is divided over devices and
-    processes: what PyTorch calls a synchronised batch norm.
+    processes (a synchronised batch norm in PyTorch's words).
 
     Args:
-      width: of the last axis.
+      width: size of the last axis.
       eps: added to the variance.
       momentum: share of the batch in the new running statistics.
     """

@@ -20,7 +20,7 @@ class DepthwiseConv(nnx.Module):
     Args:
       width: number of channels.
       kernel_size: odd side of the square kernel, in pixels.
-      use_bias: whether a bias is added.
+      use_bias: True to add a bias.
       dtype: compute type.
       rngs: stream `params`.
     """

@@ -1,4 +1,4 @@
-"""From one grid of a hierarchical network to a coarser one."""
+"""Embedding that takes a hierarchical network from one grid to a coarser one."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ class ConvEmbed(nnx.Module):
 
     Args:
       in_width: channels that enter.
-      width: of the tokens that leave.
+      width: width of the tokens that leave.
       kernel_size: side of the kernel, in pixels.
-      stride: of the convolution.
+      stride: stride of the convolution.
       padding: zeros on every side.
-      fill: whether sides that are no multiple of `stride` are first filled up with zeros at the
-        bottom and on the right; without it their last pixels may go unread.
-      eps: of the layer norm.
+      fill: True to fill sides that are no multiple of `stride` up with zeros at the bottom and on
+        the right first; without it their last pixels may go unread.
+      eps: epsilon of the layer norm.
       dtype: compute type.
       rngs: stream `params`.
     """

@@ -35,13 +35,13 @@ class FocalAttention(nnx.Module):
     A map no larger than a window has nothing around it: no `expand` there, and no shift.
 
     Args:
-      width: of the tokens.
-      num_heads: must divide `width`.
+      width: width of the tokens.
+      num_heads: number of heads; divides `width`.
       window: side of a window, in tokens.
       expand: tokens around a window that are attended to one by one.
-      levels: of attention, level 0 counted.
+      levels: number of levels of attention, level 0 counted.
       region: side of the pooled surroundings of level 1, odd.
-      shift: whether the windows are shifted by half their size, as in Swin.
+      shift: True to shift the windows by half their size, as in Swin.
       dtype: compute type.
       rngs: stream `params`.
     """
@@ -195,7 +195,7 @@ def _mean_pool(area: int, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
 
 
 def copies_of_window(window: int, expand: int) -> Int[np.ndarray, " m"]:
-    """Where the tokens of four moved copies of a window lie around it; -1 for those inside it.
+    """Find the places of the tokens of four moved copies of a window; -1 for those inside it.
 
     The copies are moved by `expand` down right, down left, up right and up left. Places are
     counted row by row in the square of the window and `expand` tokens on every side. The
@@ -212,19 +212,19 @@ def copies_of_window(window: int, expand: int) -> Int[np.ndarray, " m"]:
 
 
 def _ring(window: int, expand: int) -> Int[np.ndarray, " m"]:
-    """Where the columns of the reference's bias table lie in that square."""
+    """Find the columns of the reference's bias table in that square."""
     places = copies_of_window(window, expand)
     return places[places >= 0]
 
 
 def _own(window: int, expand: int) -> Int[np.ndarray, " n"]:
-    """Where the tokens of the window itself lie in that square."""
+    """Find the tokens of the window itself in that square."""
     row, col = np.indices((window, window)).reshape(2, -1) + expand
     return row * (window + 2 * expand) + col
 
 
 def _near_columns(window: int, expand: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each place of that square, its columns in (window, neighbours, absent): two of them,
+    """Find the columns in (window, neighbours, absent) of each place of that square: two of them,
     as up to two copies meet there."""
     ring = _ring(window, expand)
     absent = window**2 + len(ring)
@@ -239,7 +239,7 @@ def _near_columns(window: int, expand: int) -> tuple[np.ndarray, np.ndarray]:
 def _hidden_near(
     rows: int, cols: int, window: int, expand: int, shift: int
 ) -> Bool[np.ndarray, "windows #n m"]:
-    """Keys of level 0 that a query does not see: after a shift, other parts of its window."""
+    """Find keys of level 0 that a query does not see: after a shift, other parts of its window."""
     side = window + 2 * expand
     if not shift:
         return np.zeros((rows * cols, 1, side**2), bool)
@@ -250,7 +250,7 @@ def _hidden_near(
 
 
 def _outside(rows: int, cols: int, window: int, reach: int) -> Bool[np.ndarray, "windows m"]:
-    """For each token of `neighbourhoods`: whether it lies beyond the border of the map."""
+    """Test which tokens of `neighbourhoods` lie beyond the border of the map."""
 
     def beyond(count: int) -> np.ndarray:
         place = window * np.arange(count)[:, None] + np.arange(-reach, window + reach)

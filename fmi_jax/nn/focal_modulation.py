@@ -22,11 +22,11 @@ class FocalModulation(nnx.Module):
     weighted by a gate per pixel and level, is the modulator.
 
     Args:
-      width: of the tokens.
-      levels: how many depth-wise convolutions.
+      width: width of the tokens.
+      levels: number of depth-wise convolutions.
       window: side of the first one, odd.
       normalise: divide the sum by the number of its terms.
-      norm_eps: of a layer norm before the last projection; None for none.
+      norm_eps: epsilon of a layer norm before the last projection; None: no such norm.
       dtype: compute type.
       rngs: stream `params`.
     """

@@ -71,7 +71,7 @@ def _old_gpu() -> str:
 
 
 def bfloat16_products() -> bool:
-    """Whether the CPU has instructions for products of bfloat16 (AVX512-BF16 or AMX).
+    """Test whether the CPU has instructions for products of bfloat16 (AVX512-BF16 or AMX).
 
     False on any other hardware, and where the system does not say (Linux on x86 does).
     """

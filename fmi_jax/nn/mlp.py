@@ -49,9 +49,9 @@ class Mlp(nnx.Module):
     """Linear, activation, linear.
 
     Args:
-      width: of the tokens.
-      hidden_width: between the two layers.
-      activation: between them.
+      width: width of the tokens.
+      hidden_width: width between the two layers.
+      activation: function between the two layers.
       dtype: compute type.
       rngs: stream `params`.
     """
@@ -79,8 +79,8 @@ class SwiGLU(nnx.Module):
     """`w3(silu(a) * b)` with `a, b` the two halves of `w12(x)` (DINOv2 ViT-g).
 
     Args:
-      width: of the tokens.
-      hidden_width: of each half.
+      width: width of the tokens.
+      hidden_width: width of each half.
       dtype: compute type.
       rngs: stream `params`.
     """

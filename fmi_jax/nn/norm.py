@@ -12,7 +12,7 @@ class LayerNorm(nnx.Module):
     """Layer norm over the last axis, in float32 whatever the type of its input.
 
     Args:
-      width: of the last axis.
+      width: size of the last axis.
       eps: added to the variance.
     """
 

@@ -1,4 +1,4 @@
-"""From pixels to tokens."""
+"""Patch embedding: turns pixels into tokens."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ class PatchEmbed(nnx.Module):
     its kernel size.
 
     Args:
-      in_channels: of the images.
-      width: of the tokens.
-      patch_size: pixels.
-      use_bias: whether `proj` has one.
+      in_channels: channels of the images.
+      width: width of the tokens.
+      patch_size: side of a patch in pixels.
+      use_bias: True if `proj` has a bias.
       dtype: compute type.
       rngs: stream `params`.
     """

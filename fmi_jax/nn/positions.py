@@ -26,8 +26,8 @@ def resize_positions(
     Args:
       table: positions of the prefix tokens, kept as they are, then of the patches row by row.
       old: rows and columns it was trained on.
-      new: those that are wanted; the same as `old` returns the table itself.
-      kernel: how each axis is resampled.
+      new: grid that is wanted; if it is `old`, the table itself is returned.
+      kernel: resampling of each axis.
       prefix: number of prefix tokens.
       offset: patches added to a side of `new` where the distance of two samples is computed.
     """

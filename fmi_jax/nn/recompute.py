@@ -20,7 +20,7 @@ def recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
     wall of its own, where what it needs lives no longer than it does.
 
     Args:
-      function: of an activation and of trees of arrays, closing over none.
+      function: takes an activation and trees of arrays, and closes over none.
     """
     if jax.default_backend() != "cpu":
         return jax.checkpoint(function)

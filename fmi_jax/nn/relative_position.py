@@ -36,8 +36,8 @@ class RelativePositionAttention(nnx.Module):
     `qkv`.
 
     Args:
-      width: of the tokens.
-      num_heads: must divide `width`.
+      width: width of the tokens.
+      num_heads: number of heads; divides `width`.
       grid: rows and columns of the map, which the position tables are for, when `window` is None.
       window: side of the square windows, in tokens; None for attention over the whole map.
       kernel: one of `attention.KERNELS`.
@@ -115,8 +115,8 @@ def attention(
 
     Args:
       q, k, v: queries, keys and values.
-      rel_h: for each row of a query and each row of a key (`by_pair`).
-      rel_w: the same for columns.
+      rel_h: vector for each row of a query and each row of a key (`by_pair`).
+      rel_w: vector for each column of a query and each column of a key.
       kernel: one of `attention.KERNELS`.
     """
     b, heads, n, d = q.shape
@@ -131,8 +131,8 @@ def attention(
 
 
 def _folded(q: Array, k: Array, v: Array, by_row: Array, by_col: Array, kernel: str) -> Array:
-    """As plain attention: a query's products with the tables are further entries of it, and a
-    key has a one in those of its own row and column."""
+    """Fold positions into plain attention: a query's products with the tables are further entries
+    of it, and a key has a one in those of its own row and column."""
     b, heads, n, d = q.shape
     rows, cols = by_row.shape[-1], by_col.shape[-1]
     spare = -(d + rows + cols) % 8  # flash attention takes multiples of eight
@@ -148,8 +148,8 @@ def _folded(q: Array, k: Array, v: Array, by_row: Array, by_col: Array, kernel: 
 
 
 def _row_by_row(q: Array, k: Array, v: Array, by_row: Array, by_col: Array) -> Array:
-    """One group of rows of queries after another, in both passes: of the scores, a number per
-    pair of tokens and head, only those of a group are ever held."""
+    """Attend with one group of rows of queries after another, in both passes: of the scores, a
+    number per pair of tokens and head, only those of a group are ever held."""
     b, heads, n, d = q.shape
     rows, cols = by_row.shape[-1], by_col.shape[-1]
     fitting = group_size(math.prod(local_share(b, heads)) * n) // cols
@@ -177,7 +177,7 @@ def _products(
     rel_h: Float[Array, "r rows d"],
     rel_w: Float[Array, "cols cols d"],
 ) -> tuple[Float[Array, "b heads r cols rows"], Float[Array, "b heads r cols cols"]]:
-    """Each query with the table of its own row and with that of its own column."""
+    """Multiply each query with the table of its own row and with that of its own column."""
     f32 = jnp.float32
     return (
         jnp.einsum("bhijd,ikd->bhijk", q, rel_h, preferred_element_type=f32),

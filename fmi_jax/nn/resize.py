@@ -21,7 +21,7 @@ def bicubic(old: int, new: int, *, step: float) -> Float64[np.ndarray, "{new} {o
 
     Args:
       old: length of the axis.
-      new: its length after.
+      new: length after.
       step: distance between two samples, in old samples: `old / new`, or the inverse of the
         `scale_factor` given to PyTorch where that is another number.
     """
@@ -62,12 +62,12 @@ def bilinear_antialias(old: int, new: int) -> Float64[np.ndarray, "{new} {old}"]
 
 
 def resize(
-    grid: Float[Array, "h w d"], rows: np.ndarray, cols: np.ndarray
-) -> Float[Array, "h2 w2 d"]:
-    """`grid` resampled by one matrix per axis, `rows [h2, h]` and `cols [w2, w]`, in float32."""
+    grid: Float[Array, "*b h w d"], rows: np.ndarray, cols: np.ndarray
+) -> Float[Array, "*b h2 w2 d"]:
+    """Resample a grid by one matrix per axis, `rows [h2, h]` and `cols [w2, w]`, in float32."""
     # A table of positions is small and its error goes into every token: never in TF32 or bf16.
     return jnp.einsum(
-        "Hh,Ww,hwd->HWd",
+        "Hh,Ww,...hwd->...HWd",
         jnp.asarray(rows, jnp.float32),
         jnp.asarray(cols, jnp.float32),
         grid.astype(jnp.float32),

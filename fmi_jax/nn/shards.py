@@ -1,4 +1,4 @@
-"""What layers know of how a batch is divided over devices.
+"""Division of a batch over devices, as far as layers know of it.
 
 A step computes every device's share of the batch as a program of its own (`parallel.by_shard`):
 nothing crosses devices but what is asked for here. Parameters that are divided over the "data"
@@ -174,7 +174,7 @@ def per_device(kernel: Callable[..., Array], *args: Array, heads: int) -> Array:
 
     Args:
       kernel: function of arrays with images first, whose result is one such array.
-      args: its arrays.
+      args: arrays that the function takes.
       heads: dimension of all of them, the result too, that "model" divides.
     """
     mesh = jax.sharding.get_abstract_mesh()

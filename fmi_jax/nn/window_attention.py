@@ -25,10 +25,10 @@ class WindowAttention(nnx.Module):
     the right; they are attended to, as in every reference that takes such maps.
 
     Args:
-      width: of the tokens.
-      num_heads: must divide `width`.
+      width: width of the tokens.
+      num_heads: number of heads; divides `width`.
       window: side of a window, in tokens.
-      shift: whether the windows are shifted.
+      shift: True to shift the windows.
       dtype: compute type.
       rngs: stream `params`.
     """
@@ -126,7 +126,7 @@ def relative_position_index(query: int, key: int) -> Int[np.ndarray, "n m"]:
 def window_regions(
     height: int, width: int, *, window: int, shift: int
 ) -> Int[np.ndarray, "windows n"]:
-    """For each token of each window of a map rolled by `shift`: which part of the map it is of.
+    """Number the part of the map that each token of each window is of, after a roll by `shift`.
 
     Tokens of one window that are of different parts were no neighbours before the roll.
     """

@@ -1,1 +1,1 @@
-"""How a backbone is judged."""
+"""Protocols: ways to train and judge a backbone."""

@@ -25,7 +25,7 @@ def choose_by_validation(
     """Judge every setting on validation and test, and report the one that validates best.
 
     Args:
-      settings: what was tried, as JSON values.
+      settings: settings that were tried, as JSON values.
       probabilities: class probabilities of a split under each of the settings, in their order.
       splits: the features.
       config, info: name the metric that selects; the first setting wins a tie.

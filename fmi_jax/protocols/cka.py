@@ -6,9 +6,7 @@ stacked classifier the layers of foundation and transformer are all taken. Every
 through every network once, and one batch of it is held at a time.
 """
 
-import csv
 import dataclasses
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from fmi_jax import atomic, parallel
@@ -207,8 +204,8 @@ def layers(module: Any, images: Float[Array, "b h w c"], kind: str) -> dict[str,
     "transformer ...".
 
     Args:
-      module: has a `backbone`, and a `projector` and a `transformer` if it is a stacked one.
-      images: as the module takes them.
+      module: network with a `backbone`, and a `projector` and a `transformer` if it is stacked.
+      images: input of the module.
       kind: "all": everything that a layer puts out; "patches": without [cls] and other tokens
         that are no part of the image; "cls"; or "pooled": what a head would read there. The last
         two have no embedding: [cls] is the same for every image there.
@@ -282,30 +279,14 @@ def _batches(run: Run, rows: Sequence[np.ndarray]) -> Iterator[Batch]:
 def _step(
     network: Network, run: Run, of_layer: Callable[[Array, Array], Array]
 ) -> Callable[[Batch], list[np.ndarray]]:
-    """`of_layer(features, mask)` for every layer of a batch."""
+    """Make the function that computes `of_layer(features, mask)` for every layer of a batch."""
     mesh, kind = run.mesh, section(run.config, CkaConfig).features
-
-    def of_images(arrays: Arrays, images: Array) -> list[Array]:
-        module = network.partition.merge(arrays, placement=network.placement)
-        return list(layers(module, network.preprocess(images), kind).values())
-
-    by_shard = parallel.by_shard(
+    step = network.step(
         mesh,
-        of_images,
-        in_specs=(dict(network.placement), PartitionSpec("data")),
-        out_specs=PartitionSpec("data"),
+        lambda module, x: list(layers(module, x, kind).values()),
+        lambda found, batch: [of_layer(features, batch["mask"]) for features in found],
     )
-
-    def step(arrays: Arrays, batch: Arrays) -> list[Array]:
-        found = by_shard(arrays, batch["inputs"])
-        return [of_layer(features, batch["mask"]) for features in found]
-
-    jitted = jax.jit(
-        step,
-        in_shardings=(dict(network.placement), parallel.batch_sharding(mesh)),
-        out_shardings=parallel.replicated(mesh),
-    )
-    return lambda batch: jax.device_get(jitted(network.arrays, parallel.to_devices(mesh, batch)))
+    return lambda batch: jax.device_get(step(network.arrays, parallel.to_devices(mesh, batch)))
 
 
 def _grams(
@@ -354,17 +335,12 @@ def _write_table(
     layers = [
         f"{title}: {name}" for title, some in zip(titles, names, strict=True) for name in some
     ]
-    file = io.StringIO()
-    table = csv.writer(file, lineterminator="\n")
-    table.writerow(["layer", *layers])
-    table.writerows(
-        [name, *map(repr, row)] for name, row in zip(layers, matrix.tolist(), strict=True)
-    )
-    atomic.write_bytes(path, file.getvalue().encode())
+    rows = [[name, *map(repr, row)] for name, row in zip(layers, matrix.tolist(), strict=True)]
+    atomic.write_bytes(path, atomic.csv_bytes([["layer", *layers], *rows]))
 
 
 def _rounded(matrix: np.ndarray) -> list[list[float | None]]:
-    """As JSON: undefined values are None."""
+    """Round values for JSON; undefined ones become None."""
     return [[None if math.isnan(x) else round(x, 6) for x in row] for row in matrix.tolist()]
 
 

@@ -28,7 +28,7 @@ MIN_IMAGES = 4
 
 
 def even_batches(count: int, batch_size: int, seed: int) -> list[Int[np.ndarray, " b"]]:
-    """All of `count` rows in batches of at most `batch_size`, whose sizes differ by 1 at most.
+    """Cut `count` rows into batches of at most `batch_size`, whose sizes differ by 1 at most.
 
     The order is drawn from `seed`: the rows of a data set often stand class by class, and a
     batch of one class says nothing of the differences between classes.

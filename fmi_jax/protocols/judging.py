@@ -1,14 +1,17 @@
-"""What a judge works with: the run it measures in, networks, and their features."""
+"""Interface of a judge: the run it measures in, networks, and their features."""
 
 import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array
 
+from fmi_jax import parallel
 from fmi_jax.artifacts.result import Finding
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
 from fmi_jax.models.base import ArchConfig, BackboneSpec
@@ -82,6 +85,36 @@ class Network:
     info: DatasetInfo
     identity: Mapping[str, Any]
 
+    def step(
+        self,
+        mesh: Mesh,
+        compute: Callable[[Any, Array], Any],
+        finish: Callable[[Any, Arrays], Any],
+    ) -> Callable[[Arrays, Arrays], Any]:
+        """Make the jitted `(arrays, batch) -> results`, whole on every process.
+
+        Args:
+          mesh: devices, which share the images of a batch.
+          compute: `(module, its input) -> arrays` of each image, on the device that has it.
+          finish: `(computed, batch) -> results` of the whole batch.
+        """
+
+        def of_images(arrays: Arrays, images: Array) -> Any:
+            module = self.partition.merge(arrays, placement=self.placement)
+            return compute(module, self.preprocess(images))
+
+        by_shard = parallel.by_shard(
+            mesh,
+            of_images,
+            in_specs=(dict(self.placement), PartitionSpec("data")),
+            out_specs=PartitionSpec("data"),
+        )
+        return jax.jit(
+            lambda arrays, batch: finish(by_shard(arrays, batch["inputs"]), batch),
+            in_shardings=(dict(self.placement), parallel.batch_sharding(mesh)),
+            out_shardings=parallel.replicated(mesh),
+        )
+
 
 class Run(typing.Protocol):
     """The run that a judge works in."""
@@ -118,12 +151,12 @@ class Run(typing.Protocol):
 
     @property
     def active(self) -> bool:
-        """Whether this process writes files."""
+        """True on the one process that writes files."""
         ...
 
     @property
     def trained(self) -> bool:
-        """Whether the run has trained the network that it judges."""
+        """True if the run has trained the network that it judges."""
         ...
 
     @property

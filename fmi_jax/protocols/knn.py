@@ -70,7 +70,7 @@ def vote(
 
     Args:
       bank: features of the training images; not normalised.
-      targets: what each of them votes for: one-hot, or 0 to 1 for every class.
+      targets: vote of each training image: one-hot, or 0 to 1 for every class.
       queries: features of the images to classify; not normalised.
       k: numbers of neighbours, at most `n`.
       temperature: positive.

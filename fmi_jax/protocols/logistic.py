@@ -55,8 +55,8 @@ class Fit(NamedTuple):
     Attributes:
       kernel: `[g, f, c]`; `c` is 1 for a binary task.
       bias: `[g, c]`.
-      iterations: of L-BFGS, `[g]`.
-      converged: whether it stopped because the gradient was small, `[g]`.
+      iterations: iterations of L-BFGS, `[g]`.
+      converged: True if L-BFGS stopped because the gradient was small, `[g]`.
     """
 
     kernel: np.ndarray
@@ -87,11 +87,11 @@ def fit(
     where `g c` is large, and 20 times the classifiers: the memory of L-BFGS.
 
     Args:
-      features: of the training images.
+      features: features of the training images.
       labels: class index `[n]`, or 0 to 1 `[n, k]`.
       num_classes: `k`.
       c: inverse strengths of the penalty, as in scikit-learn.
-      max_iterations: of L-BFGS.
+      max_iterations: limit on the iterations of L-BFGS.
       mesh: the devices.
     """
     softmax = labels.ndim == 1 and num_classes > 2

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
 from fmi_jax import augment, parallel
@@ -26,7 +25,6 @@ from fmi_jax.protocols.judging import Run
 from fmi_jax.protocols.spec import HeadSpec, JudgeSpec, tested, training_images
 from fmi_jax.rules import positive
 from fmi_jax.settings import BaseConfig, section
-from fmi_jax.training.step import Arrays
 
 _NORM_EPS = 1e-6
 _DEPTHS = 4
@@ -50,7 +48,7 @@ class PerPatchClassifier(nnx.Module):
       backbone: the feature extractor.
       num_classes: width `k` of the logits.
       eval_mode: True if the backbone is always in evaluation mode.
-      rngs: for the head; weights from a truncated normal of std 0.02, zero bias.
+      rngs: stream that draws the head: a truncated normal of std 0.02, zero bias.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, *, eval_mode: bool, rngs: nnx.Rngs):
@@ -74,7 +72,7 @@ class Decoder(nnx.Module):
       num_classes: width `k` of the logits.
       width: channels of the decoder's layers.
       eval_mode: True if the backbone is always in evaluation mode.
-      rngs: for the head.
+      rngs: stream that draws the decoder.
     """
 
     def __init__(
@@ -177,17 +175,8 @@ def upsampled(
     """Resize a grid bilinearly, in float32."""
     if grid.shape[1:3] == (height, width):
         return grid.astype(jnp.float32)
-    rows, columns = (
-        jnp.asarray(resize.linear(old, new), jnp.float32)
-        for old, new in zip(grid.shape[1:3], (height, width), strict=True)
-    )
-    return jnp.einsum(
-        "Hh,Ww,bhwd->bHWd",
-        rows,
-        columns,
-        grid.astype(jnp.float32),
-        precision=jax.lax.Precision.HIGHEST,
-    )
+    rows, columns = resize.linear(grid.shape[1], height), resize.linear(grid.shape[2], width)
+    return resize.resize(grid, rows, columns)
 
 
 SHOWN = 8
@@ -228,24 +217,13 @@ def _predicted(run: Run, count: int) -> UInt8[np.ndarray, "n h w"]:
         places=parallel.held_places(mesh, size),
     )
 
-    def classes(arrays: Arrays, images: Array) -> Array:
-        module = network.partition.merge(arrays, placement=network.placement)
-        logits = module(network.preprocess(images), rngs=None)
-        return logits.argmax(axis=-1).astype(jnp.uint8)
-
-    by_shard = parallel.by_shard(
+    step = network.step(
         mesh,
-        classes,
-        in_specs=(dict(network.placement), PartitionSpec("data")),
-        out_specs=PartitionSpec("data"),
+        lambda module, x: module(x, rngs=None).argmax(axis=-1).astype(jnp.uint8),
+        lambda classes, batch: classes,
     )
-    step = jax.jit(
-        lambda arrays, images: by_shard(arrays, images),
-        in_shardings=(dict(network.placement), parallel.batch_sharding(mesh)),
-        out_shardings=parallel.replicated(mesh),
-    )
-    inputs = parallel.to_devices(mesh, batch)["inputs"]
-    return np.asarray(jax.device_get(step(network.arrays, inputs)))[:count]
+    found = step(network.arrays, parallel.to_devices(mesh, batch))
+    return np.asarray(jax.device_get(found))[:count]
 
 
 _JUDGE = JudgeSpec(

@@ -92,6 +92,9 @@ PAIRS = {
 }
 """Pairs of adaptation and head that have a name: the studies' protocols, and three more."""
 
+DEFAULT = "finetune"
+"""Protocol of a config that names none."""
+
 FREE = "fit"
 """Value of `config.protocol` for the pair that `adapt` and `head` name."""
 

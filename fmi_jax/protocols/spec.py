@@ -1,4 +1,4 @@
-"""What a protocol is made of: what is trained (an adaptation with a head), and what is measured.
+"""Parts of a protocol: what is trained (an adaptation with a head), and what is measured.
 
 Other parts of the program read facts about a protocol from its spec and never test its name.
 """
@@ -124,7 +124,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a model is built from.
+    """Ingredients of a model.
 
     Attributes:
       backbone: the backbone of the experiment.
@@ -187,7 +187,7 @@ def as_it_is(name: str) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fit:
-    """What a run trains, and how; arrays go by their native names.
+    """Training of a run; arrays go by their native names.
 
     Attributes:
       module: builds the model, with the backbone under the attribute `backbone`; called as
@@ -234,7 +234,7 @@ class JudgeSpec(Part):
       networks: `config -> checkpoints` needed besides `backbone.weights` and
         `transformer.weights`.
       after: config field that names the finished run to analyse; empty if there is none.
-      shows: how a study's report shows the result. The report imports no protocol: plans and
+      shows: form of the result in a study's report. The report imports no protocol: plans and
         results carry `shows`, `label` and `unread`.
       label: an analysis's headline number in words; empty if there is none.
     """
@@ -264,13 +264,13 @@ TEST = JudgeSpec(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitSpec(Part):
-    """What a protocol trains.
+    """Training of a protocol.
 
     Attributes:
       fit: `(config, arch of the backbone) -> Fit`; raises `UsageError` where the config asks for
         what the arch does not have.
       adapt, head: names of the adaptation and the head; empty for a fit of its own.
-      needs_transformer: whether a transformer is put on the tokens of the backbone.
+      needs_transformer: True to put a transformer on the tokens of the backbone.
       judge: measures what was trained, for the run's own number.
       variants: experiments that a study makes of one.
     """
@@ -291,8 +291,8 @@ class AdaptSpec(Part):
       learns: `(config, arch) -> predicate` on the name of a parameter of the backbone. Raises
         `UsageError` where the config asks for what the arch does not have.
       change: puts trainable layers into the backbone, before the head is drawn; None: none.
-      eval_mode: whether the backbone is always in evaluation mode.
-      frozen: whether nothing of the backbone learns, so that its features stay the same.
+      eval_mode: True if the backbone is always in evaluation mode.
+      frozen: True if nothing of the backbone learns, so that its features stay the same.
     """
 
     learns: Callable[[BaseConfig, ArchConfig], Callable[[str], bool]]
@@ -307,13 +307,14 @@ class HeadSpec(Part):
 
     Attributes:
       build: builds the model from backbone and transformer.
-      follows: as in `Fit`.
-      needs_transformer: as in `FitSpec`.
+      follows: predicate on a name: the array changes without a gradient (`Fit.follows`).
+      needs_transformer: True to put a transformer on the tokens of the backbone.
       heads: `config -> heads` that train side by side on one frozen feature; the logits are then
         `[b, g, k]`. None: it is a single head.
       on_features: `config -> Fit.on_features`.
       alone: name of the head that each of `heads` is.
-      judge, variants: as in `FitSpec`.
+      judge: measures what was trained, for the run's own number.
+      variants: experiments that a study makes of one.
     """
 
     build: Callable[[Parts], nnx.Module]
@@ -333,7 +334,7 @@ class ProtocolSpec:
     Attributes:
       name: value of `config.protocol`.
       summary: one line for help and reports.
-      fit: what is trained; None if the backbone is judged as it is.
+      fit: network that is trained; None if the backbone is judged as it is.
       judges: judges; the first finds the run's own number.
       unread: dotted names of the config sections and fields that the protocol does not read.
     """
@@ -352,7 +353,7 @@ class ProtocolSpec:
 
     @property
     def trains(self) -> bool:
-        """Whether a network is trained."""
+        """True if a network is trained."""
         return self.fit is not None
 
     @property
@@ -367,7 +368,7 @@ class ProtocolSpec:
 
     @property
     def shows(self) -> Shows:
-        """How a study's report shows the result."""
+        """Form of the result in a study's report."""
         return self.judges[0].shows
 
     @property

@@ -66,7 +66,7 @@ class Forward:
       call: computes the logits and waits for them.
       first_seconds: the first call: trace, compile, run.
       flops: floating-point operations that XLA counts; a product and its sum are two.
-      bytes: that XLA plans to hold at most: parameters, images, activations.
+      bytes: most that XLA plans to hold: parameters, images, activations.
     """
 
     call: Callable[[], None]
@@ -250,7 +250,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _machine() -> dict[str, Any]:
-    """What was measured on, and how busy it was with other things."""
+    """Describe the machine, and how busy it was with other things."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

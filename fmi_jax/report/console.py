@@ -15,9 +15,9 @@ def console_table(evaluation: Evaluation, title: str, console: Console | None = 
     """Print the main metrics with their 95% intervals, and the metrics of each class.
 
     Args:
-      evaluation: what was measured.
-      title: what it was measured on ("Test set, 110 images").
-      console: where to; the default is the terminal, or plain ASCII where stdout is not one.
+      evaluation: metrics to print.
+      title: name of the images ("Test set, 110 images").
+      console: console to print on; None: the terminal, or plain ASCII where stdout is not one.
     """
     console = Console() if console is None else console
     if not console.is_terminal:

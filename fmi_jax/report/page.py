@@ -95,7 +95,7 @@ class Other(NamedTuple):
 
     Attributes:
       title: heading.
-      finding: what was found.
+      finding: finding of a judge.
       metrics: name and label of each test metric.
       figures: image and caption of each figure.
     """

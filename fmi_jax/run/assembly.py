@@ -1,4 +1,4 @@
-"""From a config to a model: its structure in the abstract, as a partition; `network` has arrays.
+"""Assembles the model of a config in the abstract, as a partition; `network` has arrays.
 
 The order is a contract: the model exists in the abstract, pretrained arrays are loaded, whatever
 is left is initialised, and only then is it divided and handed to an optimizer.
@@ -50,7 +50,7 @@ class Bare(nnx.Module):
     def __call__(
         self, images: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b f"]:
-        """Pooled features."""
+        """Compute pooled features."""
         return self.backbone.features(images, rngs=rngs).pooled
 
 
@@ -64,8 +64,8 @@ class Assembly:
     Attributes:
       spec: spec of the backbone.
       arch: arch of the backbone in this experiment (image size, input channels, truncated).
-      fit: what is trained of the model, and how; `BARE` for a run that trains none.
-      execution: how the backbone is run.
+      fit: training of the model; `BARE` for a run that trains none.
+      execution: compute type, attention and recomputation of the backbone.
       partition: structure of the model, and which arrays learn.
       create: makes the model with random arrays, given a key.
       weights: converted checkpoint to load, or None.
@@ -177,7 +177,7 @@ def _transformer_spec(name: str) -> BackboneSpec:
 
 
 def _token_deit(spec: BackboneSpec, execution: Execution, rngs: nnx.Rngs) -> Backbone:
-    """Without stochastic depth, as in the study; that of `execution` is the backbone's."""
+    """Make the transformer without stochastic depth, as in the study; only the backbone has it."""
     assert isinstance(spec.arch, DeiTArch)
     execution = dataclasses.replace(execution, drop_path=0.0)
     return TokenDeiT(spec.arch.on_tokens(), execution, rngs=rngs)
@@ -192,7 +192,7 @@ def placement_of(assembly: Assembly, config: BaseConfig, mesh: Mesh) -> Placemen
 def augmentation(
     assembly: Assembly, config: BaseConfig, pixels: DatasetInfo, label: Label
 ) -> Augment:
-    """Make what happens to a training batch on the device.
+    """Make the augmentation of a training batch, which runs on the device.
 
     Args:
       assembly, config: experiment.
@@ -207,12 +207,12 @@ def augmentation(
 
 
 def evaluation_preprocess(assembly: Assembly, config: BaseConfig, info: DatasetInfo) -> Preprocess:
-    """What happens to the images of an evaluation on the device."""
+    """Make the function that crops, resizes and normalises images in an evaluation."""
     return functools.partial(augment.prepare_eval, **_pixels(assembly, config, info))
 
 
 def _pixels(assembly: Assembly, config: BaseConfig, info: DatasetInfo) -> dict[str, Any]:
-    """What training and evaluation have in common."""
+    """Collect the settings that training and evaluation share."""
     return {
         "config": config.augment,
         "image_size": config.image_size,
@@ -230,7 +230,7 @@ def evaluation_step(
     mesh: Mesh,
     placement: Placement,
 ) -> Callable[[Arrays, Arrays], Arrays]:
-    """The jitted step from prepared uint8 images to what is measured; see `make_eval_step`."""
+    """Make the jitted step from prepared uint8 images to what is measured; see `make_eval_step`."""
     return make_eval_step(
         assembly.partition,
         evaluation_preprocess(assembly, config, pixels),
@@ -241,7 +241,7 @@ def evaluation_step(
 
 
 def _with_options(arch: ArchConfig, config: BackboneConfig) -> ArchConfig:
-    """`arch` with the choices that `config` makes; `UsageError` for one that it does not have."""
+    """Put the choices of `config` into `arch`; `UsageError` for one that it does not have."""
     chosen = {name: getattr(config, name) for name in OPTIONS if getattr(config, name)}
     for name in chosen:
         if not hasattr(arch, name):
@@ -255,13 +255,13 @@ def _with_options(arch: ArchConfig, config: BackboneConfig) -> ArchConfig:
 def find_weights(
     weights: str, weights_dir: str | Path, spec: BackboneSpec, field: str = "weights"
 ) -> Path | None:
-    """A converted checkpoint of `spec`; None where none is asked for.
+    """Find a converted checkpoint of `spec`; None where none is asked for.
 
     Args:
-      weights: its tag, a path to a `.safetensors` file, or empty.
+      weights: tag of the checkpoint, path to a `.safetensors` file, or empty.
       weights_dir: folder of converted checkpoints.
-      spec: what it must be of.
-      field: of the config, for messages.
+      spec: backbone the file must belong to.
+      field: config field, for messages.
 
     Raises:
       UsageError: it is not on disk.

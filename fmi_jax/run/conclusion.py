@@ -1,4 +1,4 @@
-"""What every run ends with: its result, its page, and a few lines on the console."""
+"""Ends a run: writes its result and its page, and prints a few lines on the console."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -64,7 +64,7 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
 
 
 def _best(session: Session, own: Finding) -> Best | None:
-    """What was chosen on validation: a step of the training, or a setting of a judge."""
+    """Describe the choice on validation: a step of the training, or a setting of a judge."""
     fitted, metric = session.fitted, session.metric
     if "val" not in own.evaluations:
         return None
@@ -101,7 +101,7 @@ def announce(session: Session, result: Result) -> None:
 
 
 def describe_backbone(session: Session) -> dict[str, Any]:
-    """`Result.backbone`."""
+    """Describe the backbone, for `Result.backbone`."""
     assembly, config, record = session.assembly, session.config, session.record
     shapes = assembly.partition.variables
     size = {name: int(np.prod(v.get_value().shape)) for name, (_, v) in shapes.items()}
@@ -126,7 +126,7 @@ def describe_backbone(session: Session) -> dict[str, Any]:
 
 
 def common_notes(session: Session) -> list[str]:
-    """What a reader must know of any run with these weights on these images."""
+    """List facts that a reader must know of any run with these weights on these images."""
     assembly, config, info = session.assembly, session.config, session.info
     notes = [*session.origin.notes]
     if session.dataset.train_rows is not None:

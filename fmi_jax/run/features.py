@@ -3,8 +3,8 @@
 Every image goes through the network once, under the evaluation transform; whatever reads frozen
 features (kNN, logistic regression, heads on cached features) reads them from there. A split is
 one `.npy` file, float32 `[n, f]`, under a folder named by everything that decides its numbers,
-with its checksum beside it. Neither file holds more than is finished: a run that is killed goes
-on with the first split that is not there.
+with its checksum beside it. Both files appear only when complete; a killed run resumes at the
+first missing split.
 """
 
 import contextlib
@@ -20,10 +20,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from fmi_jax import __version__, atomic, parallel
+from fmi_jax import atomic, parallel
 from fmi_jax.data import loader
 from fmi_jax.data.prepared import PreparedDataset
 from fmi_jax.data.raw.spec import SPLITS
@@ -31,6 +30,13 @@ from fmi_jax.errors import UserError
 from fmi_jax.protocols.judging import Network, SplitFeatures
 from fmi_jax.training.kernel_errors import kernel_errors
 from fmi_jax.training.step import Arrays
+
+FORMAT = 1
+"""Format number of the record of kept features; the first records have none and are of format 0."""
+
+_COMPUTED = "0.1.0"
+"""Release whose features this one would compute again to the last bit: to be raised only when the
+numbers of any network change, for kept features are then computed anew."""
 
 
 def extract(
@@ -42,18 +48,18 @@ def extract(
     splits: Sequence[str] = SPLITS,
     say: Callable[[str], None] = print,
 ) -> dict[str, SplitFeatures]:
-    """`Features.pooled` of every image, read from `folder` or computed and kept there.
+    """Read `Features.pooled` of every image from `folder`, or compute and keep it there.
 
-    Memory: that of two batches, on the host and on the devices. What is returned are
-    read-only maps of the files. Of several processes on one `folder`, one computes and the
+    Memory is that of two batches, on the host and on the devices; the result maps the files
+    read-only. Of several processes on one `folder`, one computes and the
     others wait for it.
 
     Args:
-      network: whose backbone is read; anything else it has is not.
-      dataset: the images. Each comes once, on any number of devices and processes.
-      folder: where features are kept, of any number of networks and data sets.
+      network: network whose backbone computes the features.
+      dataset: images; each comes once, on any number of devices and processes.
+      folder: folder of kept features, for any number of networks and data sets.
       mesh: the devices.
-      splits: which.
+      splits: names of the splits.
       say: takes a line for the user.
 
     Raises:
@@ -70,11 +76,11 @@ def extract(
 
 
 def describe(network: Network, dataset: PreparedDataset) -> dict[str, Any]:
-    """Everything that decides the features of an image, as JSON values."""
+    """Describe everything that decides the features of an image, as JSON values."""
     config, identity = network.config, network.identity
     from_run = {name: value for name, value in identity.items() if name in ("run", "head")}
     values = {
-        "fmi_jax": __version__,
+        "fmi_jax": _COMPUTED,
         "backbone": network.spec.name,
         "arch": dataclasses.asdict(network.arch),
         "weights_sha256": identity.get("weights"),
@@ -107,7 +113,7 @@ def _features_of(
     path = where / f"{split}-{_digest(ids)[:16]}.npy"
     shape = (len(ids), network.arch.feature_width)
     kept = _read(path, about, shape)
-    if not _everywhere(kept is not None):
+    if not parallel.everywhere(kept is not None):  # all processes compute, or none does
         say(f"features of {len(ids)} {split} images: computing, kept in {path}")
         config = network.config
         batch_size = config.train.evaluation_batch_size
@@ -132,32 +138,16 @@ def _features_of(
 
 
 def _feature_step(network: Network, mesh: Mesh) -> Callable[[Arrays, Arrays], Arrays]:
-    """`(arrays, batch) -> {"features", "mask", "index"}`, whole on every process."""
-
-    def pooled(arrays: Arrays, images: jax.Array) -> jax.Array:
-        backbone = network.partition.merge(arrays, placement=network.placement).backbone
-        return backbone.features(network.preprocess(images)).pooled.astype(jnp.float32)
-
-    by_shard = parallel.by_shard(
+    """Make `(arrays, batch) -> {"features", "mask", "index"}`, whole on every process."""
+    return network.step(
         mesh,
-        pooled,
-        in_specs=(dict(network.placement), PartitionSpec("data")),
-        out_specs=PartitionSpec("data"),
-    )
-
-    def step(arrays: Arrays, batch: Arrays) -> Arrays:
-        features = by_shard(arrays, batch["inputs"])
-        return {"features": features, "mask": batch["mask"], "index": batch["index"]}
-
-    return jax.jit(
-        step,
-        in_shardings=(dict(network.placement), parallel.batch_sharding(mesh)),
-        out_shardings=parallel.replicated(mesh),
+        lambda module, x: module.backbone.features(x).pooled.astype(jnp.float32),
+        lambda found, batch: {"features": found, "mask": batch["mask"], "index": batch["index"]},
     )
 
 
 def _in_order(outputs: Iterator[Arrays], ids: Sequence[str]) -> Iterator[np.ndarray]:
-    """The features of each batch, `[b, f]`, which together are those of all rows in order."""
+    """Yield the features of each batch, `[b, f]`; together they are those of all rows in order."""
     count = 0
 
     def check(output: Arrays) -> np.ndarray:
@@ -194,31 +184,25 @@ def _write(
         np.lib.format.write_array_header_1_0(file, header)
         for features in rows:
             file.write(features.astype("<f4").tobytes())
-    record = {"about": about, "sha256": atomic.sha256(path)}
+    record = {"format": FORMAT, "about": about, "sha256": atomic.sha256(path)}
     atomic.write_bytes(_record(path), (json.dumps(record, indent=2) + "\n").encode())
 
 
 def _read(path: Path, about: Mapping[str, Any], shape: tuple[int, int]) -> np.ndarray | None:
-    """What is kept at `path`, or None where nothing is, or not what was written."""
+    """Read the features kept at `path`; None where there are none, or not what was written."""
     try:
         record = json.loads(_record(path).read_bytes())
-        if record != {"about": about, "sha256": atomic.sha256(path)}:
+        held = {"about": about, "sha256": atomic.sha256(path)}
+        if record.pop("format", 0) > FORMAT or record != held:
             return None
         kept = np.load(path, mmap_mode="r")
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
     return kept if kept.shape == shape and kept.dtype == np.float32 else None
 
 
 def _record(path: Path) -> Path:
     return path.with_suffix(".json")
-
-
-def _everywhere(here: bool) -> bool:
-    """Whether it holds on every process: all of them compute, or none does."""
-    if jax.process_count() == 1:
-        return here
-    return bool(np.all(multihost_utils.process_allgather(np.array(here))))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What a training reads: images that are augmented anew in every step, or kept features."""
+"""Input of a training: images that are augmented anew in every step, or kept features."""
 
 import dataclasses
 from collections.abc import Callable, Iterator

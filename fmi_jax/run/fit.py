@@ -147,7 +147,7 @@ def fit(run: Session) -> Session:
 
 
 def _structure(assembly: Assembly) -> Partition:
-    """Structure of what is trained: the whole model, or the part of it that reads features."""
+    """Find the structure that is trained: the whole model, or its part that reads features."""
     fit: Fit = assembly.fit
     if fit.on_features is None:
         return assembly.partition
@@ -177,7 +177,7 @@ def _predictor(
 
 
 def _kept(state: TrainState, selection: Selection, checkpoints: RunCheckpoints) -> Arrays:
-    """Arrays that training changed, as they were at their best."""
+    """Read the arrays that training changed, as they were at their best."""
     if selection.best_step is None:
         return side_by_side.at_their_best(state.params | state.followers)
     model = {"params": state.params, "stats": state.followers}

@@ -59,9 +59,9 @@ def start(
 
     Args:
       coordinator: "host:port" of process 0; None: `JAX_COORDINATOR_ADDRESS`, or the cluster's.
-      num_processes: how many processes there are; 1: this one, alone.
+      num_processes: number of processes; 1: this one, alone.
       process_id: which one this is, from 0.
-      timeout_seconds: how long to wait for the others. After that the process ends with one
+      timeout_seconds: time to wait for the others. After that the process ends with one
         message and exit code 1.
 
     Raises:

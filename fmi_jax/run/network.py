@@ -44,7 +44,7 @@ _BACKBONE, _TRANSFORMER = "backbone.", "transformer."
 
 
 def pretrained(config: BaseConfig, info: DatasetInfo, mesh: Mesh) -> Network:
-    """The network that `config` describes before any training; its head is drawn.
+    """Build the network that `config` describes before any training; its head is drawn.
 
     Raises:
       UserError: see `assemble`, `find_origin` and `initial_arrays`.
@@ -122,7 +122,7 @@ def _network(run: "Trained", words: str) -> Network:
 
 
 def finished(workdir: Path, mesh: Mesh) -> Network:
-    """The best network of the finished run in `workdir`.
+    """Read the best network of the finished run in `workdir`.
 
     Raises:
       UserError: see `read_trained`.
@@ -132,7 +132,7 @@ def finished(workdir: Path, mesh: Mesh) -> Network:
 
 
 def started(workdir: Path, info: DatasetInfo, mesh: Mesh) -> Network:
-    """The network that the finished run in `workdir` started from; its head is drawn.
+    """Build the network that the finished run in `workdir` started from; its head is drawn.
 
     Raises:
       UserError: see `finished_run` and `pretrained`, or the run that it started from has changed.
@@ -214,7 +214,7 @@ def read_trained(workdir: Path, mesh: Mesh | None = None) -> Trained:
 
 
 def _chosen_head(run: Trained, found: FinishedRun) -> Trained:
-    """The linear probe that a grid of heads reports, as if it had been trained alone."""
+    """Take out the linear probe that a grid of heads reports, as if it were trained alone."""
     head = chosen_head(run.assembly.fit.heads, found.result.finding)
     config = alone(run.config)
     assembly = assemble(config, run.info.channels, len(run.info.classes))
@@ -234,7 +234,7 @@ def _chosen_head(run: Trained, found: FinishedRun) -> Trained:
 
 
 def handed_on(run: Trained) -> Trained:
-    """The network that a run hands on: the whole of it, or the bare backbone that `Fit` names."""
+    """Take out what a run hands on: the whole network, or the bare backbone that `Fit` names."""
     path = run.assembly.fit.hands_on + "."
     if path == _BACKBONE:
         return run
@@ -259,7 +259,7 @@ def trained_backbone(run: Trained) -> dict[str, np.ndarray]:
 
 
 def whole_backbone(run: Trained) -> tuple[ArchConfig, dict[str, np.ndarray]]:
-    """The arch and the parameters by native name of the backbone of a run, as it is published.
+    """Read arch and parameters, by native name, of a run's backbone as it is published.
 
     A run leaves out what stands after the last block and no feature depends on (the neck of
     SAM); here it is, as it was in the weights that the run started from. A run that truncated
@@ -286,11 +286,10 @@ def initial_arrays(
     placement: Placement,
     names: Iterable[str] | None = None,
 ) -> dict[str, jax.Array]:
-    """Arrays of the classifier by name, where `placement` says; of `names`, or all.
+    """Load or draw arrays of the classifier, those named or all, and place them on the devices.
 
-    Those of the backbone come from `backbone.run` or a weights file, those of the transformer
-    from theirs, if there are any; the rest is drawn from the seed, and only the rest takes time or
-    memory.
+    The backbone's arrays come from `backbone.run` or a weights file, the transformer's from a file
+    of its own, where there are any; only the rest is drawn from the seed and takes time or memory.
 
     Raises:
       UserError: the weights or the run are damaged, or do not fit.
@@ -335,7 +334,7 @@ def initial_arrays(
 
 
 def _first_backbone(assembly: Assembly, config: BaseConfig, mesh: Any) -> dict[str, np.ndarray]:
-    """Arrays that the backbone begins with, by native name as in files; none if they are drawn."""
+    """Read the arrays that the backbone begins with, by native name; none if they are drawn."""
     if config.backbone.run:
         run = read_trained(Path(config.backbone.run), mesh)
         return fit_backbone(
@@ -353,7 +352,7 @@ def _first_backbone(assembly: Assembly, config: BaseConfig, mesh: Any) -> dict[s
 
 
 def _on_host(array: Any) -> np.ndarray:
-    """The whole array on this process, wherever its parts are."""
+    """Gather the whole array on this process, wherever its parts are."""
     if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return multihost_utils.process_allgather(array, tiled=True)

@@ -1,4 +1,4 @@
-"""Where the backbone of a run comes from: found and checked before anything is computed.
+"""Origin of a run's backbone: found and checked before anything is computed.
 
 The first that is set: `backbone.run`, a finished run that hands its backbone on;
 `backbone.weights`, a converted checkpoint; else `train.seed`, from which it is drawn. `network`
@@ -35,6 +35,8 @@ class FinishedRun:
       record: settings that it was started with.
       result: result that it ended with.
       config: config of the record, for a mesh with as many devices along "model" as asked for.
+      info: data set that it was trained on.
+      pixels: data set whose mean and standard deviation its network was trained with.
       assembly: classifier that it trained.
       parent: run that holds what this one froze of its backbone; None if its own checkpoint, a
         weights file or its seed does.
@@ -44,18 +46,10 @@ class FinishedRun:
     record: RunRecord
     result: Result
     config: BaseConfig
+    info: DatasetInfo
+    pixels: DatasetInfo
     assembly: Assembly
     parent: Self | None
-
-    @property
-    def info(self) -> DatasetInfo:
-        """Data set that it was trained on."""
-        return DatasetInfo.from_json(self.record.dataset)
-
-    @property
-    def pixels(self) -> DatasetInfo:
-        """Data set whose mean and standard deviation its network was trained with."""
-        return _pixels(self.record.ancestors, self.info)
 
     @property
     def checkpoints(self) -> Path:
@@ -126,6 +120,8 @@ def finished_run(workdir: Path, model_parallel: int = 1) -> FinishedRun:
         record=record,
         result=result,
         config=config,
+        info=info,
+        pixels=_pixels(record.ancestors, info),
         assembly=assembly,
         parent=parent,
     )
@@ -133,13 +129,13 @@ def finished_run(workdir: Path, model_parallel: int = 1) -> FinishedRun:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where the backbone of a run comes from.
+    """Origin of a run's backbone.
 
     Attributes:
       identity: origin of the backbone's arrays; see `Network.identity`.
       info: data set whose mean and standard deviation normalise the images.
       ancestors: runs that the backbone went through, the latest first; none without `backbone.run`.
-      notes: what a reader must know about those runs, one sentence each.
+      notes: facts that a reader must know about those runs, one sentence each.
     """
 
     identity: Mapping[str, Any]
@@ -207,7 +203,7 @@ def _of_backbone(names: Sequence[str]) -> bool:
 
 
 def _pixels(ancestors: Sequence[Ancestor], info: DatasetInfo) -> DatasetInfo:
-    """Data set that normalises the images: that of the first run the backbone went through."""
+    """Find the data set that normalises the images: that of the backbone's first run."""
     return DatasetInfo.from_json(ancestors[-1].dataset) if ancestors else info
 
 
@@ -262,7 +258,7 @@ def _check_fits(
 
 
 def _notes(ancestors: Sequence[Ancestor], info: DatasetInfo) -> list[str]:
-    """What a reader must know about runs that a backbone went through."""
+    """List facts that a reader must know about runs that a backbone went through."""
     words = [
         f"the run in {each.folder} (protocol {each.protocol!r}, data set {each.dataset['name']!r})"
         for each in ancestors
@@ -279,7 +275,7 @@ def _notes(ancestors: Sequence[Ancestor], info: DatasetInfo) -> list[str]:
 
 
 def _overlap(ancestor: Ancestor, info: DatasetInfo) -> str | None:
-    """What is to be said about images that are tested here and were trained on there."""
+    """Say whether images that are tested here may have been trained on there."""
     there = DatasetInfo.from_json(ancestor.dataset)
     if there.name != info.name:
         return (

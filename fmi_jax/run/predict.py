@@ -56,7 +56,7 @@ def predict(workdir: Path, images: Sequence[Path], batch_size: int = 32) -> Pred
 def _batches(
     images: Sequence[Path], info: DatasetInfo, size: int, batch_size: int
 ) -> Iterator[Batch]:
-    """Decoded images in padded batches, with labels that say nothing."""
+    """Yield decoded images in padded batches, with labels that say nothing."""
     label_shape = info.label.shape(len(info.classes))
     for start in range(0, len(images), batch_size):
         paths = images[start : start + batch_size]

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from fmi_jax import __version__
+from fmi_jax import __version__, parallel
 from fmi_jax.nn import hardware
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -38,17 +38,17 @@ def versions() -> dict[str, str]:
 
 
 def device() -> dict[str, Any]:
-    """What the run computes on."""
+    """Describe the devices that the run computes on."""
     return {
         "platform": jax.default_backend(),
         "kind": jax.devices()[0].device_kind,
         "count": jax.device_count(),
-        "processes": jax.process_count(),
+        "processes": parallel.process_count(),
     }
 
 
 def compute_type() -> str:
-    """What `backbone.dtype` is on this machine, and whether another choice would pay."""
+    """Say what `backbone.dtype` is on this machine, and whether another choice would pay."""
     auto = f"auto is {hardware.compute_type('auto')}"
     if hardware.platform() != "cpu":
         return hardware.compute_type_note("auto") or auto

@@ -1,4 +1,4 @@
-"""What every run begins with, whatever its protocol: devices, data, network, record."""
+"""Begins a run, whatever its protocol: devices, data, network, record."""
 
 import dataclasses
 import datetime
@@ -51,7 +51,7 @@ class Clock:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """What a run has trained.
+    """Result of a training.
 
     Attributes:
       arrays: arrays of what was trained, as they are kept.
@@ -75,9 +75,9 @@ class Session:
     """A run that has begun.
 
     Attributes:
-      config: the experiment.
-      workdir: its folder.
-      protocol: what is trained, and who judges.
+      config: config of the experiment.
+      workdir: folder of the run.
+      protocol: training and judges.
       mesh: devices.
       dataset: images, the training subset taken.
       task: meaning of the data set's labels.
@@ -106,7 +106,7 @@ class Session:
 
     @property
     def info(self) -> DatasetInfo:
-        """What the data set is."""
+        """Description of the data set."""
         return self.dataset.info
 
     @property
@@ -120,12 +120,12 @@ class Session:
 
     @property
     def active(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """True on the one process that writes files and prints."""
         return parallel.is_main()
 
     @property
     def trained(self) -> bool:
-        """Whether the run has trained the network that it judges."""
+        """True if the run has trained the network that it judges."""
         return self.fitted is not None
 
     @property
@@ -240,7 +240,7 @@ class Session:
             print(line)
 
     def heading(self) -> str:
-        """What runs on what, for the console; before it, what the compute type costs here."""
+        """Say what runs on what; before it, what the compute type costs here."""
         note = hardware.compute_type_note(self.config.backbone.dtype)
         counts = ", ".join(f"{n} {split}" for split, n in self.info.counts.items())
         where = runtime.device()

@@ -39,12 +39,7 @@ def describe_plan(
     """Describe the cells of a study: how many are done, their cost, and missing files."""
     cells = plan.all_cells(settings)
     states = {cell: ledger.state(cell) for cell in cells}
-    ended = {
-        cell: ledger.score(cell) if state is State.DONE else None
-        for cell, state in states.items()
-        if state in (State.DONE, State.FAILED)
-    }
-    due = plan.due(settings, ended)
+    due = plan.due(settings, ledger.ended(states))
     total = plan.count(settings)
     counts = {state: sum(states[cell] is state for cell in due) for state in State}
     cannot = [setting for setting in settings if setting.config is None]

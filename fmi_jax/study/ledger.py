@@ -14,7 +14,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,14 @@ class Ledger:
         if state := ended(folder):
             return state
         return State.RUNNING if _is_locked(folder / CLAIM) else State.OPEN
+
+    def ended(self, states: Mapping[str, State]) -> dict[str, Score | None]:
+        """Read the scores of the cells that have ended; None for those that failed."""
+        return {
+            cell: self.score(cell) if state is State.DONE else None
+            for cell, state in states.items()
+            if state in (State.DONE, State.FAILED)
+        }
 
     def claim(self, cell: Cell, *, retry: bool = False) -> Claim | None:
         """Claim the right to run a cell; None if it has ended or another driver runs it.

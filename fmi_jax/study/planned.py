@@ -66,10 +66,10 @@ class PlannedStudy:
     """A study as it was planned; see `fmi_jax.study.spec.Study` and `Plan`.
 
     Attributes:
-      name, title, note, rows, figure, rates, seeds: as of the study.
+      name, title, note, rows, figure, rates, seeds: fields of the study.
       product: whether every rate gets every seed.
       changed: config fields that are not as the study has them.
-      settings: in the order of the rows.
+      settings: settings of the study, in the order of the rows.
     """
 
     name: str

@@ -16,11 +16,7 @@ def describe_status(plan: Plan, settings: Sequence[Setting], root: Path) -> str:
     ledger = Ledger(root)
     cells = plan.all_cells(settings)
     states = {cell: ledger.state(cell) for cell in cells}
-    scores = {
-        cell: ledger.score(cell) if state is State.DONE else None
-        for cell, state in states.items()
-        if state in (State.DONE, State.FAILED)
-    }
+    scores = ledger.ended(states)
     rows: dict[str, list[Setting]] = {}
     for setting in settings:
         name = " ".join(setting.at[c] for c in plan.study.rows if c in setting.at) or "all"

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int, UInt8
 from fmi_jax.artifacts.result import Evaluation
 from fmi_jax.data.labels import Label
 from fmi_jax.errors import unknown_name
+from fmi_jax.tasks.weighted import draw_times, interval
 from fmi_jax.types import Rows
 
 Measured = Mapping[str, np.ndarray]
@@ -197,7 +198,7 @@ class Task(Objective):
 
         Args:
           path: file that `keep` wrote of the test images.
-          evaluation: what was measured of them.
+          evaluation: metrics of the test images.
         """
         del path, evaluation
         return {}
@@ -251,22 +252,8 @@ class Task(Objective):
             member = np.arange(count)
         else:
             member = np.unique(np.asarray(groups), return_inverse=True)[1]
-        num_groups = int(member.max()) + 1
-        rng = np.random.default_rng(seed)
-        rows = max(1, 2_000_000 // count)  # resamples at a time: about 16 MB a table
         drawn: dict[str, list[np.ndarray]] = {}
-        for start in range(0, samples, rows):
-            size = min(rows, samples - start)
-            draws = rng.integers(num_groups, size=(size, num_groups))
-            draws += num_groups * np.arange(size)[:, None]
-            times = np.bincount(draws.ravel(), minlength=size * num_groups)
-            weights = times.reshape(size, num_groups)[:, member].astype(np.float64)
-            for name, value in self.values(measured, weights).items():
+        for times in draw_times(int(member.max()) + 1, samples, seed, size=count):
+            for name, value in self.values(measured, times[:, member]).items():
                 drawn.setdefault(name, []).append(value)
-        intervals = {}
-        for name, parts in drawn.items():
-            value = np.concatenate(parts)
-            value = value[~np.isnan(value)]
-            low, high = np.percentile(value, (2.5, 97.5)) if len(value) else (math.nan, math.nan)
-            intervals[name] = (float(low), float(high))
-        return intervals
+        return {name: interval(np.concatenate(parts)) for name, parts in drawn.items()}

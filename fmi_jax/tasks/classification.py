@@ -17,7 +17,6 @@ counts as positive from one half on (`hard_labels`).
 
 import abc
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from fmi_jax.artifacts.result import Evaluation
+from fmi_jax.artifacts.result import Evaluation, undefined_in
 from fmi_jax.data.labels import Label
 from fmi_jax.errors import UserError
 from fmi_jax.tasks import condense, weighted
@@ -172,13 +171,6 @@ class Classification(Task):
             }
             for c, name in enumerate(self.classes)
         }
-        undefined = [name for name, value in values.items() if math.isnan(value)]
-        undefined += [
-            f"{metric}[{name}]"
-            for name, row in per_class.items()
-            for metric, value in row.items()
-            if math.isnan(value)
-        ]
         return Evaluation(
             task=self.name,
             classes=self.classes,
@@ -186,7 +178,7 @@ class Classification(Task):
             values=values,
             per_class=per_class,
             confusion=np.rint(found.confusion[0]).astype(np.int64),
-            undefined=tuple(undefined),
+            undefined=undefined_in(values, per_class),
         )
 
     def resampled(

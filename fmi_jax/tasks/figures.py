@@ -71,7 +71,7 @@ def roc(
     Args:
       evaluation: the AUROCs of the legend; classes whose AUROC is undefined have no curve.
       labels: class index `[n]`, or 0/1 `[n, k]` for a multi-label task.
-      probabilities: of each class.
+      probabilities: probability of each class.
     """
     from sklearn.metrics import roc_curve  # slow to import, and needed here alone
 

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ class Predictions:
     Attributes:
       label: form of the labels.
       classes: names of the `k` classes.
-      ids: of the `n` images.
+      ids: ids of the `n` images.
       probabilities: `[n, k]`.
       labels: true class index `[n]`, or 0/1 `[n, k]` for a multi-label task; None for images
         whose class is not known.
@@ -64,11 +63,8 @@ class Predictions:
                 cells.append([self.classes[int(v)] for v in values])
         columns += [f"p_{c}" for c in self.classes]
         cells += [[f"{p:.9g}" for p in column] for column in np.asarray(self.probabilities).T]
-        text = io.StringIO(newline="")
-        writer = csv.writer(text)
-        writer.writerow(columns)
-        writer.writerows(zip(self.ids, *cells, strict=True))
-        atomic.write_bytes(path, text.getvalue().encode())
+        rows = [columns, *zip(self.ids, *cells, strict=True)]
+        atomic.write_bytes(path, atomic.csv_bytes(rows, end="\r\n"))
 
 
 def read_predictions(path: Path, label: Label, classes: Sequence[str]) -> Predictions:

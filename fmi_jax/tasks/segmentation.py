@@ -12,8 +12,6 @@ such as Hausdorff's, are not measured: they need whole images on the host.
 
 import csv
 import dataclasses
-import io
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fmi_jax import atomic
-from fmi_jax.artifacts.result import Evaluation
+from fmi_jax.artifacts.result import Evaluation, undefined_in
 from fmi_jax.data.labels import IGNORE, Label, resized_maps
 from fmi_jax.errors import UserError
 from fmi_jax.tasks.base import Measured, Metric, Task
@@ -137,13 +135,6 @@ class Segmentation(Task):
             name: {"support": int(support[c]), "dice": float(dice[c]), "iou": float(iou[c])}
             for c, name in enumerate(self.classes)
         }
-        undefined = [name for name, value in values.items() if math.isnan(value)]
-        undefined += [
-            f"{metric}[{name}]"
-            for name, row in per_class.items()
-            for metric, value in row.items()
-            if math.isnan(value)
-        ]
         both, predicted, true = (measured[name].sum(axis=0) for name in _SUMS)
         neither = true.sum() - predicted - true + both
         table = np.stack([neither, predicted - both, true - both, both], axis=-1)
@@ -154,7 +145,7 @@ class Segmentation(Task):
             values=values,
             per_class=per_class,
             confusion=table.reshape(-1, 2, 2).astype(np.int64),
-            undefined=tuple(undefined),
+            undefined=undefined_in(values, per_class),
         )
 
     def truth(self, measured: Measured) -> np.ndarray:
@@ -173,11 +164,8 @@ class Segmentation(Task):
         for c, name in enumerate(self.classes):
             for pixels, prefix in _SUMS.items():
                 columns[f"{prefix}_{name}"] = measured[pixels][:, c].astype(np.int64)
-        text = io.StringIO(newline="")
-        writer = csv.writer(text)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-        atomic.write_bytes(path, text.getvalue().encode())
+        table = [columns, *zip(*columns.values(), strict=True)]
+        atomic.write_bytes(path, atomic.csv_bytes(table, end="\r\n"))
 
     def read(self, path: Path) -> tuple[Measured, Rows]:
         """Read a file that `keep` wrote; `UserError` if it is missing or something else."""

@@ -5,10 +5,14 @@ number of draws for a bootstrap resample. Shapes: `s` weightings, `n` images, `k
 is undefined is NaN; `fmi_jax.tasks.classification` says what that means.
 """
 
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+
+_BLOCK = 1_000_000  # numbers of resamples in memory at a time
 
 
 class WeightedMetrics(NamedTuple):
@@ -23,6 +27,39 @@ class WeightedMetrics(NamedTuple):
     values: dict[str, np.ndarray]
     per_class: dict[str, np.ndarray]
     confusion: np.ndarray
+
+
+def draw_times(
+    num_groups: int, resamples: int, seed: int, *, size: int = 0
+) -> Iterator[Float[np.ndarray, "b g"]]:
+    """Draw how often each group counts: `num_groups` draws with replacement per resample.
+
+    The same `seed` gives the same resamples, so all runs on these images are measured on the same
+    ones. They come in blocks of about a million numbers.
+
+    Args:
+      num_groups: number `g` of groups.
+      resamples: number of resamples.
+      seed: random seed.
+      size: numbers that the caller makes of a resample; 0: one for each group.
+    """
+    rng = np.random.default_rng(seed)
+    block = max(1, _BLOCK // (size or num_groups))
+    for start in range(0, resamples, block):
+        count = min(block, resamples - start)
+        draws = rng.integers(num_groups, size=(count, num_groups))
+        draws += num_groups * np.arange(count)[:, None]
+        times = np.bincount(draws.ravel(), minlength=count * num_groups)
+        yield times.reshape(count, num_groups).astype(np.float64)
+
+
+def interval(values: Float[np.ndarray, "r"]) -> tuple[float, float]:
+    """Compute the 95% percentile interval; resamples without a value do not count."""
+    defined = values[~np.isnan(values)]
+    if not len(defined):
+        return math.nan, math.nan
+    low, high = np.percentile(defined, (2.5, 97.5))
+    return float(low), float(high)
 
 
 def log_softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:

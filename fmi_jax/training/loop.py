@@ -52,7 +52,7 @@ class Plan:
         Args:
           config: experiment.
           num_train: number of training images.
-          validates: whether validation chooses among the steps.
+          validates: True if validation chooses among the steps.
         """
         train = config.train
         per_epoch = num_train / train.batch_size

@@ -11,7 +11,7 @@ from weights_convert.engine import Ignored, Layout, Rule, conv2d, linear, norm, 
 
 
 def _rules(encoder: str) -> tuple[Rule, ...]:
-    """Those for an image encoder under that prefix."""
+    """Make the rules for an image encoder under that prefix."""
     block = f"{encoder}blocks.{{i}}"
     return (
         *same(f"{encoder}cls_token", "cls_token"),

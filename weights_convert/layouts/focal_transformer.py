@@ -22,7 +22,7 @@ _MASK = f"{_HERE}.attn_mask"
 
 
 def _buffers(arch: FocalTransformerArch, image_size: int) -> dict[str, np.ndarray]:
-    """What Microsoft's network, built for square images of that side, keeps beside weights."""
+    """Compute the buffers of Microsoft's network when built for square images of that side."""
     own, pooled, rolled, unfolded = _INDICES
     buffers = {}
     for i, window in enumerate(arch.windows):

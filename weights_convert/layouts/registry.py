@@ -69,7 +69,7 @@ def layouts_of(family: type[Backbone]) -> tuple[Layout, ...]:
 
 
 def layouts_for(spec: BackboneSpec) -> tuple[Layout, ...]:
-    """As `layouts_of` the family; those of a stacked classifier follow from its parts."""
+    """List the layouts of a backbone; those of a stacked classifier follow from its parts."""
     if isinstance(spec.arch, StackedArch):
         return stacked_layouts(spec.arch, LAYOUTS.values())
     return layouts_of(spec.family)

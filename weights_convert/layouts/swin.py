@@ -18,7 +18,7 @@ _MASK = f"{_HERE}.attn_mask"
 
 
 def _buffers(arch: SwinArch, image_size: int) -> dict[str, np.ndarray]:
-    """What Microsoft's network, built for square images of that side, keeps beside weights."""
+    """Compute the buffers of Microsoft's network when built for square images of that side."""
     buffers = {}
     for i, (depth, window) in enumerate(zip(arch.depths, arch.windows, strict=True)):
         side = image_size // arch.patch_size // 2**i

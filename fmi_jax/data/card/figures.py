@@ -53,7 +53,7 @@ def overview(
     Args:
       info: the data set.
       headline: one line below its name.
-      banners: what must not be overlooked.
+      banners: warnings that must not be overlooked.
       pixels: width and height of the raw images.
       remarks: sentences.
       samples: images by class.

@@ -40,7 +40,7 @@ class Groups:
       counts: how many are in each split.
       shared: how many are in both of two splits.
       leaked: images of the second split whose group is in the first, too.
-      names: of the groups that are in more than one split.
+      names: names of the groups that are in more than one split.
     """
 
     counts: dict[str, int]

@@ -18,11 +18,6 @@ class Files(NamedTuple):
     masks: tuple[Path, ...]
 
 
-def locate_images(raw: RawDataset) -> list[Path]:
-    """Find the path of each row's image; see `locate_files`."""
-    return [files.image for files in locate_files(raw)]
-
-
 def locate_files(raw: RawDataset) -> list[Files]:
     """Find the paths of each row's files, whether they exist or not.
 

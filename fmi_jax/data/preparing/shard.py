@@ -37,7 +37,7 @@ class Seen(NamedTuple):
       file_sha256: checksum of its file's bytes, and of its masks' where it has any.
       pixels_sha256: checksum of its prepared pixels; equal for two files with the same picture.
       width, height: size of the raw image, upright, in pixels.
-      present: for a set with masks, 1 for each class that the raw mask has, else 0.
+      present: 1 for each class that the raw mask has, else 0; for sets with masks.
     """
 
     file_sha256: str

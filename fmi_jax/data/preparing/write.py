@@ -1,10 +1,8 @@
 """The folder of a prepared data set, put together from finished shards."""
 
 import collections
-import csv
 import hashlib
 import importlib.metadata
-import io
 import itertools
 import json
 import math
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from fmi_jax import atomic
 from fmi_jax.data.prepared import INDEX, INDEX_COLUMNS, MANIFEST, manifest_sha256
 from fmi_jax.data.preparing.selection import Row
 from fmi_jax.data.preparing.shard import Seen, Shard, features_of
@@ -149,17 +148,15 @@ def _label(row: Row, image: Seen) -> int | tuple[float, ...]:
 
 def _index_csv(shards: Sequence[Shard]) -> bytes:
     """The index, one line per image."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(INDEX_COLUMNS)
+    lines: list[Sequence[Any]] = [INDEX_COLUMNS]
     for row, image in _seen(shards):
         example = row.example
         label = json.dumps(_label(row, image))
-        writer.writerow(
+        lines.append(
             (row.split, example.id, label, example.group or "", example.path,
              image.file_sha256, image.width, image.height)
         )  # fmt: skip
-    return text.getvalue().encode()
+    return atomic.csv_bytes(lines)
 
 
 def _summary(shards: Sequence[Shard], num_classes: int) -> dict[str, Any]:

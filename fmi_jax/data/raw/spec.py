@@ -81,7 +81,7 @@ class DatasetSpec:
       layout: required contents of the raw folder, shown in help and errors.
       citation, licence, url: source of the data.
       draw: function `(folder, count=...)` that writes a small raw data set of this layout, drawn by
-        a program; for demos and tests (`drawn.folder.drawn_folder` marks it as not real).
+        a program; for demos and tests (`drawn.folder.draw_once` marks it as not real).
       synthetic: True if it is never real: `prepare` draws it itself when no source is given.
       class_groups: classes over which the metrics are averaged once more, by name: CheXpert's
         {"competition": (five of its fourteen classes)} adds `roc_auc_competition`.

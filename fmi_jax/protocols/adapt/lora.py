@@ -47,8 +47,8 @@ def add_adapters(
         paper's own choice); in a focal modulation, which has neither, what takes their place, the
         query and the context. "proj": the projection out of either. "mlp": every linear layer of
         the MLPs.
-      rank: of each product.
-      alpha: its factor is `alpha / rank`.
+      rank: rank of each product.
+      alpha: scale; the factor of each product is `alpha / rank`.
       rngs: stream `params`.
 
     Raises:

@@ -44,9 +44,9 @@ class AttentionPool(nnx.Module):
     tokens pass a layer norm, which does not look at other images.
 
     Args:
-      width: of the tokens.
-      num_heads: must divide `width`.
-      dtype: that keys and values are computed in; softmax is in float32.
+      width: width of the tokens.
+      num_heads: number of heads; divides `width`.
+      dtype: compute type of keys and values; softmax is in float32.
       rngs: stream `params`.
     """
 
@@ -73,9 +73,9 @@ class AttentiveClassifier(nnx.Module):
     Args:
       backbone: the feature extractor.
       num_classes: width `k` of the logits.
-      num_heads: of the attention; 0: as many as have 64 channels or more each.
-      eval_mode: whether the backbone is always in evaluation mode.
-      rngs: for pool and head; weights from a truncated normal of std 0.02, zero bias.
+      num_heads: heads of the attention; 0: as many as have 64 channels or more each.
+      eval_mode: True if the backbone is always in evaluation mode.
+      rngs: stream that draws pool and head: a truncated normal of std 0.02, zero bias.
 
     Raises:
       UsageError: `num_heads` does not divide the width of the tokens.

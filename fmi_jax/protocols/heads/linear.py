@@ -14,8 +14,8 @@ class LinearClassifier(nnx.Module):
     Args:
       backbone: the feature extractor.
       num_classes: width `k` of the logits.
-      eval_mode: whether the backbone is always in evaluation mode.
-      rngs: for the head; weights from a truncated normal of std 0.02, zero bias (as DeiT).
+      eval_mode: True if the backbone is always in evaluation mode.
+      rngs: stream that draws the head: a truncated normal of std 0.02, zero bias (as DeiT).
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, *, eval_mode: bool, rngs: nnx.Rngs):

@@ -38,9 +38,9 @@ class Projector(nnx.Module):
     """Linear layer and layer norm on every token: from one width to another.
 
     Args:
-      in_width: of the tokens that come in.
-      out_width: of those that go out.
-      dtype: that the linear layer computes in.
+      in_width: width of the tokens that come in.
+      out_width: width of the tokens that go out.
+      dtype: compute type of the linear layer.
       rngs: stream `params`.
     """
 
@@ -64,8 +64,8 @@ class StackedClassifier(nnx.Module):
         `arch.in_channels` is their width. The study's is a DeiT
         (`fmi_jax.models.deit.TokenDeiT`).
       num_classes: width `k` of the logits.
-      eval_mode: whether the foundation is always in evaluation mode.
-      rngs: for projector and head; weights from a truncated normal of std 0.02, zero bias.
+      eval_mode: True if the foundation is always in evaluation mode.
+      rngs: stream that draws projector and head: a truncated normal of std 0.02, zero bias.
     """
 
     def __init__(

@@ -1,11 +1,10 @@
 """Comparison of models: paired tests between settings that differ in the model alone."""
 
-import csv
 import dataclasses
-import io
 import itertools
 from collections.abc import Mapping, Sequence
 
+from fmi_jax import atomic
 from fmi_jax.study.planned import DATASET, PlannedStudy
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.samples import Sample
@@ -152,15 +151,11 @@ def comparisons_csv(found: Mapping[str, Sequence[Comparison]]) -> bytes:
     """Write every pair of every comparison as CSV; comparisons are given by name of the study."""
     everything = [c for comparisons in found.values() for c in comparisons]
     coordinates = list(dict.fromkeys(name for c in everything for name in c.at))
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(
-        ["study", *coordinates, "metric", "first", "second", "difference", "p", "p_adjusted"]
-    )
+    rows = [["study", *coordinates, "metric", "first", "second", "difference", "p", "p_adjusted"]]
     for study, comparisons in found.items():
         for c in comparisons:
             where = [c.at.get(name, "") for name in coordinates]
             for pair in c.pairs:
                 numbers = [repr(x) for x in (pair.difference, pair.p, pair.adjusted)]
-                table.writerow([study, *where, c.metric, pair.first, pair.second, *numbers])
-    return text.getvalue().encode()
+                rows.append([study, *where, c.metric, pair.first, pair.second, *numbers])
+    return atomic.csv_bytes(rows)

@@ -8,8 +8,9 @@ import numpy as np
 
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.samples import Sample
-from fmi_jax.study.report.statistics import interval, mean_relative
+from fmi_jax.study.report.statistics import mean_relative
 from fmi_jax.study.report.table import Table
+from fmi_jax.tasks.weighted import interval
 
 BASE: Mapping[str, str] = {"model": "imnet-1k-sup", "head": "linear"}
 """Coordinates of the baseline: supervised ImageNet under a linear head."""

@@ -1,12 +1,11 @@
 """CSV table `numbers.csv`: every setting of every study as a row."""
 
-import csv
-import io
 import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from fmi_jax import atomic
 from fmi_jax.study.planned import DATASET
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.samples import bounds
@@ -27,20 +26,18 @@ def numbers_csv(reports: Sequence[StudyReport], out: Path) -> bytes:
     """
     names = (name for report in reports for name in report.study.coordinates)
     coordinates = list(dict.fromkeys([DATASET, *names]))
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(
+    rows = [
         [
             *("study", *coordinates, "metric", "mean", "std", "seeds", "ci_low", "ci_high"),
             *("learning_rate", "published_metric", "published_mean", "published_std"),
             *("published_runs", "status", "reason", "seconds", "ece", "results"),
         ]
-    )
+    ]
     for report in reports:
         for number in report.numbers:
             where = [number.setting.at.get(name, "") for name in coordinates]
-            table.writerow([report.study.name, *where, *_values(report, number, out)])
-    return text.getvalue().encode()
+            rows.append([report.study.name, *where, *_values(report, number, out)])
+    return atomic.csv_bytes(rows)
 
 
 def _values(report: StudyReport, number: Number, out: Path) -> list[str]:

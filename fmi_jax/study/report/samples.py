@@ -19,9 +19,10 @@ from fmi_jax.cores import available_cores
 from fmi_jax.errors import UserError
 from fmi_jax.study.report.cache import Cache
 from fmi_jax.study.report.numbers import Number, Run
-from fmi_jax.study.report.statistics import draw_times, interval, reliability, two_level
+from fmi_jax.study.report.statistics import reliability, two_level
 from fmi_jax.tasks.base import Measured, Task
 from fmi_jax.tasks.registry import TASKS
+from fmi_jax.tasks.weighted import draw_times, interval
 from fmi_jax.types import Rows
 
 RESAMPLES = 2000

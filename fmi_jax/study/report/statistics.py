@@ -6,7 +6,7 @@ one (patients if the data name them, else single images).
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,26 +16,8 @@ from jaxtyping import Bool, Float
 _EXACT = 8
 """Largest number of rows for which every permutation is counted: 8! is 40,320."""
 
-_BLOCK = 1_000_000  # counts of groups in memory at a time
-
 FEW = 4
 """Fewest rows for a rank correlation: with 3, p cannot be less than 1/3."""
-
-
-def draw_times(num_groups: int, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "b g"]]:
-    """Draw how often each group counts: `num_groups` draws with replacement per resample.
-
-    The same `seed` gives the same resamples, so all runs on these images are measured on the same
-    ones. They come in blocks of a few megabytes.
-    """
-    rng = np.random.default_rng(seed)
-    block = max(1, _BLOCK // num_groups)
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
-        draws = rng.integers(num_groups, size=(size, num_groups))
-        draws += num_groups * np.arange(size)[:, None]
-        times = np.bincount(draws.ravel(), minlength=size * num_groups)
-        yield times.reshape(size, num_groups).astype(np.float64)
 
 
 def two_level(values: Float[np.ndarray, "s r"], seed: int) -> Float[np.ndarray, "r"]:
@@ -47,15 +29,6 @@ def two_level(values: Float[np.ndarray, "s r"], seed: int) -> Float[np.ndarray, 
     count, resamples = values.shape
     drawn = np.random.default_rng(seed).integers(count, size=(count, resamples))
     return np.take_along_axis(values, drawn, axis=0).mean(axis=0)
-
-
-def interval(values: Float[np.ndarray, "r"]) -> tuple[float, float]:
-    """95% percentile interval; resamples without a value do not count."""
-    defined = values[~np.isnan(values)]
-    if not len(defined):
-        return math.nan, math.nan
-    low, high = np.percentile(defined, (2.5, 97.5))
-    return float(low), float(high)
 
 
 def paired_p(difference: float, resampled: Float[np.ndarray, "r"]) -> float:

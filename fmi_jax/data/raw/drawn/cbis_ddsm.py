@@ -1,13 +1,13 @@
 """Draws a small raw CBIS-DDSM, mammograms with masses or calcifications, as TCIA provides it."""
 
-import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from fmi_jax.data.raw.drawn.folder import drawn_folder
+from fmi_jax import atomic
+from fmi_jax.data.raw.drawn.folder import draw_once
 
 _NOTE = """\
 Synthetic mammograms: {count} images, seed {seed}.
@@ -47,9 +47,11 @@ def draw(folder: Path, count: int = 40, seed: int = 0) -> None:
     Raises:
       UserError: the folder holds something else.
     """
-    with drawn_folder(folder, _NOTE.format(count=count, seed=seed)) as new:
-        if new is not None:
-            _write(new, count, np.random.default_rng(seed))
+    draw_once(
+        folder,
+        _NOTE.format(count=count, seed=seed),
+        lambda new: _write(new, count, np.random.default_rng(seed)),
+    )
 
 
 def _write(folder: Path, count: int, rng: np.random.Generator) -> None:
@@ -223,7 +225,4 @@ _METADATA = (
 
 
 def _write_table(path: Path, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    with open(path, "w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(columns)
-        table.writerows(rows)
+    path.write_bytes(atomic.csv_bytes([columns, *rows]))

@@ -1,11 +1,11 @@
 """Draws a small raw CheXpert: `train.csv`, `valid.csv` and the radiographs of their studies."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from fmi_jax import atomic
 from fmi_jax.data.raw.drawn.chest import radiograph
 from fmi_jax.data.raw.drawn.folder import drawn_folder
 
@@ -61,8 +61,7 @@ def _write_part(
                 )
                 rows.append((f"CheXpert-v1.0-small/{path}", sex, age, side, beam, *labels))
         patient += 1
-    with open(folder / f"{part}.csv", "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([_HEADER, *rows])
+    (folder / f"{part}.csv").write_bytes(atomic.csv_bytes([_HEADER, *rows]))
 
 
 def _written(rng: np.random.Generator, found: np.ndarray, *, certain: bool) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from fmi_jax.data.raw.drawn.folder import drawn_folder
+from fmi_jax.data.raw.drawn.folder import draw_once
 
 _NOTE = """\
 Synthetic mammograms: {count} images, seed {seed}.
@@ -29,9 +29,11 @@ def draw(folder: Path, count: int = 48, seed: int = 0) -> None:
     Raises:
       UserError: the folder holds something else.
     """
-    with drawn_folder(folder, _NOTE.format(count=count, seed=seed)) as new:
-        if new is not None:
-            _write(new, count, np.random.default_rng(seed))
+    draw_once(
+        folder,
+        _NOTE.format(count=count, seed=seed),
+        lambda new: _write(new, count, np.random.default_rng(seed)),
+    )
 
 
 def _write(folder: Path, count: int, rng: np.random.Generator) -> None:

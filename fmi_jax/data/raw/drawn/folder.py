@@ -1,7 +1,7 @@
 """Folder of a drawn raw data set, written atomically and marked as not real."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,6 +45,13 @@ def drawn_folder(folder: Path, note: str) -> Iterator[Path | None]:
     yield partial
     (partial / MARKER).write_text(_numbered(note))
     partial.replace(folder)
+
+
+def draw_once(folder: Path, note: str, write: Callable[[Path], None]) -> None:
+    """Draw into `folder` with `write`, unless the same set is already there; see `drawn_folder`."""
+    with drawn_folder(folder, note) as new:
+        if new is not None:
+            write(new)
 
 
 def _numbered(note: str) -> str:

@@ -5,7 +5,6 @@ the quickstart and the tests follow the same path as real data. Nothing here is 
 nothing learnt from it says anything about patients.
 """
 
-import csv
 import dataclasses
 import itertools
 import math
@@ -16,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from fmi_jax import atomic
 from fmi_jax.cores import available_cores
-from fmi_jax.data.raw.drawn.folder import drawn_folder
+from fmi_jax.data.raw.drawn.folder import draw_once
 
 GRADE_SHARES = (0.35, 0.15, 0.25, 0.12, 0.13)
 """Share of grades 0 (no retinopathy) to 4 (proliferative): unequal, as in APTOS2019."""
@@ -105,7 +105,7 @@ class Photograph:
       id: file name without suffix, 12 hexadecimal digits as in APTOS2019.
       pixels: uint8 `[h, w, 3]`.
       lesions: drawn lesions, the ground truth of the grade.
-      covered: for each pixel the number of the lesion on it, counted from 1, or 0: uint8 `[h, w]`.
+      covered: number of the lesion on each pixel, counted from 1, or 0: uint8 `[h, w]`.
     """
 
     id: str
@@ -140,9 +140,7 @@ def draw(folder: Path, count: int = 600, seed: int = 0) -> None:
       UserError: the folder holds something else.
     """
     note = _NOTE.format(count=count, seed=seed)
-    with drawn_folder(folder, note) as new:
-        if new is not None:
-            _write(new, count, seed)
+    draw_once(folder, note, lambda new: _write(new, count, seed))
 
 
 def _write(folder: Path, count: int, seed: int) -> None:
@@ -158,10 +156,8 @@ def _write(folder: Path, count: int, seed: int) -> None:
     # Threads, not processes: numpy and Pillow release the interpreter's lock while they work.
     with ThreadPoolExecutor(len(available_cores())) as pool:
         ids = list(pool.map(write, range(count)))
-    with open(folder / "train.csv", "w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(("id_code", "diagnosis"))
-        table.writerows(zip(ids, grades, strict=True))
+    rows = [("id_code", "diagnosis"), *zip(ids, grades, strict=True)]
+    (folder / "train.csv").write_bytes(atomic.csv_bytes(rows))
 
 
 _NOTE = """\

@@ -7,15 +7,15 @@ shadows as dark as they are, pale spots and reflections, vessels, the macula and
 Nothing here is medical data, and nothing learnt from it says anything about patients.
 """
 
-import csv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from fmi_jax import atomic
 from fmi_jax.cores import available_cores
-from fmi_jax.data.raw.drawn.folder import drawn_folder
+from fmi_jax.data.raw.drawn.folder import draw_once
 from fmi_jax.data.raw.drawn.fundus import LesionKind, Lesions, View, place, render
 
 LESION = LesionKind(name="lesion", tint=(0.80, 0.28, 0.34), softness=0.25, ragged=0.15)
@@ -48,9 +48,7 @@ def draw(folder: Path, count: int = 240, seed: int = 0) -> None:
     Raises:
       UserError: the folder holds something else.
     """
-    with drawn_folder(folder, _NOTE.format(count=count, seed=seed)) as new:
-        if new is not None:
-            _write(new, count, seed)
+    draw_once(folder, _NOTE.format(count=count, seed=seed), lambda new: _write(new, count, seed))
 
 
 def _write(folder: Path, count: int, seed: int) -> None:
@@ -72,10 +70,7 @@ def _write(folder: Path, count: int, seed: int) -> None:
     # Threads, not processes: numpy and Pillow release the interpreter's lock while they work.
     with ThreadPoolExecutor(len(available_cores())) as pool:
         rows = list(pool.map(write, range(count)))
-    with open(folder / "table.csv", "w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(("path", "mask"))
-        table.writerows(rows)
+    (folder / "table.csv").write_bytes(atomic.csv_bytes([("path", "mask"), *rows]))
 
 
 def photograph(seed: int, index: int, *, healthy: bool) -> tuple[np.ndarray, list[np.ndarray]]:

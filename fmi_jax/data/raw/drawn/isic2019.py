@@ -1,13 +1,13 @@
 """Draws a small raw ISIC 2019: dermoscopic photographs, the ground truth and the metadata."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from fmi_jax.data.raw.drawn.folder import drawn_folder
+from fmi_jax import atomic
+from fmi_jax.data.raw.drawn.folder import draw_once
 
 CODES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 
@@ -36,9 +36,7 @@ def draw(folder: Path, count: int = 56, seed: int = 0) -> None:
       UserError: `folder` holds something else.
     """
     note = f"Synthetic dermoscopic photographs in the layout of ISIC 2019: {count}, seed {seed}.\n"
-    with drawn_folder(folder, note) as new:
-        if new is not None:
-            _write(new, count, seed)
+    draw_once(folder, note, lambda new: _write(new, count, seed))
 
 
 def _write(folder: Path, count: int, seed: int) -> None:
@@ -59,9 +57,8 @@ def _write(folder: Path, count: int, seed: int) -> None:
         ("GroundTruth", ("image", *CODES, "UNK"), truth),
         ("Metadata", ("image", "age_approx", "anatom_site_general", "lesion_id", "sex"), metadata),
     ):
-        with open(folder / f"ISIC_2019_Training_{table}.csv", "w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerows([header, *rows])
+        path = folder / f"ISIC_2019_Training_{table}.csv"
+        path.write_bytes(atomic.csv_bytes([header, *rows]))
 
 
 def _photograph(rng: np.random.Generator, label: int) -> UInt8[np.ndarray, "h w 3"]:

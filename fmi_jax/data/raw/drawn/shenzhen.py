@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from fmi_jax.data.raw.drawn.chest import radiograph
-from fmi_jax.data.raw.drawn.folder import drawn_folder
+from fmi_jax.data.raw.drawn.folder import draw_once
 
 
 def draw(folder: Path, count: int = 42, seed: int = 0) -> None:
@@ -19,9 +19,7 @@ def draw(folder: Path, count: int = 42, seed: int = 0) -> None:
       UserError: `folder` holds something else.
     """
     note = f"Synthetic chest radiographs in the layout of the Shenzhen set: {count}, seed {seed}.\n"
-    with drawn_folder(folder, note) as new:
-        if new is not None:
-            _write(new / "ChinaSet_AllFiles", count, seed)
+    draw_once(folder, note, lambda new: _write(new / "ChinaSet_AllFiles", count, seed))
 
 
 def _write(folder: Path, count: int, seed: int) -> None:
