@@ -60,7 +60,7 @@ def maker(name: str, protocol: str, last: int, drop_path: float = 0.0):
         return spec.fit.fit(config_of(protocol), arch).module(
             Parts(
                 backbone=foundation,
-                transformer=deit if spec.fit.needs_transformer else None,
+                transformer=deit if spec.fit.transformer else None,
                 num_classes=7,
                 config=config_of(protocol),
                 rngs=rngs,

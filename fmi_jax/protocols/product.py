@@ -33,7 +33,7 @@ def combine(name: str, adapt: AdaptSpec, head: HeadSpec) -> FitSpec:
         fit=lambda config, arch: _fit(adapt, head, config, arch),
         adapt=adapt.name,
         head=head.name,
-        needs_transformer=head.needs_transformer,
+        transformer=head.transformer,
         labels=head.labels,
         judge=head.judge,
         variants=head.variants,
@@ -62,4 +62,5 @@ def _fit(adapt: AdaptSpec, head: HeadSpec, config: BaseConfig, arch: ArchConfig)
         follows=head.follows,
         heads=() if head.heads is None else head.heads(config),
         on_features=head.on_features(config),
+        merge=adapt.merge,
     )

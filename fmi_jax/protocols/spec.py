@@ -55,7 +55,7 @@ class PretrainedNetwork(NamedTuple):
     Attributes:
       field: config field that asks for it, for messages.
       backbone: backbone's name.
-      weights: tag of published weights, or path of a file.
+      weights: tag of published weights, or path of a file; empty: random.
     """
 
     field: str
@@ -128,7 +128,7 @@ class Parts:
 
     Attributes:
       backbone: the backbone of the experiment.
-      transformer: takes its tokens; None unless the head `needs_transformer`.
+      transformer: takes its tokens; None unless the head has a `transformer`.
       num_classes: width `k` of the logits.
       config: the experiment.
       rngs: stream `params`.
@@ -208,6 +208,8 @@ class Fit:
         None: the model reads images.
       keeps: "best" keeps the best step by validation, "last" the last, without validation.
       hands_on: path of the backbone that the run hands on ("teacher.backbone").
+      merge: turns a trained backbone into a plain one that computes the same, in place; None: it is
+        plain.
     """
 
     module: Callable[[Parts], nnx.Module]
@@ -222,6 +224,7 @@ class Fit:
     on_features: Callable[[Any], nnx.Module] | None = None
     keeps: Literal["best", "last"] = "best"
     hands_on: str = "backbone"
+    merge: Callable[[Backbone], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -270,7 +273,7 @@ class FitSpec(Part):
       fit: `(config, arch of the backbone) -> Fit`; raises `UsageError` where the config asks for
         what the arch does not have.
       adapt, head: names of the adaptation and the head; empty for a fit of its own.
-      needs_transformer: True to put a transformer on the tokens of the backbone.
+      transformer: `config -> PretrainedNetwork` to put on the tokens of the backbone; None: none.
       judge: measures what was trained, for the run's own number.
       variants: experiments that a study makes of one.
     """
@@ -278,7 +281,7 @@ class FitSpec(Part):
     fit: Callable[[BaseConfig, ArchConfig], Fit]
     adapt: str = ""
     head: str = ""
-    needs_transformer: bool = False
+    transformer: Callable[[BaseConfig], PretrainedNetwork] | None = None
     judge: JudgeSpec = TEST
     variants: Variants = rates_and_seeds
 
@@ -291,12 +294,14 @@ class AdaptSpec(Part):
       learns: `(config, arch) -> predicate` on the name of a parameter of the backbone. Raises
         `UsageError` where the config asks for what the arch does not have.
       change: puts trainable layers into the backbone, before the head is drawn; None: none.
+      merge: inverse of `change` once the layers have learned; see `Fit`.
       eval_mode: True if the backbone is always in evaluation mode.
       frozen: True if nothing of the backbone learns, so that its features stay the same.
     """
 
     learns: Callable[[BaseConfig, ArchConfig], Callable[[str], bool]]
     change: Callable[[Parts], None] | None = None
+    merge: Callable[[Backbone], None] | None = None
     eval_mode: bool
     frozen: bool = False
 
@@ -308,7 +313,7 @@ class HeadSpec(Part):
     Attributes:
       build: builds the model from backbone and transformer.
       follows: predicate on a name: the array changes without a gradient (`Fit.follows`).
-      needs_transformer: True to put a transformer on the tokens of the backbone.
+      transformer: `config -> PretrainedNetwork` to put on the tokens of the backbone; None: none.
       heads: `config -> heads` that train side by side on one frozen feature; the logits are then
         `[b, g, k]`. None: it is a single head.
       on_features: `config -> Fit.on_features`.
@@ -319,7 +324,7 @@ class HeadSpec(Part):
 
     build: Callable[[Parts], nnx.Module]
     follows: Callable[[str], bool] = nothing
-    needs_transformer: bool = False
+    transformer: Callable[[BaseConfig], PretrainedNetwork] | None = None
     heads: Callable[[BaseConfig], tuple[Head, ...]] | None = None
     on_features: Callable[[BaseConfig], Callable[[Any], nnx.Module] | None] = lambda config: None
     alone: str = ""
@@ -388,5 +393,8 @@ class ProtocolSpec:
         return Images(sum(one.trained for one in each), sum(one.judged for one in each))
 
     def networks(self, config: BaseConfig) -> list[PretrainedNetwork]:
-        """List the checkpoints that the judges need."""
-        return [network for judge in self.judges for network in judge.networks(config)]
+        """List the checkpoints that are needed besides `backbone.weights`."""
+        found = [network for judge in self.judges for network in judge.networks(config)]
+        if self.fit is not None and self.fit.transformer is not None:
+            found.append(self.fit.transformer(config))
+        return [network for network in found if network.weights]

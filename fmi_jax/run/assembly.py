@@ -23,10 +23,9 @@ from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution
 from fmi_jax.models.deit import DeiT, DeiTArch, TokenDeiT
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn import hardware
-from fmi_jax.protocols.heads.stacked import TransformerConfig
 from fmi_jax.protocols.registry import check_read, protocol_of
 from fmi_jax.protocols.spec import Fit, FitSpec, Parts, Pixels
-from fmi_jax.settings import BackboneConfig, BaseConfig, section
+from fmi_jax.settings import BackboneConfig, BaseConfig
 from fmi_jax.training import side_by_side
 from fmi_jax.training.partition import Partition, nothing, partition
 from fmi_jax.training.step import (
@@ -119,14 +118,11 @@ def _assemble(
     )
 
     transformer, transformer_weights = None, None
-    if trained is not None and trained.needs_transformer:
-        under = section(config, TransformerConfig)
-        transformer = _transformer_spec(under.name)
+    if trained is not None and trained.transformer is not None:
+        asked = trained.transformer(config)
+        transformer = _transformer_spec(asked.backbone)
         transformer_weights = find_weights(
-            under.weights,
-            config.backbone.weights_dir,
-            transformer,
-            "transformer.weights",
+            asked.weights, config.backbone.weights_dir, transformer, asked.field
         )
 
     fit = BARE if trained is None else trained.fit(config, arch)

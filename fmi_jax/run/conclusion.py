@@ -7,14 +7,13 @@ import numpy as np
 
 from fmi_jax import atomic
 from fmi_jax.artifacts.result import Best, Finding, Result
-from fmi_jax.protocols.heads.stacked import TransformerConfig
 from fmi_jax.report.charts import draw_chart
 from fmi_jax.report.console import console_table
 from fmi_jax.report.page import write_report
 from fmi_jax.run import runtime
 from fmi_jax.run.origin import chosen_head
 from fmi_jax.run.session import Session, now
-from fmi_jax.settings import as_dict, section
+from fmi_jax.settings import as_dict
 
 
 def conclude(session: Session, findings: Sequence[Finding]) -> Result:
@@ -115,11 +114,12 @@ def describe_backbone(session: Session) -> dict[str, Any]:
         "weights_sha256": record.weights_sha256,
         **session.origin.described(),
     }
-    if assembly.transformer is not None:
-        weights = section(config, TransformerConfig).weights
+    fit = session.protocol.fit
+    if fit is not None and fit.transformer is not None:
+        asked = fit.transformer(config)
         described |= {
-            "transformer": assembly.transformer.name,
-            "transformer_weights": weights or "random initialisation",
+            "transformer": asked.backbone,
+            "transformer_weights": asked.weights or "random initialisation",
             "transformer_weights_sha256": record.transformer_sha256,
         }
     return described

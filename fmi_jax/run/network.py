@@ -22,7 +22,6 @@ from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import ArchConfig, parameters
 from fmi_jax.nn.shards import filed_shape
-from fmi_jax.protocols.adapt.lora import merge_adapters
 from fmi_jax.protocols.judging import Network
 from fmi_jax.protocols.registry import alone, protocol_of
 from fmi_jax.run import runtime
@@ -254,7 +253,8 @@ def handed_on(run: Trained) -> Trained:
 def trained_backbone(run: Trained) -> dict[str, np.ndarray]:
     """Read the backbone of a run as files hold it: by native name, adapters (`lora`) merged."""
     backbone = run.assembly.partition.merge(run.arrays).backbone
-    merge_adapters(backbone)
+    if run.assembly.fit.merge is not None:
+        run.assembly.fit.merge(backbone)
     return {name: _on_host(value) for name, value in parameters(backbone).items()}
 
 

@@ -238,21 +238,18 @@ class Missing:
 
     def of(self, config: ExperimentConfig) -> list[str]:
         """List the weights or prepared data that an experiment lacks, one message each."""
-        parts = (config.backbone, config.transformer, config.data, config.cka, config.protocol)
-        key = repr(parts)
+        backbone = config.backbone
+        own = PretrainedNetwork("backbone.weights", backbone.name, backbone.weights)
+        networks = (own, *protocol_of(config).networks(config))
+        key = repr((backbone, config.data, networks))
         if key not in self._found:
-            self._found[key] = _missing(config)
+            self._found[key] = _missing(config, networks)
         return self._found[key]
 
 
-def _missing(config: ExperimentConfig) -> list[str]:
-    backbone, transformer, found = config.backbone, config.transformer, []
-    networks = [PretrainedNetwork("backbone.weights", backbone.name, backbone.weights)]
-    if transformer.weights:
-        networks.append(
-            PretrainedNetwork("transformer.weights", transformer.name, transformer.weights)
-        )
-    for network in (*networks, *protocol_of(config).networks(config)):
+def _missing(config: ExperimentConfig, networks: Sequence[PretrainedNetwork]) -> list[str]:
+    backbone, found = config.backbone, []
+    for network in networks:
         try:
             spec = BACKBONES[network.backbone]
             find_weights(network.weights, backbone.weights_dir, spec, network.field)

@@ -121,6 +121,7 @@ SPEC = AdaptSpec(
     summary="low-rank adapters in a frozen backbone",
     learns=lambda config, arch: lambda name: name.endswith((".lora_a", ".lora_b")),
     change=_change,
+    merge=merge_adapters,
     eval_mode=False,
     small={"lora.rank": 4},
     options=LoraConfig,

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 from fmi_jax.models.base import Backbone
 from fmi_jax.nn.linear import linear
 from fmi_jax.nn.norm import LayerNorm
-from fmi_jax.protocols.spec import HeadSpec, Parts
+from fmi_jax.protocols.spec import HeadSpec, Parts, PretrainedNetwork
+from fmi_jax.settings import BaseConfig, section
 
 
 @dataclasses.dataclass(slots=True)
@@ -110,11 +111,16 @@ def _build(parts: Parts) -> StackedClassifier:
     )
 
 
+def _transformer(config: BaseConfig) -> PretrainedNetwork:
+    options = section(config, TransformerConfig)
+    return PretrainedNetwork("transformer.weights", options.name, options.weights)
+
+
 SPEC = HeadSpec(
     name="deit",
     summary="DeiT on its tokens",
     build=_build,
-    needs_transformer=True,
+    transformer=_transformer,
     small={"transformer.name": "deit_nano"},
     options=TransformerConfig,
     reads=("transformer",),
