@@ -6,7 +6,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from fmi_jax.errors import UsageError, unknown_name
-from fmi_jax.settings import BaseConfig, check_types, field_names, set_fields
+from fmi_jax.rules import check_types
+from fmi_jax.settings import BaseConfig, field_names, set_fields
 
 
 def assign(config: BaseConfig, name: str, text: str) -> None:

@@ -1,11 +1,15 @@
 """Rules for config fields, each declared at its field: `epochs: float = positive(100.0)`.
 
-Every function returns a dataclass field with this default; `config.validate` holds values to them.
+Such a function returns a dataclass field with this default; `validate` holds a config, which is a
+dataclass of dataclasses, to types and rules.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
+
+from fmi_jax.errors import UsageError
 
 _Number = TypeVar("_Number", int, float)
 _Numbers = TypeVar("_Numbers", tuple[int, ...], tuple[float, ...])
@@ -104,3 +108,78 @@ def low_high(default: tuple[float, float], at_most: float | None = None) -> tupl
     if at_most is not None:
         rules.append(Condition(lambda x: x[1] <= at_most, f"expected at most {at_most}"))
     return ruled(default, *rules)
+
+
+def check_types(config: Any) -> None:
+    """Convert every value to the type of its field: 1 to 1.0, a list to a tuple.
+
+    Raises:
+      UsageError: lists every value that cannot be converted.
+    """
+    wrong = []
+
+    def check(node: Any, where: str) -> None:
+        kinds = typing.get_type_hints(type(node))
+        for field in dataclasses.fields(node):
+            value, name = getattr(node, field.name), where + field.name
+            if dataclasses.is_dataclass(value):
+                check(value, f"{name}.")
+                continue
+            kind = kinds[field.name]
+            try:
+                setattr(node, field.name, _of_type(kind, value))
+            except TypeError:
+                example = getattr(type(node)(), field.name)
+                wrong.append(f"{name}={value!r}: expected {_words(kind)}, such as {example!r}")
+
+    check(config, "")
+    if wrong:
+        raise UsageError("config: " + "; ".join(wrong) + ".")
+
+
+def validate(config: Any) -> None:
+    """Raise one `UsageError` that lists every invalid value of a config.
+
+    Values are first converted to the types of their fields (`check_types`).
+    """
+    check_types(config)
+
+    def wrong(node: Any, where: str) -> Iterator[str]:
+        for field in dataclasses.fields(node):
+            value, name = getattr(node, field.name), where + field.name
+            if dataclasses.is_dataclass(value):
+                yield from wrong(value, f"{name}.")
+            elif message := broken(field, value):
+                yield f"{name}={value!r}: {message}"
+        if hasattr(node, "contradictions"):
+            yield from node.contradictions()
+
+    if found := list(wrong(config, "")):
+        raise UsageError("config: " + "; ".join(found) + ".")
+
+
+def _of_type(kind: Any, value: Any) -> Any:
+    """Convert a value to a type; `TypeError` if it cannot be."""
+    if typing.get_origin(kind) is tuple:
+        kinds = typing.get_args(kind)
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        if kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(value)
+        if len(kinds) != len(value):
+            raise TypeError
+        return tuple(_of_type(k, v) for k, v in zip(kinds, value, strict=True))
+    if isinstance(value, bool) != (kind is bool):
+        raise TypeError
+    if not isinstance(value, (int, float) if kind is float else kind):
+        raise TypeError
+    return kind(value)
+
+
+def _words(kind: Any) -> str:
+    """Describe a type in words: "float", "2 values of float"."""
+    if typing.get_origin(kind) is not tuple:
+        return kind.__name__
+    kinds = typing.get_args(kind)
+    count = "values" if kinds[-1] is Ellipsis else f"{len(kinds)} values"
+    return f"{count} of {kinds[0].__name__}"

@@ -6,14 +6,13 @@ options of single protocols; what is below it reads them by their type (`section
 
 import dataclasses
 import json
-import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from fmi_jax.errors import UsageError, unknown_name
+from fmi_jax.errors import unknown_name
 from fmi_jax.rules import (
     Condition,
-    broken,
+    check_types,
     factor,
     fraction,
     low_high,
@@ -356,81 +355,6 @@ def flat(config: BaseConfig) -> dict[str, Any]:
 def field_names(kind: type[BaseConfig]) -> list[str]:
     """Dotted names of all fields of a class of configs."""
     return list(flat(kind()))
-
-
-def check_types(config: BaseConfig) -> None:
-    """Convert every value to the type of its field: 1 to 1.0, a list to a tuple.
-
-    Raises:
-      UsageError: lists every value that cannot be converted.
-    """
-    wrong = []
-
-    def check(node: Any, where: str) -> None:
-        kinds = typing.get_type_hints(type(node))
-        for field in dataclasses.fields(node):
-            value, name = getattr(node, field.name), where + field.name
-            if dataclasses.is_dataclass(value):
-                check(value, f"{name}.")
-                continue
-            kind = kinds[field.name]
-            try:
-                setattr(node, field.name, _of_type(kind, value))
-            except TypeError:
-                example = getattr(type(node)(), field.name)
-                wrong.append(f"{name}={value!r}: expected {_words(kind)}, such as {example!r}")
-
-    check(config, "")
-    if wrong:
-        raise UsageError("config: " + "; ".join(wrong) + ".")
-
-
-def validate(config: BaseConfig) -> None:
-    """Raise one `UsageError` that lists every invalid value of `config`.
-
-    Values are first converted to the types of their fields (`check_types`).
-    """
-    check_types(config)
-
-    def wrong(node: Any, where: str) -> Iterator[str]:
-        for field in dataclasses.fields(node):
-            value, name = getattr(node, field.name), where + field.name
-            if dataclasses.is_dataclass(value):
-                yield from wrong(value, f"{name}.")
-            elif message := broken(field, value):
-                yield f"{name}={value!r}: {message}"
-        if hasattr(node, "contradictions"):
-            yield from node.contradictions()
-
-    if found := list(wrong(config, "")):
-        raise UsageError("config: " + "; ".join(found) + ".")
-
-
-def _of_type(kind: Any, value: Any) -> Any:
-    """Convert a value to a type; `TypeError` if it cannot be."""
-    if typing.get_origin(kind) is tuple:
-        kinds = typing.get_args(kind)
-        if not isinstance(value, list | tuple):
-            raise TypeError
-        if kinds[-1] is Ellipsis:
-            kinds = kinds[:1] * len(value)
-        if len(kinds) != len(value):
-            raise TypeError
-        return tuple(_of_type(k, v) for k, v in zip(kinds, value, strict=True))
-    if isinstance(value, bool) != (kind is bool):
-        raise TypeError
-    if not isinstance(value, (int, float) if kind is float else kind):
-        raise TypeError
-    return kind(value)
-
-
-def _words(kind: Any) -> str:
-    """Describe a type in words: "float", "2 values of float"."""
-    if typing.get_origin(kind) is not tuple:
-        return kind.__name__
-    kinds = typing.get_args(kind)
-    count = "values" if kinds[-1] is Ellipsis else f"{len(kinds)} values"
-    return f"{count} of {kinds[0].__name__}"
 
 
 def within(field: str, names: Iterable[str]) -> bool:

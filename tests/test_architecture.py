@@ -22,10 +22,10 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.types": set(),
     "fmi_jax.drawing": set(),
     "fmi_jax.registry": {"errors"},
-    "fmi_jax.rules": set(),
+    "fmi_jax.rules": {"errors"},
     "fmi_jax.settings": {"errors", "rules"},
     "fmi_jax.config_files": {"errors"},
-    "fmi_jax.flags": {"errors", "settings"},
+    "fmi_jax.flags": {"errors", "rules", "settings"},
     "fmi_jax.nn": {"types", "jax"},
     "fmi_jax.models": {"types", "errors", "registry", "nn", "jax"},
     "fmi_jax.parallel": {"types", "errors", "jax"},
@@ -63,7 +63,7 @@ ALLOWED: dict[str, set[str]] = {
         *("types", "errors", "tasks", "atomic", "artifacts", "data.labels", "drawing"),
     },
     "fmi_jax.run": {
-        *("types", "errors", "atomic", "settings", "config", "nn", "models", "parallel"),
+        *("types", "errors", "atomic", "rules", "settings", "config", "nn", "models", "parallel"),
         *("augment", "data", "artifacts", "training", "tasks", "protocols", "report", "jax"),
     },
     "fmi_jax.run.features": {
@@ -74,7 +74,16 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.entry": {"errors", "config_files", "flags", "config", "run"},
     "fmi_jax.study": {
         *("types", "errors", "atomic", "cores", "huge_pages", "registry", "flags", "entry"),
-        *("settings", "config", "models.registry", "data", "artifacts", "tasks", "protocols"),
+        *(
+            "rules",
+            "settings",
+            "config",
+            "models.registry",
+            "data",
+            "artifacts",
+            "tasks",
+            "protocols",
+        ),
         "run",
     },
     "fmi_jax.study.estimate": {
@@ -92,7 +101,18 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.study.files": set(),
     "fmi_jax.study.published": set(),
     "fmi_jax.aot": {
-        *("errors", "atomic", "flags", "settings", "config", "nn", "models", "parallel", "data"),
+        *(
+            "errors",
+            "atomic",
+            "flags",
+            "rules",
+            "settings",
+            "config",
+            "nn",
+            "models",
+            "parallel",
+            "data",
+        ),
         *("training", "tasks", "protocols", "run", "jax"),
     },
     "fmi_jax.cli": {

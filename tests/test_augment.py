@@ -35,7 +35,8 @@ from fmi_jax.augment.warp import affine, perspective, rotate
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.nn import hardware
-from fmi_jax.settings import AugmentConfig, validate
+from fmi_jax.rules import validate
+from fmi_jax.settings import AugmentConfig
 
 STUDY = AugmentConfig()
 OFF = AugmentConfig(

@@ -32,13 +32,14 @@ from fmi_jax.errors import UsageError, UserError
 from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.report.page import write_report
+from fmi_jax.rules import validate
 from fmi_jax.run import conclusion, experiment
 from fmi_jax.run.assembly import assemble
 from fmi_jax.run.features import describe
 from fmi_jax.run.network import finished, pretrained, read_trained, started, trained_backbone
 from fmi_jax.run.origin import _check_fits, _notes, find_origin
 from fmi_jax.run.predict import predict
-from fmi_jax.settings import set_fields, validate
+from fmi_jax.settings import set_fields
 from fmi_jax.study.cells import cell_id
 from fmi_jax.study.estimate import operations
 from fmi_jax.study.plan import Missing

@@ -9,9 +9,9 @@ import pytest
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.nn import hardware
+from fmi_jax.rules import validate
 from fmi_jax.run import runtime
 from fmi_jax.run.session import Session
-from fmi_jax.settings import validate
 
 OLD = "compute capability {} has no bfloat16"
 NO_INSTRUCTIONS = "this CPU has no instructions for it (AVX512-BF16, AMX)"

@@ -24,9 +24,10 @@ from fmi_jax.errors import UsageError
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.knn import KnnConfig
 from fmi_jax.protocols.registry import ADAPTS, FITS, HEADS, JUDGES, PROTOCOLS, check_read
+from fmi_jax.rules import validate
 from fmi_jax.run import conclusion, experiment
 from fmi_jax.run.assembly import assemble
-from fmi_jax.settings import BaseConfig, DataConfig, TrainConfig, as_dict, section, validate
+from fmi_jax.settings import BaseConfig, DataConfig, TrainConfig, as_dict, section
 from fmi_jax.study.grids import recipe
 from fmi_jax.study.registry import STUDIES
 from fmi_jax.tasks.registry import TASKS

@@ -9,7 +9,8 @@ import pytest
 
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
-from fmi_jax.settings import set_fields, validate
+from fmi_jax.rules import validate
+from fmi_jax.settings import set_fields
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from pathlib import Path
 from fmi_jax.artifacts.record import owned
 from fmi_jax.artifacts.result import FILE_NAME as RESULT
 from fmi_jax.artifacts.result import Result
+from fmi_jax.rules import validate
 from fmi_jax.run import runtime, session
 from fmi_jax.run.conclusion import announce, conclude
 from fmi_jax.run.fit import fit
-from fmi_jax.settings import BaseConfig, validate
+from fmi_jax.settings import BaseConfig
 
 
 def run(config: BaseConfig, workdir: Path) -> Result:

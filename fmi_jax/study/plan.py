@@ -16,9 +16,9 @@ from fmi_jax.flags import assign
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.registry import protocol_of, resolved
 from fmi_jax.protocols.spec import PretrainedNetwork
+from fmi_jax.rules import validate
 from fmi_jax.run.assembly import find_weights
 from fmi_jax.run.origin import finished_run
-from fmi_jax.settings import validate
 from fmi_jax.study.cells import Cell, candidates, due
 from fmi_jax.study.planned import PlannedCell, PlannedSetting, PlannedStudy, read_plan
 from fmi_jax.study.spec import Setting, Study
