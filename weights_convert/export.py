@@ -12,6 +12,7 @@ from fmi_jax.artifacts.weights import NativeFile, check_backbone, held_arch, rea
 from fmi_jax.atomic import whole_file
 from fmi_jax.errors import UserError, unknown_name
 from fmi_jax.models.base import ArchConfig, BackboneSpec
+from fmi_jax.protocols.heads.linear import LinearClassifier
 from fmi_jax.run.network import read_trained, whole_backbone
 from weights_convert.engine import Layout, Shapes, Step, plan
 from weights_convert.layouts.registry import layouts_for
@@ -86,7 +87,7 @@ def read_source(spec: BackboneSpec, path: Path) -> Source:
         raise UserError(f"{path} is a run of {run.assembly.spec.name}, not of {spec.name}.")
     arch, params = whole_backbone(run)
     # A publisher's head reads the pooled feature; what else stands on a backbone has no place.
-    head = [name for name in run.arrays if not name.startswith("backbone.")]
+    linear = isinstance(run.assembly.partition.merge(run.arrays), LinearClassifier)
     return Source(
         spec=spec,
         tag=path.resolve().name,
@@ -94,7 +95,7 @@ def read_source(spec: BackboneSpec, path: Path) -> Source:
         image_size=run.config.image_size,
         params=params,
         head=(np.asarray(run.arrays["head.kernel"]), np.asarray(run.arrays["head.bias"]))
-        if sorted(head) == ["head.bias", "head.kernel"]
+        if linear
         else None,
     )
 

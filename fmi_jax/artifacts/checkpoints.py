@@ -116,20 +116,8 @@ class RunCheckpoints:
         self._manager.close()
 
     def keep_model(self, step: int) -> None:
-        """After `close`, of a run that is finished: keep nothing but the model of `step`.
-
-        The optimizer's state is twice as large as the model, and the newest steps are for
-        resuming.
-        """
-        if not parallel.is_main():
-            return
-        for path in self.folder.iterdir():
-            if path.name.isdecimal() and path.name != str(step):
-                shutil.rmtree(path)
-        sums = _read_manifest(_manifest(self.folder, step))
-        kept = {name: digest for name, digest in sums.items() if not _is_training(name)}
-        _write_manifest(_manifest(self.folder, step), kept)
-        shutil.rmtree(self.folder / str(step) / "training", ignore_errors=True)
+        """After `close`, of a run that is finished: keep nothing but the model of `step`."""
+        keep_model(self.folder, step)
 
     def newest_sound(self) -> int | None:
         """The step to resume from, or None for a new run.
@@ -232,6 +220,23 @@ class RunCheckpoints:
                 _manifest(self.folder, step).unlink(missing_ok=True)
         if unusable:
             self._manager.reload()
+
+
+def keep_model(folder: Path, step: int) -> None:
+    """Keep nothing but the model of a step in `folder`, of a run that is finished.
+
+    The optimizer's state is twice as large as the model, and the newest steps are for resuming.
+    Killed meanwhile and called again, it ends the same.
+    """
+    if not parallel.is_main():
+        return
+    for path in folder.iterdir():
+        if path.name.isdecimal() and path.name != str(step):
+            shutil.rmtree(path)
+    sums = _read_manifest(_manifest(folder, step))
+    kept = {name: digest for name, digest in sums.items() if not _is_training(name)}
+    _write_manifest(_manifest(folder, step), kept)
+    shutil.rmtree(folder / str(step) / "training", ignore_errors=True)
 
 
 def check_step(folder: Path, step: int) -> None:

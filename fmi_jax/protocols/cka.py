@@ -18,9 +18,10 @@ from jaxtyping import Array, Float
 
 from fmi_jax import atomic, parallel
 from fmi_jax.artifacts.charts import Matrix
-from fmi_jax.artifacts.result import Headline
+from fmi_jax.artifacts.result import Headline, Result
 from fmi_jax.data import loader
 from fmi_jax.data.labels import Label
+from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Backbone
 from fmi_jax.protocols import hsic
@@ -74,7 +75,9 @@ def judge(run: Run) -> Finding:
         that do not fit into memory.
     """
     settings = section(run.config, CkaConfig)
-    rows = hsic.even_batches(_count(run), settings.batch_size, run.config.train.seed)
+    _check(run.config, run.dataset.info)
+    count = len(run.dataset.ids(settings.split))
+    rows = hsic.even_batches(count, settings.batch_size, run.config.train.seed)
     networks = _networks(run)
     names = [list(_shapes(network, run)) for network in networks]
     if settings.estimator == "exact":
@@ -137,9 +140,15 @@ def judge(run: Run) -> Finding:
     )
 
 
-def _count(run: Run) -> int:
-    settings = section(run.config, CkaConfig)
-    count = len(run.dataset.ids(settings.split))
+def _check(config: BaseConfig, info: DatasetInfo) -> None:
+    """Refuse what cannot be compared, before a network is trained for it."""
+    settings = section(config, CkaConfig)
+    if settings.run and config.protocol != SPEC.name:
+        raise UsageError(
+            f"cka.run={settings.run!r}: beside protocol {config.protocol!r} the first network is"
+            " that of this run; expected cka.run empty, and that folder in cka.other."
+        )
+    count = info.counts[settings.split]
     if count < hsic.MIN_IMAGES:
         raise UsageError(
             f"cka.split={settings.split!r} has {count} image(s): CKA needs {hsic.MIN_IMAGES}."
@@ -149,7 +158,9 @@ def _count(run: Run) -> int:
             f"cka.batch_size={settings.batch_size}: expected {_MIN_BATCH} or more, for the unbiased"
             f" estimate needs {hsic.MIN_IMAGES} images in every batch."
         )
-    return count
+    for name in (settings.run, *settings.other):
+        if name and name != "pretrained" and _is_folder(name):
+            Result.read(Path(name))
 
 
 def _networks(run: Run) -> list[Network]:
@@ -396,5 +407,6 @@ SPEC = JudgeSpec(
     images=_images,
     networks=_others,
     after="cka.run",
+    check=_check,
     label="CKA of the last layer",
 )

@@ -27,11 +27,16 @@ from fmi_jax.artifacts.charts import Panel, Ratios
 from fmi_jax.artifacts.result import Speed
 from fmi_jax.cores import available_cores
 from fmi_jax.data.labels import Label
+from fmi_jax.data.prepared import DatasetInfo
+from fmi_jax.errors import unknown_name
+from fmi_jax.models.base import Execution, create_abstract
+from fmi_jax.models.deit import DeiT
+from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.heads.stacked import TransformerConfig
 from fmi_jax.protocols.judging import Network, Run, plain
 from fmi_jax.protocols.spec import Finding, Images, JudgeSpec
 from fmi_jax.rules import positive
-from fmi_jax.settings import BackboneConfig, section
+from fmi_jax.settings import BackboneConfig, BaseConfig, section
 from fmi_jax.training.step import Arrays
 
 
@@ -139,6 +144,18 @@ def judge(run: Run) -> Finding:
         charts={FIGURE: _chart(rows, reference.name, settings.batch_size)},
         notes=_notes(),
     )
+
+
+def _check(config: BaseConfig, info: DatasetInfo) -> None:
+    """Refuse backbones that cannot be measured, before a network is trained beside them."""
+    settings, size = section(config, TimingConfig), config.image_size
+    for name in (settings.reference, *settings.backbones):
+        spec = BACKBONES[name]
+        arch = dataclasses.replace(spec.arch, in_channels=info.channels).sized(size, size)
+        create_abstract(spec.family, arch, Execution()).grid(size, size)
+    plain_deits = {name: spec for name, spec in BACKBONES.items() if spec.family is DeiT}
+    if settings.transformer and settings.transformer not in plain_deits:
+        raise unknown_name("transformer for timing.transformer", settings.transformer, plain_deits)
 
 
 def _title(backbone: BackboneConfig) -> str:
@@ -342,6 +359,7 @@ SPEC = JudgeSpec(
     judge=judge,
     small={"timing.reference": "deit_nano", "timing.transformer": "deit_nano"},
     options=TimingConfig,
+    check=_check,
     reads=("timing",),
     ignores=("optim", "augment.center_crop", "data.split"),
     images=lambda config, counts: Images(0, 0),  # how many rounds there are says little of time

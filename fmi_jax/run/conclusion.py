@@ -1,17 +1,21 @@
 """Ends a run: writes its result and its page, and prints a few lines on the console."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fmi_jax import atomic
+from fmi_jax.artifacts.checkpoints import check_step, keep_model
 from fmi_jax.artifacts.result import Best, Finding, Result
+from fmi_jax.errors import UserError
 from fmi_jax.report.charts import draw_chart
 from fmi_jax.report.console import console_table
+from fmi_jax.report.page import FILE_NAME as PAGE
 from fmi_jax.report.page import write_report
 from fmi_jax.run import runtime
-from fmi_jax.run.origin import chosen_head
+from fmi_jax.run.origin import CHECKPOINTS, chosen_head, kept_step
 from fmi_jax.run.session import Session, now
 from fmi_jax.settings import as_dict
 
@@ -23,11 +27,10 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
       session: run that ends.
       findings: results of its judges, in their order.
     """
-    config, dataset, record = session.config, session.dataset, session.record
+    config, record = session.config, session.record
     trained, fitted = session.protocol.fit, session.fitted
     own = findings[0]
-    if "val" not in own.evaluations:
-        session.clock.lap(session.protocol.name)
+    measured = fitted is not None or any(found.evaluations for found in findings)
     result = Result(
         config=as_dict(config),
         protocol=session.protocol.summary,
@@ -45,7 +48,7 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
         },
         device=runtime.device(),
         versions=runtime.versions(),
-        notes=tuple(common_notes(session) if own.evaluations else session.origin.notes),
+        notes=tuple(common_notes(session) if measured else session.origin.notes),
         started=record.started,
         finished=now(),
         unread=tuple(session.protocol.unread),
@@ -55,11 +58,29 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
         for name, chart in charts.items():
             atomic.write_bytes(session.workdir / name, draw_chart(chart))
         result.write(session.workdir)
-        write_report(session.workdir, image_of=lambda row: dataset.image("test", row))
+        _write_page(session)
         announce(session, result)
     if fitted is not None:
         fitted.checkpoints.keep_model(fitted.step)
     return result
+
+
+def complete(session: Session, result: Result) -> None:
+    """Do what is left of `conclude` where the run was killed after its result was written."""
+    if not session.active:
+        return
+    if not (session.workdir / PAGE).is_file():
+        _write_page(session)
+    checkpoints, step = session.workdir / CHECKPOINTS, kept_step(session.assembly.fit, result)
+    if not (checkpoints / str(step) / "training").is_dir():
+        return
+    with contextlib.suppress(UserError):  # of what is damaged nothing is deleted
+        check_step(checkpoints, step)
+        keep_model(checkpoints, step)
+
+
+def _write_page(session: Session) -> None:
+    write_report(session.workdir, image_of=lambda row: session.dataset.image("test", row))
 
 
 def _best(session: Session, own: Finding) -> Best | None:

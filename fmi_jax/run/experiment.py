@@ -1,6 +1,5 @@
 """One experiment from config to result: data, a network that is trained or not, its judges."""
 
-import dataclasses
 from pathlib import Path
 
 from fmi_jax.artifacts.record import owned
@@ -8,7 +7,7 @@ from fmi_jax.artifacts.result import FILE_NAME as RESULT
 from fmi_jax.artifacts.result import Result
 from fmi_jax.rules import validate
 from fmi_jax.run import runtime, session
-from fmi_jax.run.conclusion import announce, conclude
+from fmi_jax.run.conclusion import announce, complete, conclude
 from fmi_jax.run.fit import fit
 from fmi_jax.settings import BaseConfig
 
@@ -29,12 +28,11 @@ def run(config: BaseConfig, workdir: Path) -> Result:
         begun = session.begin(config, workdir)
         if (workdir / RESULT).is_file():
             result = Result.read(workdir)
+            complete(begun, result)
             announce(begun, result)
             return result
         if begun.protocol.trains:
             begun = fit(begun)
         else:
             begun.say(begun.heading())
-        judges = begun.protocol.judges
-        found = [judge.judge(dataclasses.replace(begun, judging=judge)) for judge in judges]
-        return conclude(begun, found)
+        return conclude(begun, [begun.judged(judge) for judge in begun.protocol.judges])

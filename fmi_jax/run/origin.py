@@ -18,7 +18,7 @@ from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.protocols.registry import protocol_of
-from fmi_jax.protocols.spec import Head
+from fmi_jax.protocols.spec import Fit, Head
 from fmi_jax.run.assembly import OPTIONS, Assembly, assemble
 from fmi_jax.settings import BaseConfig
 
@@ -59,8 +59,7 @@ class FinishedRun:
     @property
     def step(self) -> int:
         """Step whose checkpoint has what is kept; a grid's last has the best of every head."""
-        best, fit = self.result.best, self.assembly.fit
-        return self.result.steps if fit.heads or best is None else best.step
+        return kept_step(self.assembly.fit, self.result)
 
     @property
     def sha256(self) -> str:
@@ -72,6 +71,12 @@ class FinishedRun:
         check_step(self.checkpoints, self.step)
         if self.parent is not None:
             self.parent.check_files()
+
+
+def kept_step(fit: Fit, result: Result) -> int:
+    """Find the step whose checkpoint a finished run keeps."""
+    best = result.best
+    return result.steps if fit.heads or best is None else best.step
 
 
 def chosen_head(heads: Sequence[Head], finding: Finding) -> int:

@@ -18,13 +18,14 @@ from fmi_jax.artifacts.record import RunRecord
 from fmi_jax.artifacts.result import Finding
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, open_or_draw
 from fmi_jax.data.subset import training_subset
+from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn import hardware
 from fmi_jax.protocols.judging import Judgement, Network, SplitFeatures
 from fmi_jax.protocols.registry import check, protocol_of, resolved
 from fmi_jax.protocols.spec import JudgeSpec, ProtocolSpec
 from fmi_jax.run import launch, runtime
 from fmi_jax.run import network as networks
-from fmi_jax.run.assembly import Assembly, assemble
+from fmi_jax.run.assembly import Assembly, assemble, find_weights
 from fmi_jax.run.features import extract
 from fmi_jax.run.origin import CHECKPOINTS, Origin, find_origin
 from fmi_jax.settings import BaseConfig
@@ -184,12 +185,19 @@ class Session:
             mesh=self.mesh,
             say=self.say,
         )
-        self.clock.lap("features")
+        self._lap("features")
         return found
+
+    def judged(self, judge: JudgeSpec) -> Finding:
+        """Have a judge of the run measure."""
+        run = dataclasses.replace(self, judging=judge)
+        finding = judge.judge(run)
+        run._lap("test" if finding.evaluations else self.protocol.name)
+        return finding
 
     def classified(self, judgement: Judgement) -> Finding:
         """Evaluate a judgement and keep what it says of the test images."""
-        self.clock.lap("judging")
+        self._lap("judging")
         return self.evaluated(
             judgement.val, judgement.test, values=judgement.details, notes=judgement.notes
         )
@@ -212,9 +220,9 @@ class Session:
         task, train, rows = self.task, self.config.train, self.dataset.rows("test")
         on_val, on_test = task.evaluate(val), task.evaluate(test)
         intervals = task.bootstrap(test, train.bootstrap_samples, train.seed, rows.groups)
-        self.clock.lap("test")
+        self._lap("test")
         name, title = task.file, ""
-        if self.judging not in (None, self.protocol.judges[0]):
+        if self.judging is not None and self._added:
             name, title = f"{self.judge_name}_{task.file}", self.judging.summary
         if self.active:
             task.keep(self.workdir / name, test, rows)
@@ -230,9 +238,18 @@ class Session:
     @property
     def judge_name(self) -> str:
         """Name of the judge at work; the run's own judge goes by the protocol's."""
-        if self.judging in (None, self.protocol.judges[0]):
-            return self.protocol.name
-        return self.judging.name  # type: ignore[union-attr]
+        if self.judging is not None and self._added:
+            return self.judging.name
+        return self.protocol.name
+
+    @property
+    def _added(self) -> bool:
+        """Whether the judge at work is one that the config adds to the run's own."""
+        return self.judging not in (None, self.protocol.judges[0])
+
+    def _lap(self, phase: str) -> None:
+        """End a phase of the judge at work; all those of an added judge go by its name."""
+        self.clock.lap(self.judge_name if self._added else phase)
 
     def say(self, line: str) -> None:
         """Print a line, on one process."""
@@ -286,6 +303,9 @@ def begin(config: BaseConfig, workdir: Path) -> Session:
 
     protocol = protocol_of(config)
     check(config, info)
+    for needed in protocol.networks(config):  # by a judge that may come after a long training
+        spec, where = BACKBONES[needed.backbone], config.backbone.weights_dir
+        find_weights(needed.weights, where, spec, needed.field)
     assembly = assemble(config, info.channels, len(info.classes))
     origin = find_origin(assembly, config, info)
     record = RunRecord(
