@@ -76,7 +76,7 @@ endif
 .PHONY: compilers
 
 test-aot: $(VENV)/.installed-test compilers
-	$(BIN)/python -m pytest -m aot --durations=30 tests/test_aot_programs.py
+	$(BIN)/python -m pytest -m aot --durations=30 tests/aot/test_aot_programs.py
 
 test-aot-all: $(VENV)/.installed compilers
 	$(BIN)/python -m benchmarks.aot_all

@@ -37,8 +37,12 @@ NAMED = re.compile(
 LINES = {CONFIG: 4, TASKS: 2, PROTOCOLS: 4}
 # What is about the parts that were deleted goes with them.
 ABOUT = (
-    *("tests/test_dino.py", "tests/test_masks.py", "tests/test_segmentation_task.py"),
-    *("tests/test_segmentation_run.py", "tests/test_dino_run.py", "tests/test_walls.py"),
+    *(
+        "tests/protocols/test_dino.py",
+        "tests/data/test_masks.py",
+        "tests/tasks/test_segmentation_task.py",
+    ),
+    *("tests/run/test_segmentation_run.py", "tests/run/test_dino_run.py", "tests/test_walls.py"),
     *("configs/dino.py", "configs/lesions.py", "benchmarks/pretraining.py"),
 )
 COMMANDS = re.compile(r"^.*configs/(dino|lesions)\.py.*\n", re.MULTILINE)
@@ -146,8 +150,8 @@ def test_without_them_everything_imports_and_runs(without: Path) -> None:
     assert not NAMED.search(said)
     passed = run_tests(
         without,
-        *("tests/test_architecture.py", "tests/test_product.py"),
-        *("tests/test_protocols_command.py", "tests/test_without_jax.py"),
+        *("tests/test_architecture.py", "tests/protocols/test_product.py"),
+        *("tests/protocols/test_protocols_command.py", "tests/test_without_jax.py"),
         "tests/test_configs.py::test_the_config_has_a_section_for_the_options_of_every_part",
         "tests/test_configs.py::test_every_protocol_is_in_a_documented_command",
     )
@@ -232,6 +236,6 @@ def test_new_parts_keep_the_contract_of_all(tmp_path: Path) -> None:
         *("tests/extension/contract.py", "tests/test_architecture.py"),
         "tests/test_configs.py::test_the_config_has_a_section_for_the_options_of_every_part",
         "tests/test_configs.py::test_every_protocol_is_in_a_documented_command",
-        "tests/test_protocols.py::test_every_protocol_is_documented",
-        "tests/test_protocols_command.py",
+        "tests/protocols/test_protocols.py::test_every_protocol_is_documented",
+        "tests/protocols/test_protocols_command.py",
     )

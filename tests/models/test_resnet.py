@@ -35,7 +35,7 @@ from weights_convert.layouts.registry import LAYOUTS, layouts_of
 from weights_convert.read import read_checkpoint
 
 ARCH = TINY["resnet"].arch
-SHARED = Path(__file__).parent.parent.parent / "shared" / "manifests"
+SHARED = Path(__file__).parent.parent.parent.parent / "shared" / "manifests"
 
 
 def random(*shape):

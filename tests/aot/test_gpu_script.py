@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks import gpu
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
+SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "gpu.py"
 
 
 def test_the_dry_run_compares_and_times(tmp_path) -> None:

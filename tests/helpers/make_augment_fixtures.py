@@ -1,6 +1,6 @@
 """Write `fixtures/augment.npz`: torchvision's results for the operations of `fmi_jax.augment`.
 
-    python tests/make_augment_fixtures.py
+    python tests/helpers/make_augment_fixtures.py
 
 Expected values come from torchvision's functional operations on float64 tensors, which are
 exact to 1e-15, and from the same on 8-bit PIL images, which is what the study ran.
@@ -28,7 +28,7 @@ from torchvision.transforms import (  # noqa: E402
     RandomResizedCrop,
 )
 
-FIXTURES = Path(__file__).parent / "fixtures" / "augment.npz"
+FIXTURES = Path(__file__).parent.parent / "fixtures" / "augment.npz"
 ADJUST = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
 MEAN, STD = (0.41, 0.22, 0.07), (0.27, 0.15, 0.08)
 

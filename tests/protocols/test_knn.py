@@ -18,7 +18,7 @@ from fmi_jax.protocols.judging import SplitFeatures
 from fmi_jax.tasks.classification import Classification, Multiclass, Multilabel
 from fmi_jax.tasks.registry import TASKS, task_of
 
-GOLDEN = Path(__file__).parent / "golden" / "knn" / "io.npz"
+GOLDEN = Path(__file__).parent.parent / "golden" / "knn" / "io.npz"
 
 
 def mesh_of(devices: int) -> jax.sharding.Mesh:

@@ -19,7 +19,7 @@ from fmi_jax.nn.window_attention import join_windows, split_windows
 from weights_convert.layouts.registry import LAYOUTS
 from weights_convert.read import read_checkpoint
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.parent
 BUFFERED = [name for name, layout in LAYOUTS.items() if layout.buffers]
 
 

@@ -22,7 +22,7 @@ from fmi_jax.training.partition import partition
 from fmi_jax.training.step import make_eval_step
 from fmi_jax.types import Batch
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 CLASSES = ("background", "lesion")
 BATCH, SIDE = 10, 105
 

@@ -10,7 +10,7 @@ import numpy as np
 from compiling import FAST
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 CONFIG = """
 from fmi_jax.config import ExperimentConfig

@@ -17,7 +17,7 @@ from fmi_jax.errors import UsageError, UserError
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
 from fmi_jax.tasks.registry import describe
 
-GOLDEN = Path(__file__).parent / "golden" / "metrics" / "io.npz"
+GOLDEN = Path(__file__).parent.parent / "golden" / "metrics" / "io.npz"
 
 # Where the study's value is not ours, and why (docs/protocols.md):
 UPSTREAM_WRONG = {

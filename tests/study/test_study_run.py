@@ -28,7 +28,7 @@ from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.registry import find_study
 from fmi_jax.study.state import State
 
-STAND_IN = Path(__file__).parent / "study_stand_in.py"
+STAND_IN = Path(__file__).parent.parent / "helpers" / "study_stand_in.py"
 
 GRID = """
 from fmi_jax.config import ExperimentConfig

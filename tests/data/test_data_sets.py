@@ -25,7 +25,7 @@ ROWS_IN_TWO_SPLITS = {
     (name, "upstream"): 2 for name in ("chexpert", "chexpert_u_ones", "chexpert_smooth")
 }
 
-DOCS = Path(__file__).resolve().parent.parent / "docs" / "data.md"
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs" / "data.md"
 
 
 @pytest.fixture(scope="module")

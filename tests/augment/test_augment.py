@@ -75,7 +75,7 @@ def checked(function):
 
 @pytest.fixture(scope="module")
 def expected():
-    with np.load(Path(__file__).parent / "fixtures" / "augment.npz") as arrays:
+    with np.load(Path(__file__).parent.parent / "fixtures" / "augment.npz") as arrays:
         return dict(arrays)
 
 

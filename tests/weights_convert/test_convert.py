@@ -20,7 +20,7 @@ from weights_convert.engine import convert, match, plan, same, source_shapes
 from weights_convert.identify import identify
 from weights_convert.layouts.registry import LAYOUTS, layouts_of
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.parent
 MANIFESTS = json.loads((HERE / "golden" / "manifests.json").read_text())
 SHARED = HERE.parent.parent / "shared" / "manifests"
 

@@ -1,6 +1,6 @@
 """Archives of the files that earlier versions wrote, which later versions must still read.
 
-    python tests/older_folders.py NUMBER        writes `fixtures/older_NUMBER.tar.xz`
+    python tests/helpers/older_folders.py NUMBER        writes `fixtures/older_NUMBER.tar.xz`
 
 The archive holds, of tiny networks on drawn squares, everything that the program writes:
 
@@ -40,7 +40,7 @@ from fmi_jax.study.registry import find_study
 from fmi_jax.study.state import State
 from fmi_jax.training.interrupt import Stopped, StopRequest
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parent.parent / "fixtures"
 STEPS, STOPPED = 6, 3
 
 STUDY = """

@@ -85,7 +85,7 @@ def variables_of(part: Partition) -> set[str]:
 
 
 def test_every_protocol_is_documented() -> None:
-    text = (Path(__file__).parent.parent / "docs" / "protocols.md").read_text()
+    text = (Path(__file__).parent.parent.parent / "docs" / "protocols.md").read_text()
     rows = {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
     assert not [name for name in PROTOCOLS if name not in rows]
 

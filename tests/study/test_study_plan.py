@@ -22,7 +22,7 @@ from fmi_jax.study.spec import Setting, Study
 from fmi_jax.study.state import NO_SCORE, Score
 
 RATES = (1e-4, 1e-3, 1e-2)
-SHARED = Path(__file__).parent.parent.parent / "shared"
+SHARED = Path(__file__).parent.parent.parent.parent / "shared"
 
 
 def config(protocol: str = "finetune", **data: object) -> ExperimentConfig:
@@ -156,7 +156,7 @@ def test_no_cell_is_renamed(name: str):
     """
     plan = make_plan(STUDIES[name])
     ids = "\n".join(cell.id for s in plan.settings for cell in plan.candidates(s))
-    known = json.loads((Path(__file__).parent / "fixtures" / "cells_1.json").read_text())
+    known = json.loads((Path(__file__).parent.parent / "fixtures" / "cells_1.json").read_text())
     assert hashlib.sha256(ids.encode()).hexdigest()[:16] == known[name]
 
 
