@@ -252,7 +252,6 @@ def training(backbone: str, pixels: int, batch: int, dtype: str, *, blocks: int 
     from fmi_jax import parallel
     from fmi_jax.models.base import Execution
     from fmi_jax.models.registry import BACKBONES
-    from fmi_jax.protocols.heads.linear import LinearClassifier
     from fmi_jax.settings import OptimConfig
     from fmi_jax.tasks.classification import Multiclass
     from fmi_jax.training import optim
@@ -265,10 +264,21 @@ def training(backbone: str, pixels: int, batch: int, dtype: str, *, blocks: int 
     arch = arch.truncated(min(blocks or arch.num_blocks, arch.num_blocks) - 1)
     execution = Execution(dtype=jnp.dtype(dtype))
 
+    class Classifier(nnx.Module):
+        """A linear head, as the program's, whose module needs packages that are not here."""
+
+        def __init__(self, net: Any, rngs: nnx.Rngs):
+            self.backbone = net
+            self.head = nnx.Linear(net.arch.feature_width, CLASSES, rngs=rngs)
+
+        def __call__(self, images: Any, *, rngs: nnx.Rngs | None = None) -> Any:
+            pooled = self.backbone.features(images, rngs=rngs).pooled
+            return self.head(pooled.astype(jnp.float32))
+
     def create() -> nnx.Module:
         rngs = nnx.Rngs(0)
         net = spec.family(arch, execution, rngs=rngs)  # type: ignore[call-arg]
-        return LinearClassifier(net, CLASSES, eval_mode=False, rngs=rngs)
+        return Classifier(net, rngs)
 
     structure = partition(nnx.eval_shape(create), lambda name: True)
     mesh = parallel.make_mesh(1, devices=jax.devices()[:1])

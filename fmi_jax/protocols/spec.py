@@ -393,8 +393,8 @@ class ProtocolSpec:
         return Images(sum(one.trained for one in each), sum(one.judged for one in each))
 
     def networks(self, config: BaseConfig) -> list[PretrainedNetwork]:
-        """List the checkpoints that are needed besides `backbone.weights`."""
+        """List the networks that are needed besides the backbone."""
         found = [network for judge in self.judges for network in judge.networks(config)]
         if self.fit is not None and self.fit.transformer is not None:
             found.append(self.fit.transformer(config))
-        return [network for network in found if network.weights]
+        return found

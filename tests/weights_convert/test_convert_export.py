@@ -19,6 +19,7 @@ from fmi_jax.models.registry import BACKBONES
 from fmi_jax.models.sam import SAM
 from fmi_jax.models.swin import Swin
 from fmi_jax.protocols.heads.linear import LinearClassifier
+from fmi_jax.run.assembly import BARE
 from fmi_jax.run.network import whole_backbone
 from fmi_jax.training.partition import named_values, partition
 from weights_convert.__main__ import main
@@ -163,6 +164,7 @@ def test_what_a_run_left_out_comes_from_the_weights_it_started_from(tmp_path):
         return types.SimpleNamespace(
             config=ExperimentConfig(image_size=25),
             assembly=types.SimpleNamespace(
+                fit=BARE,
                 spec=spec_of(SAM, arch),
                 arch=backbone.arch,
                 weights=path,
