@@ -174,6 +174,7 @@ class RunCheckpoints:
 
     def restore_model(self, step: int, model: Any) -> Any:
         """Read only the `model` part of a step, verified first."""
+        parallel.everywhere(True)  # the process that seals may still be at it
         check_step(self.folder, step)
         try:
             restored = self._manager.restore(
