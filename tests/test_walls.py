@@ -94,7 +94,7 @@ def deleted(folder: Path) -> Path:
         kept = [line for line in lines if not NAMED.search(line)]
         assert len(lines) - len(kept) == expected, name
         (folder / name).write_text("".join(kept))
-    for path in (folder / "docs").glob("*.md"):
+    for path in (folder / "README.md", *(folder / "docs").glob("*.md")):
         path.write_text(COMMANDS.sub("", path.read_text()))
     return folder
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fmi_jax import atomic, parallel
@@ -112,8 +113,13 @@ class RunCheckpoints:
 
     def close(self) -> None:
         """Finish writing."""
-        self.wait()
+        self._settle()
         self._manager.close()
+
+    def _settle(self) -> None:
+        """Wait, on every process, until the last step is sealed, which one process does."""
+        self.wait()
+        multihost_utils.sync_global_devices("checkpoints are sealed")
 
     def keep_model(self, step: int) -> None:
         """After `close`, of a run that is finished: keep nothing but the model of `step`."""
@@ -174,7 +180,7 @@ class RunCheckpoints:
 
     def restore_model(self, step: int, model: Any) -> Any:
         """Read only the `model` part of a step, verified first."""
-        parallel.everywhere(True)  # the process that seals may still be at it
+        self._settle()
         check_step(self.folder, step)
         try:
             restored = self._manager.restore(

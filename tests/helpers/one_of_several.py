@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,6 +19,7 @@ import short_runs
 from jax.sharding import Mesh
 
 from fmi_jax import parallel
+from fmi_jax.artifacts.checkpoints import RunCheckpoints
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data import loader
 from fmi_jax.data.prepared import open_or_draw
@@ -103,7 +105,14 @@ def carry_out(name: str, config: ExperimentConfig, workdir: Path) -> None:
     """A whole run, without its report."""
     config = copy.deepcopy(config)
     RUNS[name](config)
-    with mock.patch.object(conclusion, "write_report"):
+    seal = RunCheckpoints._seal
+
+    def slowly(self: RunCheckpoints, step: int) -> None:
+        time.sleep(1)  # the others wait for the one process that seals
+        seal(self, step)
+
+    late = mock.patch.object(RunCheckpoints, "_seal", slowly)
+    with late, mock.patch.object(conclusion, "write_report"):
         experiment.run(config, workdir)
 
 
