@@ -29,11 +29,16 @@ from fmi_jax.study.state import State
 from fmi_jax.tasks.registry import TASKS
 from fmi_jax.training.interrupt import Stopped, StopRequest
 
+NAMED = {head for _, head in PAIRS.values()}
+OTHERS = [head for head in HEADS if head not in NAMED]
 UNNAMED = {
     f"{adapt}+{head}": {"protocol": FREE, "adapt": adapt, "head": head}
-    for adapt in ADAPTS
+    for i, adapt in enumerate(ADAPTS)
     for head in HEADS
-    if (adapt, head) not in PAIRS.values() and (HEADS[head].heads is None or ADAPTS[adapt].frozen)
+    if (adapt, head) not in PAIRS.values()
+    and (HEADS[head].heads is None or ADAPTS[adapt].frozen)
+    # A head without any name is taken with one adaptation, the next head with the next.
+    and (head in NAMED or OTHERS.index(head) % len(ADAPTS) == i)
 }
 CASES = {name: {"protocol": name} for name in PROTOCOLS} | UNNAMED
 SPECS = {

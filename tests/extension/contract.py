@@ -24,7 +24,8 @@ from fmi_jax.errors import UsageError
 from fmi_jax.run import experiment
 from fmi_jax.study.plan import Plan, make_plan
 
-NEW = ("full+tempered", "likeness")
+PAIR = next(name for name in presets.SPECS if name.endswith("+tempered"))
+NEW = (PAIR, "likeness")
 presets.SPECS = {name: presets.SPECS[name] for name in NEW}
 
 
@@ -51,7 +52,7 @@ def plan(graded: ExperimentConfig) -> Plan:
 
 
 def test_the_new_parts_measure_one_run(graded: ExperimentConfig, tmp_path: Path) -> None:
-    config = dataclasses.replace(presets.config_of("full+tempered", graded), judges=("likeness",))
+    config = dataclasses.replace(presets.config_of(PAIR, graded), judges=("likeness",))
     experiment.run(config, tmp_path)
     result = Result.read(tmp_path)
     assert (result.test.task, result.backbone["name"]) == ("grades", "toy_nano")
