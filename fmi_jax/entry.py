@@ -113,7 +113,7 @@ def _check_syntax(arguments: Sequence[str], *, has_default: bool) -> None:
 
     Args:
       arguments: command line, program name first.
-      has_default: whether there is a config without `--config`.
+      has_default: True if there is a config without `--config`.
     """
     fields = [argument for argument in arguments[1:] if _FIELD.match(argument)]
     values = _other_flags()

@@ -59,7 +59,7 @@ class Example:
       predicted: predicted class or classes.
       certainty: probability of the predicted class; for a multi-label task of the class that
         the prediction is most sure of, or most wrong about.
-      correct: whether the two agree.
+      correct: True if the two agree.
       image: the image as a data URI.
     """
 
