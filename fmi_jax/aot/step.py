@@ -13,6 +13,7 @@ from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.protocols.judging import Network
+from fmi_jax.protocols.registry import protocol_of
 from fmi_jax.run import features
 from fmi_jax.run.assembly import (
     Assembly,
@@ -22,7 +23,7 @@ from fmi_jax.run.assembly import (
     evaluation_step,
     placement_of,
 )
-from fmi_jax.tasks.registry import task_of
+from fmi_jax.tasks.registry import suitable, task_of
 from fmi_jax.training import optim, side_by_side
 from fmi_jax.training.step import TrainState, make_train_step
 
@@ -33,17 +34,22 @@ WARMUP, STEPS = 100, 10_000
 
 
 def data_set(config: ExperimentConfig) -> DatasetInfo:
-    """Description of a data set of colour images with five classes, without any images."""
+    """Describe a data set of colour images with five classes, without any images.
+
+    Its labels have the first form that the protocol takes.
+    """
+    label, classes = protocol_of(config).parts[0].labels[0], tuple("01234")
+    task = suitable(label, classes)
     return DatasetInfo(
         name="aot",
-        label=Label.INDEX,
-        task="multiclass",
-        classes=tuple("01234"),
+        label=label,
+        task=task.name,
+        classes=classes,
         channels=CHANNELS,
         size=config.data.prepared_size,
         mean=(0.5,) * CHANNELS,
         std=(0.25,) * CHANNELS,
-        metric="accuracy",
+        metric=task.selects,
         split="",
         limit=0,
         split_sha256="",
@@ -73,7 +79,7 @@ def lower(program: Program) -> Any:
     )
     assembly = network(config)
     info = data_set(config)
-    batch = _batch(config)
+    batch = _batch(config, info.label)
     if program.what == "train":
         return _train(assembly, config, info, mesh, batch)
     arrays = assembly.partition.shapes(tuple(assembly.partition.variables))
@@ -98,11 +104,11 @@ def lower(program: Program) -> Any:
     return step.lower(arrays, batch)  # type: ignore[attr-defined]
 
 
-def _batch(config: ExperimentConfig) -> dict[str, jax.ShapeDtypeStruct]:
+def _batch(config: ExperimentConfig, label: Label) -> dict[str, jax.ShapeDtypeStruct]:
     b, side = config.train.batch_size, config.data.prepared_size
     return {
         "inputs": jax.ShapeDtypeStruct((b, side, side, CHANNELS), jnp.uint8),
-        "labels": jax.ShapeDtypeStruct((b,), jnp.int32),
+        "labels": jax.ShapeDtypeStruct((b, *label.shape(CLASSES, side)), label.dtype),
         "mask": jax.ShapeDtypeStruct((b,), jnp.float32),
         "index": jax.ShapeDtypeStruct((b,), jnp.int32),
     }
@@ -129,6 +135,8 @@ def _train(
         mesh=mesh,
         placement=placement_of(assembly, config, mesh),
         dtype=assembly.execution.dtype,
+        follow=None if assembly.fit.follow is None else assembly.fit.follow(STEPS),
+        logged=assembly.fit.logged,
     )
     params = partition.shapes(partition.params)
 

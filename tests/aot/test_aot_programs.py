@@ -75,6 +75,19 @@ CASES = (
 )
 
 
+# Training without labels, whose teacher follows, and training on masks.
+OTHERS = (
+    Case("deit_base", fields=(("protocol", "dino"), ("dino.local_size", 96))),
+    Case(
+        "deit_base",
+        fields=(
+            *(("protocol", "fit"), ("adapt", "full"), ("head", "decoder")),
+            ("augment.center_crop", 1.0),
+        ),
+    ),
+)
+
+
 def asked(name: str, case: Case) -> Program:
     images = 1 if case.pixels >= LARGE else 8
     fields = {
@@ -133,6 +146,15 @@ def test_it_compiles_fits_and_communicates_what_it_must(
             assert scattered + moved["all-reduce"][1] <= WITHIN * ideal["reduce-scatter"]
     if case.most_collectives is not None:
         assert sum(count for count, _ in moved.values()) <= case.most_collectives
+
+
+@pytest.mark.parametrize("case", OTHERS, ids=["dino", "masks"])
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_is_no_classification_compiles_too(name: str, case: Case, answers: Answers) -> None:
+    report = answers[name, case].result()
+    assert "error" not in report, report["error"]
+    assert report["fits"]
+    assert report["flops"] > 0
 
 
 def test_there_are_at_most_thirty_programs() -> None:
