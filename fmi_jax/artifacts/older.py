@@ -37,12 +37,14 @@ def format_of(values: Mapping[str, Any], known: int, path: Path) -> int:
 
 
 def result(values: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Upgrade a `result.json` of format 1 or 2.
+    """Upgrade a `result.json` of format 1, 2 or 3.
 
     Args:
       values: content of the file.
       number: file's format number.
     """
+    if number == 3:
+        return {**values, **_NEW}
     if number == 1:
         values = {**values, **_unread(values)}
     kept = {name: value for name, value in values.items() if name not in _FINDING}
@@ -64,8 +66,10 @@ def result(values: Mapping[str, Any], number: int) -> dict[str, Any]:
             "resampled": values["resampled"],
         }
     extra = {"headline": values.get("headline"), "speeds": values.get("speeds", [])}
-    return kept | {"format": 3, "findings": [{"judge": judge, **finding, **extra}]}
+    return kept | _NEW | {"findings": [{"judge": judge, **finding, **extra}]}
 
+
+_NEW = {"format": 4, "adapt": "", "head": ""}
 
 _FINDING = (
     *("kind", "title", "values", "text", "figures", "headline", "speeds"),

@@ -15,9 +15,10 @@ from fmi_jax.artifacts.charts import Chart
 from fmi_jax.errors import UserError
 
 FILE_NAME = "result.json"
-FORMAT = 3
+FORMAT = 4
 """Format number of `result.json`. Formats 1 and 2 had one document for runs that classify and
-another for analyses; format 1 lacked `unread`, `headline` and `speeds`."""
+another for analyses; format 1 lacked `unread`, `headline` and `speeds`, format 3 `adapt` and
+`head`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -86,6 +86,14 @@ def test_a_finished_run_is_announced_and_read(left: Path, expected: dict, capsys
     assert np.isfinite(np.asarray(learned["head.kernel"])).all()
 
 
+def test_a_result_of_format_3_is_read(left: Path, tmp_path: Path) -> None:
+    """It did not say what was trained."""
+    written = Result.read(left / "finished").to_json()
+    old = {name: value for name, value in written.items() if name not in ("adapt", "head")}
+    (tmp_path / "result.json").write_text(json.dumps({**old, "format": 3}))
+    assert Result.read(tmp_path).to_json() == {**written, "adapt": "", "head": ""}
+
+
 def test_prepared_images_and_kept_features_are_read(left: Path) -> None:
     dataset = open_dataset(left / "data", "squares", 16)
     batches = loader.eval_batches(dataset, "test", batch_size=3, threads=1, places=np.arange(3))
