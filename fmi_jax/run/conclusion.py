@@ -109,11 +109,14 @@ def announce(session: Session, result: Result) -> None:
     """Print what a finished run found, and where its report is."""
     if not session.active:
         return
-    best, found = result.best, result.finding
-    if "test" in found.evaluations:
-        console_table(result.test, f"Test set, {result.test.count} images")
-    if found.text:
-        print(found.text)
+    best = result.best
+    for found in result.findings:
+        if "test" in found.evaluations:
+            test = found.evaluations["test"]
+            title = f"{found.title}: test set" if found.title else "Test set"
+            console_table(test, f"{title}, {test.count} images")
+        if found.text:
+            print(found.text)
     if best is not None:
         at = f" at step {best.step}" if best.step else ""
         print(f"best validation {best.metric} {best.value:.4f}{at}")

@@ -107,6 +107,13 @@ def test_judges_are_added_to_the_network_that_was_trained(
     both = dataclasses.replace(copy.deepcopy(squares), judges=("knn", "cka"))
     both.knn.k, both.cka.batch_size = (5,), 8
     result = experiment.run(both, tmp_path / "both")
+    said = capsys.readouterr().out
+    for line in (
+        "Test set, 9 images",
+        "K nearest neighbours of frozen features: test set",
+        "CKA of ",
+    ):
+        assert line in said
     assert [finding.judge for finding in result.findings] == ["finetune", "knn", "cka"]
     read = Result.read(tmp_path / "both")
     assert read.test.values == result.test.values
