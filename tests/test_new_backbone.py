@@ -109,9 +109,10 @@ def run_tests(
     registry = registry.replace("import (\n", "import (\n    toy,\n", 1)
     registry = registry.replace("    (\n", "    (\n        *toy.SPECS,\n", 1)
     (models / "registry.py").write_text(registry)
-    options = ("-vv", "-p", "no:cacheprovider", "-k", chosen)
+    options = ("-vv", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml", "-k", chosen)
+    files = [next((ROOT / "tests").rglob(test)) for test in tests]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *options, *(ROOT / "tests" / test for test in tests)],
+        [sys.executable, "-m", "pytest", *options, *files],
         capture_output=True,
         text=True,
         check=False,
