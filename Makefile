@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 help:
 	@echo "make quickstart     draw a synthetic fundus set, fine-tune a small ViT on it, report"
 	@echo "make example-study  every protocol on tiny backbones, and its report"
-	@echo "make test           every test (at most 12 minutes on 2 cores)"
+	@echo "make test           every test (a quarter of an hour on 2 cores)"
 	@echo "make test-slow      the tests that take longer"
 	@echo "make test-aot       steps compiled for TPUs and GPUs, without either"
 	@echo "make test-aot-all   the same for the full product of networks and targets: a table"
