@@ -167,7 +167,8 @@ def test_labels_that_no_task_is_for_are_refused(without: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_without_them_every_other_test_passes(without: Path) -> None:
-    succeed(without, "-m", "pytest", "-p", "no:cacheprovider", "tests")
+    workers = ("-n", "auto", "--maxprocesses=4", "--dist", "worksteal")
+    succeed(without, "-m", "pytest", "-p", "no:cacheprovider", *workers, "tests")
 
 
 def insert(path: Path, lines: dict[str, str]) -> None:
