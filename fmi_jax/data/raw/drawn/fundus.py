@@ -130,7 +130,17 @@ class View:
         return self.centre[0] + self.radius * x, self.centre[1] + self.radius * y
 
 
-def draw(folder: Path, count: int = 600, seed: int = 0) -> None:
+_NOTE = """\
+Synthetic fundus photographs: {count} images, seed {seed}.
+
+Drawn by fmi_jax.data.raw.drawn.fundus in the raw layout of the APTOS2019 challenge. They show no
+patient; the grade (diagnosis, 0 to 4) is the number and size of the drawn lesions.
+For trying out and testing software only.
+"""
+
+
+@draw_once(_NOTE, count=600)
+def draw(folder: Path, count: int, seed: int) -> None:
     """Write `count` photographs and their grades into `folder`, in the raw APTOS2019 layout.
 
     The bytes depend only on `count` and `seed`. The folder appears at once, when everything is
@@ -139,11 +149,6 @@ def draw(folder: Path, count: int = 600, seed: int = 0) -> None:
     Raises:
       UserError: the folder holds something else.
     """
-    note = _NOTE.format(count=count, seed=seed)
-    draw_once(folder, note, lambda new: _write(new, count, seed))
-
-
-def _write(folder: Path, count: int, seed: int) -> None:
     images = folder / "train_images"
     images.mkdir()
     grades = grades_of(count, seed)
@@ -158,15 +163,6 @@ def _write(folder: Path, count: int, seed: int) -> None:
         ids = list(pool.map(write, range(count)))
     rows = [("id_code", "diagnosis"), *zip(ids, grades, strict=True)]
     (folder / "train.csv").write_bytes(atomic.csv_bytes(rows))
-
-
-_NOTE = """\
-Synthetic fundus photographs: {count} images, seed {seed}.
-
-Drawn by fmi_jax.data.raw.drawn.fundus in the raw layout of the APTOS2019 challenge. They show no
-patient; the grade (diagnosis, 0 to 4) is the number and size of the drawn lesions.
-For trying out and testing software only.
-"""
 
 
 def grades_of(count: int, seed: int) -> np.ndarray:
@@ -280,7 +276,9 @@ def render(
     lean_x, lean_y = rng.normal(0, 0.09), rng.normal(0, 0.09)
     light = 1 - rng.uniform(0.22, 0.42) * distance**2 + lean_x * x + lean_y * y
     light *= 1 + _mottle(rng, view, 9, 0.035) + _mottle(rng, view, 40, 0.022)
-    macula = _spot(x, y, view.macula, rng.uniform(0.13, 0.19))
+    size = rng.uniform(0.13, 0.19)
+    macula = np.exp(-((x - view.macula[0]) ** 2) / (2 * size * size))
+    macula = macula * np.exp(-((y - view.macula[1]) ** 2) / (2 * size * size))
     light *= 1 - rng.uniform(0.25, 0.40) * macula
 
     tint = _COLOUR * rng.normal(1, (0.0, 0.05, 0.07))
@@ -315,12 +313,6 @@ def _mottle(rng: np.random.Generator, view: View, cells: int, strength: float) -
     """Make a smooth random texture `[h, w]` with `cells` bumps across the image."""
     coarse = Image.fromarray(rng.standard_normal((cells, cells), np.float32) * strength)
     return np.asarray(coarse.resize((view.width, view.height), Image.Resampling.BICUBIC))
-
-
-def _spot(x: np.ndarray, y: np.ndarray, at: tuple[float, float], size: float) -> np.ndarray:
-    """Make a Gaussian bump `[h, w]` of height 1."""
-    along_x = np.exp(-((x - at[0]) ** 2) / (2 * size * size))
-    return along_x * np.exp(-((y - at[1]) ** 2) / (2 * size * size))
 
 
 def _paint_disc(
