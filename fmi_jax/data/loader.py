@@ -86,9 +86,9 @@ def train_batches(
     if workers:
         if not flags.FLAGS.is_parsed():  # grain reads absl flags when it starts workers
             flags.FLAGS.mark_as_parsed()
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         reader = reader.mp_prefetch(
-            options, worker_init_fn=functools.partial(_start_worker, os.getpid())
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
+            worker_init_fn=functools.partial(_start_worker, os.getpid()),
         )
     return _until_error(
         iter(reader), start_step, lambda step: batch_ids(dataset, seed, step, batch_size)

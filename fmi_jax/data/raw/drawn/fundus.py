@@ -376,9 +376,8 @@ def _vessels(rng: np.random.Generator, view: View) -> np.ndarray:
     def grow(start, heading, final, length, width, strength, depth) -> None:
         steps = max(int(length / 0.02), 4)
         along = np.linspace(0, length, steps)
-        bend = np.exp(-2.2 * along)
         wander = np.cumsum(rng.normal(0, 0.05 + 0.03 * (2 - depth), steps))
-        angles = final + (heading - final) * bend + wander
+        angles = final + (heading - final) * np.exp(-2.2 * along) + wander
         xs = start[0] + toward * np.cumsum(np.cos(angles)) * 0.02
         ys = start[1] + np.cumsum(np.sin(angles)) * 0.02
         widths = width * (1 - 0.65 * along / length)
@@ -388,9 +387,8 @@ def _vessels(rng: np.random.Generator, view: View) -> np.ndarray:
             for a, b in zip(xs, ys, strict=True)
         ]
         for first in range(0, steps - 1, 6):
-            piece = points[first : first + 7]
             thickness = max(round(float(widths[first]) * scale), 1)
-            pen.line(piece, fill=strength, width=thickness, joint="curve")
+            pen.line(points[first : first + 7], fill=strength, width=thickness, joint="curve")
         if depth == 0:
             return
         for at in range(int(rng.integers(6, 12)), steps - 3, int(rng.integers(10, 18))):
@@ -411,9 +409,8 @@ def _vessels(rng: np.random.Generator, view: View) -> np.ndarray:
             strength, width = (215, 0.030) if vein else (165, 0.021)
             spread = rng.uniform(-0.35, 0.35)
             origin = (view.disc[0] + rng.uniform(-0.04, 0.04), view.disc[1] + up * 0.02)
-            heading = up * (1.55 + spread)
             temporal = up * rng.uniform(-0.15, 0.25)
-            grow(origin, heading, temporal, 1.7, width, strength, 2)
+            grow(origin, up * (1.55 + spread), temporal, 1.7, width, strength, 2)
             nasal = up * rng.uniform(2.1, 2.9)
             grow(origin, up * (1.9 + spread), nasal, 0.9, width * 0.75, strength, 2)
     return np.asarray(canvas.reduce(fine), np.float32) / 255
