@@ -55,8 +55,7 @@ def draw(folder: Path, count: int, seed: int) -> None:
         ("GroundTruth", ("image", *CODES, "UNK"), truth),
         ("Metadata", ("image", "age_approx", "anatom_site_general", "lesion_id", "sex"), metadata),
     ):
-        path = folder / f"ISIC_2019_Training_{table}.csv"
-        path.write_bytes(atomic.csv_bytes([header, *rows]))
+        (folder / f"ISIC_2019_Training_{table}.csv").write_bytes(atomic.csv_bytes([header, *rows]))
 
 
 def _photograph(rng: np.random.Generator, label: int) -> UInt8[np.ndarray, "h w 3"]:
