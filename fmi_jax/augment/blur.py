@@ -6,8 +6,6 @@ from jaxtyping import Array, Float
 from fmi_jax.augment.crop import map_rows_and_columns
 from fmi_jax.augment.uniform import between
 
-BLUR_NUMBERS = 2
-
 
 def sigmas_from_uniform(
     numbers: Float[Array, "b 2"], probability: float, sigma: tuple[float, float]

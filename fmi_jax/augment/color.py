@@ -8,7 +8,6 @@ from fmi_jax.augment.uniform import between
 from fmi_jax.errors import UsageError
 from fmi_jax.settings import AugmentConfig
 
-JITTER_NUMBERS = 9
 _GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # torchvision's; they add up to 0.9999
 _SOLARIZE_FROM = 128 / 255
 

@@ -9,7 +9,6 @@ from jaxtyping import Array, Bool, Float, Int
 from fmi_jax.augment.uniform import between
 
 TRIES = 10  # number of boxes tried, as in torchvision
-CROP_NUMBERS = 2 * TRIES + 2
 
 
 def center_crop(images: Array, fraction: float) -> Array:

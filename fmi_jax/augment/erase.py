@@ -5,10 +5,9 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from fmi_jax.augment.crop import CROP_NUMBERS, TRIES, first_box
+from fmi_jax.augment.crop import TRIES, first_box
 from fmi_jax.augment.uniform import between
 
-ERASE_NUMBERS = 1 + CROP_NUMBERS
 _RATIO = (0.3, 3.3)  # height to width: torchvision's range, not symmetric
 
 

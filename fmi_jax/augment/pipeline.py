@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from fmi_jax.augment.blur import BLUR_NUMBERS, gaussian_blur, sigmas_from_uniform
+from fmi_jax.augment.blur import gaussian_blur, sigmas_from_uniform
 from fmi_jax.augment.color import (
-    JITTER_NUMBERS,
     color_jitter,
     grayscale,
     jitter_from_uniform,
@@ -19,17 +18,13 @@ from fmi_jax.augment.color import (
     solarize,
 )
 from fmi_jax.augment.crop import (
-    CROP_NUMBERS,
     center_crop,
     crop_boxes_from_uniform,
     resize,
     resized_crop,
 )
-from fmi_jax.augment.erase import ERASE_NUMBERS, erase, erase_boxes_from_uniform
+from fmi_jax.augment.erase import erase, erase_boxes_from_uniform
 from fmi_jax.augment.warp import (
-    AFFINE_NUMBERS,
-    PERSPECTIVE_NUMBERS,
-    ROTATION_NUMBERS,
     affine,
     affine_from_uniform,
     angles_from_uniform,
@@ -40,18 +35,19 @@ from fmi_jax.augment.warp import (
 from fmi_jax.errors import UsageError
 from fmi_jax.settings import AugmentConfig
 
-# Count of random numbers per image. Append new entries at the end, so that earlier values stay.
+# Count of random numbers per image, as the functions that take them have it in their types. Append
+# new entries at the end, so that earlier values stay.
 _NUMBERS = {
-    "crop": CROP_NUMBERS,
+    "crop": 22,
     "flip": 2,
-    "jitter": JITTER_NUMBERS,
-    "rotation": ROTATION_NUMBERS,
+    "jitter": 9,
+    "rotation": 2,
     "grayscale": 1,
-    "blur": BLUR_NUMBERS,
-    "affine": AFFINE_NUMBERS,
-    "perspective": PERSPECTIVE_NUMBERS,
+    "blur": 2,
+    "affine": 6,
+    "perspective": 9,
     "solarize": 1,
-    "erase": ERASE_NUMBERS,
+    "erase": 23,
 }
 
 
@@ -110,9 +106,8 @@ def augment(
     """
     cropped = center_crop(images, config.center_crop)
     _, height, width, channels = cropped.shape
-    augmentation = draw_augmentation(keys, config, height, width, channels, image_size)
-    cropped = unit(cropped)
-    return apply_augmentation(cropped, augmentation, config, image_size, mean, std).astype(dtype)
+    drawn = draw_augmentation(keys, config, height, width, channels, image_size)
+    return apply_augmentation(unit(cropped), drawn, config, image_size, mean, std).astype(dtype)
 
 
 def prepare_eval(

@@ -11,10 +11,6 @@ from jaxtyping import Array, Bool, Float
 from fmi_jax.augment.uniform import between
 from fmi_jax.nn import hardware
 
-ROTATION_NUMBERS = 2
-AFFINE_NUMBERS = 6
-PERSPECTIVE_NUMBERS = 9
-
 
 def angles_from_uniform(
     numbers: Float[Array, "b 2"], probability: float, degrees: float
@@ -107,7 +103,8 @@ def corners_from_uniform(
     largest = jnp.array([int(distortion * (width // 2)), int(distortion * (height // 2))])
     inwards = jnp.floor(numbers[:, 1:].reshape(-1, 4, 2) * (largest + 1))
     inwards = jnp.where(numbers[:, :1, None] < probability, inwards, 0.0)
-    corners = _corners(height, width)
+    x, y = width - 1.0, height - 1.0
+    corners = jnp.array([[0.0, 0.0], [x, 0.0], [x, y], [0.0, y]])
     return jnp.where(corners == 0, inwards, corners - inwards)
 
 
@@ -161,12 +158,6 @@ def _seen_from(
 def _pixel_centers(height: int, width: int) -> tuple[Float[Array, " w"], Float[Array, "h 1"]]:
     """x and y of all pixel centres."""
     return jnp.arange(width) + 0.5, jnp.arange(height)[:, None] + 0.5
-
-
-def _corners(height: int, width: int) -> Float[Array, "4 2"]:
-    """Corners of an image, in the order of `perspective`."""
-    x, y = width - 1.0, height - 1.0
-    return jnp.array([[0.0, 0.0], [x, 0.0], [x, y], [0.0, y]])
 
 
 def _nearest(

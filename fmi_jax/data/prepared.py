@@ -14,7 +14,7 @@ import functools
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -214,8 +214,7 @@ class PreparedDataset:
 
     def labels(self, split: str) -> np.ndarray:
         """Labels of a split in row order: int32 `[n]` or float32 `[n, k]`; see `Label.array`."""
-        labels = [json.loads(line["label"]) for line in self._lines(split)]
-        return self.info.label.array(labels)
+        return self.info.label.array([json.loads(line["label"]) for line in self._lines(split)])
 
     def groups(self, split: str) -> list[str] | None:
         """Patient or lesion of every image of a split; None if the data name none.
@@ -315,12 +314,9 @@ def is_limited(split: str) -> bool:
 
 def list_prepared(data_dir: Path) -> list[tuple[str, int, str]]:
     """List name, size and split of every prepared data set under `data_dir`."""
-    found = []
-    for manifest in sorted(data_dir.glob(f"[!.]*/[!.]*/{MANIFEST}")):
-        size, _, split = manifest.parent.name.partition("-")
-        if size.isdecimal():
-            found.append((manifest.parent.parent.name, int(size), split))
-    return found
+    folders = [manifest.parent for manifest in sorted(data_dir.glob(f"[!.]*/[!.]*/{MANIFEST}"))]
+    parts = [(folder.parent.name, *folder.name.partition("-")) for folder in folders]
+    return [(name, int(size), split) for name, size, _, split in parts if size.isdecimal()]
 
 
 def open_folder(folder: Path) -> PreparedDataset:
@@ -364,6 +360,11 @@ def _upgraded(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def manifest_sha256(manifest: Mapping[str, Any]) -> str:
     """Checksum of a manifest's JSON with sorted keys, without the checksum itself."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def lines_sha256(lines: Iterable[str]) -> str:
+    """Checksum of a text of these lines."""
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
 
 def _read(path: Path) -> bytes:

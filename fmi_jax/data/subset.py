@@ -8,12 +8,12 @@ larger one of the same seed, and images added to a data set later do not move th
 import dataclasses
 import hashlib
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
 from fmi_jax.data.labels import Label, class_membership
-from fmi_jax.data.prepared import PreparedDataset
+from fmi_jax.data.prepared import PreparedDataset, lines_sha256
 from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.errors import UsageError
 
@@ -49,17 +49,18 @@ def training_subset(
             f"data.shots={shots}: an image of {info.name} can be of several classes, so there is"
             " no number of images of each; use data.fraction."
         )
-    if shots:
-        rows = few_shot_rows(ids, labels, info.classes, shots, seed)
-    else:
-        rows = fraction_rows(ids, labels, fraction, seed)
+    rows = (
+        few_shot_rows(ids, labels, info.classes, shots, seed)
+        if shots
+        else fraction_rows(ids, labels, fraction, seed)
+    )
     sums = class_membership(labels[rows], len(info.classes))
     kept = {split: dataset.ids(split) for split in SPLITS} | {"train": [ids[i] for i in rows]}
     info = dataclasses.replace(
         info,
         counts={**info.counts, "train": len(rows)},
         class_counts={**info.class_counts, "train": tuple(sums.sum(axis=0).tolist())},
-        split_sha256=_split_sha256((split, id) for split in SPLITS for id in kept[split]),
+        split_sha256=lines_sha256(f"{split},{id}" for split in SPLITS for id in kept[split]),
     )
     return dataclasses.replace(dataset, info=info, train_rows=tuple(rows))
 
@@ -136,9 +137,3 @@ def _uniform(seed: int, name: str) -> float:
 def _at_least(count: int, total: int) -> float:
     """Smallest fraction of four digits that keeps `count` of `total`."""
     return next(f / 10_000 for f in range(1, 10_001) if round(f / 10_000 * total) >= count)
-
-
-def _split_sha256(members: Iterable[tuple[str, str]]) -> str:
-    """Compute `DatasetInfo.split_sha256` of a subset, as for a whole set."""
-    lines = "".join(f"{split},{id}\n" for split, id in members)
-    return hashlib.sha256(lines.encode()).hexdigest()

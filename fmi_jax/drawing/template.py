@@ -62,7 +62,7 @@ def _environment(package: str) -> jinja2.Environment:
         "duration": duration,
         "large": _large,
         "flat": _flat,
-        "when": _when,
+        "when": lambda iso: datetime.datetime.fromisoformat(iso).strftime("%-d %B %Y, %H:%M"),
         "percent": percent,
     }
     return environment
@@ -101,20 +101,15 @@ def _large(count: int) -> str:
     return f"{count:,}"
 
 
-def _when(iso: str) -> str:
-    return datetime.datetime.fromisoformat(iso).strftime("%-d %B %Y, %H:%M")
-
-
 def _flat(values: dict[str, Any], where: str = "") -> dict[str, str]:
     """Nested JSON values as text by dotted name."""
     flat: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{where}{name}.")
-        elif isinstance(value, list):
-            flat[where + name] = ", ".join(map(_text, value))
         else:
-            flat[where + name] = _text(value)
+            items = value if isinstance(value, list) else [value]
+            flat[where + name] = ", ".join(map(_text, items))
     return flat
 
 

@@ -74,8 +74,9 @@ def overview(
     top = height  # of what is not drawn upon yet, in inches; everything hangs from it
 
     def axes(x: float, width: float, below: float, tall: float) -> Axes:
-        bottom = top - below - tall
-        return figure.add_axes((x / wide, bottom / height, width / wide, tall / height))
+        return figure.add_axes(
+            (x / wide, (top - below - tall) / height, width / wide, tall / height)
+        )
 
     def text(x: float, below: float, words: str, **style) -> None:
         figure.text(x / wide, (top - below) / height, words, va="top", **style)
@@ -148,22 +149,23 @@ def _draw_classes(bars: Axes, shares: Axes, info: DatasetInfo) -> None:
             f"{words}({percent(total / everything)})", (total, at), (3, 0),
             textcoords="offset points", va="center", color="#222222", fontsize=7,
         )  # fmt: skip
-    bars.set_yticks(y, [short(info.classes[c]) for c in shown])
-    bars.set_ylim(len(shown) - 0.4, -0.6)
-    bars.set_xlim(0, 1.32 * totals.max())
+    title = "Images of each class" if info.label is Label.INDEX else "Images with each class"
+    if len(shown) < len(info.classes):
+        title += f" (the {_MOST_CLASSES} most frequent of {len(info.classes)})"
+    bars.set(
+        title=title,
+        yticks=y,
+        yticklabels=[short(info.classes[c]) for c in shown],
+        ylim=(len(shown) - 0.4, -0.6),
+        xlim=(0, 1.32 * totals.max()),
+    )
     bars.tick_params(axis="y", length=0)
     bars.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     bars.xaxis.set_major_formatter("{x:,.0f}")
-    what = "Images of each class" if info.label is Label.INDEX else "Images with each class"
-    if len(shown) < len(info.classes):
-        what += f" (the {_MOST_CLASSES} most frequent of {len(info.classes)})"
-    bars.set_title(what)
     _legend_below(bars, lines=2.4)
-    shares.set_title("Share of its split")
+    shares.set(title="Share of its split", axisbelow=True, xlim=(0, None))
     shares.grid(axis="y", color="#E6E6E6", linewidth=0.6)
-    shares.set_axisbelow(True)
     shares.tick_params(axis="y", length=0)
-    shares.set_xlim(0, None)
     shares.xaxis.set_major_locator(MaxNLocator(4))
     shares.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
 
@@ -177,8 +179,10 @@ def _draw_sizes(ax: Axes, pixels: np.ndarray, size: int) -> None:
     ax.plot([0, most], [0, most], color="#BBBBBB", linewidth=0.8, zorder=0, label="square")
     square: dict[str, Any] = {"color": VERMILION, "linestyle": "--", "linewidth": 1}
     ax.plot([0, size, size], [size, size, 0], label=f"prepared: {size}", **square)
-    ax.set(xlim=(0, most), ylim=(0, most), aspect="equal", xlabel="Width (pixels)")
-    ax.set(ylabel="Height (pixels)", title="Sizes of the raw images")
+    ax.set(
+        xlim=(0, most), ylim=(0, most), aspect="equal",
+        xlabel="Width (pixels)", ylabel="Height (pixels)", title="Sizes of the raw images",
+    )  # fmt: skip
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(4, integer=True))
         axis.set_major_formatter("{x:,.0f}")

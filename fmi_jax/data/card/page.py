@@ -86,12 +86,12 @@ def _headline(dataset: PreparedDataset) -> str:
 
 
 def _banners(dataset: PreparedDataset) -> list[str]:
-    banners = []
-    if dataset.info.synthetic:
-        banners.append("Synthetic data: drawn by a program. They say nothing about patients.")
-    if limit := dataset.info.limit:
-        banners.append(f"Not the whole data set: at most {limit:,} images of every split.")
-    return banners
+    synthetic, limit = dataset.info.synthetic, dataset.info.limit
+    banners = {
+        "Synthetic data: drawn by a program. They say nothing about patients.": synthetic,
+        f"Not the whole data set: at most {limit:,} images of every split.": limit,
+    }
+    return [banner for banner, applies in banners.items() if applies]
 
 
 def _samples(dataset: PreparedDataset) -> dict[str, list[tuple[str, Image.Image]]]:
@@ -122,16 +122,14 @@ def _sizes(pixels: np.ndarray, size: int) -> dict[str, Any]:
     different, counts = np.unique(pixels, axis=0, return_counts=True)
     order = np.argsort(different.prod(axis=1), kind="stable")
     middle = order[np.searchsorted(np.cumsum(counts[order]), counts.sum() / 2)]
-    common = different[counts.argmax()]
     aspect = pixels.max(axis=1) / pixels.min(axis=1)
-    written = {
-        "smallest": different[order[0]],
-        "median": different[middle],
-        "largest": different[order[-1]],
-        "most frequent": common,
-    }
     return {
-        "facts": {name: _by(w, h) for name, (w, h) in written.items()},
+        "facts": {
+            "smallest": _by(*different[order[0]]),
+            "median": _by(*different[middle]),
+            "largest": _by(*different[order[-1]]),
+            "most frequent": _by(*different[counts.argmax()]),
+        },
         "different": len(different),
         "frequent_share": counts.max() / len(pixels),
         "enlarged": float((pixels.min(axis=1) < size).mean()),

@@ -91,28 +91,24 @@ def find_groups(dataset: PreparedDataset) -> Groups | None:
 
 def remarks(dataset: PreparedDataset, duplicates: Duplicates, groups: Groups | None) -> list[str]:
     """One sentence for each thing that makes results less sure than they look, worst first."""
-    info, found = dataset.info, []
-    if groups:
-        for (first, second), images in groups.leaked.items():
-            if images:
-                found.append(
-                    f"{_of(images, info.counts[second], second)} of a patient, lesion or"
-                    f" study that is also in {first}: results on {second} will look too good."
-                )
-    if duplicates.across:
-        found.append(
-            f"{_things(len(duplicates.across), 'image')} in more than one split, the same to the"
-            " pixel."
-        )
-    if duplicates.disagreeing:
-        found.append(
-            f"{_things(duplicates.disagreeing, 'duplicate')} labelled in more than one way."
-        )
-    if left_out := dataset.manifest["quarantined"]:
-        total = sum(info.counts.values()) + len(left_out)
-        share = percent(len(left_out) / total)
-        found.append(f"{_things(len(left_out), 'image')} left out as unusable ({share}).")
-    return found + _on_classes(dataset)
+    info = dataset.info
+    leaked = groups.leaked if groups else {}
+    found = [
+        f"{_of(images, info.counts[second], second)} of a patient, lesion or study that is also in"
+        f" {first}: results on {second} will look too good."
+        for (first, second), images in leaked.items()
+        if images
+    ]
+    across, left_out = len(duplicates.across), len(dataset.manifest["quarantined"])
+    share = percent(left_out / (sum(info.counts.values()) + left_out))
+    counted = {
+        f"{_things(across, 'image')} in more than one split, the same to the pixel.": across,
+        f"{_things(duplicates.disagreeing, 'duplicate')} labelled in more than one way.": (
+            duplicates.disagreeing
+        ),
+        f"{_things(left_out, 'image')} left out as unusable ({share}).": left_out,
+    }
+    return [*found, *(remark for remark, count in counted.items() if count), *_on_classes(dataset)]
 
 
 def _on_classes(dataset: PreparedDataset) -> list[str]:

@@ -12,7 +12,7 @@ from fmi_jax.data.labels import Label
 from fmi_jax.data.preparing.reading import read_images
 from fmi_jax.data.preparing.selection import Row
 from fmi_jax.data.preparing.shard import Shard, write_shards
-from fmi_jax.data.preparing.unchanged import Stamps
+from fmi_jax.data.preparing.unchanged import write_stamps
 from fmi_jax.data.preparing.write import versions, write_folder
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawDataset
@@ -64,7 +64,7 @@ def build_folders(
         for folder in folders.values():
             partial_folder(folder).mkdir(exist_ok=True)
         _check_space(folders, tasks, spec.channels + (raw.label is Label.MAP))
-        read = read_images(
+        for _ in read_images(
             functools.partial(
                 write_shards,
                 channels=spec.channels,
@@ -75,8 +75,7 @@ def build_folders(
             [task[0].rows for task in tasks],
             description=f"Preparing {spec.name}",
             processes=processes,
-        )
-        for _ in read:
+        ):
             pass
         for size in folders:
             _check_images(raw, shards[size], recipes[size]["on_bad"])
@@ -123,9 +122,7 @@ def _check_space(
 def _check_images(raw: RawDataset, shards: Sequence[Shard], on_bad: str) -> None:
     """Refuse images that cannot be used, or too many of them."""
     problems = Problems(raw.table)
-    records: dict[str, int] = dict.fromkeys(SPLITS, 0)
     for shard in shards:
-        records[shard.split] += shard.note.records
         for row, image in zip(shard.rows, shard.note.images, strict=True):
             if isinstance(image, str):
                 problems.add(image, row.place)
@@ -133,7 +130,8 @@ def _check_images(raw: RawDataset, shards: Sequence[Shard], on_bad: str) -> None
         problems.raise_if_any(
             f"{MEND_OR_QUARANTINE} The other images need not be prepared again then."
         )
-    if empty := [split for split, count in records.items() if not count]:
+    filled = {shard.split for shard in shards if shard.note.records}
+    if empty := [split for split in SPLITS if split not in filled]:
         problems.raise_if_any(f"Without these, {' and '.join(empty)} would have no image.")
 
 
@@ -152,7 +150,7 @@ def _finish(
         shutil.rmtree(left, ignore_errors=True)
     whole.mkdir()
     manifest_sha256 = write_folder(whole, spec, raw, shards, recipe)
-    Stamps(folder).write(manifest_sha256, rows)
+    write_stamps(folder, manifest_sha256, rows)
     if folder.exists():
         folder.rename(old)
     whole.rename(folder)

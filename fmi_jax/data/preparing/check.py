@@ -33,11 +33,9 @@ def check(spec: DatasetSpec, source: Path, *, processes: int = 0) -> Checked:
     """
     if not source.exists():
         return Checked(None, [f"{source} does not exist; expected {spec.layout}."])
+    raw = None
     try:
         raw = spec.read(source)
-    except UserError as error:
-        return Checked(None, str(error).splitlines())
-    try:
         files = locate_files(raw)
     except UserError as error:
         return Checked(raw, str(error).splitlines())
@@ -54,6 +52,6 @@ def check(spec: DatasetSpec, source: Path, *, processes: int = 0) -> Checked:
     )
     problems = Problems(raw.table)
     for row, scanned in zip(rows, found, strict=True):
-        if scanned.fault:
-            problems.add(scanned.fault, row.place)
+        if isinstance(scanned, UserError):
+            problems.add(str(scanned), row.place)
     return Checked(raw, problems.lines())

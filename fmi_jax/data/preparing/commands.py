@@ -18,7 +18,7 @@ from fmi_jax.errors import UsageError, UserError
 
 def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `fmi-jax prepare` to a parser."""
-    _add_source_arguments(parser)
+    add_check_arguments(parser)
     parser.add_argument(
         "--data-dir", type=Path, default=Path("data"), help="folder of the prepared data sets"
     )
@@ -49,8 +49,42 @@ def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_check_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `fmi-jax check-data` to a parser."""
-    _add_source_arguments(parser)
+    """Add the arguments of `fmi-jax check-data` to a parser: raw data and how to read them."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "NAME and what --source is:\n" + "\n".join(
+        textwrap.fill(f"{spec.name}: {spec.layout}", initial_indent="  ", subsequent_indent="    ")
+        for spec in DATASETS.values()
+    )
+    parser.add_argument("dataset", metavar="NAME", help="the data set; csv and folder: your own")
+    parser.add_argument("--source", type=Path, help="the raw data (see below)")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=0,
+        metavar="N",
+        help="how many read images (default: one per core, fewer for few images)",
+    )
+    own = parser.add_argument_group("your own data (NAME is csv or folder)")
+    own.add_argument("--name", help="what to call the data set")
+    own.add_argument(
+        "--image-root", type=Path, help="csv: where its paths start (default: beside the table)"
+    )
+    own.add_argument(
+        "--label-columns",
+        type=_names,
+        default=(),
+        help="csv: columns with a 0 or 1 for each class, in place of 'label': a,b,c."
+        " (Several classes in the column 'label' are written a|b.)",
+    )
+    own.add_argument(
+        "--classes",
+        type=_names,
+        default=(),
+        help="class names in order: a,b,c (default: those found, in numeric or alphabetic order);"
+        " of masks the background first (default: background,foreground)",
+    )
+    own.add_argument("--channels", type=int, choices=(1, 3), help="3 colour (default), 1 grey")
+    own.add_argument("--metric", help="validation metric that selects the best checkpoint")
 
 
 def add_draw_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,44 +161,6 @@ def _drawable() -> list[str]:
     return [spec.name for spec in DATASETS.values() if spec.draw]
 
 
-def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "NAME and what --source is:\n" + "\n".join(
-        textwrap.fill(f"{spec.name}: {spec.layout}", initial_indent="  ", subsequent_indent="    ")
-        for spec in DATASETS.values()
-    )
-    parser.add_argument("dataset", metavar="NAME", help="the data set; csv and folder: your own")
-    parser.add_argument("--source", type=Path, help="the raw data (see below)")
-    parser.add_argument(
-        "--processes",
-        type=int,
-        default=0,
-        metavar="N",
-        help="how many read images (default: one per core, fewer for few images)",
-    )
-    own = parser.add_argument_group("your own data (NAME is csv or folder)")
-    own.add_argument("--name", help="what to call the data set")
-    own.add_argument(
-        "--image-root", type=Path, help="csv: where its paths start (default: beside the table)"
-    )
-    own.add_argument(
-        "--label-columns",
-        type=_names,
-        default=(),
-        help="csv: columns with a 0 or 1 for each class, in place of 'label': a,b,c."
-        " (Several classes in the column 'label' are written a|b.)",
-    )
-    own.add_argument(
-        "--classes",
-        type=_names,
-        default=(),
-        help="class names in order: a,b,c (default: those found, in numeric or alphabetic order);"
-        " of masks the background first (default: background,foreground)",
-    )
-    own.add_argument("--channels", type=int, choices=(1, 3), help="3 colour (default), 1 grey")
-    own.add_argument("--metric", help="validation metric that selects the best checkpoint")
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
@@ -217,19 +213,23 @@ def _summary(datasets: Sequence[PreparedDataset]) -> list[str]:
     width = max(len(name) for name in (*info.classes, "images"))
     lines.append(f"  {'':{width}}" + "".join(f"{split:>9}" for split in SPLITS))
     lines.append(f"  {'images':{width}}" + "".join(f"{info.counts[s]:>9}" for s in SPLITS))
-    for i, name in enumerate(info.classes):
-        row = "".join(f"{info.class_counts[split][i]:>9g}" for split in SPLITS)
-        lines.append(f"  {name:{width}}{row}")
+    lines += [
+        f"  {name:{width}}" + "".join(f"{info.class_counts[s][i]:>9g}" for s in SPLITS)
+        for i, name in enumerate(info.classes)
+    ]
     if info.limit:
         lines.append(f"  Note: a smoke run, only the first {info.limit} rows of every split.")
-    for what, title in (
-        ("quarantined", "image(s) left out because they cannot be read"),
-        ("duplicates_across_splits", "image(s) occur in more than one split"),
-        ("duplicates_within_splits", "image(s) occur more than once in a split"),
-        ("groups_across_splits", "group(s) have images in more than one split"),
-    ):
-        if manifest[what]:
-            lines.append(f"  Note: {len(manifest[what])} {title} ({what} in manifest.json).")
+    notes = {
+        "quarantined": "image(s) left out because they cannot be read",
+        "duplicates_across_splits": "image(s) occur in more than one split",
+        "duplicates_within_splits": "image(s) occur more than once in a split",
+        "groups_across_splits": "group(s) have images in more than one split",
+    }
+    lines += [
+        f"  Note: {len(manifest[what])} {note} ({what} in manifest.json)."
+        for what, note in notes.items()
+        if manifest[what]
+    ]
     for split in SPLITS:
         counts = zip(info.classes, info.class_counts[split], strict=True)
         if unseen := [name for name, count in counts if not count]:

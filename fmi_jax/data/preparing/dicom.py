@@ -105,10 +105,9 @@ def decode_dicom(data: bytes) -> UInt8[np.ndarray, "h w *c"]:
 def _read(data: bytes) -> pydicom.FileDataset:
     file = io.BytesIO(data)
     file.seek(132)
-    meta = read_dataset(
+    syntax = read_dataset(
         file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != 2
-    )
-    syntax = meta.get("TransferSyntaxUID")
+    ).get("TransferSyntaxUID")
     if syntax not in DECODERS:
         found = syntax.name if syntax else "no transfer syntax"
         raise UserError(

@@ -23,7 +23,8 @@ def read_item(path: Path, item: int) -> UInt8[np.ndarray, "h w *c"]:
         missing file and on damaged bytes are not caught.
     """
     images = _open(path, os.getpid())
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in _CHANNELS:
+    channels = images.shape[3:]
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or channels not in ((), (1,), (3,)):
         raise UserError(
             f"the HDF5 data set 'x' is {images.dtype} {list(images.shape)};"
             " expected uint8 [n, h, w] or [n, h, w, 1 or 3]"
@@ -32,10 +33,7 @@ def read_item(path: Path, item: int) -> UInt8[np.ndarray, "h w *c"]:
         raise UserError(f"no item {item}; the HDF5 file holds items 0 to {len(images) - 1}")
     check_size(images.shape[2], images.shape[1])
     pixels = images[item]
-    return pixels[..., 0] if images.shape[3:] == (1,) else pixels
-
-
-_CHANNELS = ((), (1,), (3,))
+    return pixels[..., 0] if channels == (1,) else pixels
 
 
 # Opened once per process: the id is part of the key because a handle does not survive a fork. The

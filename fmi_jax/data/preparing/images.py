@@ -75,8 +75,8 @@ def read_image(path: Path, *, channels: int, item: int | None = None) -> RawImag
     except FileNotFoundError:
         raise UserError("image file is missing") from None
     except Exception as error:  # h5py, too, may raise anything on hostile bytes
-        reason = getattr(error, "strerror", None) or _reason(error)
-        raise UserError(f"image file cannot be read ({reason})") from None
+        why = getattr(error, "strerror", None) or reason(error)
+        raise UserError(f"image file cannot be read ({why})") from None
     return RawImage(decode_image(data, channels=channels), hashlib.sha256(data).hexdigest())
 
 
@@ -104,7 +104,7 @@ def decode_image(data: bytes, *, channels: int) -> Image.Image:
     except UserError:
         raise
     except Exception as error:  # decoders may raise anything on hostile bytes
-        raise UserError(f"damaged or cut short ({_reason(error)})") from None
+        raise UserError(f"damaged or cut short ({reason(error)})") from None
 
 
 def resize_image(image: Image.Image, *, size: int) -> UInt8[np.ndarray, "h w c"]:
@@ -120,7 +120,7 @@ def _open(data: bytes) -> Image.Image:
         raise UserError(f"more than {MAX_PIXELS / 1e6:.0f} megapixels") from None
     except Exception as error:
         expected = ", ".join((*FORMATS, "DICOM"))
-        raise UserError(f"not an image ({_reason(error)}); expected {expected}") from None
+        raise UserError(f"not an image ({reason(error)}); expected {expected}") from None
     check_size(image.width, image.height)
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # MPO is a JPEG followed by a preview
@@ -146,5 +146,6 @@ def _to_mode(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Words for an error of a library on hostile bytes: short, on one line, never empty."""
     return " ".join(str(error).split("<_io")[0].split())[:200] or type(error).__name__

@@ -41,12 +41,14 @@ def locate_files(raw: RawDataset) -> list[Files]:
 
     found = []
     for example in raw.examples:
-        if not example.id:
-            problems.add("id is empty", example.where)
-        elif not _is_plain(example.id):
-            problems.add("id has a character that is not text", example.where)
-        elif ids[example.id] > 1:
-            problems.add("id is used more than once", example.where)
+        if fault := _first(
+            {
+                "id is empty": not example.id,
+                "id has a character that is not text": not _is_plain(example.id),
+                "id is used more than once": ids[example.id] > 1,
+            }
+        ):
+            problems.add(fault, example.where)
         paths = []
         for name in (example.path, *example.masks):
             path, fault = locate(name)
@@ -65,16 +67,22 @@ def _is_plain(text: str) -> bool:
 
 def _fault(path: str) -> str | None:
     """Explain why `path`, as a table gives it, is no image under the image root; None if it is."""
-    if not path:
-        return "path is empty"
-    if not _is_plain(path):
-        return "path has a character that is not text"
-    if "\\" in path:
-        return "path has a backslash, expected '/' between folders"
-    if PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive:
-        return "path is absolute, expected one that starts at the image root"
-    if ".." in PurePosixPath(path).parts:
-        return "path has '..', expected one that stays under the image root"
-    if PurePosixPath(path).suffix.lower() not in SUFFIXES:
-        return f"path is not an image file name, expected {', '.join(SUFFIXES)}"
-    return None
+    pure = PurePosixPath(path)
+    absolute = pure.is_absolute() or bool(PureWindowsPath(path).drive)
+    return _first(
+        {
+            "path is empty": not path,
+            "path has a character that is not text": not _is_plain(path),
+            "path has a backslash, expected '/' between folders": "\\" in path,
+            "path is absolute, expected one that starts at the image root": absolute,
+            "path has '..', expected one that stays under the image root": ".." in pure.parts,
+            f"path is not an image file name, expected {', '.join(SUFFIXES)}": (
+                pure.suffix.lower() not in SUFFIXES
+            ),
+        }
+    )
+
+
+def _first(faults: dict[str, bool]) -> str | None:
+    """The first fault that is there."""
+    return next((fault for fault, there in faults.items() if there), None)

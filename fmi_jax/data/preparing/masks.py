@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from fmi_jax.data.labels import resized_maps
+from fmi_jax.data.preparing.images import reason
 from fmi_jax.data.preparing.pixel_limit import check_size
 from fmi_jax.errors import UserError
 
@@ -50,8 +51,7 @@ def read_mask(
         except FileNotFoundError:
             raise UserError(f"mask {path.name}: file is missing") from None
         except Exception as error:  # decoders may raise anything on hostile bytes
-            reason = " ".join(str(error).split("<_io")[0].split())[:200] or type(error).__name__
-            raise UserError(f"mask {path.name}: cannot be read ({reason})") from None
+            raise UserError(f"mask {path.name}: cannot be read ({reason(error)})") from None
         np.maximum(mask, found, out=mask)
         digests.append(hashlib.sha256(data).hexdigest())
     return mask, digests
@@ -80,10 +80,9 @@ def _decode(data: bytes, size: tuple[int, int]) -> np.ndarray:
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.size != size:
-        width, height = size
         raise UserError(
             f"{image.width} x {image.height} pixels; expected those of its image,"
-            f" {width} x {height}"
+            f" {size[0]} x {size[1]}"
         )
     return np.asarray(image)
 

@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,14 +41,6 @@ class WorkerLostError(Exception):
         self.task = task
         self.items = items
         self.reason = reason
-
-
-class _Failed(NamedTuple):
-    error: Exception
-
-
-class _Done(NamedTuple):
-    pass
 
 
 def run_tasks(
@@ -79,10 +71,10 @@ def run_tasks(
             for connection in wait(list(busy)):
                 worker = busy[connection]
                 message = worker.receive()
-                if isinstance(message, _Failed):
-                    raise message.error
-                if not isinstance(message, _Done):
-                    yield worker.task, message
+                if isinstance(message, Exception):
+                    raise message
+                if message is not None:
+                    yield worker.task, message[0]
                 elif not worker.give(next(waiting, None)):
                     del busy[connection]
     finally:
@@ -95,16 +87,14 @@ class _Worker:
 
     def __init__(self, function: Callable[[Any], Iterable[Any]]):
         self.connection, theirs = multiprocessing.Pipe()
-        program = _SERVE.format(path=sys.path, fd=theirs.fileno())
         self.process = subprocess.Popen(
-            [sys.executable, "-c", program],
+            [sys.executable, "-c", _SERVE.format(path=sys.path, fd=theirs.fileno())],
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
             env=_ENVIRONMENT | os.environ,
         )
         theirs.close()
-        self.task = 0
-        self.items = 0
+        self.task = self.items = 0
         self._send(function)
 
     def give(self, task: tuple[int, Any] | None) -> bool:
@@ -116,7 +106,7 @@ class _Worker:
         return True
 
     def receive(self) -> Any:
-        """Receive the next message."""
+        """Receive the next message: an item in a tuple, None at the end of a task, or its error."""
         try:
             message = self.connection.recv()
         except (EOFError, ConnectionResetError):
@@ -138,9 +128,11 @@ class _Worker:
 
     def _lost(self) -> WorkerLostError:
         code = self.process.wait()
-        reason = f"ended with exit code {code}"
-        if code < 0:
-            reason = f"killed by {signal.Signals(-code).name}"
+        reason = (
+            f"killed by {signal.Signals(-code).name}"
+            if code < 0
+            else f"ended with exit code {code}"
+        )
         return WorkerLostError(self.task, self.items, reason)
 
 
@@ -154,13 +146,13 @@ def serve(descriptor: int) -> None:
             task = connection.recv()
             try:
                 for item in function(task):
-                    connection.send(item)
-                message = _Done()
+                    connection.send((item,))
+                message = None
             except (BrokenPipeError, EOFError):
                 raise
             except Exception as error:
                 error.add_note(f"In a worker process:\n{traceback.format_exc()}")
-                message = _Failed(error)
+                message = error
             connection.send(message)
     except (BrokenPipeError, ConnectionResetError, EOFError):
         return  # the parent is done or gone

@@ -13,6 +13,7 @@ Memory: a process needs 130 MB and 13 bytes per pixel of the largest raw image, 
 
 import fcntl
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -26,11 +27,12 @@ from fmi_jax.data.prepared import (
     FORMAT,
     PreparedDataset,
     limited,
+    lines_sha256,
     open_folder,
 )
 from fmi_jax.data.preparing.build import MEND_OR_QUARANTINE, build_folders, partial_folder
 from fmi_jax.data.preparing.locate import locate_files
-from fmi_jax.data.preparing.selection import Row, rows_sha256, select_rows
+from fmi_jax.data.preparing.selection import Row, select_rows
 from fmi_jax.data.preparing.unchanged import check_unchanged
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import DatasetSpec, RawDataset
@@ -198,7 +200,7 @@ def _recipes(
         "given_std": spec.std and list(spec.std),
         "on_bad": on_bad,
         "table_sha256": table and hashlib.sha256(table).hexdigest(),
-        "source_sha256": rows_sha256(rows),
+        "source_sha256": lines_sha256(json.dumps(row.identity) for row in rows),
     }
     return {size: recipe | {"size": size} for size in sizes}
 

@@ -2,11 +2,14 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
+
+from rich import progress
+from rich.console import Console
+from rich.text import Text
 
 from fmi_jax.cores import available_cores
 from fmi_jax.data.preparing.pool import WorkerLostError, run_tasks
-from fmi_jax.data.preparing.progress import track_images
 from fmi_jax.data.preparing.selection import Row
 from fmi_jax.data.preparing.shard import read_row
 from fmi_jax.errors import UserError
@@ -20,13 +23,6 @@ _ROWS_PER_TASK = 16
 _ROWS_PER_PROCESS = 100  # with fewer, starting another process (2 s) does not pay
 
 
-class Scanned(NamedTuple):
-    """Result for one row: the SHA-256 of its files, or why it cannot be used."""
-
-    file_sha256: str = ""
-    fault: str = ""
-
-
 def scan_images(
     rows: Sequence[Row],
     *,
@@ -34,7 +30,7 @@ def scan_images(
     channels: int,
     description: str,
     processes: int = 0,
-) -> list[Scanned]:
+) -> list[str | UserError]:
     """Read and decode every image, as preparation would, with a bar on the terminal.
 
     Args:
@@ -44,19 +40,21 @@ def scan_images(
       description: text of the bar.
       processes: number of processes; 0: one per core, fewer for few images.
 
+    Returns:
+      For each row the SHA-256 of its files, or the reason that it cannot be used.
+
     Raises:
       UserError: a process was killed; the message names what it was reading.
     """
     tasks = [rows[i : i + _ROWS_PER_TASK] for i in range(0, len(rows), _ROWS_PER_TASK)]
-    found: list[list[Scanned]] = [[] for _ in tasks]
-    read = read_images(
+    found: list[list[str | UserError]] = [[] for _ in tasks]
+    for task, scanned in read_images(
         functools.partial(scan_rows, num_classes=num_classes, channels=channels),
         tasks,
         tasks,
         description=description,
         processes=processes,
-    )
-    for task, scanned in read:
+    ):
         found[task].append(scanned)
     return [scanned for task in found for scanned in task]
 
@@ -83,7 +81,7 @@ def read_images(
     total = sum(map(len, rows))
     processes = processes or max(1, min(len(available_cores()), total // _ROWS_PER_PROCESS))
     try:
-        yield from track_images(run_tasks(function, tasks, processes), description, total)
+        yield from _tracked(run_tasks(function, tasks, processes), description, total)
     except WorkerLostError as lost:
         row = rows[lost.task][min(lost.items, len(rows[lost.task]) - 1)]
         raise UserError(
@@ -93,10 +91,30 @@ def read_images(
         ) from None
 
 
-def scan_rows(rows: Sequence[Row], num_classes: int, channels: int) -> Iterator[Scanned]:
-    """Read and decode images in order, without keeping them."""
+def scan_rows(rows: Sequence[Row], num_classes: int, channels: int) -> Iterator[str | UserError]:
+    """Read and decode images in order, without keeping them; see `scan_images`."""
     for row in rows:
         image = read_row(row, num_classes, channels)
-        found = Scanned(fault=str(image)) if isinstance(image, UserError) else Scanned(image.sha256)
+        found = image if isinstance(image, UserError) else image.sha256
         del image  # free it before the next is read
         yield found
+
+
+def _tracked(images: Iterable[T], description: str, total: int) -> Iterator[T]:
+    """Pass `images` on, and show count, speed and remaining time on stderr if it is a terminal."""
+    console = Console(stderr=True)
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        _Rate(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        yield from bar.track(images, total=total, description=description)
+
+
+class _Rate(progress.ProgressColumn):
+    def render(self, task: progress.Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f} images/s" if speed else "")

@@ -1,8 +1,6 @@
 """Rows to prepare, by split, with their files as they are on disk."""
 
 import functools
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,8 +61,8 @@ class Row(NamedTuple):
     @property
     def changed(self) -> Any:
         """When its files were changed last: a time, or a list of times where there are masks."""
-        times = [self.mtime_ns, *(mask.mtime_ns for mask in self.masks)]
-        return times if self.masks else self.mtime_ns
+        masks = [mask.mtime_ns for mask in self.masks]
+        return [self.mtime_ns, *masks] if masks else self.mtime_ns
 
 
 def select_rows(
@@ -86,14 +84,6 @@ def select_rows(
             found = tuple(MaskFile(path, *stat(path)) for path in masks)
             selected.append(Row(raw.examples[i], image, split, *stat(image), found))
     return selected
-
-
-def rows_sha256(rows: Sequence[Row]) -> str:
-    """Checksum of the identities of the rows."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update((json.dumps(row.identity) + "\n").encode())
-    return digest.hexdigest()
 
 
 def _stat(path: Path) -> tuple[int, int] | tuple[None, None]:

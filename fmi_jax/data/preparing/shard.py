@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -68,12 +68,6 @@ class ShardNote:
         """Number of images in the shard."""
         return sum(isinstance(image, Seen) for image in self.images)
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        images = (x if isinstance(x, str) else Seen(*x) for x in values["images"])
-        return cls(**{**values, "images": tuple(images)})
-
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
@@ -121,7 +115,9 @@ class Shard:
 
     def _read_note(self) -> ShardNote | None:
         try:
-            note = ShardNote.from_json(json.loads(self.note_file.read_text()))
+            values = json.loads(self.note_file.read_text())
+            images = (x if isinstance(x, str) else Seen(*x) for x in values["images"])
+            note = ShardNote(**values | {"images": tuple(images)})
             return note if self.file.stat().st_size == note.shard_bytes else None
         except (OSError, ValueError, TypeError, KeyError):
             return None
@@ -134,9 +130,10 @@ def features_of(
     if label is Label.INDEX:
         labels = tfds.features.ClassLabel(names=list(classes))
     else:
-        encoding = "bytes" if label is Label.MAP else "none"
         labels = tfds.features.Tensor(
-            shape=label.shape(len(classes), size), dtype=label.dtype, encoding=encoding
+            shape=label.shape(len(classes), size),
+            dtype=label.dtype,
+            encoding="bytes" if label is Label.MAP else "none",
         )
     # Bytes, not PNG, because array_record compresses them itself. At 256 x 256 RGB they are read
     # 3.6 times as fast as a PNG (1,900 against 530 images per CPU second) at 1.2 times the size,
@@ -189,8 +186,9 @@ def read_row(row: Row, num_classes: int, channels: int) -> RawRow | UserError:
         image, sha256 = read_image(row.path, channels=channels, item=row.example.item)
         if not row.masks:
             return RawRow(image, None, sha256)
-        paths = [mask.path for mask in row.masks]
-        mask, digests = read_mask(paths, size=image.size, num_classes=num_classes)
+        mask, digests = read_mask(
+            [mask.path for mask in row.masks], size=image.size, num_classes=num_classes
+        )
     except UserError as error:
         return error
     return RawRow(image, mask, hashlib.sha256("".join([sha256, *digests]).encode()).hexdigest())
@@ -227,8 +225,9 @@ class _Draft:
             label = resize_mask(image.mask, size=self._shard.size)
             held = [0] if image.mask is None else image.mask
             present = tuple(np.isin(np.arange(self._num_classes), held).astype(int).tolist())
-        values = {"image": pixels, "label": label, "id": row.example.id}
-        example = self._serializer.get_tf_example(self._features.encode_example(values))
+        example = self._serializer.get_tf_example(
+            self._features.encode_example({"image": pixels, "label": label, "id": row.example.id})
+        )
         # By default the order of the features in the bytes is another in every process.
         record = example.SerializeToString(deterministic=True)
         with _full_disk():

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fmi_jax import atomic
 from fmi_jax.data.prepared import open_folder
 from fmi_jax.data.preparing.reading import scan_images
 from fmi_jax.data.preparing.selection import Row
@@ -23,11 +24,9 @@ def check_unchanged(
 ) -> None:
     """Raise `UserError` if `folder` was prepared from something else than the recipe says."""
     dataset = open_folder(folder)
-    old = dataset.manifest
-    changed = [name for name, value in recipe.items() if old.get(name) != value]
+    changed = [name for name, value in recipe.items() if dataset.manifest.get(name) != value]
     what = ", ".join(name.removesuffix("_sha256") for name in changed)
-    stamps = Stamps(folder)
-    touched = stamps.touched(dataset.info.manifest_sha256, rows)
+    touched = _touched(folder, dataset.info.manifest_sha256, rows)
     if not what and touched:
         found = scan_images(
             touched,
@@ -44,12 +43,12 @@ def check_unchanged(
         other = [
             row.place
             for row, scanned in zip(touched, found, strict=True)
-            if prepared.get(row.example.id, "") != scanned.file_sha256
+            if prepared.get(row.example.id) != (scanned if isinstance(scanned, str) else None)
         ]
         if other:
             what = f"the content of {len(other)} image file(s): {'; '.join(other[:SHOWN])}"
         else:
-            stamps.write(dataset.info.manifest_sha256, rows)
+            write_stamps(folder, dataset.info.manifest_sha256, rows)
     if what:
         raise UserError(
             f"{folder} was prepared from something else (differs in: {what});"
@@ -57,33 +56,32 @@ def check_unchanged(
         )
 
 
-class Stamps:
-    """Times of change of the raw files, kept beside the prepared folder.
+def write_stamps(folder: Path, manifest_sha256: str, rows: Sequence[Row]) -> None:
+    """Store the times of change of the raw files beside the prepared folder.
 
     A time has no meaning on another machine, so it is not part of the prepared data. It only saves
     reading files that have not been touched; without it, all are read again.
 
     Args:
       folder: folder of the prepared data set.
+      manifest_sha256: checksum of the manifest that was made from the rows.
+      rows: rows of the data set.
     """
+    values = {"manifest_sha256": manifest_sha256, "mtime_ns": [row.changed for row in rows]}
+    atomic.write_bytes(_stamps(folder), json.dumps(values).encode())
 
-    def __init__(self, folder: Path):
-        self._file = folder.with_name(f".{folder.name}.stamps")
 
-    def write(self, manifest_sha256: str, rows: Sequence[Row]) -> None:
-        """Store the times of the rows that `manifest_sha256` was made from."""
-        values = {"manifest_sha256": manifest_sha256, "mtime_ns": [row.changed for row in rows]}
-        draft = self._file.with_name(self._file.name + ".tmp")  # the caller holds the lock
-        draft.write_text(json.dumps(values))
-        draft.replace(self._file)
+def _touched(folder: Path, manifest_sha256: str, rows: Sequence[Row]) -> list[Row]:
+    """List the rows whose files may have changed since `write_stamps`."""
+    try:
+        values = json.loads(_stamps(folder).read_text())
+        known = values["mtime_ns"] if values["manifest_sha256"] == manifest_sha256 else []
+    except (OSError, ValueError, KeyError, TypeError):
+        known = []
+    if len(known) != len(rows):
+        return list(rows)
+    return [row for row, then in zip(rows, known, strict=True) if row.changed != then]
 
-    def touched(self, manifest_sha256: str, rows: Sequence[Row]) -> list[Row]:
-        """List the rows whose files may have changed since."""
-        try:
-            values = json.loads(self._file.read_text())
-            known = values["mtime_ns"] if values["manifest_sha256"] == manifest_sha256 else []
-        except (OSError, ValueError, KeyError, TypeError):
-            known = []
-        if len(known) != len(rows):
-            return list(rows)
-        return [row for row, then in zip(rows, known, strict=True) if row.changed != then]
+
+def _stamps(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.stamps")

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fmi_jax import atomic
-from fmi_jax.data.prepared import INDEX, INDEX_COLUMNS, MANIFEST, manifest_sha256
+from fmi_jax.data.prepared import INDEX, INDEX_COLUMNS, MANIFEST, lines_sha256, manifest_sha256
 from fmi_jax.data.preparing.selection import Row
 from fmi_jax.data.preparing.shard import Seen, Shard, features_of
 from fmi_jax.data.raw.drawn.folder import is_drawn
@@ -51,10 +51,7 @@ def write_folder(
     Raises:
       UserError: in some channel the training images are all of one value; nothing is written then.
     """
-    if spec.mean is None:
-        mean, std = _statistics(shards, raw.table)
-    else:
-        mean, std = spec.mean, spec.std
+    mean, std = (spec.mean, spec.std) if spec.mean else _statistics(shards, raw.table)
     index = _index_csv(shards)
     manifest = {
         **recipe,
@@ -111,8 +108,7 @@ def _place_records(
         )
         full = [shard for shard in shards if shard.split == split and shard.note.records]
         for i, shard in enumerate(full):
-            target = template.sharded_filepath(shard_index=i, num_shards=None)
-            _place(shard.file, Path(target))
+            _place(shard.file, Path(template.sharded_filepath(shard_index=i, num_shards=None)))
         splits.append(
             tfds.core.SplitInfo(
                 name=split,
@@ -151,10 +147,9 @@ def _index_csv(shards: Sequence[Shard]) -> bytes:
     lines: list[Sequence[Any]] = [INDEX_COLUMNS]
     for row, image in _seen(shards):
         example = row.example
-        label = json.dumps(_label(row, image))
         lines.append(
-            (row.split, example.id, label, example.group or "", example.path,
-             image.file_sha256, image.width, image.height)
+            (row.split, example.id, json.dumps(_label(row, image)), example.group or "",
+             example.path, image.file_sha256, image.width, image.height)
         )  # fmt: skip
     return atomic.csv_bytes(lines)
 
@@ -162,13 +157,11 @@ def _index_csv(shards: Sequence[Shard]) -> bytes:
 def _summary(shards: Sequence[Shard], num_classes: int) -> dict[str, Any]:
     """The part of the manifest that tells of the images."""
     seen = list(_seen(shards))
-    counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
     class_counts: dict[str, np.ndarray] = {split: np.zeros(num_classes) for split in SPLITS}
     groups: dict[str, dict[str, None]] = collections.defaultdict(dict)  # an ordered set of splits
     same_pixels: dict[str, list[dict[str, str]]] = collections.defaultdict(list)
     for row, image in seen:
         label = _label(row, image)
-        counts[row.split] += 1
         if isinstance(label, int):
             class_counts[row.split][label] += 1
         else:
@@ -179,7 +172,7 @@ def _summary(shards: Sequence[Shard], num_classes: int) -> dict[str, Any]:
     same = [entries for entries in same_pixels.values() if len(entries) > 1]
     spread = [len({x["split"] for x in entries}) > 1 for entries in same]
     return {
-        "counts": counts,
+        "counts": {split: sum(row.split == split for row, _ in seen) for split in SPLITS},
         "class_counts": {split: n.tolist() for split, n in class_counts.items()},
         "group_counts": {split: sum(split in s for s in groups.values()) for split in SPLITS},
         "groups_across_splits": {g: sorted(s) for g, s in groups.items() if len(s) > 1},
@@ -191,10 +184,8 @@ def _summary(shards: Sequence[Shard], num_classes: int) -> dict[str, Any]:
             for row, image in zip(shard.rows, shard.note.images, strict=True)
             if isinstance(image, str)
         ],
-        "split_sha256": _sha256_of_lines(
-            f"{row.split},{row.example.id}" for row, _ in _seen(shards)
-        ),
-        "files_sha256": _sha256_of_lines(image.file_sha256 for _, image in seen),
+        "split_sha256": lines_sha256(f"{row.split},{row.example.id}" for row, _ in seen),
+        "files_sha256": lines_sha256(image.file_sha256 for _, image in seen),
     }
 
 
@@ -210,10 +201,3 @@ def _statistics(
     if min(std) < 1e-6:
         raise UserError(f"{table}: every training image is the same plain colour in a channel.")
     return tuple(mean.tolist()), tuple(std)
-
-
-def _sha256_of_lines(lines: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for line in lines:
-        digest.update(f"{line}\n".encode())
-    return digest.hexdigest()

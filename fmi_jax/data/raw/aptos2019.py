@@ -29,19 +29,18 @@ def read(source: Path) -> RawDataset:
         problems,
     )
     problems.raise_if_any()
-    examples = [
-        RawExample(
-            id=row.fields["id_code"],
-            path=f"{row.fields['id_code']}.png",
-            label=label,
-            row=row.line,
-        )
-        for row, label in zip(rows, labels, strict=True)
-    ]
     return RawDataset(
         table=table,
         image_root=source / "train_images",
-        examples=examples,
+        examples=[
+            RawExample(
+                id=row.fields["id_code"],
+                path=f"{row.fields['id_code']}.png",
+                label=label,
+                row=row.line,
+            )
+            for row, label in zip(rows, labels, strict=True)
+        ],
         classes=classes,
         label=form,
     )

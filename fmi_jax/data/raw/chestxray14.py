@@ -11,7 +11,7 @@ from fmi_jax.data.raw.labels import encode_class_lists
 from fmi_jax.data.raw.problems import SHOWN, Problems
 from fmi_jax.data.raw.spec import DatasetSpec, RawDataset, RawExample
 from fmi_jax.data.raw.split_lists import read_split_lists
-from fmi_jax.data.raw.table import TableRow, read_table
+from fmi_jax.data.raw.table import read_table
 from fmi_jax.errors import UsageError
 
 CLASSES = (
@@ -55,11 +55,13 @@ def read(source: Path) -> RawDataset:
     _, rows = read_table(table, required=("Image Index", "Finding Labels", "Patient ID"))
     problems = Problems(table)
     places = [f"row {row.line} ({row.fields['Image Index']!r})" for row in rows]
+    findings = [row.fields["Finding Labels"] for row in rows]
+    problems.add(
+        f"Finding Labels is empty, expected {NO_FINDING!r} or findings",
+        *(place for found, place in zip(findings, places, strict=True) if not found),
+    )
     labels, classes, form = encode_class_lists(
-        [_findings(row, place, problems) for row, place in zip(rows, places, strict=True)],
-        places,
-        CLASSES,
-        problems,
+        ["" if found == NO_FINDING else found for found in findings], places, CLASSES, problems
     )
     images = [row.fields["Image Index"] for row in rows]
     nih = read_split_lists(source, OFFICIAL_LISTS, images)
@@ -71,19 +73,22 @@ def read(source: Path) -> RawDataset:
             problems.add(f"{OFFICIAL_LISTS['test']} and {BENCHMARK_LISTS['test']} disagree", place)
     problems.raise_if_any()
     paths = _image_paths(source)
-    examples = [
-        RawExample(
-            id=image,
-            path=paths.get(image, f"images/{image}"),
-            label=label,
-            group=row.fields["Patient ID"],
-            split=split_of.get(image),
-            row=row.line,
-        )
-        for row, image, label in zip(rows, images, labels, strict=True)
-    ]
     return RawDataset(
-        table=table, image_root=source, examples=examples, classes=classes, label=form
+        table=table,
+        image_root=source,
+        examples=[
+            RawExample(
+                id=image,
+                path=paths.get(image, f"images/{image}"),
+                label=label,
+                group=row.fields["Patient ID"],
+                split=split_of.get(image),
+                row=row.line,
+            )
+            for row, image, label in zip(rows, images, labels, strict=True)
+        ],
+        classes=classes,
+        label=form,
     )
 
 
@@ -128,22 +133,15 @@ def upstream(examples: Sequence[RawExample]) -> splits.Assignment:
     return splits.official(examples)
 
 
-def _findings(row: TableRow, place: str, problems: Problems) -> str:
-    """The classes of a row, "a|b"; empty where nothing was found."""
-    findings = row.fields["Finding Labels"]
-    if not findings:
-        problems.add(f"Finding Labels is empty, expected {NO_FINDING!r} or findings", place)
-    return "" if findings == NO_FINDING else findings
-
-
 def _image_paths(source: Path) -> dict[str, str]:
     """Path of each image: in `images/`, or in one of `images_001/images/` to 012."""
-    paths = {}
-    for folder in (source / "images", *sorted(source.glob("images_*/images"))):
-        if folder.is_dir():
-            where = folder.relative_to(source).as_posix()
-            paths |= {entry.name: f"{where}/{entry.name}" for entry in os.scandir(folder)}
-    return paths
+    parts = [f"{folder.parent.name}/images" for folder in sorted(source.glob("images_*/images"))]
+    return {
+        entry.name: f"{folder}/{entry.name}"
+        for folder in ("images", *parts)
+        if (source / folder).is_dir()
+        for entry in os.scandir(source / folder)
+    }
 
 
 CHESTXRAY14 = DatasetSpec(

@@ -91,9 +91,8 @@ def upstream(examples: Sequence[RawExample]) -> Assignment:
 
 def official(examples: Sequence[RawExample]) -> Assignment:
     """Split with `valid.csv` as test; a random tenth of `train.csv`'s patients is validation."""
-    rows = _deal_patients(examples, ("val",))
-    rows["test"] = [i for i, example in enumerate(examples) if example.split == "test"]
-    return rows
+    test = [i for i, example in enumerate(examples) if example.split == "test"]
+    return _deal_patients(examples, ("val",)) | {"test": test}
 
 
 def grouped(examples: Sequence[RawExample]) -> Assignment:

@@ -76,8 +76,13 @@ def read(source: Path, *, classes: tuple[str, ...] = ()) -> RawDataset:
         [parts[depth - 1] for parts in found], paths, classes, problems
     )
     problems.raise_if_any()
-    examples = [
-        RawExample(id=path, path=path, label=label, split=parts[0] if divided else None)
-        for path, parts, label in zip(paths, found, labels, strict=True)
-    ]
-    return RawDataset(table=source, image_root=source, examples=examples, classes=names, label=form)
+    return RawDataset(
+        table=source,
+        image_root=source,
+        examples=[
+            RawExample(id=path, path=path, label=label, split=parts[0] if divided else None)
+            for path, parts, label in zip(paths, found, labels, strict=True)
+        ],
+        classes=names,
+        label=form,
+    )

@@ -95,22 +95,21 @@ def read(
         labels, names, form = encode(values, places, classes, problems)
     problems.raise_if_any()
 
-    examples = [
-        RawExample(
-            id=row.fields["id"] if "id" in columns else row.fields["path"],
-            path=row.fields["path"],
-            label=label,
-            group=row.fields.get("group") or None,
-            split=row.fields.get("split") or None,
-            row=row.line,
-            masks=files,
-        )
-        for row, label, files in zip(rows, labels, masks, strict=True)
-    ]
     return RawDataset(
         table=source,
         image_root=image_root or source.parent,
-        examples=examples,
+        examples=[
+            RawExample(
+                id=row.fields["id"] if "id" in columns else row.fields["path"],
+                path=row.fields["path"],
+                label=label,
+                group=row.fields.get("group") or None,
+                split=row.fields.get("split") or None,
+                row=row.line,
+                masks=files,
+            )
+            for row, label, files in zip(rows, labels, masks, strict=True)
+        ],
         classes=names,
         label=form,
     )

@@ -57,20 +57,19 @@ def read(source: Path) -> RawDataset:
     images = [row.fields["image"] for row in rows]
     lesions = _lesions(source / "ISIC_2019_Training_Metadata.csv", images)
     folders = [source / folder for folder in _FOLDERS]
-    examples = [
-        RawExample(
-            id=image,
-            path=f"{image}.jpg",
-            label=mark.index(1.0),
-            group=lesions.get(image),
-            row=row.line,
-        )
-        for row, image, mark in zip(rows, images, marks, strict=True)
-    ]
     return RawDataset(
         table=table,
         image_root=next(filter(Path.is_dir, folders), source / "ISIC_2019_Training_Input"),
-        examples=examples,
+        examples=[
+            RawExample(
+                id=image,
+                path=f"{image}.jpg",
+                label=mark.index(1.0),
+                group=lesions.get(image),
+                row=row.line,
+            )
+            for row, image, mark in zip(rows, images, marks, strict=True)
+        ],
         classes=CLASSES,
         label=Label.INDEX,
     )
@@ -88,9 +87,8 @@ def _lesions(table: Path, images: list[str]) -> dict[str, str]:
         if image in lesions:
             problems.add("image is listed more than once", f"row {row.line} ({image!r})")
         lesions[image] = row.fields["lesion_id"] or image
-    for image in images:
-        if image not in lesions:
-            problems.add("no row for an image of the ground truth", repr(image))
+    unlisted = (repr(image) for image in images if image not in lesions)
+    problems.add("no row for an image of the ground truth", *unlisted)
     problems.raise_if_any("Without this table, the split 'grouped' cannot be had; all others can.")
     return lesions
 

@@ -37,9 +37,10 @@ def encode_classes(
         index |= {str(i): i for i in range(len(names))}
         expected = f"0 to {len(names) - 1} or {expected}"
     labels = [index.get(value, -1) for value in values]
-    for label, value, place in zip(labels, values, places, strict=True):
-        if label < 0:
-            problems.add(f"label outside the classes, expected {expected}", f"{place}: {value!r}")
+    problems.add(
+        f"label outside the classes, expected {expected}",
+        *(f"{p}: {v!r}" for p, v, label in zip(places, values, labels, strict=True) if label < 0),
+    )
     return labels, names, Label.INDEX
 
 
@@ -53,15 +54,14 @@ def encode_class_lists(
     lists = [split_list(value) for value in values]
     names = tuple(classes) or tuple(sorted({name for names in lists for name in names}))
     _check_classes(names, problems)
-    for found, place in zip(lists, places, strict=True):
-        for name in found:
-            if name not in names:
-                expected = ", ".join(names)
-                problems.add(
-                    f"label outside the classes, expected some of {expected}", f"{place}: {name!r}"
-                )
-    labels = [tuple(float(name in found) for name in names) for found in lists]
-    return labels, names, Label.VECTOR
+    unknown = (
+        f"{place}: {name!r}"
+        for found, place in zip(lists, places, strict=True)
+        for name in found
+        if name not in names
+    )
+    problems.add(f"label outside the classes, expected some of {', '.join(names)}", *unknown)
+    return [tuple(float(name in found) for name in names) for found in lists], names, Label.VECTOR
 
 
 def encode_masks(

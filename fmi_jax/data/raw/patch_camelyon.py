@@ -3,6 +3,8 @@
 A patch is positive if its central 32 x 32 pixels hold at least one pixel of tumour tissue.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -70,33 +72,35 @@ def _check_files(source: Path) -> None:
     problems.raise_if_any(f"Expected {_LAYOUT}.")
 
 
-def _open(path: Path, name: str) -> tuple[h5py.File, h5py.Dataset]:
+@contextlib.contextmanager
+def _open(path: Path, name: str) -> Iterator[h5py.Dataset]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
         raise UserError(f"{path} is not a whole HDF5 file ({error}); download it again.") from None
-    if not isinstance(data := file.get(name), h5py.Dataset):
-        names = ", ".join(file) or "nothing"
-        file.close()
-        raise UserError(f"{path} has no data set {name!r}; it holds {names}.")
-    return file, data
+    with file:
+        if not isinstance(data := file.get(name), h5py.Dataset):
+            names = ", ".join(file) or "nothing"
+            raise UserError(f"{path} has no data set {name!r}; it holds {names}.")
+        yield data
 
 
 def _read_labels(path: Path, problems: Problems) -> np.ndarray:
     """Read the labels `[n]`; labels outside the classes are added to `problems`."""
-    file, data = _open(path, "y")
-    with file:
+    with _open(path, "y") as data:
         if data.size != len(data):
             raise UserError(f"{path}: labels of shape {data.shape}; expected (n, 1, 1, 1).")
         labels = data[()].reshape(-1)
-    for i in np.flatnonzero(~np.isin(labels, (0, 1))):
-        problems.add("label outside the classes, expected 0 or 1", f"{path.name}[{i}]: {labels[i]}")
+    wrong = np.flatnonzero(~np.isin(labels, (0, 1)))
+    problems.add(
+        "label outside the classes, expected 0 or 1",
+        *(f"{path.name}[{i}]: {labels[i]}" for i in wrong),
+    )
     return labels.astype(int)
 
 
 def _count_images(path: Path) -> int:
-    file, data = _open(path, "x")
-    with file:
+    with _open(path, "x") as data:
         if data.ndim != 4 or data.shape[3] != 3 or data.dtype != np.uint8:
             raise UserError(
                 f"{path}: images of shape {data.shape} and type {data.dtype};"

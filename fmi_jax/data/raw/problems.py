@@ -19,12 +19,10 @@ class Problems:
         self.source = source
         self._places: dict[str, list[str]] = {}
 
-    def add(self, kind: str, where: str) -> None:
-        """Add a fault of `kind` ("image file is missing") at `where` ("row 7 ('a.png')")."""
-        self._places.setdefault(kind, []).append(where)
-
-    def __bool__(self) -> bool:
-        return bool(self._places)
+    def add(self, kind: str, *where: str) -> None:
+        """Add a fault of `kind` ("image file is missing") at each `where` ("row 7 ('a.png')")."""
+        if where:
+            self._places.setdefault(kind, []).extend(where)
 
     def lines(self) -> list[str]:
         """One line per kind of fault."""
@@ -36,6 +34,6 @@ class Problems:
 
     def raise_if_any(self, advice: str = "") -> None:
         """Raise one `UserError` that lists every kind of fault, if there is one."""
-        if self:
-            lines = self.lines() + ([advice] if advice else [])
+        if lines := self.lines():
+            lines += [advice] if advice else []
             raise UserError(f"{self.source} cannot be used:\n  " + "\n  ".join(lines))

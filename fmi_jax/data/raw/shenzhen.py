@@ -42,19 +42,23 @@ def read(source: Path) -> RawDataset:
         raise UserError(f"{folder} holds no image; expected CHNCXR_0001_0.png and so on.")
     problems = Problems(folder)
     matches = [_NAME.fullmatch(name) for name in names]
-    for name, match in zip(names, matches, strict=True):
-        if not match:
-            problems.add("not named CHNCXR_<four digits>_<0 or 1>.png", name)
+    problems.add(
+        "not named CHNCXR_<four digits>_<0 or 1>.png",
+        *(name for name, match in zip(names, matches, strict=True) if not match),
+    )
     problems.raise_if_any()
     digits = [match[1] for match in matches if match]
     labels, classes, form = encode_classes(digits, names, CLASSES, problems)
     split_of = read_split_lists(source, LISTS, names)
-    examples = [
-        RawExample(id=name, path=name, label=label, split=split_of.get(name))
-        for name, label in zip(names, labels, strict=True)
-    ]
     return RawDataset(
-        table=source, image_root=folder, examples=examples, classes=classes, label=form
+        table=source,
+        image_root=folder,
+        examples=[
+            RawExample(id=name, path=name, label=label, split=split_of.get(name))
+            for name, label in zip(names, labels, strict=True)
+        ],
+        classes=classes,
+        label=form,
     )
 
 

@@ -35,13 +35,13 @@ def read_split_lists(
             f"{folder} has no {' and no '.join(missing)}; expected all of"
             f" {', '.join(lists.values())}, or none of them."
         )
-    known = {_stem(image): image for image in images}
+    known = {PurePosixPath(image).stem: image for image in images}
     found: dict[str, tuple[str, str]] = {}  # image -> split, place
     problems = Problems(folder)
     for split, name in lists.items():
         for number, listed in _names(folder / name):
             place = f"{name} line {number} ({listed!r})"
-            image = known.get(_stem(listed))
+            image = known.get(PurePosixPath(listed).stem)
             if image is None:
                 problems.add("listed, but not an image of the data set", place)
             elif image in found:
@@ -50,10 +50,6 @@ def read_split_lists(
                 found[image] = (split, place)
     problems.raise_if_any()
     return {image: split for image, (split, _) in found.items()}
-
-
-def _stem(name: str) -> str:
-    return PurePosixPath(name).stem
 
 
 def _names(path: Path) -> list[tuple[int, str]]:

@@ -61,17 +61,15 @@ def read_table(path: Path, required: Sequence[str]) -> tuple[list[str], list[Tab
     if len(records) == 1:
         raise UserError(f"{path} has a header but no rows.")
     problems = Problems(path)
-    for line, record in records[1:]:
-        if len(record) != len(columns):
-            problems.add(
-                f"row without exactly {len(columns)} fields", f"row {line} has {len(record)}"
-            )
+    problems.add(
+        f"row without exactly {len(columns)} fields",
+        *(f"row {line} has {len(r)}" for line, r in records[1:] if len(r) != len(columns)),
+    )
     problems.raise_if_any()
-    rows = [
-        TableRow(line, dict(zip(columns, (field.strip() for field in record), strict=True)))
+    return columns, [
+        TableRow(line, dict(zip(columns, map(str.strip, record), strict=True)))
         for line, record in records[1:]
     ]
-    return columns, rows
 
 
 def _quoted(names: Sequence[str]) -> str:

@@ -38,7 +38,8 @@ _DESCRIPTION = {
 }
 
 
-def draw(folder: Path, count: int = 40, seed: int = 0) -> None:
+@draw_once(_NOTE, count=40)
+def draw(folder: Path, count: int, seed: int) -> None:
     """Write `count` mammograms of half as many patients, and their tables, into `folder`.
 
     Every third patient has a second abnormality. One mammogram is listed for masses in training
@@ -47,14 +48,7 @@ def draw(folder: Path, count: int = 40, seed: int = 0) -> None:
     Raises:
       UserError: the folder holds something else.
     """
-    draw_once(
-        folder,
-        _NOTE.format(count=count, seed=seed),
-        lambda new: _write(new, count, np.random.default_rng(seed)),
-    )
-
-
-def _write(folder: Path, count: int, rng: np.random.Generator) -> None:
+    rng = np.random.default_rng(seed)
     download = _Download(folder, rng, [], {})
     for i in range(count // 2):
         kind = ("Mass", "Calc")[i % 2]
@@ -64,53 +58,50 @@ def _write(folder: Path, count: int, rng: np.random.Generator) -> None:
             pathologies.append("BENIGN_WITHOUT_CALLBACK")
         for view in ("CC", "MLO"):
             film = f"P_{i + 1:05}", ("LEFT", "RIGHT")[i % 3 % 2], view
-            picture = _Picture.draw(rng, kind, pathologies)
-            _write_film(download, kind, part, film, picture)
+            pixels, findings = _draw_film(rng, kind, pathologies)
+            _write_film(download, kind, part, film, pixels, findings)
             if i == 0 and view == "CC":
-                _write_film(download, "Calc", "Test", film, picture)
+                _write_film(download, "Calc", "Test", film, pixels, findings)
     for (kind, part), rows in download.tables.items():
         split = {"Training": "train", "Test": "test"}[part]
         name = f"{kind.lower()}_case_description_{split}_set.csv"
-        _write_table(folder / name, _COLUMNS[kind], rows)
-    _write_table(folder / "metadata.csv", _METADATA, download.series)
+        (folder / name).write_bytes(atomic.csv_bytes([_COLUMNS[kind], *rows]))
+    (folder / "metadata.csv").write_bytes(atomic.csv_bytes([_METADATA, *download.series]))
 
 
-class _Picture(NamedTuple):
-    """A mammogram, uint16 `[h, w]`, and for each abnormality its pathology and a box around it."""
+_Finding = tuple[str, tuple[slice, slice]]
+"""Pathology of an abnormality, and a box around it."""
 
-    pixels: np.ndarray
-    findings: list[tuple[str, tuple[slice, slice]]]
 
-    @classmethod
-    def draw(cls, rng: np.random.Generator, kind: str, pathologies: list[str]) -> "_Picture":
-        height, width = (int(n) for n in rng.integers((75, 60), (92, 74)))
-        film = Image.new("L", (width, height), 8)
-        pen = ImageDraw.Draw(film)
-        pen.ellipse((-width * 0.7, height * 0.05, width * 0.75, height * 0.95), fill=90)
-        for x, y in rng.uniform((0, 0.3), (0.4, 0.7), (7, 2)) * (width, height):
-            pen.ellipse((x - 9, y - 5, x + 9, y + 5), fill=int(rng.integers(95, 125)))
-        film = film.filter(ImageFilter.GaussianBlur(2))
-        pen = ImageDraw.Draw(film)
-        findings = []
-        for number, pathology in enumerate(pathologies):
-            malignant = pathology == "MALIGNANT"
-            radius = rng.uniform(7, 9) if malignant else rng.uniform(3, 5)
-            level = int(rng.integers(190, 230) if malignant else rng.integers(140, 165))
-            x = width * rng.uniform(0.25, 0.4)
-            y = height * (0.35 + 0.3 * number)
-            if kind == "Mass":
-                pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=level)
-            else:
-                for u, v in rng.normal(0, radius / 2, (25, 2)):
-                    pen.rectangle((x + u, y + v, x + u + 1, y + v + 1), fill=level)
-            reach = round(1.5 * radius)
-            rows = slice(max(round(y) - reach, 0), round(y) + reach + 1)
-            findings.append(
-                (pathology, (rows, slice(max(round(x) - reach, 0), round(x) + reach + 1)))
-            )
-        grain = rng.normal(0, 900, (height, width))
-        pixels = np.asarray(film, float) * 257 + grain
-        return cls(np.clip(pixels, 0, 0xFFFF).astype(np.uint16), findings)
+def _draw_film(
+    rng: np.random.Generator, kind: str, pathologies: list[str]
+) -> tuple[np.ndarray, list[_Finding]]:
+    """Draw a mammogram, uint16 `[h, w]`; also returns its abnormalities."""
+    height, width = (int(n) for n in rng.integers((75, 60), (92, 74)))
+    film = Image.new("L", (width, height), 8)
+    pen = ImageDraw.Draw(film)
+    pen.ellipse((-width * 0.7, height * 0.05, width * 0.75, height * 0.95), fill=90)
+    for x, y in rng.uniform((0, 0.3), (0.4, 0.7), (7, 2)) * (width, height):
+        pen.ellipse((x - 9, y - 5, x + 9, y + 5), fill=int(rng.integers(95, 125)))
+    film = film.filter(ImageFilter.GaussianBlur(2))
+    pen = ImageDraw.Draw(film)
+    findings: list[_Finding] = []
+    for number, pathology in enumerate(pathologies):
+        malignant = pathology == "MALIGNANT"
+        radius = rng.uniform(7, 9) if malignant else rng.uniform(3, 5)
+        level = int(rng.integers(190, 230) if malignant else rng.integers(140, 165))
+        x = width * rng.uniform(0.25, 0.4)
+        y = height * (0.35 + 0.3 * number)
+        if kind == "Mass":
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=level)
+        else:
+            for u, v in rng.normal(0, radius / 2, (25, 2)):
+                pen.rectangle((x + u, y + v, x + u + 1, y + v + 1), fill=level)
+        reach = round(1.5 * radius)
+        rows, columns = (slice(max(round(at) - reach, 0), round(at) + reach + 1) for at in (y, x))
+        findings.append((pathology, (rows, columns)))
+    pixels = np.asarray(film, float) * 257 + rng.normal(0, 900, (height, width))
+    return np.clip(pixels, 0, 0xFFFF).astype(np.uint16), findings
 
 
 class _Download(NamedTuple):
@@ -123,16 +114,21 @@ class _Download(NamedTuple):
 
 
 def _write_film(
-    download: _Download, kind: str, part: str, film: tuple[str, str, str], picture: _Picture
+    download: _Download,
+    kind: str,
+    part: str,
+    film: tuple[str, str, str],
+    pixels: np.ndarray,
+    findings: list[_Finding],
 ) -> None:
     patient, breast, view = film
     case = f"{kind}-{part}_{patient}_{breast}_{view}"
-    (file,) = _write_series(download, case, "full mammogram images", [picture.pixels])
+    (file,) = _write_series(download, case, "full mammogram images", [pixels])
     rows = download.tables.setdefault((kind, part), [])
-    for number, (pathology, box) in enumerate(picture.findings, start=1):
-        mask = np.zeros(picture.pixels.shape, np.uint8)
+    for number, (pathology, box) in enumerate(findings, start=1):
+        mask = np.zeros(pixels.shape, np.uint8)
         mask[box] = 255
-        crop = picture.pixels[box]
+        crop = pixels[box]
         lesion = f"{case}_{number}"
         # Most crops and masks share a series, in either order; some have one each.
         if view == "MLO" and kind == "Mass":
@@ -205,8 +201,7 @@ def _write_dicom(path: Path, pixels: np.ndarray, **tags: Any) -> None:
         "HighBit": bits - 1,
         "PixelRepresentation": 0,
     }
-    for name, value in (tags | described).items():
-        setattr(dataset, name, value)
+    dataset.update(tags | described)  # type: ignore[arg-type]
     data = pixels.tobytes()
     dataset.add_new("PixelData", "OW", data + b"\0" * (len(data) % 2))
     dataset.save_as(path, enforce_file_format=True)
@@ -222,7 +217,3 @@ _METADATA = (
     *("Modality", "SOP Class Name", "SOP Class UID", "Number of Images", "File Size"),
     *("File Location", "Download Timestamp"),
 )
-
-
-def _write_table(path: Path, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    path.write_bytes(atomic.csv_bytes([columns, *rows]))

@@ -1,11 +1,11 @@
 """Draws a small raw ChestX-ray14: `Data_Entry_2017.csv`, the two lists, two image folders."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from fmi_jax import atomic
 from fmi_jax.data.raw.drawn.chest import radiograph
 from fmi_jax.data.raw.drawn.folder import draw_once
 
@@ -22,7 +22,11 @@ HEADER = (
 )
 
 
-def draw(folder: Path, count: int = 56, seed: int = 0) -> None:
+@draw_once(
+    "Synthetic chest radiographs in the layout of ChestX-ray14: {count}, seed {seed}.\n",
+    count=56,
+)
+def draw(folder: Path, count: int, seed: int) -> None:
     """Write `count` radiographs of about `count / 2` patients, with none or up to three findings.
 
     As in the real set, some PNGs have an alpha channel, and no patient is in both lists.
@@ -30,11 +34,6 @@ def draw(folder: Path, count: int = 56, seed: int = 0) -> None:
     Raises:
       UserError: `folder` holds something else.
     """
-    note = f"Synthetic chest radiographs in the layout of ChestX-ray14: {count}, seed {seed}.\n"
-    draw_once(folder, note, lambda new: _write(new, count, seed))
-
-
-def _write(folder: Path, count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     patients = np.sort(rng.integers(1, count // 2 + 1, count))
     rows, lists = [], {"train_val_list.txt": [], "test_list.txt": []}
@@ -53,8 +52,6 @@ def _write(folder: Path, count: int, seed: int) -> None:
         size = (grey.width, grey.height, 0.143, 0.143)
         rows.append((name, labels, follow_up, patient, age, sex, view, *size, ""))
         lists["test_list.txt" if patient % 4 == 0 else "train_val_list.txt"].append(name)
-    with open(folder / "Data_Entry_2017.csv", "w", newline="") as file:
-        file.write(",".join(HEADER) + "\n")
-        csv.writer(file, lineterminator="\n").writerows(rows)
+    (folder / "Data_Entry_2017.csv").write_bytes(atomic.csv_bytes([HEADER, *rows]))
     for list_name, names in lists.items():
         (folder / list_name).write_text("\n".join(names) + "\n")

@@ -7,7 +7,7 @@ from PIL import Image
 
 from fmi_jax import atomic
 from fmi_jax.data.raw.drawn.chest import radiograph
-from fmi_jax.data.raw.drawn.folder import drawn_folder
+from fmi_jax.data.raw.drawn.folder import draw_once
 
 _NOTE = """\
 Synthetic chest radiographs: {count} images, seed {seed}.
@@ -25,7 +25,8 @@ _FINDINGS = (
 _HEADER = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding", *_FINDINGS)
 
 
-def draw(folder: Path, count: int = 60, seed: int = 0) -> None:
+@draw_once(_NOTE, count=60)
+def draw(folder: Path, count: int, seed: int) -> None:
     """Write about `count` radiographs, a sixth of them for `valid.csv`.
 
     Lateral views are drawn like frontal ones.
@@ -33,12 +34,10 @@ def draw(folder: Path, count: int = 60, seed: int = 0) -> None:
     Raises:
       UserError: `folder` holds something else.
     """
-    with drawn_folder(folder, _NOTE.format(count=count, seed=seed)) as new:
-        if new is not None:
-            rng = np.random.default_rng(seed)
-            held_out = count // 6
-            _write_part(rng, new, "train", count - held_out, first_patient=1)
-            _write_part(rng, new, "valid", held_out, first_patient=64541)
+    rng = np.random.default_rng(seed)
+    held_out = count // 6
+    _write_part(rng, folder, "train", count - held_out, first_patient=1)
+    _write_part(rng, folder, "valid", held_out, first_patient=64541)
 
 
 def _write_part(

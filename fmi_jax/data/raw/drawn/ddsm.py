@@ -21,7 +21,8 @@ _SPLITS = ("train", "train", "val", "test")  # splits of every four cases of a k
 _VIEWS = [f"{side}_{view}" for side in ("LEFT", "RIGHT") for view in ("CC", "MLO")]
 
 
-def draw(folder: Path, count: int = 48, seed: int = 0) -> None:
+@draw_once(_NOTE, count=48)
+def draw(folder: Path, count: int, seed: int) -> None:
     """Write up to `count` mammograms, four per case, and the three lists into `folder`.
 
     As in the real lists, a case is in two of them: benign in one volume, cancer in another.
@@ -29,14 +30,7 @@ def draw(folder: Path, count: int = 48, seed: int = 0) -> None:
     Raises:
       UserError: the folder holds something else.
     """
-    draw_once(
-        folder,
-        _NOTE.format(count=count, seed=seed),
-        lambda new: _write(new, count, np.random.default_rng(seed)),
-    )
-
-
-def _write(folder: Path, count: int, rng: np.random.Generator) -> None:
+    rng = np.random.default_rng(seed)
     images, lists = folder / "ddsm_raw", folder / "ddsm_raw_image_lists"
     images.mkdir()
     lists.mkdir()

@@ -1,5 +1,6 @@
 """Folder of a drawn raw data set, written atomically and marked as not real."""
 
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,10 +28,11 @@ def drawn_folder(folder: Path, note: str) -> Iterator[Path | None]:
     Raises:
       UserError: the folder holds something else.
     """
+    numbered = f"{note}Format {FORMAT}.\n"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         marker = folder / MARKER
         # Markers without a number are of format 1.
-        if marker.is_file() and marker.read_text() in (_numbered(note), note):
+        if marker.is_file() and marker.read_text() in (numbered, note):
             yield None
             return
         raise UserError(
@@ -43,19 +45,33 @@ def drawn_folder(folder: Path, note: str) -> Iterator[Path | None]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial
-    (partial / MARKER).write_text(_numbered(note))
+    (partial / MARKER).write_text(numbered)
     partial.replace(folder)
 
 
-def draw_once(folder: Path, note: str, write: Callable[[Path], None]) -> None:
-    """Draw into `folder` with `write`, unless the same set is already there; see `drawn_folder`."""
-    with drawn_folder(folder, note) as new:
-        if new is not None:
-            write(new)
+def draw_once(
+    note: str, *, count: int
+) -> Callable[[Callable[[Path, int, int], None]], Callable[..., None]]:
+    """Decorate a function `(folder, count, seed)` that draws a raw data set into an empty folder.
 
+    The result, `(folder, count=..., seed=0)`, leaves a folder unchanged that already holds the very
+    set that it would draw; `folder` and errors are those of `drawn_folder`.
 
-def _numbered(note: str) -> str:
-    return f"{note}Format {FORMAT}.\n"
+    Args:
+      note: description of the drawing, with "{count}" and "{seed}" in it; see `drawn_folder`.
+      count: number of images where the caller names none.
+    """
+
+    def decorate(write: Callable[[Path, int, int], None]) -> Callable[..., None]:
+        @functools.wraps(write)
+        def draw(folder: Path, count: int = count, seed: int = 0) -> None:
+            with drawn_folder(folder, note.format(count=count, seed=seed)) as new:
+                if new is not None:
+                    write(new, count, seed)
+
+        return draw
+
+    return decorate
 
 
 def is_drawn(source: Path) -> bool:

@@ -130,7 +130,17 @@ class View:
         return self.centre[0] + self.radius * x, self.centre[1] + self.radius * y
 
 
-def draw(folder: Path, count: int = 600, seed: int = 0) -> None:
+_NOTE = """\
+Synthetic fundus photographs: {count} images, seed {seed}.
+
+Drawn by fmi_jax.data.raw.drawn.fundus in the raw layout of the APTOS2019 challenge. They show no
+patient; the grade (diagnosis, 0 to 4) is the number and size of the drawn lesions.
+For trying out and testing software only.
+"""
+
+
+@draw_once(_NOTE, count=600)
+def draw(folder: Path, count: int, seed: int) -> None:
     """Write `count` photographs and their grades into `folder`, in the raw APTOS2019 layout.
 
     The bytes depend only on `count` and `seed`. The folder appears at once, when everything is
@@ -139,11 +149,6 @@ def draw(folder: Path, count: int = 600, seed: int = 0) -> None:
     Raises:
       UserError: the folder holds something else.
     """
-    note = _NOTE.format(count=count, seed=seed)
-    draw_once(folder, note, lambda new: _write(new, count, seed))
-
-
-def _write(folder: Path, count: int, seed: int) -> None:
     images = folder / "train_images"
     images.mkdir()
     grades = grades_of(count, seed)
@@ -158,15 +163,6 @@ def _write(folder: Path, count: int, seed: int) -> None:
         ids = list(pool.map(write, range(count)))
     rows = [("id_code", "diagnosis"), *zip(ids, grades, strict=True)]
     (folder / "train.csv").write_bytes(atomic.csv_bytes(rows))
-
-
-_NOTE = """\
-Synthetic fundus photographs: {count} images, seed {seed}.
-
-Drawn by fmi_jax.data.raw.drawn.fundus in the raw layout of the APTOS2019 challenge. They show no
-patient; the grade (diagnosis, 0 to 4) is the number and size of the drawn lesions.
-For trying out and testing software only.
-"""
 
 
 def grades_of(count: int, seed: int) -> np.ndarray:
@@ -280,7 +276,9 @@ def render(
     lean_x, lean_y = rng.normal(0, 0.09), rng.normal(0, 0.09)
     light = 1 - rng.uniform(0.22, 0.42) * distance**2 + lean_x * x + lean_y * y
     light *= 1 + _mottle(rng, view, 9, 0.035) + _mottle(rng, view, 40, 0.022)
-    macula = _spot(x, y, view.macula, rng.uniform(0.13, 0.19))
+    size = rng.uniform(0.13, 0.19)
+    macula = np.exp(-((x - view.macula[0]) ** 2) / (2 * size * size))
+    macula = macula * np.exp(-((y - view.macula[1]) ** 2) / (2 * size * size))
     light *= 1 - rng.uniform(0.25, 0.40) * macula
 
     tint = _COLOUR * rng.normal(1, (0.0, 0.05, 0.07))
@@ -315,12 +313,6 @@ def _mottle(rng: np.random.Generator, view: View, cells: int, strength: float) -
     """Make a smooth random texture `[h, w]` with `cells` bumps across the image."""
     coarse = Image.fromarray(rng.standard_normal((cells, cells), np.float32) * strength)
     return np.asarray(coarse.resize((view.width, view.height), Image.Resampling.BICUBIC))
-
-
-def _spot(x: np.ndarray, y: np.ndarray, at: tuple[float, float], size: float) -> np.ndarray:
-    """Make a Gaussian bump `[h, w]` of height 1."""
-    along_x = np.exp(-((x - at[0]) ** 2) / (2 * size * size))
-    return along_x * np.exp(-((y - at[1]) ** 2) / (2 * size * size))
 
 
 def _paint_disc(
@@ -384,9 +376,8 @@ def _vessels(rng: np.random.Generator, view: View) -> np.ndarray:
     def grow(start, heading, final, length, width, strength, depth) -> None:
         steps = max(int(length / 0.02), 4)
         along = np.linspace(0, length, steps)
-        bend = np.exp(-2.2 * along)
         wander = np.cumsum(rng.normal(0, 0.05 + 0.03 * (2 - depth), steps))
-        angles = final + (heading - final) * bend + wander
+        angles = final + (heading - final) * np.exp(-2.2 * along) + wander
         xs = start[0] + toward * np.cumsum(np.cos(angles)) * 0.02
         ys = start[1] + np.cumsum(np.sin(angles)) * 0.02
         widths = width * (1 - 0.65 * along / length)
@@ -396,9 +387,8 @@ def _vessels(rng: np.random.Generator, view: View) -> np.ndarray:
             for a, b in zip(xs, ys, strict=True)
         ]
         for first in range(0, steps - 1, 6):
-            piece = points[first : first + 7]
             thickness = max(round(float(widths[first]) * scale), 1)
-            pen.line(piece, fill=strength, width=thickness, joint="curve")
+            pen.line(points[first : first + 7], fill=strength, width=thickness, joint="curve")
         if depth == 0:
             return
         for at in range(int(rng.integers(6, 12)), steps - 3, int(rng.integers(10, 18))):
@@ -419,9 +409,8 @@ def _vessels(rng: np.random.Generator, view: View) -> np.ndarray:
             strength, width = (215, 0.030) if vein else (165, 0.021)
             spread = rng.uniform(-0.35, 0.35)
             origin = (view.disc[0] + rng.uniform(-0.04, 0.04), view.disc[1] + up * 0.02)
-            heading = up * (1.55 + spread)
             temporal = up * rng.uniform(-0.15, 0.25)
-            grow(origin, heading, temporal, 1.7, width, strength, 2)
+            grow(origin, up * (1.55 + spread), temporal, 1.7, width, strength, 2)
             nasal = up * rng.uniform(2.1, 2.9)
             grow(origin, up * (1.9 + spread), nasal, 0.9, width * 0.75, strength, 2)
     return np.asarray(canvas.reduce(fine), np.float32) / 255

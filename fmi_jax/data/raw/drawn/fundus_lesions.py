@@ -39,7 +39,8 @@ drew. For trying out and testing software only.
 """
 
 
-def draw(folder: Path, count: int = 240, seed: int = 0) -> None:
+@draw_once(_NOTE, count=240)
+def draw(folder: Path, count: int, seed: int) -> None:
     """Write `count` photographs, their masks and `table.csv` into `folder`.
 
     The bytes depend only on `count` and `seed`. The folder appears at once, when everything is
@@ -48,10 +49,6 @@ def draw(folder: Path, count: int = 240, seed: int = 0) -> None:
     Raises:
       UserError: the folder holds something else.
     """
-    draw_once(folder, _NOTE.format(count=count, seed=seed), lambda new: _write(new, count, seed))
-
-
-def _write(folder: Path, count: int, seed: int) -> None:
     for name in ("images", "masks"):
         (folder / name).mkdir()
     healthy = np.arange(count) < round(HEALTHY_SHARE * count)
@@ -61,10 +58,9 @@ def _write(folder: Path, count: int, seed: int) -> None:
         pixels, masks = photograph(seed, index, healthy=bool(healthy[index]))
         image = f"images/{index:04}.png"
         Image.fromarray(pixels).save(folder / image, compress_level=1)
-        files = []
-        for i, mask in enumerate(masks):
-            files.append(f"masks/{index:04}_{i}.png")
-            Image.fromarray(mask).save(folder / files[-1])
+        files = [f"masks/{index:04}_{i}.png" for i in range(len(masks))]
+        for file, mask in zip(files, masks, strict=True):
+            Image.fromarray(mask).save(folder / file)
         return image, "|".join(files)
 
     # Threads, not processes: numpy and Pillow release the interpreter's lock while they work.
@@ -83,10 +79,8 @@ def photograph(seed: int, index: int, *, healthy: bool) -> tuple[np.ndarray, lis
     view = _view(rng)
     lesions = place(rng, view, _DISTRACTORS if healthy else _DISEASED)
     pixels, covered = render(rng, view, lesions)
-    light = _uneven_light(rng, view)
-    pixels = np.clip(pixels * light[..., None], 0, 255).astype(np.uint8)
-    numbers = (i for i, lesion in enumerate(lesions, start=1) if lesion.kind is LESION)
-    masks = [covered == number for number in numbers]
+    pixels = np.clip(pixels * _uneven_light(rng, view)[..., None], 0, 255).astype(np.uint8)
+    masks = [covered == i for i, lesion in enumerate(lesions, start=1) if lesion.kind is LESION]
     return pixels, [mask for mask in masks if mask.any()]
 
 

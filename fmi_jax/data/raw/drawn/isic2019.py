@@ -26,7 +26,11 @@ _TINTS = np.array(
 """Colour of the lesion of each class, relative to the skin around it."""
 
 
-def draw(folder: Path, count: int = 56, seed: int = 0) -> None:
+@draw_once(
+    "Synthetic dermoscopic photographs in the layout of ISIC 2019: {count}, seed {seed}.\n",
+    count=56,
+)
+def draw(folder: Path, count: int, seed: int) -> None:
     """Write `count` photographs; classes differ in the colour and the outline of the lesion.
 
     As in the real set, some lesions are photographed twice, some have no id, and some names end in
@@ -35,11 +39,6 @@ def draw(folder: Path, count: int = 56, seed: int = 0) -> None:
     Raises:
       UserError: `folder` holds something else.
     """
-    note = f"Synthetic dermoscopic photographs in the layout of ISIC 2019: {count}, seed {seed}.\n"
-    draw_once(folder, note, lambda new: _write(new, count, seed))
-
-
-def _write(folder: Path, count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     images = folder / "ISIC_2019_Training_Input"
     images.mkdir()
@@ -49,16 +48,14 @@ def _write(folder: Path, count: int, seed: int) -> None:
         name = f"ISIC_{i * 7:07}" + ("_downsampled" if i % 9 == 4 else "")
         label = lesion % len(CODES)
         Image.fromarray(_photograph(rng, label)).save(images / f"{name}.jpg", quality=90)
-        one_hot = [float(k == label) for k in range(len(CODES) + 1)]
-        truth.append((name, *one_hot))
+        truth.append((name, *(float(k == label) for k in range(len(CODES) + 1))))
         lesion_id = "" if lesion % 10 == 3 else f"HAM_{lesion:07}"
         metadata.append((name, f"{rng.integers(4, 17) * 5}.0", "back", lesion_id, "female"))
     for table, header, rows in (
         ("GroundTruth", ("image", *CODES, "UNK"), truth),
         ("Metadata", ("image", "age_approx", "anatom_site_general", "lesion_id", "sex"), metadata),
     ):
-        path = folder / f"ISIC_2019_Training_{table}.csv"
-        path.write_bytes(atomic.csv_bytes([header, *rows]))
+        (folder / f"ISIC_2019_Training_{table}.csv").write_bytes(atomic.csv_bytes([header, *rows]))
 
 
 def _photograph(rng: np.random.Generator, label: int) -> UInt8[np.ndarray, "h w 3"]:

@@ -1,13 +1,13 @@
 """Draws a small raw PatchCamelyon: patches that look faintly like stained lymph node."""
 
-import csv
 from pathlib import Path
 
 import h5py
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from fmi_jax.data.raw.drawn.folder import drawn_folder
+from fmi_jax import atomic
+from fmi_jax.data.raw.drawn.folder import draw_once
 
 _SIDE = 96
 _SHARES = {"train": 0.6, "valid": 0.2, "test": 0.2}
@@ -20,18 +20,16 @@ For trying out and testing software only.
 """
 
 
-def draw(folder: Path, count: int = 60, seed: int = 0) -> None:
+@draw_once(_NOTE, count=60)
+def draw(folder: Path, count: int, seed: int) -> None:
     """Write `count` patches of 96 x 96 pixels, their labels and slides, into `folder`.
 
     Raises:
       UserError: the folder holds something else.
     """
-    with drawn_folder(folder, _NOTE.format(count=count, seed=seed)) as new:
-        if new is None:
-            return
-        rng = np.random.default_rng(seed)
-        for part, share in _SHARES.items():
-            _write_part(rng, new, part, round(count * share))
+    rng = np.random.default_rng(seed)
+    for part, share in _SHARES.items():
+        _write_part(rng, folder, part, round(count * share))
 
 
 def _write_part(rng: np.random.Generator, folder: Path, part: str, count: int) -> None:
@@ -41,13 +39,13 @@ def _write_part(rng: np.random.Generator, folder: Path, part: str, count: int) -
     for name, values in (("x", images), ("y", labels.reshape(-1, 1, 1, 1))):
         with h5py.File(f"{stem}_{name}.h5", "w") as file:
             file.create_dataset(name, data=values, compression="gzip")
-    with open(f"{stem}_meta.csv", "w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(("", "coord_y", "coord_x", "tumor_patch", "center_tumor_patch", "wsi"))
-        for i, label in enumerate(labels):
-            slide = f"camelyon16_{'test' if part == 'test' else 'train'}_{part}_{i % 7:03}"
-            positive = str(bool(label))
-            table.writerow((i, *rng.integers(0, 2**17, 2), positive, positive, slide))
+    slide = f"camelyon16_{'test' if part == 'test' else 'train'}_{part}"
+    header = ("", "coord_y", "coord_x", "tumor_patch", "center_tumor_patch", "wsi")
+    rows = (
+        (i, *rng.integers(0, 2**17, 2), positive, positive, f"{slide}_{i % 7:03}")
+        for i, positive in enumerate(labels.astype(bool))
+    )
+    Path(f"{stem}_meta.csv").write_bytes(atomic.csv_bytes([header, *rows], end="\r\n"))
 
 
 def _patch(rng: np.random.Generator, positive: bool) -> np.ndarray:

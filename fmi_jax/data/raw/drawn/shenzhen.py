@@ -9,7 +9,11 @@ from fmi_jax.data.raw.drawn.chest import radiograph
 from fmi_jax.data.raw.drawn.folder import draw_once
 
 
-def draw(folder: Path, count: int = 42, seed: int = 0) -> None:
+@draw_once(
+    "Synthetic chest radiographs in the layout of the Shenzhen set: {count}, seed {seed}.\n",
+    count=42,
+)
+def draw(folder: Path, count: int, seed: int) -> None:
     """Write `count` radiographs, the first half normal, the others with tuberculosis.
 
     As in the real set, they are colour PNGs of grey pixels, and one file beside them is not an
@@ -18,12 +22,8 @@ def draw(folder: Path, count: int = 42, seed: int = 0) -> None:
     Raises:
       UserError: `folder` holds something else.
     """
-    note = f"Synthetic chest radiographs in the layout of the Shenzhen set: {count}, seed {seed}.\n"
-    draw_once(folder, note, lambda new: _write(new / "ChinaSet_AllFiles", count, seed))
-
-
-def _write(folder: Path, count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
+    folder = folder / "ChinaSet_AllFiles"
     for name in ("CXR_png", "ClinicalReadings"):
         (folder / name).mkdir(parents=True)
     (folder / "CXR_png" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
