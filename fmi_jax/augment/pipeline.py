@@ -18,6 +18,7 @@ from fmi_jax.augment.color import (
     solarize,
 )
 from fmi_jax.augment.crop import (
+    TRIES,
     center_crop,
     crop_boxes_from_uniform,
     resize,
@@ -38,7 +39,7 @@ from fmi_jax.settings import AugmentConfig
 # Count of random numbers per image, as the functions that take them have it in their types. Append
 # new entries at the end, so that earlier values stay.
 _NUMBERS = {
-    "crop": 22,
+    "crop": 2 * TRIES + 2,
     "flip": 2,
     "jitter": 9,
     "rotation": 2,
@@ -47,7 +48,7 @@ _NUMBERS = {
     "affine": 6,
     "perspective": 9,
     "solarize": 1,
-    "erase": 23,
+    "erase": 2 * TRIES + 3,
 }
 
 
