@@ -224,9 +224,9 @@ def _inspect(path: Path) -> None:
     checkpoint = read_checkpoint(path)
     print(f"{path}: {checkpoint.format}, sha256 {checkpoint.sha256}")
     for group, tensors in checkpoint.groups.items():
-        numbers = sum(tensor.size for tensor in tensors.values())
         kinds = ", ".join(sorted({str(tensor.dtype) for tensor in tensors.values()}))
-        print(f"{group or 'top level'}: {len(tensors)} tensors, {numbers:,} numbers, {kinds}")
+        size = f"{len(tensors)} tensors, {_numbers(tensors):,} numbers"
+        print(f"{group or 'top level'}: {size}, {kinds}")
     if checkpoint.others:
         print(f"no tensors in: {', '.join(checkpoint.others)}")
     fits = identify(checkpoint.groups, BACKBONES.values())
@@ -257,8 +257,7 @@ def _verify(path: Path) -> None:
 def _describe(path: Path, file: NativeFile) -> None:
     provenance = file.provenance
     print(f"{path}: converted weights of {provenance.backbone}, tag {provenance.tag}")
-    numbers = sum(value.size for value in file.params.values())
-    print(f"{len(file.params)} tensors, {numbers:,} numbers, float32")
+    print(f"{len(file.params)} tensors, {_numbers(file.params):,} numbers, float32")
     print(f"from {provenance.source} (layout {provenance.layout})")
     print(f"its sha256 {provenance.source_sha256}")
     print(f"licence {provenance.licence}, converter {provenance.converter}")
@@ -303,10 +302,10 @@ def _published_source(
     if tag is not None and tag not in {source.tag for source in spec.sources}:
         return None
     addresses = {source.url for other in BACKBONES.values() for source in other.sources}
+    names = [Path(address).name for address in addresses]
     for source in spec.sources:
         name = Path(source.url).name
-        alike = [address for address in addresses if Path(address).name == name]
-        named = checkpoint.path.name == name and len(alike) == 1
+        named = checkpoint.path.name == name and names.count(name) == 1
         proven = source.sha256 is not None and checkpoint.sha256.startswith(source.sha256)
         if not (tag == source.tag if tag is not None else named or proven):
             continue

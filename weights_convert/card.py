@@ -6,8 +6,7 @@ from fmi_jax.models.base import BackboneSpec
 
 def model_card(spec: BackboneSpec, provenance: Provenance, file: str) -> str:
     """Markdown text for the converted file named `file`."""
-    arch = arch_fields(spec.arch)
-    rows = "\n".join(f"| `{name}` | {value} |" for name, value in arch.items())
+    rows = "\n".join(f"| `{name}` | {value} |" for name, value in arch_fields(spec.arch).items())
     note = f"{spec.note[0].upper()}{spec.note[1:]}. " if spec.note else ""
     return f"""# {provenance.backbone}, {provenance.tag}
 

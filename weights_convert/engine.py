@@ -8,6 +8,7 @@ made from. So one table serves every depth and width, and can be read in both di
 
 import collections
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import Backbone
-from weights_convert.ops import CONV2D, COUNTER, LINEAR, SAME, Op
+from weights_convert.ops import CONV2D, COUNTER, LINEAR, SAME, Fuse, Op
 
 Shapes = Mapping[str, Any]
 """Anything with `shape` and `dtype`, by name: arrays, or `jax.ShapeDtypeStruct`."""
@@ -29,7 +30,7 @@ class Rule:
     """`targets = op.forward(*sources)`, for every value of the integer slots.
 
     Attributes:
-      sources: keys of the checkpoint, with slots: "blocks.{i}.attn.qkv.weight".
+      sources: keys of the checkpoint, with slots: "blocks.{i}.attn.qkv.weight"; of a plan, filled.
       targets: native names, with the same slots, but for those that the layout computes:
         "blocks.{i}.attn.qkv.kernel".
       op: change of the tensors on the way.
@@ -63,17 +64,24 @@ def batch_norm(source: str, target: str) -> tuple[Rule, ...]:
     )
 
 
-def linear(source: str, target: str, op: Op = LINEAR) -> tuple[Rule, ...]:
+def linear(source: str, target: str, op: Op = LINEAR, *, bias: bool = True) -> tuple[Rule, ...]:
     """The rules for a linear layer, or with `op=CONV2D` for a convolution."""
-    return (
-        Rule((f"{source}.weight",), (f"{target}.kernel",), op),
-        *same(f"{source}.bias", f"{target}.bias"),
-    )
+    kernel = Rule((f"{source}.weight",), (f"{target}.kernel",), op)
+    return (kernel, *same(f"{source}.bias", f"{target}.bias")) if bias else (kernel,)
 
 
-def conv2d(source: str, target: str) -> tuple[Rule, ...]:
+def conv2d(source: str, target: str, *, bias: bool = True) -> tuple[Rule, ...]:
     """The rules for a convolution."""
-    return linear(source, target, CONV2D)
+    return linear(source, target, CONV2D, bias=bias)
+
+
+def fused(sources: Sequence[str], target: str) -> tuple[Rule, ...]:
+    """The rules for a linear layer that a file has in equal parts: queries, keys and values."""
+    weights, biases = (tuple(f"{part}.{kind}" for part in sources) for kind in ("weight", "bias"))
+    return (
+        Rule(weights, (f"{target}.kernel",), Fuse(len(sources), LINEAR)),
+        Rule(biases, (f"{target}.bias",), Fuse(len(sources), SAME)),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +102,7 @@ class Ignored:
     def covers(self, key: str) -> bool:
         """Test whether this names `key`."""
         pattern = _compile(self.key)
-        whole = not self.key.endswith(".")
-        return bool(pattern.fullmatch(key) if whole else pattern.match(key))
+        return bool(pattern.match(key) if self.key.endswith(".") else pattern.fullmatch(key))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,18 +159,8 @@ class Layout:
     buffers: Callable[[Any, int], Mapping[str, np.ndarray]] | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """A rule with its slots filled: concrete keys on both sides."""
-
-    sources: tuple[str, ...]
-    targets: tuple[str, ...]
-    op: Op
-    absent: int | None = None
-
-
-def plan(layout: Layout, native: Iterable[str], prefix: str = "") -> list[Step]:
-    """The steps that fill every `native` name once, in order.
+def plan(layout: Layout, native: Iterable[str], prefix: str = "") -> list[Rule]:
+    """The steps that fill every `native` name once, in order: rules without slots.
 
     Raises:
       UserError: the layout has no rule for a native name: it cannot express this arch.
@@ -183,7 +180,7 @@ def plan(layout: Layout, native: Iterable[str], prefix: str = "") -> list[Step]:
             if "i" in slots:
                 slots |= {n: f(int(slots["i"]), count) for n, f in layout.computed.items()}
             sources = tuple(prefix + source.format(**slots) for source in rule.sources)
-            steps.append(Step(sources, targets, rule.op, rule.absent))
+            steps.append(dataclasses.replace(rule, sources=sources, targets=targets))
     if missing := [name for name in names if name not in filled]:
         raise UserError(
             f"layout {layout.name} cannot express this arch: no rule fills {_join(missing)}."
@@ -194,12 +191,12 @@ def plan(layout: Layout, native: Iterable[str], prefix: str = "") -> list[Step]:
     return steps
 
 
-def source_shapes(steps: Sequence[Step], native: Shapes) -> dict[str, jax.ShapeDtypeStruct]:
+def source_shapes(steps: Sequence[Rule], native: Shapes) -> dict[str, jax.ShapeDtypeStruct]:
     """The keys, shapes and types of the checkpoint that `steps` turn into `native`."""
     shapes: dict[str, jax.ShapeDtypeStruct] = {}
     for step in steps:
         targets = [_struct(native[name]) for name in step.targets]
-        shapes.update(zip(step.sources, _shapes_of(step.op, "inverse", targets), strict=True))
+        shapes.update(zip(step.sources, _inverse_shapes(step.op, *targets), strict=True))
     return shapes
 
 
@@ -217,7 +214,7 @@ class Match:
     layout: Layout
     wrapper: str
     prefix: str
-    steps: list[Step]
+    steps: list[Rule]
     expected: Mapping[str, jax.ShapeDtypeStruct]
     missing: list[str]
     extra: list[str]
@@ -290,8 +287,12 @@ def convert(
     tensors = {
         key: held[key].astype(_type(held[key]), copy=False) for key in best.expected if key in held
     }
-    not_finite = [key for key, value in tensors.items() if not _finite(value)]
-    if off := best.problems(not_finite, [k for k, v in tensors.items() if _too_large(v)]):
+    not_finite = [k for k, v in tensors.items() if v.dtype.kind == "f" and not np.isfinite(v).all()]
+    # Counters of PyTorch, which are counted on in int32.
+    too_large = [
+        k for k, v in tensors.items() if v.dtype == np.int64 and (np.abs(v) >= 2**31).any()
+    ]
+    if off := best.problems(not_finite, too_large):
         names = ", ".join(repr(name) for name in groups if name) or "no entry with tensors"
         inside = "" if best.wrapper in groups else f" The file holds {names}."
         raise UserError(
@@ -300,12 +301,16 @@ def convert(
         )
     params: dict[str, np.ndarray] = {}
     for step in best.steps:
-        sources = (_value(step, key, tensors, best.expected) for key in step.sources)
-        values = step.op.forward(*sources)
-        for name, value in zip(step.targets, values, strict=True):
-            params[name] = np.asarray(value, order="C")
-    wrong = [n for n in native if _struct(params[n]) != _struct(native[n])]
-    if wrong:  # the inverse of an op is not its inverse
+        sources = (
+            tensors[key]
+            if key in tensors
+            else np.full(best.expected[key].shape, step.absent, best.expected[key].dtype)
+            for key in step.sources
+        )
+        values = (np.asarray(value, order="C") for value in step.op.forward(*sources))
+        params.update(zip(step.targets, values, strict=True))
+    if wrong := [n for n in native if _struct(params[n]) != _struct(native[n])]:
+        # The inverse of an op is not its inverse.
         raise AssertionError(f"{best.layout.name} misshapes {wrong}")
     return Converted(params=params, match=best)
 
@@ -321,17 +326,15 @@ def _match_one(layout: Layout, wrapper: str, prefix: str, tensors: Shapes, nativ
 
     both = [key for key in expected if key in tensors]
     optional = {key for step in steps if step.absent is not None for key in step.sources}
-    if optional.isdisjoint(tensors):
-        needed = [key for key in expected if key not in optional]
-    else:  # a file has either all of them or none
-        needed = list(expected)
+    # A file has either all of them or none.
+    spared = optional if optional.isdisjoint(tensors) else ()
     return Match(
         layout=layout,
         wrapper=wrapper,
         prefix=prefix,
         steps=steps,
         expected=expected,
-        missing=[key for key in needed if key not in tensors],
+        missing=[key for key in expected if key not in tensors and key not in spared],
         extra=[key for key in tensors if key not in expected and not ignored(key)],
         misshaped=[
             f"{key} is {list(tensors[key].shape)} (expected {list(expected[key].shape)})"
@@ -358,33 +361,11 @@ def _struct(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(tuple(x.shape), np.dtype(x.dtype))
 
 
-_SHAPES: dict[Any, tuple[jax.ShapeDtypeStruct, ...]] = {}
-
-
-def _shapes_of(
-    op: Op, way: str, inputs: Sequence[jax.ShapeDtypeStruct]
-) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Compute the shapes that `op` makes; remembered, for a deep network asks again and again."""
-    key = (op, way, *((x.shape, str(x.dtype)) for x in inputs))
-    if key not in _SHAPES:
-        with jax.enable_x64(True):  # counters of PyTorch are int64
-            _SHAPES[key] = tuple(jax.eval_shape(getattr(op, way), *inputs))
-    return _SHAPES[key]
-
-
-def _value(step: Step, key: str, tensors: Mapping[str, np.ndarray], expected: Shapes) -> Any:
-    if key in tensors:
-        return tensors[key]
-    return np.full(expected[key].shape, step.absent, expected[key].dtype)
-
-
-def _finite(x: np.ndarray) -> bool:
-    return x.dtype.kind != "f" or bool(np.isfinite(x).all())
-
-
-def _too_large(x: np.ndarray) -> bool:
-    """Test whether a counter of PyTorch is too large to be counted on in int32."""
-    return x.dtype == np.int64 and bool((np.abs(x) >= 2**31).any())
+@functools.cache
+def _inverse_shapes(op: Op, *targets: jax.ShapeDtypeStruct) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Compute the shapes that `targets` are made from; a deep network asks again and again."""
+    with jax.enable_x64(True):  # counters of PyTorch are int64
+        return tuple(jax.eval_shape(op.inverse, *targets))
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

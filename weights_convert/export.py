@@ -1,9 +1,8 @@
 """Native weights back to PyTorch, under the names of a publisher."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -14,7 +13,7 @@ from fmi_jax.errors import UserError, unknown_name
 from fmi_jax.models.base import ArchConfig, BackboneSpec
 from fmi_jax.protocols.heads.linear import LinearClassifier
 from fmi_jax.run.network import read_trained, whole_backbone
-from weights_convert.engine import Layout, Shapes, Step, plan
+from weights_convert.engine import Layout, Rule, plan
 from weights_convert.layouts.registry import layouts_for
 from weights_convert.stacked import StackedArch, blocks_again, stacked_of_native
 
@@ -120,11 +119,15 @@ def export(source: Source, publisher: str, out: Path) -> Exported:
         and layout.head.unless not in source.params
     )
     tensors = _tensors(layout, steps, source, with_head=with_head)
-    suffix = "pth" if publisher == "original" else "safetensors"
+    in_torch = publisher == "original"
+    suffix = "pth" if in_torch else "safetensors"
     path = out / f"{source.spec.name}.{source.tag}.{publisher}.{suffix}"
     out.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as draft:
-        _WRITERS[suffix](draft, tensors, layout.wrappers[0])
+        if in_torch:
+            _write_torch(draft, tensors, layout.wrappers[0])
+        else:
+            save_file(tensors, draft, metadata={"format": "pt"})
         if path.exists() and path.read_bytes() != draft.read_bytes():
             raise UserError(
                 f"{path}: there is another file of this name. Remove it, or choose another --out."
@@ -132,7 +135,7 @@ def export(source: Source, publisher: str, out: Path) -> Exported:
     return Exported(path=path, layout=layout, tensors=tensors, with_head=with_head)
 
 
-def _fitting(source: Source, publisher: str) -> tuple[Layout, list[Step]]:
+def _fitting(source: Source, publisher: str) -> tuple[Layout, list[Rule]]:
     """The layout to write, with its steps; the one the weights came in goes first."""
     layouts = layouts_for(source.spec)
     fits = [layout for layout in layouts if publisher in layout.publishers]
@@ -150,19 +153,21 @@ def _fitting(source: Source, publisher: str) -> tuple[Layout, list[Step]]:
 
 
 def _tensors(
-    layout: Layout, steps: list[Step], source: Source, *, with_head: bool
+    layout: Layout, steps: list[Rule], source: Source, *, with_head: bool
 ) -> dict[str, np.ndarray]:
     prefix = layout.head.prefix if with_head and layout.head else layout.prefixes[0]
     tensors: dict[str, np.ndarray] = {}
     for step in steps:
         values = step.op.inverse(*(source.params[name] for name in step.targets))
         tensors.update(zip((prefix + key for key in step.sources), values, strict=True))
-    for rule in layout.ignored:
-        if rule.zeros:
-            tensors[prefix + rule.key] = np.zeros(rule.zeros(source.arch), np.float32)
+    made = {
+        rule.key: np.zeros(rule.zeros(source.arch), np.float32)
+        for rule in layout.ignored
+        if rule.zeros
+    }
     if layout.buffers:
-        made = layout.buffers(source.arch, source.image_size)
-        tensors |= {prefix + key: value for key, value in made.items()}
+        made |= layout.buffers(source.arch, source.image_size)
+    tensors |= {prefix + key: value for key, value in made.items()}
     if with_head and layout.head and source.head:
         kernel, bias = source.head
         tensors |= {f"{layout.head.key}.weight": kernel.T, f"{layout.head.key}.bias": bias}
@@ -171,7 +176,7 @@ def _tensors(
     return {key: np.asarray(value, order="C") for key, value in tensors.items()}
 
 
-def _write_torch(path: Path, tensors: Shapes, wrapper: str) -> None:
+def _write_torch(path: Path, tensors: Mapping[str, np.ndarray], wrapper: str) -> None:
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -181,14 +186,3 @@ def _write_torch(path: Path, tensors: Shapes, wrapper: str) -> None:
     state = {key: torch.from_numpy(value.copy()) for key, value in tensors.items()}
     with path.open("wb") as file:  # by its name torch would call the entries of the archive
         torch.save({wrapper: state} if wrapper else state, file)
-
-
-def _write_safetensors(path: Path, tensors: Mapping[str, Any], wrapper: str) -> None:
-    del wrapper  # such a file has none
-    save_file(dict(tensors), path, metadata={"format": "pt"})
-
-
-_WRITERS: Mapping[str, Callable[[Path, Any, str], None]] = {
-    "pth": _write_torch,
-    "safetensors": _write_safetensors,
-}

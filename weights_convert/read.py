@@ -10,6 +10,7 @@ terabytes.
 
 import argparse
 import dataclasses
+import functools
 import pickle
 import tarfile
 import zipfile
@@ -19,7 +20,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from fmi_jax import atomic
 from fmi_jax.errors import UserError
@@ -66,6 +67,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         content = read(path)
     except UserError:
         raise
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: refused: {_offence(error)}. A checkpoint must hold tensors and plain"
+            " values only, as unpickling anything else can run code. Load it where you trust it"
+            " and save its state dict alone."
+        ) from error
     except Exception as error:  # a parser on a file from anywhere may raise anything
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
@@ -90,7 +97,7 @@ def _kind(path: Path, start: bytes) -> tuple[str, Any]:
     if start.startswith(b"PK\x03\x04"):
         return _zip_kind(path)
     if start.startswith(b"\x80"):
-        return "PyTorch file (before 1.6)", _read_legacy_torch
+        return "PyTorch file (before 1.6)", functools.partial(_read_torch, mmap=False)
     if tarfile.is_tarfile(path):
         with tarfile.open(path) as archive:
             held = ", ".join(archive.getnames()[:3])
@@ -112,8 +119,7 @@ def _zip_kind(path: Path) -> tuple[str, Any]:
         raise UserError(f"{path}: cut or damaged archive: {error}. Fetch it again.") from error
     if script:  # its code is never opened
         entries = [entry for entry in entries if not is_code(entry.filename)]
-    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-    if packed:
+    if packed := [e.filename for e in entries if e.compress_type != zipfile.ZIP_STORED]:
         raise UserError(
             f"{path}: compressed archive ({packed[0]}): checkpoints are stored uncompressed, and"
             " a small compressed file can unfold to any size. Save it again with torch.save or"
@@ -125,9 +131,9 @@ def _zip_kind(path: Path) -> tuple[str, Any]:
             f"{path}: oversized archive: its entries claim {claimed} bytes in a file of {size}."
         )
     if script:
-        return "TorchScript file", _read_torchscript
+        return "TorchScript file", read_torchscript
     if any(entry.filename.endswith("/data.pkl") for entry in entries):
-        return "PyTorch file", _read_torch
+        return "PyTorch file", functools.partial(_read_torch, mmap=True)
     if entries and all(entry.filename.endswith(".npy") for entry in entries):
         return "npz file", _read_npz
     raise UserError(
@@ -137,13 +143,8 @@ def _zip_kind(path: Path) -> tuple[str, Any]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UserError(
-            f"{path}: cut or damaged safetensors file: {error}. Fetch the file again."
-        ) from error
+    with safe_open(path, framework="numpy") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -151,22 +152,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
         return dict(file)
 
 
-def _read_torchscript(path: Path) -> Any:
-    try:
-        return read_torchscript(path)
-    except pickle.UnpicklingError as error:
-        raise _refused(path, error) from error
-
-
-def _read_torch(path: Path) -> Any:
-    return _unpickle(path, mmap=True)
-
-
-def _read_legacy_torch(path: Path) -> Any:
-    return _unpickle(path, mmap=False)
-
-
-def _unpickle(path: Path, *, mmap: bool) -> Any:
+def _read_torch(path: Path, *, mmap: bool) -> Any:
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -182,20 +168,9 @@ def _unpickle(path: Path, *, mmap: bool) -> Any:
         (scalar, "numpy._core.multiarray.scalar"),
         *(type(np.dtype(kind)) for kind in ("float32", "float64", "int32", "int64", "bool")),
     ]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        raise _refused(path, error) from error
+    with torch.serialization.safe_globals(allowed):
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     return _to_numpy(content, torch)
-
-
-def _refused(path: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{path}: refused: {_offence(error)}. A checkpoint must hold tensors and plain"
-        " values only, as unpickling anything else can run code. Load it where you trust it"
-        " and save its state dict alone."
-    )
 
 
 def _offence(error: Exception) -> str:
@@ -207,10 +182,9 @@ def _offence(error: Exception) -> str:
 
 def _to_numpy(value: Any, torch: Any) -> Any:
     if isinstance(value, torch.Tensor):
-        value = value.detach()
         if value.dtype == torch.bfloat16:
-            return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-        return value.numpy()
+            return value.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return value.detach().numpy()
     if isinstance(value, Mapping):
         return {key: _to_numpy(item, torch) for key, item in value.items()}
     return value
@@ -227,12 +201,12 @@ def _group(
     for key, value in content.items():
         if isinstance(value, np.ndarray):
             groups.setdefault("", {})[str(key)] = value
-        elif isinstance(value, Mapping) and any(
-            isinstance(item, np.ndarray) for item in value.values()
-        ):
-            groups[str(key)] = {
-                str(name): item for name, item in value.items() if isinstance(item, np.ndarray)
-            }
+        elif isinstance(value, Mapping) and (held := _arrays(value)):
+            groups[str(key)] = held
         else:
             others.append(str(key))
     return groups, tuple(others)
+
+
+def _arrays(values: Mapping) -> dict[str, np.ndarray]:
+    return {str(name): item for name, item in values.items() if isinstance(item, np.ndarray)}

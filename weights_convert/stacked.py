@@ -74,11 +74,6 @@ class StackedArch(ArchConfig):
         """Width of the feature that the head reads."""
         return self.transformer.feature_width
 
-    @property
-    def token_width(self) -> int:
-        """Width of the DeiT's tokens."""
-        return self.transformer.token_width
-
     def truncated(self, block: int) -> "StackedArch":
         """The arch whose foundation ends after `block`."""
         return dataclasses.replace(self, backbone=self.backbone.truncated(block))
@@ -152,8 +147,29 @@ def stacked_layouts(arch: StackedArch, layouts: Iterable[Layout]) -> tuple[Layou
     """
     published = [layout for layout in layouts if "original" in layout.publishers]
     deit = next(layout for layout in published if layout.family is DeiT)
-    family = _family(arch)
-    return tuple(_stacked_layout(found, deit) for found in published if found.family is family)
+    return tuple(
+        dataclasses.replace(
+            layout,
+            name=f"stacked_{layout.name}",
+            title=f"stacked classifier of the study on {layout.title}",
+            publishers=("original",),
+            rules=(
+                *_below(layout.rules, FOUNDATION, "backbone."),
+                *linear(f"{PROJECTOR}.0", "projector.linear"),
+                *norm(f"{PROJECTOR}.1", "projector.norm"),
+                *_below(deit.rules, TRANSFORMER, "transformer."),
+                *linear(HEAD, "head"),
+            ),
+            ignored=(
+                _AGAIN,
+                *(Ignored(f"{FOUNDATION}{rule.key}", rule.reason) for rule in layout.ignored),
+            ),
+            wrappers=(WRAPPER,),
+            prefixes=("",),
+        )
+        for layout in published
+        if layout.family is _family(arch)
+    )
 
 
 def foundation_layouts(layouts: Iterable[Layout]) -> tuple[Layout, ...]:
@@ -239,8 +255,12 @@ def stacked_of_checkpoint(spec: BackboneSpec, groups: Mapping[str, Shapes]) -> B
             f"no stacked classifier of the study: expected the entry {WRAPPER!r} with"
             f" {HEAD}.weight and {TRANSFORMER}cls_token."
         )
-    depth = _depth(tensors, f"{TRANSFORMER}blocks.")
-    return _stacked_spec(spec, width=cls.shape[-1], depth=depth, num_classes=head.shape[0])
+    return _stacked_spec(
+        spec,
+        width=cls.shape[-1],
+        depth=_depth(tensors, f"{TRANSFORMER}blocks."),
+        num_classes=head.shape[0],
+    )
 
 
 def stacked_of_native(spec: BackboneSpec, params: Shapes) -> BackboneSpec:
@@ -287,28 +307,6 @@ def _stacked_spec(spec: BackboneSpec, *, width: int, depth: int, num_classes: in
     )
     return dataclasses.replace(
         spec, name=f"stacked_{spec.name}", family=Stacked, arch=arch, sources=()
-    )
-
-
-def _stacked_layout(foundation: Layout, deit: Layout) -> Layout:
-    return dataclasses.replace(
-        foundation,
-        name=f"stacked_{foundation.name}",
-        title=f"stacked classifier of the study on {foundation.title}",
-        publishers=("original",),
-        rules=(
-            *_below(foundation.rules, FOUNDATION, "backbone."),
-            *linear(f"{PROJECTOR}.0", "projector.linear"),
-            *norm(f"{PROJECTOR}.1", "projector.norm"),
-            *_below(deit.rules, TRANSFORMER, "transformer."),
-            *linear(HEAD, "head"),
-        ),
-        ignored=(
-            _AGAIN,
-            *(Ignored(f"{FOUNDATION}{rule.key}", rule.reason) for rule in foundation.ignored),
-        ),
-        wrappers=(WRAPPER,),
-        prefixes=("",),
     )
 
 

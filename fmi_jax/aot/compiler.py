@@ -52,15 +52,12 @@ class Compiler:
             line = stdout.readline()
         except BrokenPipeError:
             line = ""
-        if not line:
-            return {"error": self._ended(), "exit_code": 1}
-        return json.loads(line)
-
-    def _ended(self) -> str:
+        if line:
+            return json.loads(line)
         code = self._process.wait()
         self._said.seek(0)
         said = "".join(self._said.readlines()[-_LAST_LINES:])
-        return f"the compiling process ended with code {code}:\n{said}"
+        return {"error": f"the compiling process ended with code {code}:\n{said}", "exit_code": 1}
 
     def __enter__(self) -> Self:
         return self

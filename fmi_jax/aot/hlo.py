@@ -64,6 +64,11 @@ class Instruction:
         """Size of its result in bytes."""
         return sum(shape.bytes for shape in self.shapes)
 
+    @property
+    def target(self) -> str:
+        """Library function or kernel that a custom call names; "" for other instructions."""
+        return self.text("custom_call_target") if self.opcode == "custom-call" else ""
+
     def named(self, attribute: str) -> tuple[str, ...]:
         """Names of the computations in an attribute: `calls`, `body`, `branch_computations`."""
         match = re.search(rf"\b{attribute}=(\{{[^}}]*\}}|%?[\w.\-]+)", self.attributes)
@@ -81,6 +86,13 @@ Computation = dict[str, Instruction]
 _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,<=]*)\]")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .*)?\{$")
 _LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
+# Attributes that name the computations that an instruction runs.
+_CALLED = {
+    "while": ("condition", "body"),
+    "call": ("to_apply",),
+    "async-start": ("calls",),
+    "conditional": ("branch_computations", "true_computation", "false_computation"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,19 +127,9 @@ class Module:
         return dict(found)
 
     def _runs(self, instruction: Instruction) -> Iterator[tuple[str, int]]:
-        if instruction.opcode == "while":
-            for inner in (*instruction.named("condition"), *instruction.named("body")):
-                yield inner, self.trips(instruction)
-        elif instruction.opcode == "call":
-            for inner in instruction.named("to_apply"):
-                yield inner, 1
-        elif instruction.opcode == "async-start":
-            for inner in instruction.named("calls"):
-                yield inner, 1
-        elif instruction.opcode == "conditional":
-            names = ("branch_computations", "true_computation", "false_computation")
-            for inner in (inner for name in names for inner in instruction.named(name)):
-                yield inner, 1
+        for attribute in _CALLED.get(instruction.opcode, ()):
+            for inner in instruction.named(attribute):
+                yield inner, self.trips(instruction) if instruction.opcode == "while" else 1
 
     def trips(self, loop: Instruction) -> int:
         """Trip count of a `while` loop: the compiler's own note, else the largest constant
@@ -147,8 +149,7 @@ class Module:
         """Yield every instruction outside fusions, its computation, and how often it runs."""
         for name, times in self.times.items():
             computation = self.computations[name]
-            for instruction in computation.values():
-                yield instruction, computation, times
+            yield from ((instruction, computation, times) for instruction in computation.values())
 
     def inside(self, instruction: Instruction) -> Iterator[tuple[Instruction, Computation]]:
         """Yield every instruction inside a fusion, nested ones too; nothing for other opcodes."""
@@ -179,10 +180,9 @@ def read(text: str) -> Module:
                 entry = header.group(2)
         elif line.startswith("}") and not line.startswith("}}"):
             current = None
-        elif current is not None:  # the text of a kernel may continue over lines of any kind
-            instruction = _instruction(line)
-            if instruction:
-                current[instruction.name] = instruction
+        # The text of a kernel may continue over lines of any kind.
+        elif current is not None and (instruction := _instruction(line)):
+            current[instruction.name] = instruction
     if not entry:
         raise ValueError("expected the text of an HLO module, with an ENTRY computation")
     return Module(computations, entry)

@@ -56,12 +56,13 @@ def compiled(program: Program, lowered: Any) -> Compiled:
         "versions": [importlib.metadata.version(name) for name in _VERSIONS],
     }
     key = hashlib.sha256(json.dumps(what).encode()).hexdigest()
-    path = _folder() / f"{key}.json.gz"
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fmi_jax" / "aot"
+    path = folder / f"{key}.json.gz"
     try:
         return Compiled(**json.loads(gzip.decompress(path.read_bytes())))
     except (OSError, ValueError, TypeError):  # missing, or written by another version of this file
         made = _compile(program, lowered)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(path, gzip.compress(json.dumps(dataclasses.asdict(made)).encode(), 3))
     return made
 
@@ -80,7 +81,3 @@ def _compile(program: Program, lowered: Any) -> Compiled:
         costs={name: costs[name] for name in ("flops", "bytes accessed") if name in costs},
         seconds=seconds,
     )
-
-
-def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fmi_jax" / "aot"

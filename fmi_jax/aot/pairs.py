@@ -8,7 +8,6 @@ parameter's shape; windows and [cls] have fewer than n on a side; a batch and it
 the same side.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from fmi_jax.aot.hlo import Module, Shape
@@ -48,12 +47,15 @@ def pairs(module: Module, sizes: Sizes) -> list[str]:
         if min(product.left, product.right) >= sizes.patches:
             found.add(product.shape)
         elif max(product.left, product.right) >= sizes.patches:
-            slices.append(_slice(product, sizes))
-    for shapes in _carried(module):
-        kept = {shape for shape in shapes if shape.dims not in sizes.matrices}
-        found |= {shape for shape in kept if any(_stacked(shape, s, sizes) for s in slices)}
+            some, all_of_them = sorted((product.left, product.right))
+            elements = product.shape.size
+            slices.append(Slice(some, elements // all_of_them * sizes.patches, elements))
     for instruction, _, _ in module.running():
-        found |= {shape for shape in instruction.shapes if _square(shape, sizes)}
+        for shape in instruction.shapes:
+            carried = instruction.opcode == "while" and shape.dims not in sizes.matrices
+            stacked = carried and any(_stacked(shape, part, sizes) for part in slices)
+            if stacked or _square(shape, sizes):
+                found.add(shape)
     return [str(shape) for shape in sorted(found, key=lambda s: (-s.bytes, s))]
 
 
@@ -64,18 +66,6 @@ def _scores(product: Product, sizes: Sizes) -> bool:
     # A linear layer in either pass has a parameter on one side.
     sides = ((summed, left), (left, summed), (summed, right), (right, summed))
     return not any(side in sizes.matrices for side in sides)
-
-
-def _slice(product: Product, sizes: Sizes) -> Slice:
-    some, all_of_them = sorted((product.left, product.right))
-    elements = product.shape.size
-    return Slice(some, elements // all_of_them * sizes.patches, elements)
-
-
-def _carried(module: Module) -> Iterator[tuple[Shape, ...]]:
-    for instruction, _, _ in module.running():
-        if instruction.opcode == "while":
-            yield instruction.shapes
 
 
 def _stacked(shape: Shape, part: Slice, sizes: Sizes) -> bool:

@@ -49,22 +49,19 @@ class Side(NamedTuple):
     def valid(self) -> int:
         """Count the pairs of an output place and a kernel place that meet an element."""
         reach = (self.image - 1) * self.image_dilation
-        count = 0
-        for tap in range(self.kernel):
-            begin = tap * self.kernel_dilation - self.low
-            for place in range(self.output):
-                at = begin + place * self.stride
-                count += 0 <= at <= reach and at % self.image_dilation == 0
-        return count
+        positions = (
+            tap * self.kernel_dilation - self.low + place * self.stride
+            for tap in range(self.kernel)
+            for place in range(self.output)
+        )
+        return sum(0 <= at <= reach and at % self.image_dilation == 0 for at in positions)
 
 
 def product(instruction: Instruction, computation: Computation) -> Product | None:
     """Parse an instruction as a product; None if it is not one."""
-    opcode, target = instruction.opcode, ""
-    if opcode == "custom-call":
-        target = instruction.text("custom_call_target")
+    opcode, target = instruction.opcode, instruction.target
     if opcode == "convolution" or target.startswith("__cudnn$conv"):
-        return _convolution(instruction, computation, target)
+        return _convolution(instruction, computation)
     if opcode == "dot" or target.startswith("__cublas"):
         return _dot(instruction, computation)
     return None
@@ -72,12 +69,11 @@ def product(instruction: Instruction, computation: Computation) -> Product | Non
 
 def attention_flops(instruction: Instruction, computation: Computation) -> int | None:
     """FLOPs of a call of cuDNN's attention; None for any other instruction."""
-    target = instruction.text("custom_call_target") if instruction.opcode == "custom-call" else ""
-    if target not in _ATTENTION:
+    if instruction.target not in _ATTENTION:
         return None
     q, k = _operands(instruction, computation)[:2]
     keys = k.dims[1]  # jax's layout is [b, n, heads, d]
-    return 2 * _ATTENTION[target] * q.size * keys
+    return 2 * _ATTENTION[instruction.target] * q.size * keys
 
 
 def flops(module: Module) -> tuple[int, tuple[str, ...]]:
@@ -85,25 +81,17 @@ def flops(module: Module) -> tuple[int, tuple[str, ...]]:
     kernels that could not be counted."""
     total, unknown = 0, set()
     for instruction, computation, times in module.everything():
-        found = product(instruction, computation)
-        if found:
+        if found := product(instruction, computation):
             total += found.flops * times
-        elif instruction.opcode == "custom-call":
-            attention = attention_flops(instruction, computation)
-            target = instruction.text("custom_call_target")
-            if attention is not None:
-                total += attention * times
-            elif target in ("tpu_custom_call", "__gpu$xla.gpu.triton"):
-                unknown.add(re.sub(r"[.\d]+$", "", instruction.name))
+        elif attention := attention_flops(instruction, computation):
+            total += attention * times
+        elif instruction.target in ("tpu_custom_call", "__gpu$xla.gpu.triton"):
+            unknown.add(re.sub(r"[.\d]+$", "", instruction.name))
     return total, tuple(sorted(unknown))
 
 
 def _operands(instruction: Instruction, computation: Computation) -> list[Shape]:
     return [computation[name].shapes[0] for name in instruction.operands]
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", text)]
 
 
 def _dot(instruction: Instruction, computation: Computation) -> Product:
@@ -113,26 +101,25 @@ def _dot(instruction: Instruction, computation: Computation) -> Product:
         short = re.search(rf"{side}_{kind}_dims=\{{([\d,]*)\}}", instruction.attributes)
         long = re.search(rf'"{side}_{kind}_dimensions":\[([^\]]*)\]', instruction.attributes)
         match = short or long
-        return _numbers(match.group(1)) if match else []
+        return [int(number) for number in re.findall(r"\d+", match.group(1))] if match else []
 
     contracted = math.prod(lhs.dims[i] for i in dimensions("lhs", "contracting"))
     batch = math.prod(lhs.dims[i] for i in dimensions("lhs", "batch"))
-    left = lhs.size // (batch * contracted)
-    right = rhs.size // (batch * contracted)
+    left, right = (side.size // (batch * contracted) for side in (lhs, rhs))
     flops = 2 * batch * left * right * contracted
     return Product(instruction.shapes[0], left, right, contracted, False, flops)
 
 
-def _convolution(instruction: Instruction, computation: Computation, target: str) -> Product | None:
+def _convolution(instruction: Instruction, computation: Computation) -> Product | None:
     labels = re.split(r"_|->", instruction.text("dim_labels"))
     operands = _operands(instruction, computation)
     if len(labels) != 3 or len(operands) < 2:
         return None
     result = instruction.shapes[0]
     image, kernel, output = operands[0], operands[1], result
-    if "BackwardInput" in target:  # cuDNN names all three by the forward convolution
+    if "BackwardInput" in instruction.target:  # cuDNN names all three by the forward convolution
         image, kernel, output = result, operands[1], operands[0]
-    elif "BackwardFilter" in target:
+    elif "BackwardFilter" in instruction.target:
         image, kernel, output = operands[0], result, operands[1]
     at = [dict(zip(label, shape.dims, strict=True)) for label, shape in
           zip(labels, (image, kernel, output), strict=True)]  # fmt: skip
@@ -180,6 +167,5 @@ def _sides(window: str, at: list[dict[str, int]]) -> list[Side]:
 def products(module: Module) -> Iterator[tuple[Product, int]]:
     """Yield every product of the program, and how often it runs."""
     for instruction, computation, times in module.everything():
-        found = product(instruction, computation)
-        if found:
+        if found := product(instruction, computation):
             yield found, times

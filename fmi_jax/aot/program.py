@@ -44,16 +44,6 @@ class Program:
             "optimization": self.optimization,
         }
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Program":
-        """Invert `to_json`."""
-        return cls(
-            target=Target(**values["target"]),
-            what=values["what"],
-            config=from_dict(values["config"]),
-            optimization=values["optimization"],
-        )
-
     def title(self) -> str:
         """One line: kind of step, target, and every field of the config that is not the default."""
         changed = differences(ExperimentConfig(), self.config)
@@ -108,4 +98,10 @@ def program(
 
 def from_json(text: str) -> Program:
     """Read the program that `json.dumps(program.to_json())` wrote."""
-    return Program.from_json(json.loads(text))
+    values = json.loads(text)
+    return Program(
+        target=Target(**values["target"]),
+        what=values["what"],
+        config=from_dict(values["config"]),
+        optimization=values["optimization"],
+    )

@@ -70,9 +70,9 @@ def sizes(program: Program, assembly: Assembly, classes: int, mesh: Mesh) -> Siz
     def total(names: tuple[str, ...]) -> int:
         return sum(math.prod(local[name]) for name in names) * item
 
-    prepared = config.data.prepared_size
+    image, prepared = config.image_size, config.data.prepared_size
     backbone = create_abstract(assembly.spec.family, arch, assembly.execution)
-    rows, cols = backbone.grid(config.image_size, config.image_size)
+    rows, cols = backbone.grid(image, image)
     heads = getattr(arch, "num_heads", None)
     on_tokens = assembly.transformer.arch if assembly.transformer else None
     prefix = sum(
@@ -86,9 +86,7 @@ def sizes(program: Program, assembly: Assembly, classes: int, mesh: Mesh) -> Siz
         tokens=tokens if heads else 0,
         patches=rows * cols if heads else 0,
         score_widths=_score_widths(arch, rows, cols) | _score_widths(on_tokens, 0, 0),
-        pixels=frozenset(
-            (config.image_size, prepared, round(config.augment.center_crop * prepared))
-        ),
+        pixels=frozenset((image, prepared, round(config.augment.center_crop * prepared))),
         matrices=frozenset(
             matrix for each in held for shape in each.values() for matrix in _as_matrices(shape)
         ),

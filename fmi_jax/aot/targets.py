@@ -96,8 +96,9 @@ class Target:
         from jax.experimental import topologies
 
         if self.chip.platform == "tpu":
-            name = f"{self.name}:{self.topology}"
-            found = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+            found = topologies.get_topology_desc(
+                platform="tpu", topology_name=f"{self.name}:{self.topology}"
+            ).devices
         else:
             jax.devices()  # finds the CUDA plugin
             found = topologies.get_topology_desc(

@@ -35,8 +35,7 @@ def collectives(module: Module) -> dict[str, tuple[int, int]]:
         kind = instruction.opcode.removesuffix("-start")
         if kind in COLLECTIVES:
             count, total = found.get(kind, (0, 0))
-            size = result_bytes(instruction)
-            found[kind] = (count + times, total + size * times)
+            found[kind] = (count + times, total + result_bytes(instruction) * times)
     return found
 
 
@@ -63,11 +62,12 @@ def kernels(module: Module) -> int:
 def starts(instruction: Instruction) -> bool:
     """Test whether the device starts the instruction as an operation and it is no collective."""
     opcode = instruction.opcode
-    if opcode in _NOTHING or opcode.endswith(("-done", "-update")):
-        return False
-    if opcode.removesuffix("-start") in COLLECTIVES:
-        return False
-    return not (opcode == "custom-call" and instruction.text("custom_call_target") in _NO_KERNEL)
+    return not (
+        opcode in _NOTHING
+        or opcode.endswith(("-done", "-update"))
+        or opcode.removesuffix("-start") in COLLECTIVES
+        or instruction.target in _NO_KERNEL
+    )
 
 
 def bytes_accessed(module: Module) -> int:
@@ -109,9 +109,9 @@ def _spared(fused: Computation) -> int:
 def cycles(module: Module) -> int | None:
     """Sum of the cycles that the TPU compiler estimates, loop trips included. Pallas kernels have
     no estimate. None if nothing is estimated."""
-    total, any_found = 0, False
-    for instruction, _, times in module.running():
-        match = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
-        if match:
-            total, any_found = total + int(match.group(1)) * times, True
-    return total if any_found else None
+    estimates = [
+        int(match.group(1)) * times
+        for instruction, _, times in module.running()
+        if (match := re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes))
+    ]
+    return sum(estimates) if estimates else None

@@ -80,17 +80,14 @@ class StagedArch(ArchConfig):
         """Width of the last stage."""
         return self.width * 2 ** (self.num_blocks - 1)
 
-    @property
-    def token_width(self) -> int:
-        """Width of the last stage."""
-        return self.feature_width
-
     def truncated(self, block: int) -> ArchConfig:
         """The arch that ends after stage `block`."""
         self.check_block(block)
-        end = block + 1
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        kept: dict[str, Any] = {n: v[:end] for n, v in values.items() if isinstance(v, tuple)}
+        kept: dict[str, Any] = {
+            name: value[: block + 1]
+            for name, value in vars(self).items()
+            if isinstance(value, tuple)
+        }
         return dataclasses.replace(self, **kept)
 
 
@@ -120,7 +117,6 @@ class NormedStages(Backbone):
         self, x: Float[Array, "b rows cols d"], block: int, grid: tuple[int, int]
     ) -> Features:
         """Features of a network that ends here; the norm is that of the last stage alone."""
-        del grid
         if self.arch.final_norm and block == self.arch.num_blocks - 1:
             x = self.norm(x)
         tokens = x.astype(jnp.float32)

@@ -43,9 +43,9 @@ class ArchConfig(abc.ABC):
         """Width `f` of `Features.pooled` after the last block."""
 
     @property
-    @abc.abstractmethod
     def token_width(self) -> int:
-        """Width `d` of `Features.tokens` after the last block."""
+        """Width `d` of `Features.tokens` after the last block; a family's own if it is another."""
+        return self.feature_width
 
     @abc.abstractmethod
     def truncated(self, block: int) -> "ArchConfig":
@@ -58,7 +58,6 @@ class ArchConfig(abc.ABC):
         when weights are loaded (`Backbone.adapt`) return one with tables for that size, and
         raise `UsageError` for a size they cannot take.
         """
-        del height, width
         return self
 
     def check_block(self, block: int) -> None:
@@ -131,7 +130,6 @@ class Backbone(nnx.Module):
 
     def enter(self, images: Float[Array, "b h w c"], rngs: nnx.Rngs | None) -> Array:
         """`embed`, in training mode with `rngs`; the same but where the stem has a batch norm."""
-        del rngs
         return self.embed(images)
 
     @abc.abstractmethod
@@ -167,11 +165,11 @@ class Backbone(nnx.Module):
                 f"images have {images.shape[-1]} channels (shape {images.shape}):"
                 f" this backbone was built for {self.arch.in_channels}, as [b, h, w, c]."
             )
-        wanted, last = {}, max(blocks)
         grid = self.grid(images.shape[1], images.shape[2])
-        for i, x in enumerate(self.outputs(images, last + 1, rngs=rngs, cls_apart=True), start=-1):
-            if i in blocks:
-                wanted[i] = self.readout(x, i, grid)
+        outputs = self.outputs(images, max(blocks) + 1, rngs=rngs, cls_apart=True)
+        wanted = {
+            i: self.readout(x, i, grid) for i, x in enumerate(outputs, start=-1) if i in blocks
+        }
         return tuple(wanted[i] for i in blocks)
 
     def outputs(
@@ -255,7 +253,6 @@ class Backbone(nnx.Module):
         The base drops nothing and changes nothing; families resize position tables here.
         Truncation and input channels are handled by the loader for all families alike.
         """
-        del source, target
         return dict(params)
 
 

@@ -76,19 +76,18 @@ class BLIP(OneGrid):
     def __init__(self, arch: BLIPArch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch: BLIPArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
         self.execution = execution
-        dtype = execution.dtype
-        num_tokens = 1 + arch.grid[0] * arch.grid[1]
         self.cls_token = nnx.Param(trunc_normal(rngs.params(), (1, 1, arch.width)))
-        self.pos_embed = nnx.Param(trunc_normal(rngs.params(), (1, num_tokens, arch.width)))
+        self.pos_embed = nnx.Param(
+            trunc_normal(rngs.params(), (1, 1 + arch.grid[0] * arch.grid[1], arch.width))
+        )
         self.patch_embed = PatchEmbed(
-            arch.in_channels, arch.width, arch.patch_size, dtype=dtype, rngs=rngs
+            arch.in_channels, arch.width, arch.patch_size, dtype=execution.dtype, rngs=rngs
         )
         self.blocks = nnx.List(vit_blocks(arch, execution, rngs=rngs))
         self.norm = LayerNorm(arch.width, eps=arch.norm_eps)
 
     def readout(self, x: Any, block: int, grid: tuple[int, int]) -> Features:
         """Features of a network that ends here: the final norm follows whichever block is last."""
-        del block
         cls, patches = (self.norm(tokens) for tokens in cls_and_rest(x))
         pooled = cls if self.arch.readout == "cls" else patches[:, 0]
         return Features(pooled, patches.reshape(len(cls), *grid, -1), cls)
@@ -126,8 +125,13 @@ def _spec(
 
 
 def _source(tag: str, file: str, layout: str = "blip") -> WeightsSource:
-    url = f"https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/{file}.pth"
-    return WeightsSource(tag=tag, url=url, sha256=None, layout=layout, licence="BSD-3-Clause")
+    return WeightsSource(
+        tag=tag,
+        url=f"https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/{file}.pth",
+        sha256=None,
+        layout=layout,
+        licence="BSD-3-Clause",
+    )
 
 
 _PRETRAINED = "pre-trained on 129 million captioned images"

@@ -27,8 +27,8 @@ from fmi_jax.models.vit import as_sequence, vit_blocks
 from fmi_jax.nn.linear import trunc_normal
 from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.nn.patch_embed import PatchEmbed
-from fmi_jax.nn.positions import resize_positions
-from fmi_jax.nn.resize import bicubic
+from fmi_jax.nn.resize import bicubic, resize_positions
+from fmi_jax.nn.transformer import identity
 from fmi_jax.types import Features
 
 
@@ -89,14 +89,14 @@ class DeiT(Backbone):
     def __init__(self, arch: DeiTArch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch: DeiTArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
         self.execution = execution
-        dtype = execution.dtype
         self.cls_token = nnx.Param(trunc_normal(rngs.params(), (1, 1, arch.width)))
         if arch.distilled:
             self.dist_token = nnx.Param(trunc_normal(rngs.params(), (1, 1, arch.width)))
-        num_tokens = arch.num_prefix_tokens + arch.grid_size**2
-        self.pos_embed = nnx.Param(trunc_normal(rngs.params(), (1, num_tokens, arch.width)))
+        self.pos_embed = nnx.Param(
+            trunc_normal(rngs.params(), (1, arch.num_prefix_tokens + arch.grid_size**2, arch.width))
+        )
         self.patch_embed = PatchEmbed(
-            arch.in_channels, arch.width, arch.patch_size, dtype=dtype, rngs=rngs
+            arch.in_channels, arch.width, arch.patch_size, dtype=execution.dtype, rngs=rngs
         )
         self.blocks = nnx.List(vit_blocks(arch, execution, rngs=rngs))
         self.norm = LayerNorm(arch.width, eps=arch.norm_eps)
@@ -128,12 +128,12 @@ class DeiT(Backbone):
         output size is a rounded-down product that misses for some sizes, where it fails.
         """
         old, prefix = self.arch.grid_size, self.arch.num_prefix_tokens
-        table = self.pos_embed[...]
-        return resize_positions(table, (old, old), (side, side), bicubic, prefix=prefix)
+        return resize_positions(
+            self.pos_embed[...], (old, old), (side, side), bicubic, prefix=prefix
+        )
 
     def readout(self, x: Any, block: int, grid: tuple[int, int]) -> Features:
         """Features of a network that ends here: the final norm follows whichever block is last."""
-        del block
         cls, rest = cls_and_rest(x)
         cls, tokens = self.norm(cls), self.norm(rest[:, self.arch.num_prefix_tokens - 1 :])
         return Features(cls, tokens.reshape(len(cls), *grid, -1), cls)
@@ -156,7 +156,7 @@ class TokenDeiT(DeiT):
     def __init__(self, arch: DeiTArch, execution: Execution, *, rngs: nnx.Rngs):
         super().__init__(arch, execution, rngs=rngs)
         del self.patch_embed
-        self.patch_embed = _identity
+        self.patch_embed = identity
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """The grid itself; `UsageError` unless it is square."""
@@ -166,10 +166,6 @@ class TokenDeiT(DeiT):
                 " embedding was published for them; use square images."
             )
         return height, width
-
-
-def _identity(tokens: Array) -> Array:
-    return tokens
 
 
 def _arch(width: int, patch_size: int, *, distilled: bool = False) -> DeiTArch:
@@ -187,8 +183,13 @@ def _arch(width: int, patch_size: int, *, distilled: bool = False) -> DeiTArch:
 
 
 def _source(tag: str, path: str, sha256: str | None) -> WeightsSource:
-    url = f"https://dl.fbaipublicfiles.com/{path}.pth"
-    return WeightsSource(tag=tag, url=url, sha256=sha256, layout="deit", licence="Apache-2.0")
+    return WeightsSource(
+        tag=tag,
+        url=f"https://dl.fbaipublicfiles.com/{path}.pth",
+        sha256=sha256,
+        layout="deit",
+        licence="Apache-2.0",
+    )
 
 
 def _deit(

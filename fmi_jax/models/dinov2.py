@@ -21,8 +21,7 @@ from fmi_jax.nn.linear import trunc_normal
 from fmi_jax.nn.mlp import Mlp, SwiGLU
 from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.nn.patch_embed import PatchEmbed
-from fmi_jax.nn.positions import resize_positions
-from fmi_jax.nn.resize import bicubic, bicubic_antialias
+from fmi_jax.nn.resize import bicubic, bicubic_antialias, resize_positions
 from fmi_jax.types import Features
 
 _LAYER_SCALE = 1e-5  # initial value in the reference's pre-training configs
@@ -93,7 +92,6 @@ class DINOv2(Backbone):
     def __init__(self, arch: DINOv2Arch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch: DINOv2Arch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
         self.execution = execution
-        dtype = execution.dtype
         self.cls_token = nnx.Param(trunc_normal(rngs.params(), (1, 1, arch.width)))
         self.pos_embed = nnx.Param(
             trunc_normal(rngs.params(), (1, 1 + arch.grid_size**2, arch.width))
@@ -103,11 +101,12 @@ class DINOv2(Backbone):
                 trunc_normal(rngs.params(), (1, arch.num_registers, arch.width))
             )
         self.patch_embed = PatchEmbed(
-            arch.in_channels, arch.width, arch.patch_size, dtype=dtype, rngs=rngs
+            arch.in_channels, arch.width, arch.patch_size, dtype=execution.dtype, rngs=rngs
         )
         mlp = SwiGLU if arch.swiglu else Mlp
-        blocks = vit_blocks(arch, execution, mlp=mlp, layer_scale=_LAYER_SCALE, rngs=rngs)
-        self.blocks = nnx.List(blocks)
+        self.blocks = nnx.List(
+            vit_blocks(arch, execution, mlp=mlp, layer_scale=_LAYER_SCALE, rngs=rngs)
+        )
         self.norm = LayerNorm(arch.width, eps=arch.norm_eps)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -137,7 +136,6 @@ class DINOv2(Backbone):
 
     def readout(self, x: Any, block: int, grid: tuple[int, int]) -> Features:
         """Features of a network that ends here: the final norm follows whichever block is last."""
-        del block
         cls, rest = cls_and_rest(x)
         cls, tokens = self.norm(cls), rest[:, self.arch.num_registers :]
         return Features(cls, tokens.reshape(len(cls), *grid, -1), cls)
@@ -146,7 +144,6 @@ class DINOv2(Backbone):
 def _spec(size: str, width: int, depth: int, num_registers: int, num_params: int) -> BackboneSpec:
     name = f"dinov2_vit{size}14"
     file = f"{name}_reg{num_registers}" if num_registers else name
-    giant = size == "g"
     return BackboneSpec(
         name=f"{name}_reg" if num_registers else name,
         family=DINOv2,
@@ -156,9 +153,9 @@ def _spec(size: str, width: int, depth: int, num_registers: int, num_params: int
             width=width,
             depth=depth,
             num_heads=width // 64,
-            swiglu=giant,
+            swiglu=size == "g",
             # SwiGLU keeps the parameter count of a plain MLP, rounded up to a multiple of 8.
-            mlp_width=(int(4 * width * 2 / 3) + 7) // 8 * 8 if giant else 4 * width,
+            mlp_width=(int(4 * width * 2 / 3) + 7) // 8 * 8 if size == "g" else 4 * width,
             num_registers=num_registers,
             grid_size=37,
             pos_antialias=num_registers > 0,

@@ -24,11 +24,9 @@ from fmi_jax.models.base import (
     create_abstract,
     parameters,
 )
-from fmi_jax.nn.conv_embed import ConvEmbed
-from fmi_jax.nn.drop_path import linear_rates
 from fmi_jax.nn.focal_attention import FocalAttention
 from fmi_jax.nn.norm import LayerNorm
-from fmi_jax.nn.stage import MapMlp, Stage
+from fmi_jax.nn.stage import ConvEmbed, MapMlp, stages
 from fmi_jax.nn.transformer import Block
 
 _LAYER_SCALE = 1e-4  # initial value in the reference
@@ -129,9 +127,8 @@ class FocalTransformer(NormedStages):
             padding=2 if arch.conv_embed else 0,
             **shared,
         )
-        rates = iter(linear_rates(execution.drop_path, sum(arch.depths)))
 
-        def block(stage: int, i: int) -> Block:
+        def block(stage: int, i: int, drop_path: float) -> Block:
             width = arch.width * 2**stage
             return Block(
                 width,
@@ -149,12 +146,10 @@ class FocalTransformer(NormedStages):
                 mlp=MapMlp(width, int(width * arch.mlp_ratio), dtype=dtype, rngs=rngs),
                 eps=arch.norm_eps,
                 layer_scale=_LAYER_SCALE if arch.layer_scale else None,
-                drop_path=next(rates),
+                drop_path=drop_path,
             )
 
-        def downsample(stage: int) -> ConvEmbed | None:
-            if stage == 0:
-                return None
+        def downsample(stage: int) -> ConvEmbed:
             width = arch.width * 2 ** (stage - 1)
             return (PreNormConvEmbed if arch.pre_norm else ConvEmbed)(
                 width,
@@ -165,10 +160,7 @@ class FocalTransformer(NormedStages):
                 **shared,
             )
 
-        self.blocks = nnx.List(
-            Stage(downsample(stage), [block(stage, i) for i in range(depth)])
-            for stage, depth in enumerate(arch.depths)
-        )
+        self.blocks = nnx.List(stages(arch.depths, execution.drop_path, downsample, block))
         if arch.final_norm:
             self.norm = LayerNorm(arch.feature_width, eps=arch.norm_eps)
 
@@ -238,7 +230,6 @@ class MapNorm(nnx.Module):
 
 def _spec(size: str, width: int, depth: int, heads: int, num_params: int) -> BackboneSpec:
     depths = (2, 2, depth, 2)
-    url = "https://projects4jw.blob.core.windows.net/model/focal-transformer/imagenet1k"
     return BackboneSpec(
         name=f"focal_{size}",
         family=FocalTransformer,
@@ -266,7 +257,8 @@ def _spec(size: str, width: int, depth: int, heads: int, num_params: int) -> Bac
         sources=(
             WeightsSource(
                 tag="in1k",
-                url=f"{url}/focal-{size}-is224-ws7.pth",
+                url="https://projects4jw.blob.core.windows.net/model/focal-transformer/imagenet1k"
+                f"/focal-{size}-is224-ws7.pth",
                 sha256=None,
                 layout="focal_transformer",
                 licence="MIT",

@@ -9,13 +9,12 @@ from jaxtyping import Array, Float
 from fmi_jax.errors import UsageError
 from fmi_jax.models.arch import NormedStagedArch, NormedStages
 from fmi_jax.models.base import BackboneSpec, Execution, Tiny, WeightsSource
-from fmi_jax.nn.conv_embed import ConvEmbed
-from fmi_jax.nn.drop_path import drop_path, linear_rates
+from fmi_jax.nn.drop_path import drop_path
 from fmi_jax.nn.focal_modulation import FocalModulation
 from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
-from fmi_jax.nn.stage import Stage
-from fmi_jax.nn.transformer import LayerScale
+from fmi_jax.nn.stage import ConvEmbed, stages
+from fmi_jax.nn.transformer import LayerScale, identity
 
 _LAYER_SCALE = 1e-4  # initial value in the reference's configs
 
@@ -55,10 +54,10 @@ class FocalNetBlock(nnx.Module):
         self.drop_path = drop_path
 
         def norm(wanted: bool) -> Any:
-            return LayerNorm(width, eps=arch.norm_eps) if wanted else _identity
+            return LayerNorm(width, eps=arch.norm_eps) if wanted else identity
 
         def scale() -> Any:
-            return LayerScale(width, _LAYER_SCALE) if arch.layer_scale else _identity
+            return LayerScale(width, _LAYER_SCALE) if arch.layer_scale else identity
 
         self.norm1 = norm(not arch.post_norm)
         self.modulation = FocalModulation(
@@ -133,28 +132,30 @@ class FocalNet(NormedStages):
     def __init__(self, arch: FocalNetArch, execution: Execution, *, rngs: nnx.Rngs):
         self.arch: FocalNetArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
         self.execution = execution
+        shared = {"fill": False, "eps": arch.norm_eps, "dtype": execution.dtype, "rngs": rngs}
         self.stem = ConvEmbed(
             arch.in_channels,
             arch.width,
             kernel_size=7 if arch.conv_embed else arch.patch_size,
             stride=4 if arch.conv_embed else arch.patch_size,
             padding=2 if arch.conv_embed else 0,
-            fill=False,
-            eps=arch.norm_eps,
-            dtype=execution.dtype,
-            rngs=rngs,
+            **shared,
         )
-        rates = iter(linear_rates(execution.drop_path, sum(arch.depths)))
-        self.blocks = nnx.List(
-            Stage(
-                _downsample(arch, stage, dtype=execution.dtype, rngs=rngs) if stage else None,
-                [
-                    FocalNetBlock(arch, stage, next(rates), dtype=execution.dtype, rngs=rngs)
-                    for _ in range(depth)
-                ],
+
+        def downsample(stage: int) -> ConvEmbed:
+            return ConvEmbed(
+                arch.width * 2 ** (stage - 1),
+                arch.width * 2**stage,
+                kernel_size=3 if arch.conv_embed else 2,
+                stride=2,
+                padding=1 if arch.conv_embed else 0,
+                **shared,
             )
-            for stage, depth in enumerate(arch.depths)
-        )
+
+        def block(stage: int, _: int, rate: float) -> FocalNetBlock:
+            return FocalNetBlock(arch, stage, rate, dtype=execution.dtype, rngs=rngs)
+
+        self.blocks = nnx.List(stages(arch.depths, execution.drop_path, downsample, block))
         if arch.final_norm:
             self.norm = LayerNorm(arch.feature_width, eps=arch.norm_eps)
 
@@ -178,24 +179,6 @@ class FocalNet(NormedStages):
     def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b rows cols d"]:
         """The normed patches that enter stage 0."""
         return self.stem(images)
-
-
-def _downsample(arch: FocalNetArch, stage: int, *, dtype: Any, rngs: nnx.Rngs) -> ConvEmbed:
-    return ConvEmbed(
-        arch.width * 2 ** (stage - 1),
-        arch.width * 2**stage,
-        kernel_size=3 if arch.conv_embed else 2,
-        stride=2,
-        padding=1 if arch.conv_embed else 0,
-        fill=False,
-        eps=arch.norm_eps,
-        dtype=dtype,
-        rngs=rngs,
-    )
-
-
-def _identity(x: Array) -> Array:
-    return x
 
 
 def _spec(size: str, width: int, depth: int, num_params: int) -> BackboneSpec:

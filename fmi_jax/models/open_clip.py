@@ -109,7 +109,6 @@ class OpenCLIP(OneGrid):
 
     def readout(self, x: Any, block: int, grid: tuple[int, int]) -> Features:
         """Features of a network that ends here: norm and `proj` follow whichever block is last."""
-        del block
         dtype = self.execution.dtype
         cls, tokens = cls_and_rest(x)
         cls = self.norm(cls)

@@ -1,6 +1,7 @@
 """ResNet-50, -101 and -152 (arXiv 1512.03385), with the stride in the 3x3 convolution."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -13,7 +14,6 @@ from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution, T
 from fmi_jax.nn.batch_norm import BatchNorm
 from fmi_jax.nn.conv import convolution
 from fmi_jax.nn.linear import flat_product
-from fmi_jax.nn.pool import max_pool
 from fmi_jax.types import Features
 
 
@@ -46,11 +46,6 @@ class ResNetArch(ArchConfig):
     def feature_width(self) -> int:
         """Channels of the last stage."""
         return self.widths[-1] * self.expansion
-
-    @property
-    def token_width(self) -> int:
-        """`feature_width`."""
-        return self.feature_width
 
     def truncated(self, block: int) -> "ResNetArch":
         """The arch that ends after stage `block`."""
@@ -104,6 +99,38 @@ def relu(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
     forward pass of ResNet-152 then took a third longer.
     """
     return jnp.where(x <= 0, jnp.zeros_like(x), x)
+
+
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """The largest of each 3x3 window, every other one, as `F.max_pool2d(x, 3, 2, padding=1)`.
+
+    The gradient goes to the first of equal values in reading order, as in PyTorch: the same, as
+    rows of a window are compared before its columns. Written with slices, as XLA on a CPU turns
+    the gradient of `reduce_window` into a sort-like scatter of ten times the cost.
+    """
+    return _pool_axis(_pool_axis(x, 2), 1)
+
+
+def _pool_axis(x: Array, axis: int) -> Array:
+    size = x.shape[axis]
+    out = (size + 1) // 2
+    width = [(0, 0)] * x.ndim
+    width[axis] = (1, 2 * out + 1 - size)  # one more than the last window needs: pairs
+    x = jnp.pad(x, width, constant_values=-jnp.inf)
+    pairs = x.reshape(*x.shape[:axis], out + 1, 2, *x.shape[axis + 1 :])
+    first, second = (jnp.take(pairs, i, axis=axis + 1) for i in (0, 1))
+
+    def cut(a: Array, start: int) -> Array:
+        index = [slice(None)] * a.ndim
+        index[axis] = slice(start, start + out)
+        return a[tuple(index)]
+
+    return functools.reduce(_larger, (cut(first, 0), cut(second, 0), cut(first, 1)))
+
+
+def _larger(a: Array, b: Array) -> Array:
+    """The first of two equal ones; NaN if either is."""
+    return jnp.where((b > a) | jnp.isnan(b), b, a)
 
 
 class Bottleneck(nnx.Module):
@@ -207,17 +234,21 @@ class ResNet(Backbone):
         dtype = execution.dtype
         self.conv1 = Conv(arch.in_channels, arch.stem_width, 7, 2, dtype=dtype, rngs=rngs)
         self.bn1 = _norm(arch.stem_width, arch)
-        stages, channels = [], arch.stem_width
-        for stage, (depth, width) in enumerate(zip(arch.depths, arch.widths, strict=True)):
-            bottlenecks = nnx.List()
-            for i in range(depth):
-                stride = 2 if stage > 0 and i == 0 else 1
-                bottlenecks.append(
-                    Bottleneck(channels, width, stride, arch, dtype=dtype, rngs=rngs)
+        channels = (arch.stem_width, *(width * arch.expansion for width in arch.widths))
+        self.blocks = nnx.List(
+            nnx.List(
+                Bottleneck(
+                    channels[stage + 1 if i else stage],
+                    width,
+                    2 if stage > 0 and i == 0 else 1,
+                    arch,
+                    dtype=dtype,
+                    rngs=rngs,
                 )
-                channels = width * arch.expansion
-            stages.append(bottlenecks)
-        self.blocks = nnx.List(stages)
+                for i in range(depth)
+            )
+            for stage, (depth, width) in enumerate(zip(arch.depths, arch.widths, strict=True))
+        )
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns after the stem, a quarter of the image's, rounded up."""
@@ -243,8 +274,7 @@ class ResNet(Backbone):
                 f" more than one value per channel; expected two images or more than {shrink}"
                 " pixels a side."
             )
-        x = relu(self.bn1(self.conv1(images), training=rngs is not None))
-        return max_pool(x)
+        return max_pool(relu(self.bn1(self.conv1(images), training=rngs is not None)))
 
     def run_block(
         self, block: Any, x: Float[Array, "b h w c"], rngs: nnx.Rngs | None
@@ -256,7 +286,6 @@ class ResNet(Backbone):
 
     def readout(self, x: Float[Array, "b h w d"], block: int, grid: tuple[int, int]) -> Features:
         """Features of a network that ends here: no norm follows the last stage."""
-        del block, grid
         return Features(x.astype(jnp.float32).mean((1, 2)), x, None)
 
 
@@ -287,13 +316,10 @@ def _spec(
     )
 
 
-_TORCHVISION = "https://download.pytorch.org/models"
-
-
 def _supervised(file: str, sha256: str) -> WeightsSource:
     return WeightsSource(
         tag="in1k",
-        url=f"{_TORCHVISION}/{file}-{sha256}.pth",
+        url=f"https://download.pytorch.org/models/{file}-{sha256}.pth",
         sha256=sha256,
         layout="resnet",
         licence="BSD-3-Clause",

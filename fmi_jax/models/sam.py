@@ -147,7 +147,6 @@ class SAM(OneGrid):
         self, x: Float[Array, "b rows cols d"], block: int, grid: tuple[int, int]
     ) -> Features:
         """Features of a network that ends here."""
-        del block, grid
         return Features(x.mean(axis=(1, 2), dtype=jnp.float32), x, None)
 
     @classmethod
@@ -174,8 +173,8 @@ class SAM(OneGrid):
         for i in target.global_blocks:
             for axis, (old, new) in zip("hw", sides, strict=True):
                 name = f"blocks.{i}.attn.rel_pos_{axis}"
-                matrix = kernel(2 * old - 1, 2 * new - 1)
-                params[name] = (matrix @ params[name]).astype(np.float32)
+                resized = kernel(2 * old - 1, 2 * new - 1) @ params[name]
+                params[name] = resized.astype(np.float32)
         return params
 
 
@@ -219,7 +218,6 @@ def _spec(
     size: str, digest: str, width: int, depth: int, num_heads: int, num_params: int
 ) -> BackboneSpec:
     name = f"sam_vit_{size}"
-    quarter = depth // 4
     return BackboneSpec(
         name=name,
         family=SAM,
@@ -231,7 +229,7 @@ def _spec(
             num_heads=num_heads,
             mlp_width=4 * width,
             window_size=14,
-            global_blocks=tuple(quarter * i - 1 for i in range(1, 5)),
+            global_blocks=tuple(depth // 4 * i - 1 for i in range(1, 5)),
             grid=(64, 64),
             rel_pos_resize="linear",
             neck_width=256,

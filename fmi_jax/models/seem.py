@@ -11,12 +11,11 @@ from jaxtyping import Array, Float
 from fmi_jax.models.arch import StagedArch
 from fmi_jax.models.base import Backbone, BackboneSpec, Execution, Tiny, WeightsSource
 from fmi_jax.nn.conv import DepthwiseConv
-from fmi_jax.nn.conv_embed import ConvEmbed
-from fmi_jax.nn.drop_path import drop_path, linear_rates
+from fmi_jax.nn.drop_path import drop_path
 from fmi_jax.nn.focal_modulation import FocalModulation
 from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
-from fmi_jax.nn.stage import Stage
+from fmi_jax.nn.stage import ConvEmbed, stages
 from fmi_jax.nn.transformer import LayerScale
 from fmi_jax.types import Features
 
@@ -134,13 +133,13 @@ class SEEM(Backbone):
             )
 
         self.stem = embed(arch.in_channels, arch.width, 7, _STEM_STRIDE)
-        rates = iter(linear_rates(execution.drop_path, sum(arch.depths)))
         self.blocks = nnx.List(
-            Stage(
-                embed(widths[stage - 1], widths[stage], 3, 2) if stage else None,
-                [SEEMBlock(arch, stage, next(rates), dtype=dtype, rngs=rngs) for _ in range(depth)],
+            stages(
+                arch.depths,
+                execution.drop_path,
+                lambda stage: embed(widths[stage - 1], widths[stage], 3, 2),
+                lambda stage, _, rate: SEEMBlock(arch, stage, rate, dtype=dtype, rngs=rngs),
             )
-            for stage, depth in enumerate(arch.depths)
         )
         self.norms = nnx.List(LayerNorm(width, eps=arch.norm_eps) for width in widths)
 
@@ -156,7 +155,6 @@ class SEEM(Backbone):
         self, x: Float[Array, "b rows cols d"], block: int, grid: tuple[int, int]
     ) -> Features:
         """Features of a network that ends here: every stage has a norm of its own for it."""
-        del grid
         tokens = self.norms[block](x)
         return Features(tokens.mean((1, 2)), tokens, None)
 

@@ -13,11 +13,9 @@ from jaxtyping import Array, Float
 from fmi_jax.errors import UsageError
 from fmi_jax.models.arch import NormedStagedArch, NormedStages
 from fmi_jax.models.base import BackboneSpec, Execution, Tiny, WeightsSource
-from fmi_jax.nn.conv_embed import ConvEmbed
-from fmi_jax.nn.drop_path import linear_rates
 from fmi_jax.nn.linear import linear
 from fmi_jax.nn.norm import LayerNorm
-from fmi_jax.nn.stage import MapMlp, Stage, pad_map
+from fmi_jax.nn.stage import ConvEmbed, MapMlp, pad_map, stages
 from fmi_jax.nn.transformer import Block
 from fmi_jax.nn.window_attention import WindowAttention
 
@@ -88,9 +86,8 @@ class Swin(NormedStages):
             dtype=dtype,
             rngs=rngs,
         )
-        rates = iter(linear_rates(execution.drop_path, sum(arch.depths)))
 
-        def block(stage: int, i: int) -> Block:
+        def block(stage: int, i: int, drop_path: float) -> Block:
             width = arch.width * 2**stage
             return Block(
                 width,
@@ -104,17 +101,14 @@ class Swin(NormedStages):
                 ),
                 mlp=MapMlp(width, int(width * arch.mlp_ratio), dtype=dtype, rngs=rngs),
                 eps=arch.norm_eps,
-                drop_path=next(rates),
+                drop_path=drop_path,
             )
 
-        def merging(stage: int) -> PatchMerging | None:
+        def merging(stage: int) -> PatchMerging:
             width = arch.width * 2 ** (stage - 1)
-            return PatchMerging(width, eps=arch.norm_eps, dtype=dtype, rngs=rngs) if stage else None
+            return PatchMerging(width, eps=arch.norm_eps, dtype=dtype, rngs=rngs)
 
-        self.blocks = nnx.List(
-            Stage(merging(stage), [block(stage, i) for i in range(depth)])
-            for stage, depth in enumerate(arch.depths)
-        )
+        self.blocks = nnx.List(stages(arch.depths, execution.drop_path, merging, block))
         if arch.final_norm:
             self.norm = LayerNorm(arch.feature_width, eps=arch.norm_eps)
 
@@ -159,7 +153,6 @@ class PatchMerging(nnx.Module):
 
 
 def _spec(size: str, width: int, depth: int, heads: int, num_params: int) -> BackboneSpec:
-    url = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0"
     return BackboneSpec(
         name=f"swin_{size}",
         family=Swin,
@@ -180,7 +173,8 @@ def _spec(size: str, width: int, depth: int, heads: int, num_params: int) -> Bac
         sources=(
             WeightsSource(
                 tag="in1k",
-                url=f"{url}/swin_{size}_patch4_window7_224.pth",
+                url="https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
+                f"swin_{size}_patch4_window7_224.pth",
                 sha256=None,
                 layout="swin",
                 licence="MIT",

@@ -16,7 +16,7 @@ from fmi_jax.nn.attention import Attention
 from fmi_jax.nn.drop_path import linear_rates
 from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.patch_embed import PatchEmbed
-from fmi_jax.nn.positions import Kernel, resize_positions
+from fmi_jax.nn.resize import Kernel, resize_positions
 from fmi_jax.nn.transformer import Block
 
 

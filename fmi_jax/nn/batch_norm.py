@@ -45,20 +45,16 @@ class BatchNorm(nnx.Module):
             factor = self.scale[...] * jax.lax.rsqrt(self.var[...] + self.eps)
             offset = self.bias[...] - self.mean[...] * factor
             return (x.astype(jnp.float32) * factor + offset).astype(x.dtype)
-        y, mean, var = _normalise(x, self.scale[...], self.bias[...], self.eps)
+        wide, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
+        mean = batch_mean(wide.mean(axes))
+        centred = wide - mean
+        var = batch_mean(jnp.square(centred).mean(axes))
+        y = centred * (jax.lax.rsqrt(var + self.eps) * self.scale[...]) + self.bias[...]
+        y = y.astype(x.dtype)
+        mean, var = jax.lax.stop_gradient((mean, var))
         values = x.size // x.shape[-1] * num_shards()
         keep, momentum = 1 - self.momentum, self.momentum
         self.mean[...] = keep * self.mean[...] + momentum * mean
         self.var[...] = keep * self.var[...] + momentum * var * (values / (values - 1))
         self.count[...] += 1
         return y
-
-
-def _normalise(x, scale, bias, eps):
-    values = x.astype(jnp.float32)
-    axes = tuple(range(x.ndim - 1))
-    mean = batch_mean(values.mean(axes))
-    centred = values - mean
-    var = batch_mean(jnp.square(centred).mean(axes))
-    y = centred * (jax.lax.rsqrt(var + eps) * scale) + bias
-    return y.astype(x.dtype), jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)

@@ -10,8 +10,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.nn import hardware
-from fmi_jax.nn.compute_once import compute_once
 from fmi_jax.nn.linear import flat_product
+from fmi_jax.nn.recompute import compute_once
 
 
 class DepthwiseConv(nnx.Module):
@@ -49,14 +49,7 @@ def depthwise_conv(
     """
     if hardware.platform() == "cpu":
         return _shifted_products(x, kernel)
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(1, 1),
-        padding="SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-    )
+    return _lax_convolution(x, kernel, (1, 1), "SAME", feature_group_count=x.shape[-1])
 
 
 def convolution(
@@ -95,27 +88,14 @@ def _patch_product(x: Array, kernel: Array) -> Array:
 Pads = Sequence[tuple[int, int]]
 
 
-def _lax_convolution(
-    x: Array,
-    kernel: Array,
-    strides: Sequence[int],
-    pads: Pads,
-    lhs_dilation: Sequence[int] = (1, 1),
-    rhs_dilation: Sequence[int] = (1, 1),
-) -> Array:
-    axes = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, strides, pads, lhs_dilation, rhs_dilation, axes)
+_lax_convolution = functools.partial(
+    jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC")
+)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolution(x: Array, kernel: Array, strides: Sequence[int], pads: Pads) -> Array:
     return _lax_convolution(x, kernel, strides, pads)
-
-
-def _convolution_forward(
-    x: Array, kernel: Array, strides: Sequence[int], pads: Pads
-) -> tuple[Array, tuple[Array, Array]]:
-    return _convolution(x, kernel, strides, pads), (x, kernel)
 
 
 def _convolution_backward(
@@ -139,7 +119,10 @@ def _convolution_backward(
     return dx, by_channel.transpose(1, 2, 0, 3)
 
 
-_convolution.defvjp(_convolution_forward, _convolution_backward)
+_convolution.defvjp(
+    lambda x, kernel, strides, pads: (_convolution(x, kernel, strides, pads), (x, kernel)),
+    _convolution_backward,
+)
 
 
 @jax.custom_vjp
@@ -150,11 +133,7 @@ def _shifted_products(
     return _sum_of_taps(_padded(x, kernel.shape[0]), kernel, *x.shape[1:3])
 
 
-def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _shifted_products(x, kernel), (x, kernel)
-
-
-def _backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+def _shifted_products_backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = kept
     side = kernel.shape[0]
     # Padded once for both: XLA computes what leads to `dy` again for each of its readers.
@@ -163,7 +142,9 @@ def _backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     return dx, _kernel_gradient(_padded(x, side), dy_padded, side)
 
 
-_shifted_products.defvjp(_forward, _backward)
+_shifted_products.defvjp(
+    lambda x, kernel: (_shifted_products(x, kernel), (x, kernel)), _shifted_products_backward
+)
 
 _ROWS = 16  # of all images in a step of the loop below: 8 took twice as long
 
@@ -212,9 +193,9 @@ def _kernel_gradient(
             for j, total in enumerate(sums)
         )
 
-    zeros = tuple(jnp.zeros((side, w, c), jnp.float32) for _ in range(side))
     steps, rest = divmod(x.shape[0] - 2 * pad, _ROWS)
-    by_column = zeros  # for each j, [i, w, c]
+    # For each j, [i, w, c].
+    by_column = tuple(jnp.zeros((side, w, c), jnp.float32) for _ in range(side))
     if steps:
         step: Callable[..., Any] = lambda i, sums: add(i * _ROWS, _ROWS, sums)  # noqa: E731
         by_column = jax.lax.fori_loop(0, steps, step, by_column)

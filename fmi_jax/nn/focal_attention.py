@@ -75,7 +75,16 @@ class FocalAttention(nnx.Module):
             table(num_heads, (window + self._side(k) - 1) ** 2) for k in range(levels - 1)
         )
         self.pool_layers = nnx.List(
-            _mean_pool((window // 2**k) ** 2, dtype=dtype, rngs=rngs) for k in range(levels - 1)
+            # A weighted sum over the tokens, at first their mean.
+            nnx.Linear(
+                (window // 2**k) ** 2,
+                1,
+                dtype=dtype,
+                param_dtype=jnp.float32,
+                kernel_init=jax.nn.initializers.constant(1 / (window // 2**k) ** 2),
+                rngs=rngs,
+            )
+            for k in range(levels - 1)
         )
         self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
         self.proj = linear(width, width, dtype=dtype, rngs=rngs)
@@ -114,9 +123,7 @@ class FocalAttention(nnx.Module):
         return 2**k + 2 * self.reach
 
     def _split_heads(self, x: Float[Array, "b w m d"]) -> Float[Array, "b w heads m d2"]:
-        b, windows, m, d = x.shape
-        x = x.reshape(b, windows, m, self.num_heads, d // self.num_heads)
-        return x.transpose(0, 1, 3, 2, 4)
+        return x.reshape(*x.shape[:3], self.num_heads, -1).transpose(0, 1, 3, 2, 4)
 
     def _pool(self, x: Float[Array, "b h w d"], k: int) -> Float[Array, "b rows cols d"]:
         """`2^k x 2^k` weighted sums for each window.
@@ -180,18 +187,6 @@ def neighbourhoods(
     x = along(along(x, 1), 3)
     b, rows, side, cols, _, d = x.shape
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * cols, side * side, d)
-
-
-def _mean_pool(area: int, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
-    """A weighted sum over `area` tokens, at first their mean."""
-    return nnx.Linear(
-        area,
-        1,
-        dtype=dtype,
-        param_dtype=jnp.float32,
-        kernel_init=jax.nn.initializers.constant(1 / area),
-        rngs=rngs,
-    )
 
 
 def copies_of_window(window: int, expand: int) -> Int[np.ndarray, " m"]:

@@ -10,6 +10,7 @@ from fmi_jax.nn.conv import DepthwiseConv
 from fmi_jax.nn.linear import linear
 from fmi_jax.nn.mlp import gelu
 from fmi_jax.nn.norm import LayerNorm
+from fmi_jax.nn.transformer import identity
 
 _WINDOW_GROWTH = 2  # pixels by which the kernel of a level is wider than that of the one before
 
@@ -51,7 +52,7 @@ class FocalModulation(nnx.Module):
             for level in range(levels)
         )
         self.h = linear(width, width, dtype=dtype, rngs=rngs)
-        self.norm = _identity if norm_eps is None else LayerNorm(width, eps=norm_eps)
+        self.norm = identity if norm_eps is None else LayerNorm(width, eps=norm_eps)
         self.proj = linear(width, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
@@ -66,7 +67,3 @@ class FocalModulation(nnx.Module):
         if self.normalise:
             modulator /= self.levels + 1
         return self.proj(self.norm(query * self.h(modulator)))
-
-
-def _identity(x: Array) -> Array:
-    return x

@@ -61,16 +61,18 @@ class LoRALinear(nnx.Linear):
 
     def _factors(self) -> tuple[Float[Array, "i r"], Float[Array, "r o"]]:
         """`A` of all parts side by side, and their `B` below one another, each in its columns."""
-        parts = zip(self.starts, jnp.split(self.lora_b[...], len(self.starts)), strict=True)
+        by_part = jnp.split(self.lora_b[...], len(self.starts))
         rows = [
             jnp.pad(b, ((0, 0), (start, self.out_features - start - b.shape[1])))
-            for start, b in parts
+            for start, b in zip(self.starts, by_part, strict=True)
         ]
         return self.lora_a[...], interleaved(jnp.concatenate(rows), self.parts)
 
 
-_SHARED = ("kernel", "bias", "in_features", "out_features", "use_bias", "dtype", "param_dtype")
-_SHARED += ("precision", "dot_general", "promote_dtype", "preferred_element_type")
+_SHARED = (
+    *("kernel", "bias", "in_features", "out_features", "use_bias", "dtype", "param_dtype"),
+    *("precision", "dot_general", "promote_dtype", "preferred_element_type"),
+)
 
 
 def _take_over(source: nnx.Linear, target: nnx.Linear) -> None:

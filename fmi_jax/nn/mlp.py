@@ -91,5 +91,4 @@ class SwiGLU(nnx.Module):
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Each token by itself."""
-        gate, value = fused_parts(self.w12(x), 2)
-        return self.w3(silu_gate(gate, value))
+        return self.w3(silu_gate(*fused_parts(self.w12(x), 2)))

@@ -1,13 +1,13 @@
-"""Activations computed a second time in the backward pass, instead of being kept."""
+"""Control of what is computed twice: activations again in the backward pass instead of being kept,
+and an expensive value once where XLA would compute it for each of its readers."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-
-from fmi_jax.nn.compute_once import compute_once
 
 Leaves = dict[int, Any]
 
@@ -68,3 +68,21 @@ def _backward(
 
 
 _call.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def compute_once(function: Callable[..., Any], *args: Any) -> Any:
+    """`function(*args)`, trees of arrays, held in memory before anything reads it; to be
+    differentiated by hand.
+
+    XLA on a CPU fuses an elementwise computation into each of its readers, which is cheap for
+    a sum and ruinous for one of fifty terms that three readers compute anew. Neither
+    `jax.lax.optimization_barrier` nor `jax.checkpoint` keeps it from that; a branch does, if the
+    compiler does not see that it is always taken.
+    """
+    always = jax.lax.optimization_barrier(jnp.bool_(True))
+    results = jax.eval_shape(function, *args)
+
+    def never(*_: Any) -> Any:
+        return jax.tree.map(lambda result: jnp.zeros(result.shape, result.dtype), results)
+
+    return jax.lax.cond(always, function, never, *args)

@@ -121,8 +121,11 @@ def attention(
     """
     b, heads, n, d = q.shape
     rows, cols = rel_h.shape[0], rel_w.shape[0]
-    # In float32: the scores are sums of three.
-    by_row, by_col = _products(q.reshape(b, heads, rows, cols, d), rel_h, rel_w)
+    # Each query with the table of its own row and that of its own column; in float32, as the
+    # scores are sums of three.
+    grid, f32 = q.reshape(b, heads, rows, cols, d), jnp.float32
+    by_row = jnp.einsum("bhijd,ikd->bhijk", grid, rel_h, preferred_element_type=f32)
+    by_col = jnp.einsum("bhijd,jkd->bhijk", grid, rel_w, preferred_element_type=f32)
     width = d + rows + cols
     takes = kernel == "auto" and flash.kernel_for(q.dtype, n, n, width + -width % 8)
     if takes or width <= _FOLDED_WIDTH:
@@ -143,7 +146,7 @@ def _folded(q: Array, k: Array, v: Array, by_row: Array, by_col: Array, kernel: 
     )
     place = jnp.broadcast_to(jnp.asarray(place, k.dtype), (b, heads, n, rows + cols))
     key = jnp.concatenate([k, place], axis=-1)
-    query, key = (_widened(x, spare) for x in (query, key))
+    query, key = (jnp.pad(x, [(0, 0)] * 3 + [(0, spare)]) for x in (query, key))
     return dot_product_attention(query, key, v, scale=1.0, kernel=kernel)
 
 
@@ -159,8 +162,7 @@ def _row_by_row(q: Array, k: Array, v: Array, by_row: Array, by_col: Array) -> A
     def attend(part: tuple[Array, Array, Array]) -> Array:
         queries, by_row, by_col = part  # [b, heads, group, cols, d or rows or cols]
         flat = queries.reshape(b, heads, group * cols, d) * d**-0.5
-        scores = scores_of(flat, k)
-        scores = scores.reshape(b, heads, group, cols, rows, cols)
+        scores = scores_of(flat, k).reshape(b, heads, group, cols, rows, cols)
         scores = scores + by_row[..., :, None] + by_col[..., None, :]
         return softmax_product(scores.reshape(b, heads, group * cols, n), v)
 
@@ -170,20 +172,3 @@ def _row_by_row(q: Array, k: Array, v: Array, by_row: Array, by_col: Array) -> A
     # The products are outside of the loop, and with them the gradients of the tables.
     y = jax.lax.map(attend, (groups(q), groups(by_row), groups(by_col)))
     return jnp.moveaxis(y, 0, 2).reshape(b, heads, n, d)
-
-
-def _products(
-    q: Float[Array, "b heads r cols d"],
-    rel_h: Float[Array, "r rows d"],
-    rel_w: Float[Array, "cols cols d"],
-) -> tuple[Float[Array, "b heads r cols rows"], Float[Array, "b heads r cols cols"]]:
-    """Multiply each query with the table of its own row and with that of its own column."""
-    f32 = jnp.float32
-    return (
-        jnp.einsum("bhijd,ikd->bhijk", q, rel_h, preferred_element_type=f32),
-        jnp.einsum("bhijd,jkd->bhijk", q, rel_w, preferred_element_type=f32),
-    )
-
-
-def _widened(x: Array, by: int) -> Array:
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, by)])

@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64
 
+Kernel = Callable[..., np.ndarray]
+"""One of the cubic kernels below: `(old, new, step=)` to a matrix `[new, old]`."""
+
 
 def bicubic(old: int, new: int, *, step: float) -> Float64[np.ndarray, "{new} {old}"]:
     """Cubic convolution with a = -0.75 on four taps, the border repeated.
@@ -56,11 +59,6 @@ def bicubic_antialias(old: int, new: int, *, step: float) -> Float64[np.ndarray,
     return _antialias(old, new, step, lambda x: _cubic(x, a=-0.5), support=2.0)
 
 
-def bilinear_antialias(old: int, new: int) -> Float64[np.ndarray, "{new} {old}"]:
-    """`F.interpolate(mode="bilinear", antialias=True)` along one axis."""
-    return _antialias(old, new, old / new, lambda x: np.maximum(1 - np.abs(x), 0), support=1.0)
-
-
 def resize(
     grid: Float[Array, "*b h w d"], rows: np.ndarray, cols: np.ndarray
 ) -> Float[Array, "*b h2 w2 d"]:
@@ -73,6 +71,33 @@ def resize(
         grid.astype(jnp.float32),
         precision=jax.lax.Precision.HIGHEST,
     )
+
+
+def resize_positions(
+    table: Float[Array, "*one n d"],
+    old: tuple[int, int],
+    new: tuple[int, int],
+    kernel: Kernel,
+    *,
+    prefix: int = 1,
+    offset: float = 0.0,
+) -> Float[Array, "*one m d"]:
+    """The table for `new` rows and columns of patches, from the one for `old`.
+
+    Args:
+      table: positions of the prefix tokens, kept as they are, then of the patches row by row.
+      old: rows and columns it was trained on.
+      new: grid that is wanted; if it is `old`, the table itself is returned.
+      kernel: resampling of each axis.
+      prefix: number of prefix tokens.
+      offset: patches added to a side of `new` where the distance of two samples is computed.
+    """
+    if new == old:
+        return table
+    rows, cols = (kernel(a, b, step=a / (b + offset)) for a, b in zip(old, new, strict=True))
+    *one, _, d = table.shape
+    patches = resize(table[..., prefix:, :].reshape(*old, d), rows, cols)
+    return jnp.concatenate([table[..., :prefix, :], patches.reshape(*one, -1, d)], axis=-2)
 
 
 def _antialias(

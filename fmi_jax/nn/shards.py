@@ -32,20 +32,22 @@ _DIVIDED = "divided"  # metadata of a variable: its dimension that DATA divides
 
 def num_shards() -> int:
     """Number of devices that share the batch; 1 outside of a program by shard."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return mesh.shape[DATA] if DATA in mesh.manual_axes else 1
+    return jax.sharding.get_abstract_mesh().shape[DATA] if _in_shards() else 1
 
 
 def _in_shards() -> bool:
     return DATA in jax.sharding.get_abstract_mesh().manual_axes
 
 
+def _divisor(axis: str) -> int:
+    """Devices that XLA's partitioner divides an array over along `axis` of the mesh; 1 for none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if axis in mesh.manual_axes else mesh.shape.get(axis, 1)
+
+
 def local_share(images: int, heads: int) -> tuple[int, int]:
     """The images and heads of one device, given those that a layer sees."""
-    mesh = jax.sharding.get_abstract_mesh()
-    shares = (1 if name in mesh.manual_axes else mesh.shape.get(name, 1) for name in (DATA, MODEL))
-    data, model = shares
-    return max(images // data, 1), max(heads // model, 1)
+    return max(images // _divisor(DATA), 1), max(heads // _divisor(MODEL), 1)
 
 
 def batch_mean(local: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -91,23 +93,16 @@ def gathered(state: Any, dtype: Any) -> Any:
         value = variable.get_value()
         if value.ndim > 1:
             value = value.astype(dtype)
-        value = jax.lax.all_gather(value, DATA, axis=axis, tiled=True)
-        whole = variable.replace(value)
+        whole = variable.replace(jax.lax.all_gather(value, DATA, axis=axis, tiled=True))
         whole.set_metadata(_DIVIDED, None)
         return whole
 
     return jax.tree.map(gather, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
-def _model_size() -> int:
-    """Devices that share the heads of a layer; 1 where no such division is under way."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return 1 if MODEL in mesh.manual_axes else mesh.shape.get(MODEL, 1)
-
-
 def along_model(x: Array, axis: int | None) -> Array:
     """`x`, with dimension `axis` divided along "model"; None: whole on every device of it."""
-    size = _model_size()
+    size = _divisor(MODEL)
     if size == 1:
         return x
     spec: list[Any] = [None] * x.ndim
@@ -153,7 +148,7 @@ def interleaved(x: Array, parts: int) -> Array:
     """
     kept = x.ndim == 3
     lead, width = (x.shape[:1], x.shape[2]) if kept else (x.shape[:-1], x.shape[-1] // parts)
-    size = _model_size()
+    size = _divisor(MODEL)
     if width % size == 0 and size > 1:
         x = jnp.moveaxis(x.reshape(*lead, parts, size, width // size), -2, -3)
         return along_model(x.reshape(*lead, parts * width), len(lead))
@@ -162,7 +157,7 @@ def interleaved(x: Array, parts: int) -> Array:
 
 def fused_parts(y: Array, parts: int) -> list[Array]:
     """The outputs of a fused layer by part, `[..., w]` each."""
-    size, width = _model_size(), y.shape[-1] // parts
+    size, width = _divisor(MODEL), y.shape[-1] // parts
     if size == 1 or width % size:
         return jnp.split(y, parts, axis=-1)
     y = along_model(y, y.ndim - 1).reshape(*y.shape[:-1], size, parts, width // size)
@@ -181,12 +176,8 @@ def per_device(kernel: Callable[..., Array], *args: Array, heads: int) -> Array:
     free = [name for name in (DATA, MODEL) if name in mesh.shape and name not in mesh.manual_axes]
     if not free:
         return kernel(*args)
-    spec: list[Any] = [None] * (heads + 1)
-    if DATA in free:
-        spec[0] = DATA
-    if MODEL in free:
-        spec[heads] = MODEL
-    where = PartitionSpec(*spec)
+    data, model = (name if name in free else None for name in (DATA, MODEL))
+    where = PartitionSpec(data, *[None] * (heads - 1), model)
     return jax.shard_map(
         kernel,
         in_specs=(where,) * len(args),

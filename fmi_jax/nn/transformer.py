@@ -46,10 +46,10 @@ class Block(nnx.Module):
         self.drop_path = drop_path
         self.norm1 = LayerNorm(width, eps=eps)
         self.attn = attn
-        self.ls1 = _identity if layer_scale is None else LayerScale(width, layer_scale)
+        self.ls1 = identity if layer_scale is None else LayerScale(width, layer_scale)
         self.norm2 = LayerNorm(width, eps=eps)
         self.mlp = mlp
-        self.ls2 = _identity if layer_scale is None else LayerScale(width, layer_scale)
+        self.ls2 = identity if layer_scale is None else LayerScale(width, layer_scale)
 
     def __call__(
         self,
@@ -74,5 +74,6 @@ class Block(nnx.Module):
         return x + drop_path(self.ls2(self.mlp(self.norm2(x))), self.drop_path, rngs)
 
 
-def _identity(x: Array) -> Array:
+def identity(x: Array) -> Array:
+    """`x`: stands for a part that a network does without."""
     return x

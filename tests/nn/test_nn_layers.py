@@ -14,12 +14,12 @@ from tolerances import FAR_FROM_ZERO, PARITY_FORWARD, PARITY_GRADIENT, SAME_FLOA
 from fmi_jax.models.base import Execution, create_abstract
 from fmi_jax.models.resnet import ResNet
 from fmi_jax.nn import attention, hardware
-from fmi_jax.nn.compute_once import compute_once
 from fmi_jax.nn.conv import convolution
 from fmi_jax.nn.drop_path import drop_path, linear_rates
 from fmi_jax.nn.linear import linear
 from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
+from fmi_jax.nn.recompute import compute_once
 from fmi_jax.nn.transformer import Block
 
 

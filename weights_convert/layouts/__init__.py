@@ -1,1 +1,1 @@
-"""Published key layouts: one file each, and their registry."""
+"""Published key layouts: one file per family, and their registry."""

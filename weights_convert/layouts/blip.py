@@ -1,4 +1,5 @@
-"""BLIP as Salesforce published it: the image encoder, or its momentum copy in the same file.
+"""BLIP as Salesforce published it, the image encoder or its momentum copy in the same file, and
+as transformers writes it to disk.
 
 Source: `models/blip_pretrain.py`, `models/blip.py` and `models/blip_retrieval.py` of
 salesforce/BLIP. Pre-training keeps a moving average of the encoder beside it. The study takes
@@ -68,4 +69,39 @@ MOMENTUM = Layout(
     ignored=(*_OTHERS, Ignored("visual_encoder.", "the encoder itself: layout blip")),
     wrappers=("model", ""),
     publishers=(),
+)
+
+# A `BlipVisionModel`, by itself or within the larger models.
+_HF_BLOCK = "encoder.layers.{i}"
+_PAIRS = "compares images with texts"
+
+HF = Layout(
+    name="blip_hf",
+    title="BLIP of Hugging Face transformers",
+    family=BLIP,
+    rules=(
+        *same("embeddings.class_embedding", "cls_token"),
+        *same("embeddings.position_embedding", "pos_embed"),
+        *conv2d("embeddings.patch_embedding", "patch_embed.proj"),
+        *norm(f"{_HF_BLOCK}.layer_norm1", "blocks.{i}.norm1"),
+        *linear(f"{_HF_BLOCK}.self_attn.qkv", "blocks.{i}.attn.qkv"),
+        *linear(f"{_HF_BLOCK}.self_attn.projection", "blocks.{i}.attn.proj"),
+        *norm(f"{_HF_BLOCK}.layer_norm2", "blocks.{i}.norm2"),
+        *linear(f"{_HF_BLOCK}.mlp.fc1", "blocks.{i}.mlp.fc1"),
+        *linear(f"{_HF_BLOCK}.mlp.fc2", "blocks.{i}.mlp.fc2"),
+        *norm("post_layernorm", "norm"),
+    ),
+    ignored=(
+        Ignored("text_model.", _TEXT),
+        Ignored("text_encoder.", _TEXT),
+        Ignored("text_decoder.", _TEXT),
+        Ignored("visual_projection.", _PAIRS),
+        Ignored("text_projection.", _PAIRS),
+        Ignored("vision_proj.", _PAIRS),
+        Ignored("text_proj.", _PAIRS),
+        Ignored("itm_head.", _PAIRS),
+        Ignored("logit_scale", _PAIRS),
+    ),
+    prefixes=("", "vision_model."),
+    publishers=("hf",),
 )

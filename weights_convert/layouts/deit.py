@@ -1,11 +1,12 @@
-"""DeiT and DINO as Facebook Research published them; timm kept every name.
+"""DeiT and DINO as Facebook Research published them (timm kept every name), and as transformers
+writes them to disk.
 
 Sources: `vision_transformer.py` of facebookresearch/dino, timm's `VisionTransformer` and
 `VisionTransformerDistilled`.
 """
 
 from fmi_jax.models.deit import DeiT
-from weights_convert.engine import Head, Ignored, Layout, conv2d, linear, norm, same
+from weights_convert.engine import Head, Ignored, Layout, conv2d, fused, linear, norm, same
 
 LAYOUT = Layout(
     name="deit",
@@ -32,4 +33,38 @@ LAYOUT = Layout(
     prefixes=("", "backbone."),
     publishers=("original", "timm"),
     head=Head("head", unless="dist_token"),
+)
+
+# Plain ones are a `ViTModel` or `ViTForImageClassification`; a distilled DeiT is a `DeiTModel`,
+# `DeiTForImageClassification` or `DeiTForImageClassificationWithTeacher`. The names in memory
+# differ from transformers 5 on; `save_pretrained` still writes these.
+_HF_BLOCK = "encoder.layer.{i}"
+_QKV = tuple(f"{_HF_BLOCK}.attention.attention.{part}" for part in ("query", "key", "value"))
+
+HF = Layout(
+    name="deit_hf",
+    title="DeiT and DINO of Hugging Face transformers",
+    family=DeiT,
+    rules=(
+        *same("embeddings.cls_token", "cls_token"),
+        *same("embeddings.distillation_token", "dist_token"),
+        *same("embeddings.position_embeddings", "pos_embed"),
+        *conv2d("embeddings.patch_embeddings.projection", "patch_embed.proj"),
+        *norm(f"{_HF_BLOCK}.layernorm_before", "blocks.{i}.norm1"),
+        *fused(_QKV, "blocks.{i}.attn.qkv"),
+        *linear(f"{_HF_BLOCK}.attention.output.dense", "blocks.{i}.attn.proj"),
+        *norm(f"{_HF_BLOCK}.layernorm_after", "blocks.{i}.norm2"),
+        *linear(f"{_HF_BLOCK}.intermediate.dense", "blocks.{i}.mlp.fc1"),
+        *linear(f"{_HF_BLOCK}.output.dense", "blocks.{i}.mlp.fc2"),
+        *norm("layernorm", "norm"),
+    ),
+    ignored=(
+        Ignored("classifier.", "the classifier of the 1000 ImageNet classes"),
+        Ignored("cls_classifier.", "the same, of a distilled DeiT"),
+        Ignored("distillation_classifier.", "the same on the distillation token"),
+        Ignored("pooler.", "a layer of transformers that no DeiT or DINO was trained with"),
+    ),
+    prefixes=("", "vit.", "deit."),
+    publishers=("hf",),
+    head=Head("classifier", prefix="vit.", unless="dist_token"),
 )

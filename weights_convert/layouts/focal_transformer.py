@@ -8,8 +8,7 @@ import numpy as np
 from fmi_jax.models.focal_transformer import FocalTransformer, FocalTransformerArch
 from fmi_jax.nn.focal_attention import copies_of_window
 from fmi_jax.nn.window_attention import relative_position_index, window_regions
-from weights_convert.engine import Head, Ignored, Layout, Rule, conv2d, linear, norm, same
-from weights_convert.ops import SAME
+from weights_convert.engine import Head, Ignored, Layout, conv2d, linear, norm, same
 
 _HERE, _THERE = "layers.{i}.blocks.{j}", "blocks.{i}.blocks.{j}"
 _INDICES = (
@@ -34,13 +33,11 @@ def _buffers(arch: FocalTransformerArch, image_size: int) -> dict[str, np.ndarra
                 buffers[rolled.format(i=i, j=j)] = np.flatnonzero(copies >= 0)
             for k in range(arch.focal_levels[i] - 1):
                 region = 2**k + 2 * reach
-                index = relative_position_index(window, region)
-                buffers[pooled.format(i=i, j=j, k=k)] = index
+                buffers[pooled.format(i=i, j=j, k=k)] = relative_position_index(window, region)
                 if k:
                     skipped = 2**k - 1  # of the square that is unfolded around a window
                     places = np.arange((region + skipped) ** 2).reshape(region + skipped, -1)
-                    places = places[skipped:, skipped:].ravel()
-                    buffers[unfolded.format(i=i, j=j, k=k)] = places
+                    buffers[unfolded.format(i=i, j=j, k=k)] = places[skipped:, skipped:].ravel()
             if arch.shift and j % 2 and side > window:
                 regions = window_regions(side, side, window=window, shift=window // 2)
                 hidden = regions[:, :, None] != regions[:, None]
@@ -68,11 +65,11 @@ LAYOUT = Layout(
         *linear(f"{_HERE}.pool_layers.{{k}}", f"{_THERE}.attn.pool_layers.{{k}}"),
         *linear(f"{_HERE}.attn.qkv", f"{_THERE}.attn.qkv"),
         *linear(f"{_HERE}.attn.proj", f"{_THERE}.attn.proj"),
-        Rule((f"{_HERE}.gamma_1",), (f"{_THERE}.ls1.gamma",), SAME),
+        *same(f"{_HERE}.gamma_1", f"{_THERE}.ls1.gamma"),
         *norm(f"{_HERE}.norm2", f"{_THERE}.norm2"),
         *linear(f"{_HERE}.mlp.fc1", f"{_THERE}.mlp.fc1"),
         *linear(f"{_HERE}.mlp.fc2", f"{_THERE}.mlp.fc2"),
-        Rule((f"{_HERE}.gamma_2",), (f"{_THERE}.ls2.gamma",), SAME),
+        *same(f"{_HERE}.gamma_2", f"{_THERE}.ls2.gamma"),
         # What leads to a stage is part of the one before it.
         *norm("layers.{before}.downsample.pre_norm", "blocks.{i}.downsample.pre_norm"),
         *conv2d("layers.{before}.downsample.proj", "blocks.{i}.downsample.proj"),

@@ -1,4 +1,5 @@
-"""ResNets under the names of torchvision, which timm and nearly every publisher kept.
+"""ResNets under the names of torchvision, which timm and nearly every publisher kept, and as
+transformers writes them to disk.
 
 A file of the second study's zoo is one of these with a prefix, a wrapper or a training head of
 its own: one layout for each way of pre-training whose heads must be named. The study's own
@@ -9,21 +10,15 @@ Sources: `torchvision/models/resnet.py`; the prefixes of BenchmarkTransferLearni
 """
 
 from fmi_jax.models.resnet import ResNet
-from weights_convert.engine import Head, Ignored, Layout, Rule, batch_norm
-from weights_convert.ops import CONV2D
-
-
-def _conv(source: str, target: str) -> Rule:
-    return Rule((f"{source}.weight",), (f"{target}.kernel",), CONV2D)
-
+from weights_convert.engine import Head, Ignored, Layout, Rule, batch_norm, conv2d
 
 _HERE, _THERE = "layer{stage}.{j}", "blocks.{i}.{j}"
 _RULES: tuple[Rule, ...] = (
-    _conv("conv1", "conv1"),
+    *conv2d("conv1", "conv1", bias=False),
     *batch_norm("bn1", "bn1"),
-    _conv(f"{_HERE}.conv{{k}}", f"{_THERE}.conv{{k}}"),
+    *conv2d(f"{_HERE}.conv{{k}}", f"{_THERE}.conv{{k}}", bias=False),
     *batch_norm(f"{_HERE}.bn{{k}}", f"{_THERE}.bn{{k}}"),
-    _conv(f"{_HERE}.downsample.0", f"{_THERE}.downsample.conv"),
+    *conv2d(f"{_HERE}.downsample.0", f"{_THERE}.downsample.conv", bias=False),
     *batch_norm(f"{_HERE}.downsample.1", f"{_THERE}.downsample.bn"),
 )
 _COMPUTED = {"stage": lambda i, _: i + 1}
@@ -88,3 +83,32 @@ SWAV = Layout(
     publishers=(),
 )
 LAYOUTS = (PLAIN, MOCO, PYCONTRAST, SWAV)
+
+# A `ResNetModel` or `ResNetForImageClassification`.
+_STAGE = "encoder.stages.{s}.layers.{i}"
+_NATIVE = "blocks.{s}.{i}"
+
+
+def _conv_norm(source: str, conv: str, norm: str) -> tuple[Rule, ...]:
+    return (
+        *conv2d(f"{source}.convolution", conv, bias=False),
+        *batch_norm(f"{source}.normalization", norm),
+    )
+
+
+HF = Layout(
+    name="resnet_hf",
+    title="ResNet of Hugging Face transformers",
+    family=ResNet,
+    rules=(
+        *_conv_norm("embedder.embedder", "conv1", "bn1"),
+        *_conv_norm(f"{_STAGE}.layer.0", f"{_NATIVE}.conv1", f"{_NATIVE}.bn1"),
+        *_conv_norm(f"{_STAGE}.layer.1", f"{_NATIVE}.conv2", f"{_NATIVE}.bn2"),
+        *_conv_norm(f"{_STAGE}.layer.2", f"{_NATIVE}.conv3", f"{_NATIVE}.bn3"),
+        *_conv_norm(f"{_STAGE}.shortcut", f"{_NATIVE}.downsample.conv", f"{_NATIVE}.downsample.bn"),
+    ),
+    ignored=(Ignored("classifier.", "the classifier of the 1000 ImageNet classes"),),
+    prefixes=("", "resnet."),
+    publishers=("hf",),
+    head=Head("classifier.1", prefix="resnet."),
+)
