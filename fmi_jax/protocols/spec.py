@@ -13,7 +13,7 @@ from flax import nnx
 from fmi_jax.artifacts.result import Finding, Shows
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
-from fmi_jax.models.base import ArchConfig, Backbone
+from fmi_jax.models.base import ArchConfig, Backbone, ParameterKeys
 from fmi_jax.protocols.judging import Run
 from fmi_jax.settings import BaseConfig
 from fmi_jax.tasks.base import Objective
@@ -142,7 +142,7 @@ class Parts:
     transformer: Backbone | None
     num_classes: int
     config: BaseConfig
-    rngs: nnx.Rngs
+    rngs: ParameterKeys
     new_backbone: Callable[[], Backbone] | None = None
     eval_mode: bool = False
 

@@ -19,7 +19,7 @@ from fmi_jax import augment, parallel
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError, unknown_name
-from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution
+from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution, ParameterKeys
 from fmi_jax.models.deit import DeiT, DeiTArch, TokenDeiT
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn import hardware
@@ -128,7 +128,7 @@ def _assemble(
     fit = BARE if trained is None else trained.fit(config, arch)
 
     def create(key: jax.Array) -> nnx.Module:
-        rngs = nnx.Rngs(key)
+        rngs = ParameterKeys(key)
 
         def backbone(execution: Execution) -> Backbone:
             return spec.family(arch, execution, rngs=rngs)  # type: ignore[call-arg]

@@ -18,6 +18,7 @@ from fmi_jax.artifacts.history import part, read_history
 from fmi_jax.artifacts.result import Result
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
+from fmi_jax.models.base import ParameterKeys
 from fmi_jax.protocols.heads import head_grid
 from fmi_jax.protocols.heads.head_grid import ProbeGridConfig
 from fmi_jax.protocols.spec import Head
@@ -178,7 +179,7 @@ def test_seeds_start_as_linear_probes_of_these_seeds() -> None:
             rngs.params()
         return rngs
 
-    streams = head_grid.streams(5, 3, drawn_after(5, draws=4))
+    streams = head_grid.streams(5, 3, ParameterKeys(jax.random.key(5), drawn=4))
     for i, stream in enumerate(streams):
         assert jnp.array_equal(
             jax.random.key_data(stream.params()),

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -18,7 +19,7 @@ from jaxtyping import Array, Float
 
 from fmi_jax.artifacts.result import Evaluation, Finding
 from fmi_jax.errors import UsageError
-from fmi_jax.models.base import Backbone
+from fmi_jax.models.base import Backbone, ParameterKeys
 from fmi_jax.nn.linear import linear
 from fmi_jax.protocols.judging import Run
 from fmi_jax.protocols.spec import Head, HeadSpec, JudgeSpec, Parts, Variant, training_images
@@ -138,17 +139,13 @@ def _build(parts: Parts) -> nnx.Module:
     )
 
 
-def streams(seed: int, count: int, first: nnx.Rngs) -> Sequence[nnx.Rngs]:
+def streams(seed: int, count: int, first: ParameterKeys) -> Sequence[ParameterKeys]:
     """Make the stream that the head of each seed is drawn from, as in a linear probe of that seed.
 
     There, the backbone has been drawn from the same stream before.
     """
-    streams = [first]
-    for i in range(1, count):
-        other = nnx.Rngs(seed + i)
-        other.default.count.set_value(first.default.count.get_value())
-        streams.append(other)
-    return streams
+    keys = (jax.random.key(seed + i) for i in range(1, count))
+    return [first, *(ParameterKeys(key, first.drawn) for key in keys)]
 
 
 def _on_features(config: BaseConfig) -> Callable[[Any], nnx.Module] | None:
