@@ -50,9 +50,9 @@ def _names(matrix: Matrix) -> Figure:
     figure = Figure(figsize=(2.2 + 0.42 * m, 1.2 + 0.42 * n))
     ax = figure.subplots()
     _heat(figure, ax, matrix)
-    columns = [short(name, 32) for name in matrix.columns]
+    rows, columns = ([short(name, 32) for name in side] for side in (matrix.rows, matrix.columns))
     ax.set_xticks(range(m), columns, rotation=40, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(n), [short(name, 32) for name in matrix.rows])
+    ax.set_yticks(range(n), rows)
     return figure
 
 
@@ -79,17 +79,15 @@ def _depth(ax: Axes, names: Sequence[str], *, horizontal: bool) -> None:
     plain = [name.removeprefix(_PART) for name in names]
     ticks = [i for i, name in enumerate(plain) if _shown(name, every)]
     labels = [plain[i].removeprefix("block ").replace("embedding", "in") for i in ticks]
-    axis = ax.xaxis if horizontal else ax.yaxis
+    axis, line = (ax.xaxis, ax.axvline) if horizontal else (ax.yaxis, ax.axhline)
     axis.set_ticks(ticks, labels, fontsize=7)
     parts = [(k, len(list(g))) for k, g in groupby(names, lambda name: name.startswith(_PART))]
     if len(parts) == 1:
         return
     start = 0
     for stacked, count in parts:
-        if start and horizontal:
-            ax.axvline(start - 0.5, color="white", linewidth=1.5)
-        elif start:
-            ax.axhline(start - 0.5, color="white", linewidth=1.5)
+        if start:
+            line(start - 0.5, color="white", linewidth=1.5)
         where = start + (count - 1) / 2
         text = "transformer" if stacked else "foundation"
         if horizontal:
@@ -100,7 +98,7 @@ def _depth(ax: Axes, names: Sequence[str], *, horizontal: bool) -> None:
                         textcoords="offset points", ha="right", va="center", rotation=90,
                         fontsize=7)  # fmt: skip
         start += count
-    (ax.xaxis if horizontal else ax.yaxis).labelpad = 18
+    axis.labelpad = 18
 
 
 def _shown(name: str, every: int) -> bool:
