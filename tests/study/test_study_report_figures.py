@@ -30,11 +30,10 @@ from fmi_jax.study.report.figures import (
 )
 from fmi_jax.study.report.figures import published as beside
 from fmi_jax.study.report.findings import best_of_columns
-from fmi_jax.study.report.gains import gains
 from fmi_jax.study.report.numbers import numbers_of
 from fmi_jax.study.report.outcomes import Outcomes
+from fmi_jax.study.report.relative import gains, iterations, latencies
 from fmi_jax.study.report.samples import Sampler
-from fmi_jax.study.report.speed import iterations, latencies
 from fmi_jax.study.report.table import make_table
 from fmi_jax.study.spec import Figure as Spec
 

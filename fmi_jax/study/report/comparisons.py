@@ -9,7 +9,6 @@ from fmi_jax.study.planned import DATASET, PlannedStudy
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.samples import Sample
 from fmi_jax.study.report.statistics import holm, paired_p
-from fmi_jax.tasks.registry import describe
 
 _NOT_COMPARED = ("protocol", "head", "backbone")
 """Coordinates of a row that say how a model is used; they are not compared."""
@@ -113,12 +112,11 @@ def compare(
             dataset = at.pop(DATASET, "")
             key = (dataset, *at.items(), number.metric, samples[number].images)
             places.setdefault(key, {})[name] = number
-    found = []
-    for (dataset, *at, metric, _), by_name in places.items():
-        if len(by_name) > 1:
-            shared = {DATASET: dataset, **dict(at)}
-            found.append(_comparison(shared, metric, by_name, samples))
-    return found
+    return [
+        _comparison({DATASET: dataset, **dict(at)}, metric, by_name, samples)
+        for (dataset, *at, metric, _), by_name in places.items()
+        if len(by_name) > 1
+    ]
 
 
 def _comparison(
@@ -127,23 +125,23 @@ def _comparison(
     numbers: Mapping[str, Number],
     samples: Mapping[Number, Sample],
 ) -> Comparison:
-    untested = []
-    for (first, a), (second, b) in itertools.combinations(numbers.items(), 2):
-        difference = a.mean - b.mean
-        p = paired_p(difference, samples[a].values - samples[b].values)
-        untested.append((first, second, difference, p))
-    adjusted = holm([p for *_, p in untested])
+    pairs = list(itertools.combinations(numbers.items(), 2))
+    p = [
+        paired_p(a.mean - b.mean, samples[a].values - samples[b].values) for (_, a), (_, b) in pairs
+    ]
     one = next(iter(numbers.values()))
     return Comparison(
         at=at,
         metric=metric,
-        label=describe(metric, one.result.test.task).label,
+        label=one.label,
         numbers=numbers,
         pairs=tuple(
-            Pair(first=first, second=second, difference=difference, p=p, adjusted=float(after))
-            for (first, second, difference, p), after in zip(untested, adjusted, strict=True)
+            Pair(first=first, second=second, difference=a.mean - b.mean, p=own, adjusted=adjusted)
+            for ((first, a), (second, b)), own, adjusted in zip(
+                pairs, p, holm(p).tolist(), strict=True
+            )
         ),
-        smallest=min(1.0, len(untested) / (1 + len(samples[one].values))),
+        smallest=min(1.0, len(pairs) / (1 + len(samples[one].values))),
     )
 
 

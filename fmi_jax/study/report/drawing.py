@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -101,10 +102,31 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     }
 
 
+PLAIN = Look("#222222", "o", "-")
+"""Look of what has none of its own."""
+
+
 def columns(count: int, most: int) -> tuple[int, int]:
     """Rows and columns for `count` panels, at most `most` side by side."""
     across = min(count, most)
     return -(-count // across), across
+
+
+def panels(
+    size: tuple[float, float], down: int, across: int, count: int
+) -> tuple[Figure, np.ndarray]:
+    """Make a figure with a grid of axes, and list them row by row; those after `count` are hidden.
+
+    Args:
+      size: width and height in inches.
+      down, across: rows and columns of the grid.
+      count: number of panels.
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for ax in axes[count:]:
+        ax.set_visible(False)
+    return figure, axes
 
 
 def row_axis(ax: Axes, rows: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], float]:
@@ -160,11 +182,11 @@ def few_ticks(ax: Axes, count: int = 4, *, axis: str = "x") -> None:
     of.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]))
 
 
-def filled(look: Look) -> dict[str, Any]:
-    """Style of a filled marker, for our numbers."""
+def filled(look: Look, inside: str | None = None) -> dict[str, Any]:
+    """Style of a filled marker, for our numbers; `inside` is another colour of the inner part."""
     return {
-        "marker": look.marker, "markerfacecolor": look.colour, "markeredgecolor": look.colour,
-        "markeredgewidth": 0.6, "linestyle": "none",
+        "marker": look.marker, "markerfacecolor": inside or look.colour,
+        "markeredgecolor": look.colour, "markeredgewidth": 0.6, "linestyle": "none",
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fmi_jax.artifacts.result import Best, Finding, Headline, Result, Speed
+from fmi_jax.artifacts.result import Best, Finding, Headline, Result
 from fmi_jax.study.planned import PlannedCell, PlannedSetting, PlannedStudy
 from fmi_jax.study.report import wording
 from fmi_jax.study.report.outcomes import Outcome, Outcomes
@@ -75,9 +75,7 @@ class Number:
     @property
     def result(self) -> Result:
         """Result of the first seed; there must be one."""
-        result = self.runs[0].outcome.result
-        assert result is not None
-        return result
+        return self.runs[0].outcome.finished
 
     @property
     def metric(self) -> str:
@@ -123,14 +121,9 @@ class Number:
         return None if self.analysis is None else self.analysis.analysis
 
     @property
-    def found(self) -> Mapping[str, Any] | None:
-        """Values that a finished analysis found."""
-        return None if self.finding is None else self.finding.values
-
-    @property
-    def is_analysis(self) -> bool:
-        """Test whether it is the result of an analysis, and not a test metric."""
-        return self.setting.shows != "score"
+    def found(self) -> Mapping[str, Any]:
+        """Values that a finished analysis found; empty for anything else."""
+        return {} if self.finding is None else self.finding.values
 
     @property
     def headline(self) -> Headline | None:
@@ -146,14 +139,9 @@ class Number:
         return f"{headline.unit} {wording.number(headline.value)}"
 
     @property
-    def speeds(self) -> Sequence[Speed]:
-        """Latencies that a finished timing measured; empty for anything else."""
-        return () if self.finding is None else self.finding.speeds
-
-    @property
     def seconds(self) -> float:
         """Wall-clock time of all finished cells."""
-        return sum(sum(outcome.seconds.values()) for outcome in self.outcomes)
+        return sum(outcome.total for outcome in self.outcomes)
 
     @property
     def used(self) -> list[Outcome]:
@@ -197,7 +185,7 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
     sound = [pair for pair in first if pair[1].state is State.DONE]
     if not sound:
         tried = [outcome for _, outcome in first]
-        unit = "learning rate" if len(first) > 1 else "cell"
+        unit = "learning rate" if len(tried) > 1 else "cell"
         reasons = (_reasons(tried, unit), _reasons(untried, "learning rate"))
         return Number(
             setting=setting,
@@ -213,13 +201,10 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
     untried += [outcome for _, outcome in first if outcome.state is not State.DONE]
     unsettled = [outcome for outcome in untried if outcome.state is not State.FAILED]
     reasons = (_reasons(undone, "seed" if done else "cell"), _reasons(untried, "learning rate"))
-    if not done:
-        status = _status_without(same)
-    else:
-        status = Status.PARTIAL if undone or unsettled else Status.DONE
+    status = Status.PARTIAL if undone or unsettled else Status.DONE
     common: dict[str, Any] = {
-        "setting": setting, "status": status, "outcomes": everything,
-        "reason": "; ".join(filter(None, reasons)),
+        "setting": setting, "status": status if done else _status_without(same),
+        "outcomes": everything, "reason": "; ".join(filter(None, reasons)),
     }  # fmt: skip
     if done and done[0].analysis is not None:
         return Number(**common, expected=1, analysis=done[0], learning_rate=rate)
@@ -227,14 +212,12 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
     grid = done[0].result.finding.values if done and done[0].result else {}
     if "heads" in grid:
         rate = grid["chosen"]["learning_rate"]
-    expected = max(len(same), len(runs))
-    return Number(**common, expected=expected, runs=runs, learning_rate=rate)
+    return Number(**common, expected=max(len(same), len(runs)), runs=runs, learning_rate=rate)
 
 
 def _runs(outcome: Outcome) -> list[Run]:
     """List the seeds of a finished cell: one, or those of the chosen rate of a grid of heads."""
-    result = outcome.result
-    assert result is not None
+    result = outcome.finished
     details, best = result.finding.values, best_of(result)
     if "heads" not in details:
         return [

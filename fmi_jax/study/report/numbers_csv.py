@@ -11,8 +11,6 @@ from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.samples import bounds
 from fmi_jax.study.report.study_report import StudyReport
 
-FILE_NAME = "numbers.csv"
-
 
 def numbers_csv(reports: Sequence[StudyReport], out: Path) -> bytes:
     """Write the table, in UTF-8 (RFC 4180).

@@ -3,9 +3,8 @@
 import dataclasses
 import json
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from fmi_jax.artifacts.result import FILE_NAME as RESULT
 from fmi_jax.artifacts.result import Finding, Result, current
@@ -42,16 +41,10 @@ class Outcome:
         return self.result.finding
 
     @property
-    def config(self) -> Mapping[str, Any]:
-        """Config of a finished cell."""
+    def finished(self) -> Result:
+        """Result of the cell, which must be finished."""
         assert self.result is not None
-        return self.result.config
-
-    @property
-    def unread(self) -> Sequence[str]:
-        """Config sections and fields that a finished cell did not read."""
-        assert self.result is not None
-        return self.result.unread
+        return self.result
 
     @property
     def score(self) -> Score | None:
@@ -63,6 +56,18 @@ class Outcome:
     def seconds(self) -> Mapping[str, float]:
         """Wall-clock time by phase; empty if the cell is not finished."""
         return {} if self.result is None else self.result.seconds
+
+    @property
+    def total(self) -> float:
+        """Wall-clock time of all phases together."""
+        return sum(self.seconds.values())
+
+    @property
+    def device(self) -> str:
+        """Hardware that a finished cell ran on: "4 x NVIDIA H100"."""
+        found = self.finished.device
+        kind, count = str(found.get("kind", "unknown")), found.get("count", 1)
+        return kind if count == 1 else f"{count} \N{MULTIPLICATION SIGN} {kind}"
 
     @property
     def page(self) -> Path:

@@ -76,14 +76,10 @@ class Sampler:
           predictions.
         """
         with_runs = [number for number in numbers if number.runs]
-        samples, wrong = {}, {}
         with concurrent.futures.ThreadPoolExecutor(len(available_cores())) as pool:
-            for number, found in zip(with_runs, pool.map(self._sample, with_runs), strict=True):
-                if isinstance(found, Sample):
-                    samples[number] = found
-                else:
-                    wrong[number] = found
-        return samples, wrong
+            found = list(zip(with_runs, pool.map(self._sample, with_runs), strict=True))
+        samples = {number: one for number, one in found if isinstance(one, Sample)}
+        return samples, {number: one for number, one in found if isinstance(one, str)}
 
     def _sample(self, number: Number) -> Sample | str:
         read = functools.cache(_read)  # reads each file once, and only if something is not cached
@@ -101,8 +97,8 @@ class Sampler:
                     f"{run.predictions} gives {number.metric} {part['point']:.4f}, and the result"
                     f" beside it {run.value:.4f}: they are not of one run"
                 )
-        seed = _integer(number.setting.cells[0].id)
-        values = two_level(np.stack([part["resampled"] for part in parts]), seed)
+        each = np.stack([part["resampled"] for part in parts])
+        values = two_level(each, _integer(number.setting.cells[0].id))
         return Sample(
             values=values,
             interval=interval(values),
@@ -139,8 +135,7 @@ class Sampler:
 
 
 def _read(run: Run) -> tuple[Task, Measured, Rows]:
-    result = run.outcome.result
-    assert result is not None
+    result = run.outcome.finished
     groups = result.dataset.get("class_groups", {})
     task = TASKS[result.test.task](result.test.classes, groups)
     return (task, *task.read(run.predictions))

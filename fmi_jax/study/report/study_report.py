@@ -20,12 +20,11 @@ from fmi_jax.study.report.figures import (
     significance,
     time,
 )
-from fmi_jax.study.report.gains import BASELINE, gains
 from fmi_jax.study.report.numbers import Number, numbers_of
 from fmi_jax.study.report.outcomes import Outcome, Outcomes
 from fmi_jax.study.report.provenance import Provenance, provenance_of
+from fmi_jax.study.report.relative import BASELINE, gains, iterations, latencies
 from fmi_jax.study.report.samples import Sample, Sampler
-from fmi_jax.study.report.speed import iterations, latencies
 from fmi_jax.study.report.table import Table, make_table
 from fmi_jax.study.state import State
 

@@ -3,7 +3,6 @@
 import math
 
 MINUS = "\N{MINUS SIGN}"
-_PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -21,7 +20,7 @@ def spread(mean: float, std: float | None) -> str:
     """Format a mean and deviation: "0.912 ± 0.004"; the mean alone if there is no deviation."""
     if std is None or math.isnan(std):
         return number(mean)
-    return f"{number(mean)} {_PLUS_MINUS} {number(std)}"
+    return f"{number(mean)} \N{PLUS-MINUS SIGN} {number(std)}"
 
 
 def between(bounds: tuple[float, float], digits: int = 3) -> str:

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from fmi_jax import atomic
 from fmi_jax.study.planned import read_studies
-from fmi_jax.study.report import markdown, numbers_csv, page
 from fmi_jax.study.report.cache import Cache
 from fmi_jax.study.report.comparisons import comparisons_csv
+from fmi_jax.study.report.markdown import markdown
+from fmi_jax.study.report.numbers_csv import numbers_csv
 from fmi_jax.study.report.outcomes import Outcomes
+from fmi_jax.study.report.page import page
 from fmi_jax.study.report.samples import Sampler
 from fmi_jax.study.report.study_report import StudyReport, make_report
-
-COMPARISONS, FIGURES = "comparisons.csv", "figures"
 
 
 def write_reports(root: Path, names: Sequence[str], out: Path) -> list[StudyReport]:
@@ -33,15 +33,15 @@ def write_reports(root: Path, names: Sequence[str], out: Path) -> list[StudyRepo
     studies, outcomes = read_studies(root, names), Outcomes(root)
     sampler = Sampler(Cache(out / "cache"))
     reports = [make_report(study, outcomes, sampler) for study in studies]
-    (out / FIGURES).mkdir(parents=True, exist_ok=True)
+    (out / "figures").mkdir(parents=True, exist_ok=True)
     for report in reports:
         for drawn in report.all_figures:
-            path = out / FIGURES / f"{report.study.name}-{drawn.name}"
-            atomic.write_bytes(path.with_name(f"{path.name}.png"), drawn.png)
-            atomic.write_bytes(path.with_name(f"{path.name}.pdf"), drawn.pdf)
+            name = f"figures/{report.study.name}-{drawn.name}"
+            atomic.write_bytes(out / f"{name}.png", drawn.png)
+            atomic.write_bytes(out / f"{name}.pdf", drawn.pdf)
     compared = {report.study.name: report.comparisons for report in reports}
-    atomic.write_bytes(out / COMPARISONS, comparisons_csv(compared))
-    atomic.write_bytes(out / numbers_csv.FILE_NAME, numbers_csv.numbers_csv(reports, out))
-    atomic.write_bytes(out / markdown.FILE_NAME, markdown.markdown(reports, out))
-    atomic.write_bytes(out / page.FILE_NAME, page.page(reports, out))
+    atomic.write_bytes(out / "comparisons.csv", comparisons_csv(compared))
+    atomic.write_bytes(out / "numbers.csv", numbers_csv(reports, out))
+    atomic.write_bytes(out / "report.md", markdown(reports, out))
+    atomic.write_bytes(out / "report.html", page(reports, out))
     return reports

@@ -102,8 +102,10 @@ def _panel(ax: Axes, comparison: Comparison) -> None:
             pair = comparison.pair(names[i + 1], names[j])
             points[i, j] = 100 * pair.difference
             if not np.isnan(points[i, j]):
+                digits = 1 if abs(points[i, j]) < 99.95 else 0  # three in all fit into a square
+                text = signed(float(points[i, j]), digits)
                 ax.text(
-                    j, i, _points(float(points[i, j])), ha="center", va="center", fontsize=5.5,
+                    j, i, text, ha="center", va="center", fontsize=5.5,
                     fontweight="bold" if pair.differ else "normal",
                     color="#000000" if pair.differ else "#555555",
                 )  # fmt: skip
@@ -119,8 +121,3 @@ def _panel(ax: Axes, comparison: Comparison) -> None:
     ax.set_yticks(range(n), [short(name, 13) for name in names[1:]], fontsize=6)
     ax.tick_params(length=0, pad=1.5)
     ax.spines[:].set_visible(False)
-
-
-def _points(value: float) -> str:
-    """Format with three digits, which fit into a square."""
-    return signed(value, 1 if abs(value) < 99.95 else 0)
