@@ -168,14 +168,8 @@ class Driver:
 
     def _look(self) -> None:
         """Read the scores of cells that have ended since the last look."""
-        for cell in self._cells:
-            if cell in self._scores or cell in self._retry:
-                continue
-            state = self.ledger.state(cell)
-            if state is State.DONE:
-                self._scores[cell] = self.ledger.score(cell)
-            elif state is State.FAILED:
-                self._scores[cell] = None
+        new = [c for c in self._cells if c not in self._scores and c not in self._retry]
+        self._scores |= self.ledger.ended({cell: self.ledger.state(cell) for cell in new})
 
     def _start_all(self) -> None:
         """Start due cells until no slot is free.

@@ -16,11 +16,13 @@ def config(dataset: str, model: str, head: str) -> ExperimentConfig:
 
 def setting(dataset: str, model: str, head: str) -> Setting:
     """Make the setting of one cell of the table, with its published number."""
-    found = published(
-        "huix2024_table2", dataset=dataset, model=model, head=recipe.PUBLISHED_HEADS[head]
+    return Setting(
+        at={"dataset": dataset, "model": model, "head": head, "backbone": "fine-tuned"},
+        config=config(dataset, model, head),
+        published=published(
+            "huix2024_table2", dataset=dataset, model=model, head=recipe.PUBLISHED_HEADS[head]
+        ),
     )
-    at = {"dataset": dataset, "model": model, "head": head, "backbone": "fine-tuned"}
-    return Setting(at=at, config=config(dataset, model, head), published=found)
 
 
 def settings() -> tuple[Setting, ...]:
