@@ -16,18 +16,17 @@ from fmi_jax.study.grids import (
     fig7,
     fig8,
     figa1,
-    table1,
-    table2,
     table3,
     tableb,
+    tables12,
 )
 from fmi_jax.study.spec import Study
 
 STUDIES: Registry[Study] = Registry(
     "study",
     (
-        table1.STUDY,
-        table2.STUDY,
+        tables12.TABLE1,
+        tables12.TABLE2,
         table3.STUDY,
         tableb.STUDY,
         fig1.STUDY,
