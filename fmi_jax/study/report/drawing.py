@@ -178,8 +178,9 @@ def better_is_blue() -> LinearSegmentedColormap:
 
 def few_ticks(ax: Axes, count: int = 4, *, axis: str = "x") -> None:
     """Draw at most `count` ticks, with few digits."""
-    of = ax.xaxis if axis == "x" else ax.yaxis
-    of.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]))
+    (ax.xaxis if axis == "x" else ax.yaxis).set_major_locator(
+        MaxNLocator(count, steps=[1, 2, 2.5, 5, 10])
+    )
 
 
 def filled(look: Look, inside: str | None = None) -> dict[str, Any]:
@@ -205,3 +206,9 @@ def key(figure: Figure, handles: Sequence[Line2D], across: int) -> None:
         handles=list(handles), loc="outside lower center", ncols=min(across, len(handles)),
         handletextpad=0.5, columnspacing=1.3, borderpad=0.1, handlelength=2.4 if lined else 1,
     )  # fmt: skip
+
+
+def key_of_published(figure: Figure) -> None:
+    """Add a legend of filled and hollow markers: our numbers and published ones."""
+    ours = Line2D([], [], label="here", **filled(PLAIN))
+    key(figure, [ours, Line2D([], [], label="published", **hollow(PLAIN))], 2)

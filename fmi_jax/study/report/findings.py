@@ -5,8 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from fmi_jax.study.report.agreement import Agreement
-from fmi_jax.study.report.comparisons import Comparison
+from fmi_jax.study.report.comparisons import Agreement, Comparison
 from fmi_jax.study.report.numbers import Number, Status
 from fmi_jax.study.report.relative import Gain, Iterations, Latency
 from fmi_jax.study.report.samples import Sample, bounds

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from fmi_jax.drawing.template import duration
 from fmi_jax.study.report.numbers import Number, Status
-from fmi_jax.study.report.page import link
 from fmi_jax.study.report.samples import RESAMPLES, bounds
 from fmi_jax.study.report.study_report import StudyReport
 from fmi_jax.study.report.table import Cell
 from fmi_jax.study.report.wording import (
     between,
     count,
+    link,
     number,
     p_value,
     sentence,
@@ -67,8 +67,7 @@ def _study(r: StudyReport, out: Path) -> list[str]:
 
 def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Make a table from cells that are Markdown already."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
 
 
 def _results(r: StudyReport, out: Path) -> str:
@@ -184,5 +183,6 @@ def _choices(r: StudyReport) -> str:
         ]
         for made in r.choices
     ]
-    text = "Choices where the study's code is wrong or unclear (docs/protocols.md):"
-    return f"{text}\n\n" + _rows(["finding", "field", "here", "in the study's code"], rows)
+    return "Choices where the study's code is wrong or unclear (docs/protocols.md):\n\n" + _rows(
+        ["finding", "field", "here", "in the study's code"], rows
+    )

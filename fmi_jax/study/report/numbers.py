@@ -37,7 +37,6 @@ class Run:
       value: test metric; NaN if it is undefined.
       predictions: file with the predictions for every test image.
       steps: optimizer steps to the best validation score.
-      seconds: training time to the best validation score.
     """
 
     outcome: Outcome
@@ -45,7 +44,6 @@ class Run:
     value: float
     predictions: Path
     steps: int
-    seconds: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -200,16 +198,15 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
     undone = [outcome for outcome in same if outcome.state is not State.DONE]
     untried += [outcome for _, outcome in first if outcome.state is not State.DONE]
     unsettled = [outcome for outcome in untried if outcome.state is not State.FAILED]
-    reasons = (_reasons(undone, "seed" if done else "cell"), _reasons(untried, "learning rate"))
-    status = Status.PARTIAL if undone or unsettled else Status.DONE
+    reasons = (_reasons(undone, "seed"), _reasons(untried, "learning rate"))
     common: dict[str, Any] = {
-        "setting": setting, "status": status if done else _status_without(same),
+        "setting": setting, "status": Status.PARTIAL if undone or unsettled else Status.DONE,
         "outcomes": everything, "reason": "; ".join(filter(None, reasons)),
     }  # fmt: skip
-    if done and done[0].analysis is not None:
+    if done[0].analysis is not None:
         return Number(**common, expected=1, analysis=done[0], learning_rate=rate)
     runs = tuple(run for outcome in done for run in _runs(outcome))
-    grid = done[0].result.finding.values if done and done[0].result else {}
+    grid = done[0].finished.finding.values
     if "heads" in grid:
         rate = grid["chosen"]["learning_rate"]
     return Number(**common, expected=max(len(same), len(runs)), runs=runs, learning_rate=rate)
@@ -227,7 +224,6 @@ def _runs(outcome: Outcome) -> list[Run]:
                 value=result.test.values[best.metric],
                 predictions=outcome.folder / TASKS[result.test.task].file,
                 steps=best.step,
-                seconds=best.seconds,
             )
         ]
     files: Mapping[str, str] = details["seeds"]["predictions"]
@@ -238,7 +234,6 @@ def _runs(outcome: Outcome) -> list[Run]:
             value=math.nan if (value := head["test"][best.metric]) is None else value,
             predictions=outcome.folder / files[str(head["seed"])],
             steps=head["best_step"],
-            seconds=best.seconds,
         )
         for head in details["heads"]
         if head["learning_rate"] == details["chosen"]["learning_rate"]

@@ -12,8 +12,6 @@ from fmi_jax.errors import UserError
 from fmi_jax.study.files import CELL
 from fmi_jax.study.state import Score, State, ended, read_failure
 
-REPORT = "report.html"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
@@ -72,7 +70,7 @@ class Outcome:
     @property
     def page(self) -> Path:
         """File to show to a reader: the cell's report, or else its result."""
-        report = self.folder / REPORT
+        report = self.folder / "report.html"
         return report if report.is_file() else self.folder / RESULT
 
     @property
@@ -129,12 +127,9 @@ def _finished(cell: str, folder: Path) -> Outcome:
         ) from error
 
 
-_NAMES = operator.itemgetter("name", "counts", "split", "split_sha256")
-
-
 def _check(result: Result) -> None:
     """Raise `KeyError` unless the result has everything that the report relies on."""
-    _NAMES(result.dataset)
+    operator.itemgetter("name", "counts", "split", "split_sha256")(result.dataset)
     operator.itemgetter("protocol")(result.config)
     if not result.finding.evaluations:
         return

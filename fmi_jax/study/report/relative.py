@@ -73,11 +73,12 @@ def _gain(
     }
     bounds = (math.nan, math.nan)
     if both and all(n in samples and b in samples for n, b in both):
-        resampled = mean_relative(
-            {n.setting.dataset: samples[n].values for n, _ in both},
-            {b.setting.dataset: samples[b].values for _, b in both},
+        bounds = interval(
+            mean_relative(
+                {n.setting.dataset: samples[n].values for n, _ in both},
+                {b.setting.dataset: samples[b].values for _, b in both},
+            )
         )
-        bounds = interval(resampled)
     return Gain(
         row=row,
         at=numbers[0].setting.at,

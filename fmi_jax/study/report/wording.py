@@ -1,6 +1,9 @@
-"""Formatting of numbers and words for a reader."""
+"""Formatting of numbers, words and links for a reader."""
 
 import math
+import os
+import urllib.parse
+from pathlib import Path
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -51,3 +54,8 @@ def listed(names: list[str], shown: int = 8) -> str:
 def sentence(text: str) -> str:
     """Make a sentence with a capital letter and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
+
+
+def link(path: Path, out: Path) -> str:
+    """Make a relative link to a file as seen from the folder `out`."""
+    return urllib.parse.quote(Path(os.path.relpath(path, out)).as_posix())

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from fmi_jax.drawing.style import GREY, short
 from fmi_jax.study.report import drawing
@@ -56,9 +55,7 @@ def _figure(
                 _point(ax, places[row.names], number, samples.get(number), look)
         ax.margins(x=0.08)
     if table.is_published:
-        ours = Line2D([], [], label="here", **drawing.filled(PLAIN))
-        theirs = Line2D([], [], label="published", **drawing.hollow(PLAIN))
-        drawing.key(figure, [ours, theirs], 2)
+        drawing.key_of_published(figure)
     return figure
 
 

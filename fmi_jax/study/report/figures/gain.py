@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from fmi_jax.drawing.style import GREY, short
 from fmi_jax.study.report import drawing
@@ -55,9 +54,5 @@ def _figure(
             )  # fmt: skip
     ax.set_xlabel(f"Mean gain over {short(baseline, 36)} (%)")
     drawing.few_ticks(ax, 6)
-    handles = [
-        Line2D([], [], label="here", **drawing.filled(PLAIN)),
-        Line2D([], [], label="published", **drawing.hollow(PLAIN)),
-    ]
-    drawing.key(figure, handles, 2)
+    drawing.key_of_published(figure)
     return figure

@@ -59,8 +59,10 @@ def _layers(table: Table) -> Figure:
 
 
 def _panel(ax: Axes, pair: Mapping[str, Any]) -> Any:
-    cka = np.array(pair["cka"], float)
-    image = ax.imshow(cka, cmap="viridis", vmin=0, vmax=1, origin="lower", aspect="auto")
+    image = ax.imshow(
+        np.array(pair["cka"], float),
+        cmap="viridis", vmin=0, vmax=1, origin="lower", aspect="auto",
+    )  # fmt: skip
     ax.set_box_aspect(1)
     ax.set_facecolor(_UNDEFINED)
     ax.spines[:].set_visible(False)

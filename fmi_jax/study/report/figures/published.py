@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from fmi_jax.drawing.style import GREY, short
 from fmi_jax.study.report import drawing
-from fmi_jax.study.report.agreement import Agreement
+from fmi_jax.study.report.comparisons import Agreement
 from fmi_jax.study.report.drawing import PLAIN, TWO_COLUMNS, Drawn, Look
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.samples import Sample, bounds

@@ -33,17 +33,17 @@ def chosen(table: Table, samples: Mapping[Number, Sample]) -> list[Number]:
 
 def draw(table: Table, samples: Mapping[Number, Sample]) -> Drawn:
     """Draw a panel for each number that `chosen` gives, by data set and then by row."""
-    shown = chosen(table, samples)
     order = [*table.columns]
-    shown.sort(key=lambda number: order.index(number.setting.dataset))
+    shown = sorted(chosen(table, samples), key=lambda n: order.index(n.setting.dataset))
     total = sum(number in samples for number in table.numbers)
     which = "" if len(shown) == total else f" Of {total}, the best of each data set."
-    caption = (
+    return drawing.save(
+        "reliability",
         "Share of predictions that came true against their mean probability, in ten bins of equally"
         " many, all runs together; on the diagonal a classifier is as often right as it is sure."
-        f" ECE: mean distance from it.{which}"
+        f" ECE: mean distance from it.{which}",
+        lambda: _figure(table, shown, samples),
     )
-    return drawing.save("reliability", caption, lambda: _figure(table, shown, samples))
 
 
 def _figure(table: Table, shown: Sequence[Number], samples: Mapping[Number, Sample]) -> Figure:

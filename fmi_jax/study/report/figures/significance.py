@@ -89,8 +89,7 @@ def _titles(found: Sequence[Comparison]) -> list[list[str]]:
     """Titles: the data set, and those other coordinates that differ between panels."""
     names = dict.fromkeys(name for c in found for name in c.at)
     varying = [n for n in names if n == DATASET or len({c.at.get(n) for c in found}) > 1]
-    titles = [[short(c.at[n], 17) for n in varying if c.at.get(n)] for c in found]
-    return [title or ["all"] for title in titles]
+    return [[short(c.at[n], 17) for n in varying if c.at.get(n)] or ["all"] for c in found]
 
 
 def _panel(ax: Axes, comparison: Comparison) -> None:
@@ -110,8 +109,7 @@ def _panel(ax: Axes, comparison: Comparison) -> None:
                     color="#000000" if pair.differ else "#555555",
                 )  # fmt: skip
             if pair.differ:
-                frame = Rectangle((j - 0.45, i - 0.45), 0.9, 0.9, fill=False, color="#222222")
-                ax.add_patch(frame)
+                ax.add_patch(Rectangle((j - 0.45, i - 0.45), 0.9, 0.9, fill=False, color="#222222"))
     if not describe(comparison.metric).higher_is_better:
         points = -points
     bound = 2 * float(np.nanmax(np.abs(points), initial=1e-9))  # pale, so that text is readable
