@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from fmi_jax.cores import available_cores
 from fmi_jax.errors import UsageError
@@ -152,14 +151,10 @@ class Driver:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        def handle(signum: int, frame: FrameType | None) -> None:
-            del signum, frame
-            self.stop()
-
         # A batch system that handles a signal itself (submitit handles SIGTERM) continues to do so.
         own = (signal.SIG_DFL, signal.default_int_handler)
         heard = [s for s in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(s) in own]
-        before = {s: signal.signal(s, handle) for s in heard}
+        before = {s: signal.signal(s, lambda *_: self.stop()) for s in heard}
         try:
             yield
         finally:
@@ -242,10 +237,8 @@ class Driver:
 
 
 def _environment(slot: Slot) -> dict[str, str]:
-    env = with_huge_pages(dict(os.environ))
-    if slot.gpu is not None:
-        env["CUDA_VISIBLE_DEVICES"] = slot.gpu
-    return env
+    own = {} if slot.gpu is None else {"CUDA_VISIBLE_DEVICES": slot.gpu}
+    return with_huge_pages(os.environ) | own
 
 
 def _reason(log: Path, code: int) -> str:

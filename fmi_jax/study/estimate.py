@@ -85,19 +85,21 @@ def _cost(
     lines = [f"left to compute: {left / 1e15:,.3g} PFLOP"]
     if unknown:
         lines[0] += f", and {unknown} cells of data that are not prepared"
-    speeds = []
-    for cell, state in states.items():
-        work = operations(cells[cell].config) if state is State.DONE else None
-        if work:
-            speeds.append(work / sum(ledger.result(cell)["seconds"].values()))
+    speeds = [
+        work / sum(ledger.result(cell)["seconds"].values())
+        for cell, state in states.items()
+        if state is State.DONE and (work := operations(cells[cell].config))
+    ]
     if tflops is not None:
         speed, source = tflops * 1e12, "--tflops"
     elif speeds:
         speed, source = statistics.median(speeds), f"the median of {len(speeds)} finished cells"
     else:
         return [*lines, "time: not known before a cell has been run here; --tflops T assumes one"]
-    time = duration(left / speed)
-    return [*lines, f"time: {time} one at a time, at {speed / 1e12:,.3g} TFLOP/s ({source})"]
+    return [
+        *lines,
+        f"time: {duration(left / speed)} one at a time, at {speed / 1e12:,.3g} TFLOP/s ({source})",
+    ]
 
 
 def operations(config: ExperimentConfig) -> float | None:

@@ -47,8 +47,9 @@ class Claim:
             host=socket.gethostname(),
             time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
-        values = {"format": CELL_FORMAT, **dataclasses.asdict(failure)}
-        text = json.dumps(values, indent=2, ensure_ascii=False)
+        text = json.dumps(
+            {"format": CELL_FORMAT, **dataclasses.asdict(failure)}, indent=2, ensure_ascii=False
+        )
         atomic.write_bytes(self.folder / FAILED, (text + "\n").encode())
 
     def release(self) -> None:

@@ -206,7 +206,7 @@ def select(
     for name, wanted in slices.items():
         valid = list(dict.fromkeys(value for s in settings for value in [s.at.get(name)] if value))
         if not valid:
-            names = dict.fromkeys(name for setting in settings for name in setting.at)
+            names = {name for setting in settings for name in setting.at}
             raise unknown_name("coordinate for --slice", name, names)
         for value in wanted:
             if value not in valid:
@@ -235,8 +235,10 @@ class Missing:
     def of(self, config: ExperimentConfig) -> list[str]:
         """List the weights or prepared data that an experiment lacks, one message each."""
         backbone = config.backbone
-        own = PretrainedNetwork("backbone.weights", backbone.name, backbone.weights)
-        networks = (own, *protocol_of(config).networks(config))
+        networks = (
+            PretrainedNetwork("backbone.weights", backbone.name, backbone.weights),
+            *protocol_of(config).networks(config),
+        )
         key = repr((backbone, config.data, networks))
         if key not in self._found:
             self._found[key] = list(_missing(config, networks))
