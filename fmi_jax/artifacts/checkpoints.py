@@ -237,10 +237,9 @@ def keep_model(folder: Path, step: int) -> None:
     for path in folder.iterdir():
         if path.name.isdecimal() and path.name != str(step):
             shutil.rmtree(path)
-    sums = _read_manifest(_manifest(folder, step)).items()
-    _write_manifest(
-        _manifest(folder, step), {name: sum_ for name, sum_ in sums if not _is_training(name)}
-    )
+    sums = _read_manifest(_manifest(folder, step))
+    kept = {name: digest for name, digest in sums.items() if not _is_training(name)}
+    _write_manifest(_manifest(folder, step), kept)
     shutil.rmtree(folder / str(step) / "training", ignore_errors=True)
 
 

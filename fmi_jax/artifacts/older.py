@@ -54,8 +54,11 @@ def result(values: Mapping[str, Any], number: int) -> dict[str, Any]:
     judge = values["config"]["protocol"]
     if "kind" in values:
         kept |= {
-            **{"protocol": kept.pop("summary"), "seed": values["config"]["train"]["seed"]},
-            **{"steps": 0, "best": None, "notes": ()},
+            "protocol": kept.pop("summary"),
+            "seed": values["config"]["train"]["seed"],
+            "steps": 0,
+            "best": None,
+            "notes": (),
         }
         own = {name: values[name] for name in ("title", "values", "text", "figures", "notes")}
         finding = {**own, "evaluations": {}, "resampled": ""}

@@ -59,10 +59,8 @@ def _layers(table: Table) -> Figure:
 
 
 def _panel(ax: Axes, pair: Mapping[str, Any]) -> Any:
-    image = ax.imshow(
-        np.array(pair["cka"], float),
-        cmap="viridis", vmin=0, vmax=1, origin="lower", aspect="auto",
-    )  # fmt: skip
+    cka = np.array(pair["cka"], float)
+    image = ax.imshow(cka, cmap="viridis", vmin=0, vmax=1, origin="lower", aspect="auto")
     ax.set_box_aspect(1)
     ax.set_facecolor(_UNDEFINED)
     ax.spines[:].set_visible(False)
