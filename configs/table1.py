@@ -38,12 +38,12 @@ We have not reproduced them: the data sets and the checkpoints are not ours to s
 """
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study.grids import recipe, table1
+from fmi_jax.study.grids import recipe, tables12
 
 
 def get_config(arg: str = "aptos2019,dinov2,linear") -> ExperimentConfig:
     """Make the experiment's config; `arg` is SET,MODEL,HEAD."""
     dataset, model, head = recipe.arguments(
-        arg, set=recipe.DATASETS, model=recipe.MODELS, head=table1.PROTOCOLS
+        arg, set=recipe.DATASETS, model=recipe.MODELS, head=recipe.PUBLISHED_HEADS
     )
-    return table1.config(dataset, model, head)
+    return tables12.config(dataset, model, head, "frozen")

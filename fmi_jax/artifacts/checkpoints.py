@@ -160,17 +160,12 @@ class RunCheckpoints:
 
     def restore(self, step: int, model: Any, training: Any) -> Restored:
         """Read a step onto the shapes and shardings of the given abstract trees."""
-        try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    model=ocp.args.StandardRestore(_as_filed(model)),
-                    training=ocp.args.StandardRestore(_as_filed(training)),
-                    meta=ocp.args.JsonRestore(),
-                ),
-            )
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            raise self._does_not_fit(step, model, error) from error
+        restored = self._read(
+            step,
+            model,
+            training=ocp.args.StandardRestore(_as_filed(training)),
+            meta=ocp.args.JsonRestore(),
+        )
         return Restored(
             step,
             _as_kept(restored["model"], model),
@@ -182,13 +177,15 @@ class RunCheckpoints:
         """Read only the `model` part of a step, verified first."""
         self._settle()
         check_step(self.folder, step)
+        return _as_kept(self._read(step, model)["model"], model)
+
+    def _read(self, step: int, model: Any, **others: Any) -> Any:
+        """Read the model and other parts of a step; `UserError` if it is not of this model."""
+        parts = {"model": ocp.args.StandardRestore(_as_filed(model)), **others}
         try:
-            restored = self._manager.restore(
-                step, args=ocp.args.Composite(model=ocp.args.StandardRestore(_as_filed(model)))
-            )
+            return self._manager.restore(step, args=ocp.args.Composite(**parts))
         except (ValueError, KeyError, FileNotFoundError) as error:
             raise self._does_not_fit(step, model, error) from error
-        return _as_kept(restored["model"], model)
 
     def _does_not_fit(self, step: int, model: Any, error: Exception) -> UserError:
         stored = ocp.StandardCheckpointer().metadata(self.folder / str(step) / "model")

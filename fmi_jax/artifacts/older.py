@@ -6,7 +6,10 @@ from typing import Any
 
 from fmi_jax.errors import UserError
 
-_OF_ANALYSES = {"cka": ("analysis", "CKA of the last layer"), "timing": ("speed", "")}
+_OF_ANALYSES = {
+    "cka": {"shows": "analysis", "label": "CKA of the last layer"},
+    "timing": {"shows": "speed", "label": ""},
+}
 """`shows` and `label` of every analysis that existed in format 1."""
 
 _SHARED = ("data", "augment", "backbone", "optim", "train")
@@ -50,9 +53,13 @@ def result(values: Mapping[str, Any], number: int) -> dict[str, Any]:
     kept = {name: value for name, value in values.items() if name not in _FINDING}
     judge = values["config"]["protocol"]
     if "kind" in values:
-        seed = values["config"]["train"]["seed"]
-        kept |= {"protocol": kept.pop("summary"), "seed": seed, "steps": 0, "best": None}
-        kept["notes"] = ()
+        kept |= {
+            "protocol": kept.pop("summary"),
+            "seed": values["config"]["train"]["seed"],
+            "steps": 0,
+            "best": None,
+            "notes": (),
+        }
         own = {name: values[name] for name in ("title", "values", "text", "figures", "notes")}
         finding = {**own, "evaluations": {}, "resampled": ""}
     else:
@@ -65,8 +72,8 @@ def result(values: Mapping[str, Any], number: int) -> dict[str, Any]:
             "evaluations": {split: values[split] for split in ("val", "test")},
             "resampled": values["resampled"],
         }
-    extra = {"headline": values.get("headline"), "speeds": values.get("speeds", [])}
-    return kept | _NEW | {"findings": [{"judge": judge, **finding, **extra}]}
+    finding |= {"headline": values.get("headline"), "speeds": values.get("speeds", [])}
+    return kept | _NEW | {"findings": [{"judge": judge, **finding}]}
 
 
 _NEW = {"format": 4, "adapt": "", "head": ""}
@@ -116,8 +123,9 @@ def _speed(row: Mapping[str, Any], reference: str) -> dict[str, Any]:
 
 def plan(values: Mapping[str, Any]) -> dict[str, Any]:
     """Upgrade a `<study>.json` of format 1: add `shows` and `label` to its settings."""
-    settings = []
-    for setting in values["settings"]:
-        shows, label = _OF_ANALYSES.get(setting["protocol"] or "", ("score", ""))
-        settings.append({**setting, "shows": shows, "label": label})
+    score = {"shows": "score", "label": ""}
+    settings = [
+        {**setting, **_OF_ANALYSES.get(setting["protocol"], score)}
+        for setting in values["settings"]
+    ]
     return {**values, "format": 2, "settings": settings}

@@ -112,21 +112,19 @@ class RunRecord:
 
     def check_same(self, other: "RunRecord", workdir: Path) -> None:
         """Raise `UsageError` if resuming this run as `other` would change its numbers."""
-        changed = {
+        pairs = {
             name: pair
             for name, pair in differences(self.config, other.config).items()
             if name not in FREE
         }
         for name in ("name", "split_sha256"):
-            if self.dataset.get(name) != other.dataset.get(name):
-                changed[f"dataset {name}"] = (self.dataset.get(name), other.dataset.get(name))
+            pairs[f"dataset {name}"] = (self.dataset.get(name), other.dataset.get(name))
         for name in ("weights_sha256", "transformer_sha256"):
-            if getattr(self, name) != getattr(other, name):
-                changed[name.replace("_", " ")] = (getattr(self, name), getattr(other, name))
+            pairs[name.replace("_", " ")] = (getattr(self, name), getattr(other, name))
+        changed = [f"{name}: {a!r} there, {b!r} now" for name, (a, b) in pairs.items() if a != b]
         if changed:
-            shown = "; ".join(f"{name}: {a!r} there, {b!r} now" for name, (a, b) in changed.items())
             raise UsageError(
-                f"{workdir} holds a run with other settings: {shown}."
+                f"{workdir} holds a run with other settings: {'; '.join(changed)}."
                 " Use another --workdir, or the same settings to resume it."
             )
         if other.ancestors:

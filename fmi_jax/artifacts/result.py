@@ -326,8 +326,9 @@ class Result:
             "notes": tuple(values["notes"]),
             "unread": tuple(values["unread"]),
         }
-        named = {name: value for name, value in values.items() if name != "format"}
-        return cls(**{**named, **parts})
+        return cls(
+            **{name: value for name, value in {**values, **parts}.items() if name != "format"}
+        )
 
     def write(self, workdir: Path) -> Path:
         """Write `result.json` into `workdir`; returns its path."""

@@ -11,8 +11,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import rich.console
 import rich.progress
+
+from fmi_jax import atomic
 
 
 class MetricWriter:
@@ -38,9 +39,7 @@ class MetricWriter:
         kept = [
             row for row in rows if row.endswith(b"\n") and json.loads(row)["step"] <= start_step
         ]
-        partial = path.with_suffix(".tmp")
-        partial.write_bytes(b"".join(kept))
-        partial.rename(path)
+        atomic.write_bytes(path, b"".join(kept))
         self._file = path.open("a", encoding="utf-8")
         import tensorboardX  # here: it imports torch where that is installed, which takes seconds
 
@@ -92,20 +91,18 @@ class ProgressReport:
         self.batch_size = batch_size
         self._active = active
         self._since = (time.monotonic(), start_step)
-        self._bar = None
-        if active and sys.stdout.isatty():
-            self._bar = rich.progress.Progress(
-                rich.progress.TextColumn("training"),
-                rich.progress.BarColumn(),
-                rich.progress.MofNCompleteColumn(),
-                rich.progress.TextColumn("{task.fields[status]}"),
-                rich.progress.TimeRemainingColumn(),
-                console=rich.console.Console(),
-            )
-            self._task = self._bar.add_task(
-                "training", total=total_steps, completed=start_step, status=""
-            )
-            self._bar.start()
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("training"),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TextColumn("{task.fields[status]}"),
+            rich.progress.TimeRemainingColumn(),
+            disable=not (active and sys.stdout.isatty()),
+        )
+        self._task = self._bar.add_task(
+            "training", total=total_steps, completed=start_step, status=""
+        )
+        self._bar.start()
 
     def update(self, step: int, loss: float) -> dict[str, float]:
         """Show the state after `step` steps; returns `steps_per_second`, `images_per_second`."""
@@ -114,21 +111,16 @@ class ProgressReport:
         self._since = (now, step)
         rate = (step - step_then) / max(now - then, 1e-9)
         images = rate * self.batch_size
-        if self._bar is not None:
-            status = f"loss {loss:.4f}  {rate:.2f} steps/s  {images:.0f} images/s"
-            self._bar.update(self._task, completed=step, status=status)
-        elif self._active:
+        status = f"loss {loss:.4f}  {rate:.2f} steps/s  {images:.0f} images/s"
+        self._bar.update(self._task, completed=step, status=status)
+        if self._active and self._bar.disable:
             left = (self.total_steps - step) / rate if rate else float("inf")
-            print(
-                f"step {step}/{self.total_steps}  loss {loss:.4f}  {rate:.2f} steps/s"
-                f"  {images:.0f} images/s  {left:.0f} s left",
-                flush=True,
-            )
+            print(f"step {step}/{self.total_steps}  {status}  {left:.0f} s left", flush=True)
         return {"steps_per_second": rate, "images_per_second": images}
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        if self._bar is not None:
+        if not self._bar.disable:
             self._bar.console.print(line, highlight=False)
         elif self._active:
             print(line, flush=True)
@@ -139,5 +131,4 @@ class ProgressReport:
 
     def close(self) -> None:
         """Take the bar down."""
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()

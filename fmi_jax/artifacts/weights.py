@@ -221,12 +221,10 @@ def fit_backbone(
     params = dict(params)
     if arch.num_blocks < source.num_blocks:
         source = source.truncated(arch.num_blocks - 1)
-        kept = parameters(create_abstract(spec.family, source, Execution()))
-        params = {name: params[name] for name in kept}
+        params = {name: params[name] for name in _abstract(spec.family, source)}
     if arch.in_channels != source.in_channels:
         source = dataclasses.replace(source, in_channels=arch.in_channels)
-        native = parameters(create_abstract(spec.family, source, Execution()))
-        for name, value in native.items():
+        for name, value in _abstract(spec.family, source).items():
             if value.shape != params[name].shape:  # only a stem depends on the channels
                 params[name] = adapt_stem(params[name], arch.in_channels, stem)
     params = spec.family.adapt(params, source, arch)
@@ -259,14 +257,17 @@ def adapt_stem(kernel: Any, channels: int, stem: str) -> Any:
 
 def arch_fields(arch: ArchConfig) -> dict[str, Any]:
     """The fields of `arch` as plain JSON values, with the name of its class."""
-    fields = {"class": type(arch).__name__, **dataclasses.asdict(arch)}
-    return json.loads(json.dumps(fields))
+    return json.loads(json.dumps({"class": type(arch).__name__, **dataclasses.asdict(arch)}))
+
+
+def _abstract(family: type[Backbone], arch: ArchConfig) -> dict[str, Any]:
+    return parameters(create_abstract(family, arch, Execution()))
 
 
 def _check_parameters(
     what: str, params: Mapping[str, Any], family: type[Backbone], arch: ArchConfig
 ) -> None:
-    native = parameters(create_abstract(family, arch, Execution()))
+    native = _abstract(family, arch)
     off = [f"{name} is missing" for name in native if name not in params]
     off += [f"{name} is not expected" for name in params if name not in native]
     off += [

@@ -5,16 +5,23 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
+from jaxtyping import Bool, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from PIL import Image
 
 from fmi_jax.artifacts.charts import Chart, Curves, Matrix, Outlines, Panel, Ratios
+from fmi_jax.data.labels import IGNORE
 from fmi_jax.drawing.style import COLOURS, GREY, png, short
-from fmi_jax.report.outlines import outlined
 
 _NUMBERED = 8  # rows and columns up to which every cell carries its value
 _PART = "transformer "  # how the layers of a stacked transformer begin
+TRUE_COLOUR = (0, 230, 230)
+PREDICTED_COLOUR = (255, 200, 0)
+"""Colours of the outlines: cyan and amber, told apart with any colour vision."""
+
+_LEAST_SIDE = 192  # pixels of a drawn image, so that two outlines side by side can be seen
 
 
 @png
@@ -50,9 +57,9 @@ def _names(matrix: Matrix) -> Figure:
     figure = Figure(figsize=(2.2 + 0.42 * m, 1.2 + 0.42 * n))
     ax = figure.subplots()
     _heat(figure, ax, matrix)
-    columns = [short(name, 32) for name in matrix.columns]
+    rows, columns = ([short(name, 32) for name in side] for side in (matrix.rows, matrix.columns))
     ax.set_xticks(range(m), columns, rotation=40, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(n), [short(name, 32) for name in matrix.rows])
+    ax.set_yticks(range(n), rows)
     return figure
 
 
@@ -79,17 +86,15 @@ def _depth(ax: Axes, names: Sequence[str], *, horizontal: bool) -> None:
     plain = [name.removeprefix(_PART) for name in names]
     ticks = [i for i, name in enumerate(plain) if _shown(name, every)]
     labels = [plain[i].removeprefix("block ").replace("embedding", "in") for i in ticks]
-    axis = ax.xaxis if horizontal else ax.yaxis
+    axis, line = (ax.xaxis, ax.axvline) if horizontal else (ax.yaxis, ax.axhline)
     axis.set_ticks(ticks, labels, fontsize=7)
     parts = [(k, len(list(g))) for k, g in groupby(names, lambda name: name.startswith(_PART))]
     if len(parts) == 1:
         return
     start = 0
     for stacked, count in parts:
-        if start and horizontal:
-            ax.axvline(start - 0.5, color="white", linewidth=1.5)
-        elif start:
-            ax.axhline(start - 0.5, color="white", linewidth=1.5)
+        if start:
+            line(start - 0.5, color="white", linewidth=1.5)
         where = start + (count - 1) / 2
         text = "transformer" if stacked else "foundation"
         if horizontal:
@@ -100,7 +105,7 @@ def _depth(ax: Axes, names: Sequence[str], *, horizontal: bool) -> None:
                         textcoords="offset points", ha="right", va="center", rotation=90,
                         fontsize=7)  # fmt: skip
         start += count
-    (ax.xaxis if horizontal else ax.yaxis).labelpad = 18
+    axis.labelpad = 18
 
 
 def _shown(name: str, every: int) -> bool:
@@ -156,6 +161,39 @@ def _outlines(outlines: Outlines) -> Figure:
         ax.imshow(outlined(image, true, predicted), interpolation="nearest")
         ax.set_title(short(name, 24), fontsize=7)
     return figure
+
+
+def outlined(
+    image: UInt8[np.ndarray, "h w c"],
+    true: UInt8[np.ndarray, "h w"],
+    predicted: UInt8[np.ndarray, "h w"],
+) -> Image.Image:
+    """Draw the outlines of every foreground class over an image, enlarged if it is small.
+
+    Where both run along the same pixel, every other pixel shows the true one.
+
+    Args:
+      image: pixels, one channel or three.
+      true, predicted: class of each pixel; pixels of `IGNORE` have no outline.
+    """
+    times = -(-_LEAST_SIDE // min(image.shape[:2]))
+    image, true, predicted = (
+        x.repeat(times, axis=0).repeat(times, axis=1) for x in (image, true, predicted)
+    )
+    pixels = np.repeat(image, 3 // image.shape[-1], axis=-1)
+    of_true, of_predicted = outline(true), outline(predicted)
+    rows, columns = np.indices(true.shape)
+    pixels[of_predicted] = PREDICTED_COLOUR
+    pixels[of_true & ~(of_predicted & ((rows + columns) % 2 == 1))] = TRUE_COLOUR
+    return Image.fromarray(pixels)
+
+
+def outline(classes: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Find the foreground pixels beside a pixel of another class, or at the edge of the image."""
+    padded = np.pad(classes, 1)
+    beside = [padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
+    edge = np.any([near != classes for near in beside], axis=0)
+    return edge & (classes > 0) & (classes != IGNORE)
 
 
 def _curves(curves: Curves) -> Figure:

@@ -37,8 +37,7 @@ def console_table(evaluation: Evaluation, title: str, console: Console | None = 
         classes.add_row(Text(name), *(_number(row[metric]) for metric in task.per_class))
     console.print(classes)
     if evaluation.undefined:
-        names = ", ".join(evaluation.undefined)
-        console.print(Text(f"Undefined on these images: {names}."))
+        console.print(Text(f"Undefined on these images: {', '.join(evaluation.undefined)}."))
 
 
 def _table(console: Console, title: str, columns: tuple[str, ...]) -> Table:

@@ -1,7 +1,6 @@
 """The report of a run: its figures, and one HTML page that needs nothing but itself."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 from fmi_jax import atomic
 from fmi_jax.artifacts import history as _history
@@ -14,6 +13,7 @@ from fmi_jax.tasks.base import ImageOf
 from fmi_jax.tasks.registry import TASKS, describe
 
 FILE_NAME = "report.html"
+_Pairs = list[tuple[str, str]]
 
 
 def write_report(workdir: Path, image_of: ImageOf | None = None) -> Path:
@@ -34,8 +34,11 @@ def write_report(workdir: Path, image_of: ImageOf | None = None) -> Path:
       UserError: a file of the run is missing or is not what the run wrote.
     """
     result = Result.read(workdir)
-    evaluated = bool(result.finding.evaluations)
-    page = _evaluated(workdir, result, image_of) if evaluated else _measured(workdir, result)
+    page = (
+        _evaluated(workdir, result, image_of)
+        if result.finding.evaluations
+        else _measured(workdir, result)
+    )
     path = workdir / FILE_NAME
     atomic.write_bytes(path, page)
     return path
@@ -90,40 +93,24 @@ def _evaluated(workdir: Path, result: Result, image_of: ImageOf | None) -> bytes
     )
 
 
-class Other(NamedTuple):
-    """A further finding on a page.
-
-    Attributes:
-      title: heading.
-      finding: finding of a judge.
-      metrics: name and label of each test metric.
-      figures: image and caption of each figure.
-    """
-
-    title: str
-    finding: Finding
-    metrics: list[tuple[str, str]]
-    figures: list[tuple[str, str]]
-
-
-def _others(workdir: Path, result: Result) -> list[Other]:
-    """Findings of the judges that were added to the run's own."""
+def _others(workdir: Path, result: Result) -> list[tuple[Finding, _Pairs, _Pairs]]:
+    """Findings of the judges that were added to the run's own, with their metrics and figures."""
     return [
-        Other(
-            title=found.title,
-            finding=found,
-            metrics=_metrics(found.evaluations["test"]) if found.evaluations else [],
-            figures=_figures(workdir, found),
+        (
+            found,
+            _metrics(found.evaluations["test"]) if found.evaluations else [],
+            _figures(workdir, found),
         )
         for found in result.findings[1:]
     ]
 
 
-def _metrics(test: Evaluation) -> list[tuple[str, str]]:
+def _metrics(test: Evaluation) -> _Pairs:
+    """Name and label of every metric."""
     return [(name, describe(name, test.task).label) for name in test.values]
 
 
-def _figures(workdir: Path, found: Finding) -> list[tuple[str, str]]:
+def _figures(workdir: Path, found: Finding) -> _Pairs:
     """Image and caption of every figure that a judge left."""
     try:
         return [

@@ -76,8 +76,7 @@ def add_study_arguments(parser: argparse.ArgumentParser, kind: type) -> None:
         metavar="OPTION=VALUE",
         help="of each job, as submitit has them: partition=gpu, gpus_per_node=1, timeout_min=1440",
     )
-    status = _add(commands, "status", "show what is done, running, failed", _status)
-    _add_grid_arguments(status)
+    _add_grid_arguments(_add(commands, "status", "show what is done, running, failed", _status))
 
 
 def _add(
@@ -242,7 +241,7 @@ def run_driver(driver: "Driver", values: argparse.Namespace) -> None:
 
 
 def _status(values: argparse.Namespace) -> None:
-    from fmi_jax.study.status import describe_status
+    from fmi_jax.study.progress import describe_status
 
     plan, settings = _planned(values)
     if not (values.root / "cells").is_dir():

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from fmi_jax.cores import available_cores
 from fmi_jax.errors import UsageError
@@ -152,14 +151,10 @@ class Driver:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        def handle(signum: int, frame: FrameType | None) -> None:
-            del signum, frame
-            self.stop()
-
         # A batch system that handles a signal itself (submitit handles SIGTERM) continues to do so.
         own = (signal.SIG_DFL, signal.default_int_handler)
         heard = [s for s in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(s) in own]
-        before = {s: signal.signal(s, handle) for s in heard}
+        before = {s: signal.signal(s, lambda *_: self.stop()) for s in heard}
         try:
             yield
         finally:
@@ -168,14 +163,8 @@ class Driver:
 
     def _look(self) -> None:
         """Read the scores of cells that have ended since the last look."""
-        for cell in self._cells:
-            if cell in self._scores or cell in self._retry:
-                continue
-            state = self.ledger.state(cell)
-            if state is State.DONE:
-                self._scores[cell] = self.ledger.score(cell)
-            elif state is State.FAILED:
-                self._scores[cell] = None
+        new = [c for c in self._cells if c not in self._scores and c not in self._retry]
+        self._scores |= self.ledger.ended({cell: self.ledger.state(cell) for cell in new})
 
     def _start_all(self) -> None:
         """Start due cells until no slot is free.
@@ -248,10 +237,8 @@ class Driver:
 
 
 def _environment(slot: Slot) -> dict[str, str]:
-    env = with_huge_pages(dict(os.environ))
-    if slot.gpu is not None:
-        env["CUDA_VISIBLE_DEVICES"] = slot.gpu
-    return env
+    own = {} if slot.gpu is None else {"CUDA_VISIBLE_DEVICES": slot.gpu}
+    return with_huge_pages(os.environ) | own
 
 
 def _reason(log: Path, code: int) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from fmi_jax.config import ExperimentConfig, from_dict
-from fmi_jax.data.prepared import DatasetInfo, open_dataset
+from fmi_jax.data.prepared import open_dataset
 from fmi_jax.data.subset import training_subset
 from fmi_jax.drawing.template import duration
 from fmi_jax.errors import UserError
@@ -52,8 +52,12 @@ def describe_plan(
     lines += [f"cannot be run: {reason}" for reason in dict.fromkeys(s.why_not for s in cannot)]
     lines += _cost(plan, settings, ledger, cells, states, tflops)
     missing = Missing()
-    waiting = [cell for cell in due.values() if states[cell.id] is State.OPEN]
-    needs = [need for cell in waiting for need in missing.of(cell.apart)]
+    needs = [
+        need
+        for cell in due.values()
+        if states[cell.id] is State.OPEN
+        for need in missing.of(cell.apart)
+    ]
     lines += [f"not ready ({needs.count(need)} cells): {need}" for need in dict.fromkeys(needs)]
     return "\n".join(lines)
 
@@ -81,25 +85,31 @@ def _cost(
     lines = [f"left to compute: {left / 1e15:,.3g} PFLOP"]
     if unknown:
         lines[0] += f", and {unknown} cells of data that are not prepared"
-    speeds = []
-    for cell, state in states.items():
-        work = operations(cells[cell].config) if state is State.DONE else None
-        if work:
-            speeds.append(work / sum(ledger.result(cell)["seconds"].values()))
+    speeds = [
+        work / sum(ledger.result(cell)["seconds"].values())
+        for cell, state in states.items()
+        if state is State.DONE and (work := operations(cells[cell].config))
+    ]
     if tflops is not None:
         speed, source = tflops * 1e12, "--tflops"
     elif speeds:
         speed, source = statistics.median(speeds), f"the median of {len(speeds)} finished cells"
     else:
         return [*lines, "time: not known before a cell has been run here; --tflops T assumes one"]
-    time = duration(left / speed)
-    return [*lines, f"time: {time} one at a time, at {speed / 1e12:,.3g} TFLOP/s ({source})"]
+    return [
+        *lines,
+        f"time: {duration(left / speed)} one at a time, at {speed / 1e12:,.3g} TFLOP/s ({source})",
+    ]
 
 
 def operations(config: ExperimentConfig) -> float | None:
     """Floating-point operations of an experiment; None if its data are not prepared."""
+    data = config.data
     try:
-        info = _info(config)
+        dataset = open_dataset(Path(data.data_dir), data.name, data.prepared_size, data.split)
+        info = training_subset(
+            dataset, fraction=data.fraction, shots=data.shots, seed=data.subset_seed
+        ).info
     except UserError:
         return None
     images = protocol_of(config).images(config, info.counts)
@@ -107,14 +117,6 @@ def operations(config: ExperimentConfig) -> float | None:
         return 0.0
     train, forward = per_image(config, info.channels, len(info.classes))
     return train * images.trained + forward * images.judged
-
-
-def _info(config: ExperimentConfig) -> DatasetInfo:
-    data = config.data
-    dataset = open_dataset(Path(data.data_dir), data.name, data.prepared_size, data.split)
-    return training_subset(
-        dataset, fraction=data.fraction, shots=data.shots, seed=data.subset_seed
-    ).info
 
 
 def per_image(config: ExperimentConfig, channels: int, num_classes: int) -> tuple[float, float]:

@@ -7,14 +7,13 @@ when both have ended, in whatever way, without any clock or heartbeat. A finishe
 neither and resumes from its checkpoints.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +47,9 @@ class Claim:
             host=socket.gethostname(),
             time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
-        values = {"format": CELL_FORMAT, **dataclasses.asdict(failure)}
-        text = json.dumps(values, indent=2, ensure_ascii=False)
+        text = json.dumps(
+            {"format": CELL_FORMAT, **dataclasses.asdict(failure)}, indent=2, ensure_ascii=False
+        )
         atomic.write_bytes(self.folder / FAILED, (text + "\n").encode())
 
     def release(self) -> None:
@@ -117,9 +117,8 @@ class Ledger:
         config = cell.config
         if cell.parent is not None:
             config = following(config, str(self.folder(cell.parent.id)))
-        values = {"format": CELL_FORMAT, "config": as_dict(config)}
-        text = json.dumps(values, indent=2) + "\n"
-        atomic.write_bytes(folder / CELL, text.encode())
+        text = json.dumps({"format": CELL_FORMAT, "config": as_dict(config)}, indent=2)
+        atomic.write_bytes(folder / CELL, (text + "\n").encode())
         return Claim(descriptor, folder)
 
     def failure(self, cell: str) -> Failure:
@@ -139,21 +138,12 @@ class Ledger:
         return Score(best["metric"], value)
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 def _is_locked(path: Path) -> bool:
     if not path.exists():
         return False
-    with _opened(path) as descriptor:
+    with path.open("r+b") as file:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
     return False
@@ -161,7 +151,8 @@ def _is_locked(path: Path) -> bool:
 
 def _check_locks(root: Path) -> None:
     """Raise `UserError` if the file system has no locks: two drivers would run every cell twice."""
-    with _opened(root / ".locks") as first, _opened(root / ".locks") as second:
+    path = root / ".locks"
+    with path.open("a+b") as first, path.open("a+b") as second:
         try:
             fcntl.flock(first, fcntl.LOCK_SH)
             fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)

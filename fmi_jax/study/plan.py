@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fmi_jax import atomic
@@ -113,7 +113,6 @@ class Plan:
 
     def _setting(self, setting: Setting) -> PlannedSetting:
         protocol = None if setting.config is None else protocol_of(setting.config)
-        cells = self.candidates(setting)
         return PlannedSetting(
             at=setting.at,
             protocol=None if protocol is None else protocol.name,
@@ -128,7 +127,7 @@ class Plan:
                     seed=cell.seed,
                     of=None if cell.parent is None else cell.parent.id,
                 )
-                for cell in cells
+                for cell in self.candidates(setting)
             ),
         )
 
@@ -166,18 +165,15 @@ def make_plan(
     if any(rate <= 0 for rate in rates) or len({*rates}) < len(rates):
         raise UsageError(f"--rates {rates}: expected different numbers above 0.")
 
-    def with_values(config: ExperimentConfig | None) -> ExperimentConfig | None:
-        if config is None:
-            return None
-        config = copy.deepcopy(config)
-        for name, text in values.items():
-            assign(config, name, text)
-        validate(copy.deepcopy(config))  # a copy, because names of cells hash the numbers unchanged
-        return resolved(config)
-
     def changed_setting(setting: Setting) -> Setting:
+        config = copy.deepcopy(setting.config)
+        if config is not None:
+            for name, text in values.items():
+                assign(config, name, text)
+            validate(copy.deepcopy(config))  # a copy: names of cells hash the numbers unchanged
+            config = resolved(config)
         after = None if setting.after is None else changed_setting(setting.after)
-        return dataclasses.replace(setting, config=with_values(setting.config), after=after)
+        return dataclasses.replace(setting, config=config, after=after)
 
     return Plan(
         study=study,
@@ -210,7 +206,7 @@ def select(
     for name, wanted in slices.items():
         valid = list(dict.fromkeys(value for s in settings for value in [s.at.get(name)] if value))
         if not valid:
-            names = dict.fromkeys(name for setting in settings for name in setting.at)
+            names = {name for setting in settings for name in setting.at}
             raise unknown_name("coordinate for --slice", name, names)
         for value in wanted:
             if value not in valid:
@@ -239,31 +235,31 @@ class Missing:
     def of(self, config: ExperimentConfig) -> list[str]:
         """List the weights or prepared data that an experiment lacks, one message each."""
         backbone = config.backbone
-        own = PretrainedNetwork("backbone.weights", backbone.name, backbone.weights)
-        networks = (own, *protocol_of(config).networks(config))
+        networks = (
+            PretrainedNetwork("backbone.weights", backbone.name, backbone.weights),
+            *protocol_of(config).networks(config),
+        )
         key = repr((backbone, config.data, networks))
         if key not in self._found:
-            self._found[key] = _missing(config, networks)
+            self._found[key] = list(_missing(config, networks))
         return self._found[key]
 
 
-def _missing(config: ExperimentConfig, networks: Sequence[PretrainedNetwork]) -> list[str]:
-    backbone, found = config.backbone, []
+def _missing(config: ExperimentConfig, networks: Sequence[PretrainedNetwork]) -> Iterator[str]:
+    backbone, data = config.backbone, config.data
     for network in networks:
         try:
             spec = BACKBONES[network.backbone]
             find_weights(network.weights, backbone.weights_dir, spec, network.field)
         except UserError as error:
-            found.append(str(error))
+            yield str(error)
     if backbone.run:
         try:
             finished_run(Path(backbone.run))
         except UserError as error:
-            found.append(f"backbone.run: {error}")
-    data = config.data
+            yield f"backbone.run: {error}"
     if not (data.name in DATASETS and DATASETS[data.name].synthetic):
         try:
             open_dataset(Path(data.data_dir), data.name, data.prepared_size, data.split)
         except UserError as error:
-            found.append(str(error))
-    return found
+            yield str(error)

@@ -9,12 +9,30 @@ from typing import Any, Self
 from fmi_jax.artifacts import older
 from fmi_jax.artifacts.result import Shows
 from fmi_jax.errors import UserError, unknown_name
-from fmi_jax.study.figure import Figure
 from fmi_jax.study.files import FORMAT
 from fmi_jax.study.published import Published
 
 DATASET = "dataset"
 """Coordinate that makes the columns of the table."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figure:
+    """Figure of a study: its kind and coordinates.
+
+    Attributes:
+      kind: "dots" (a value for each model), "curves" (values over `x`), "gain" (relative to a
+        baseline), "time" (cost of training and inference), "layers" (CKA of layers) or "models"
+        (CKA of the last layers of several models).
+      x: coordinate along the horizontal axis of curves, in the order of the settings.
+      x_label: label of the horizontal axis.
+      lines: coordinate that a line, a colour or a row stands for.
+    """
+
+    kind: str
+    x: str = ""
+    x_label: str = ""
+    lines: str = "model"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,11 +137,6 @@ class PlannedStudy:
     def coordinates(self) -> tuple[str, ...]:
         """Names of all coordinates, in the order in which settings have them."""
         return tuple(dict.fromkeys(name for setting in self.settings for name in setting.at))
-
-    @property
-    def datasets(self) -> tuple[str, ...]:
-        """Data sets, the columns of the table, in the order of the settings."""
-        return tuple(dict.fromkeys(setting.dataset for setting in self.settings))
 
 
 def _rows(rows: Sequence[str], settings: Sequence[PlannedSetting]) -> tuple[str, ...]:

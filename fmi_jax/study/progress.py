@@ -1,15 +1,19 @@
-"""Progress of a driver: bars on a terminal (study and running cells), plain lines elsewhere."""
+"""Progress of a study: as its driver reports it, and from its folder alone."""
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import rich.console
 import rich.progress
 
 from fmi_jax.study.cells import Cell
+from fmi_jax.study.files import LOG
+from fmi_jax.study.ledger import Ledger
+from fmi_jax.study.plan import Plan
+from fmi_jax.study.spec import Setting
+from fmi_jax.study.state import State
 
 _STEP = re.compile(rb"step (\d+)/(\d+)")
 _TAIL = 4096  # bytes to read from the end of a log
@@ -18,6 +22,8 @@ _TAIL = 4096  # bytes to read from the end of a log
 class Progress:
     """Reports on the cells of a study; a context manager.
 
+    It shows bars on a terminal, for the study and the running cells, and plain lines elsewhere.
+
     Args:
       total: number of cells in the end.
       done: number of cells that ended before.
@@ -25,32 +31,27 @@ class Progress:
 
     def __init__(self, total: int, done: int):
         self._total, self._done = total, done
-        self._bars: rich.progress.Progress | None = None
+        self._bars = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TimeElapsedColumn(),
+            disable=not sys.stdout.isatty(),
+        )
+        self._all = self._bars.add_task("cells", total=total, completed=done)
         self._tasks: dict[str, rich.progress.TaskID] = {}
-        if sys.stdout.isatty():
-            self._bars = rich.progress.Progress(
-                rich.progress.TextColumn("{task.description}"),
-                rich.progress.BarColumn(),
-                rich.progress.MofNCompleteColumn(),
-                rich.progress.TimeElapsedColumn(),
-                console=rich.console.Console(),
-            )
-            self._all = self._bars.add_task("cells", total=total, completed=done)
 
     def __enter__(self) -> Self:
-        if self._bars is not None:
-            self._bars.start()
+        self._bars.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._bars is not None:
-            self._bars.stop()
+        self._bars.stop()
 
     def started(self, cell: Cell) -> None:
         """Report that a cell has started."""
-        if self._bars is not None:
-            self._tasks[cell.id] = self._bars.add_task(f"  {title(cell)}", total=None)
-        else:
+        self._tasks[cell.id] = self._bars.add_task(f"  {title(cell)}", total=None)
+        if self._bars.disable:
             self._say(f"start   {title(cell)}")
 
     def done(self, cell: Cell, result: Mapping[str, Any], seconds: float) -> None:
@@ -63,25 +64,22 @@ class Progress:
 
     def tick(self, logs: Mapping[str, Path]) -> None:
         """Update the bars of the running cells from their logs."""
-        if self._bars is None:
-            return
         for cell, log in logs.items():
-            if steps := steps_of(log):
+            if not self._bars.disable and (steps := _steps_of(log)):
                 self._bars.update(self._tasks[cell], completed=steps[0], total=steps[1])
 
     def _ended(self, cell: Cell, line: str) -> None:
         self._done += 1
-        if self._bars is not None:
-            self._bars.remove_task(self._tasks.pop(cell.id))
-            self._bars.update(self._all, completed=self._done)
+        self._bars.remove_task(self._tasks.pop(cell.id))
+        self._bars.update(self._all, completed=self._done)
         self._say(line)
 
     def _say(self, line: str) -> None:
         line = f"[{self._done}/{self._total}] {line}"
-        if self._bars is not None:
-            self._bars.console.print(line, highlight=False, markup=False)
-        else:
+        if self._bars.disable:
             print(line, flush=True)
+        else:
+            self._bars.console.print(line, highlight=False, markup=False)
 
 
 def title(cell: Cell) -> str:
@@ -102,7 +100,7 @@ def _score(result: Mapping[str, Any]) -> str:
     return f"test {metric} {'undefined' if value is None else f'{value:.4f}'}"
 
 
-def steps_of(log: Path) -> tuple[int, int] | None:
+def _steps_of(log: Path) -> tuple[int, int] | None:
     """Read the last step in a log, and the number of steps."""
     try:
         with log.open("rb") as file:
@@ -112,3 +110,32 @@ def steps_of(log: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return (int(found[-1][0]), int(found[-1][1])) if found else None
+
+
+def describe_status(plan: Plan, settings: Sequence[Setting], root: Path) -> str:
+    """Describe the cells by row of the table, the running ones, and the reasons of failures."""
+    ledger = Ledger(root)
+    states = {cell: ledger.state(cell) for cell in plan.all_cells(settings)}
+    scores = ledger.ended(states)
+    rows: dict[str, list[Setting]] = {}
+    for setting in settings:
+        name = " ".join(setting.at[c] for c in plan.study.rows if c in setting.at) or "all"
+        rows.setdefault(name, []).append(setting)
+    width = max(map(len, rows))
+    lines = [plan.study.title, f"{'':<{width}}  done  running  failed  of"]
+    for name, of_row in rows.items():
+        here = [states[cell] for cell in plan.due(of_row, scores)]
+        done, running, failed = map(here.count, (State.DONE, State.RUNNING, State.FAILED))
+        total = plan.count(of_row)
+        lines.append(f"{name:<{width}}  {done:>4}  {running:>7}  {failed:>6}  {total:>2}")
+    due = plan.due(settings, scores)
+    for id, cell in due.items():
+        if states[id] is State.RUNNING:
+            steps = _steps_of(ledger.folder(id) / LOG)
+            at = "" if steps is None else f": step {steps[0]} of {steps[1]}"
+            lines.append(f"running  {title(cell)}{at}")
+    for id, cell in due.items():
+        if states[id] is State.FAILED:
+            failure = ledger.failure(id)
+            lines.append(f"failed   {title(cell)} ({failure.time}): {failure.reason}")
+    return "\n".join(lines)

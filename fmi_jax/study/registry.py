@@ -1,6 +1,6 @@
 """Registry of all studies by name, and studies of one's own by file."""
 
-import importlib.util
+import runpy
 from pathlib import Path
 
 from fmi_jax.errors import UsageError
@@ -16,18 +16,17 @@ from fmi_jax.study.grids import (
     fig7,
     fig8,
     figa1,
-    table1,
-    table2,
     table3,
     tableb,
+    tables12,
 )
 from fmi_jax.study.spec import Study
 
 STUDIES: Registry[Study] = Registry(
     "study",
     (
-        table1.STUDY,
-        table2.STUDY,
+        tables12.TABLE1,
+        tables12.TABLE2,
         table3.STUDY,
         tableb.STUDY,
         fig1.STUDY,
@@ -53,21 +52,15 @@ def find_study(name: str) -> Study:
     """
     if not name.endswith(".py"):
         return STUDIES[name]
-    path = Path(name)
-    if not path.is_file():
+    if not Path(name).is_file():
         raise UsageError(
             f"there is no file {name}: expected a Python file with a STUDY, or one of"
             f" {', '.join(STUDIES)}."
         )
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        study = runpy.run_path(name, run_name=Path(name).stem).get("STUDY")
     except Exception as error:  # the user's file may raise anything
         raise UsageError(f"{name}: {type(error).__name__}: {error}") from error
-    study = getattr(module, "STUDY", None)
     if not isinstance(study, Study):
         raise UsageError(f"{name}: expected a module-level STUDY, a fmi_jax.study.spec.Study.")
     return study

@@ -24,9 +24,6 @@ class Job:
         self._values = copy.copy(values)
         self._driver: Any = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_values": self._values, "_driver": None}
-
     def __call__(self) -> int:
         """Run the cells that are left of the study; returns the exit code."""
         return guarded(self._run)
@@ -42,7 +39,7 @@ class Job:
         if self._driver is not None:
             self._driver.stop()
             self._driver.wait()
-        return submitit.helpers.DelayedSubmission(self)
+        return submitit.helpers.DelayedSubmission(Job(self._values))  # without the driver
 
 
 def submit(values: argparse.Namespace, workers: int, options: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ from typing import Self
 
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.protocols.heads.head_grid import ProbeGridConfig
-from fmi_jax.study.figure import Figure
+from fmi_jax.study.planned import Figure
 from fmi_jax.study.published import Published
 
 RATES = ProbeGridConfig().learning_rates

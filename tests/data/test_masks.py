@@ -30,7 +30,7 @@ from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.data.subset import training_subset
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.report.outlines import PREDICTED_COLOUR, TRUE_COLOUR, outline, outlined
+from fmi_jax.report.charts import PREDICTED_COLOUR, TRUE_COLOUR, outline, outlined
 from fmi_jax.settings import AugmentConfig
 from fmi_jax.tasks.registry import suitable
 

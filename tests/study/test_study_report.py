@@ -31,7 +31,6 @@ from fmi_jax.study.plan import make_plan
 from fmi_jax.study.planned import PlannedStudy, read_studies
 from fmi_jax.study.published import rows as published_rows
 from fmi_jax.study.registry import STUDIES
-from fmi_jax.study.report.cache import Cache
 from fmi_jax.study.report.choices import CHOICES, choices_of
 from fmi_jax.study.report.comparisons import compare, compared_coordinate
 from fmi_jax.study.report.cost import cost_of
@@ -39,7 +38,7 @@ from fmi_jax.study.report.markdown import escaped
 from fmi_jax.study.report.numbers import Number, Status, numbers_of
 from fmi_jax.study.report.outcomes import Outcomes
 from fmi_jax.study.report.provenance import provenance_of
-from fmi_jax.study.report.samples import Sampler
+from fmi_jax.study.report.samples import Cache, Sampler
 from fmi_jax.tasks import condense
 
 HOSTILE = "<script>alert(1)</script> | *a* & 'b'\"=1"

@@ -15,9 +15,7 @@ from fmi_jax.study.grids.recipe import DATASETS
 from fmi_jax.study.planned import read_studies
 from fmi_jax.study.published import published, rows
 from fmi_jax.study.report import drawing
-from fmi_jax.study.report.agreement import agreements
-from fmi_jax.study.report.cache import Cache
-from fmi_jax.study.report.comparisons import compare
+from fmi_jax.study.report.comparisons import agreements, compare
 from fmi_jax.study.report.drawing import looks
 from fmi_jax.study.report.figures import (
     curves,
@@ -30,11 +28,10 @@ from fmi_jax.study.report.figures import (
 )
 from fmi_jax.study.report.figures import published as beside
 from fmi_jax.study.report.findings import best_of_columns
-from fmi_jax.study.report.gains import gains
 from fmi_jax.study.report.numbers import numbers_of
 from fmi_jax.study.report.outcomes import Outcomes
-from fmi_jax.study.report.samples import Sampler
-from fmi_jax.study.report.speed import iterations, latencies
+from fmi_jax.study.report.relative import gains, iterations, latencies
+from fmi_jax.study.report.samples import Cache, Sampler
 from fmi_jax.study.report.table import make_table
 from fmi_jax.study.spec import Figure as Spec
 

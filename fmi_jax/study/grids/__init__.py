@@ -1,1 +1,1 @@
-"""Grids of experiments: one file per table and figure of the paper, and per study of our own."""
+"""Grids of experiments: one file per table or figure of the paper, and per study of our own."""

@@ -4,8 +4,6 @@ The images are drawn by a program and the backbones start from random weights, s
 nothing about patients or models; they show what a study does and what its report looks like.
 """
 
-from collections.abc import Iterator
-
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.settings import set_fields, within
@@ -44,19 +42,16 @@ def config(dataset: str, backbone: str, protocol: str) -> ExperimentConfig:
 
 def settings() -> tuple[Setting, ...]:
     """Settings for every protocol, backbone and data set that fit together."""
-    return tuple(_settings())
-
-
-def _settings() -> Iterator[Setting]:
-    for protocol in (
-        *("probe_grid", "linear_probe", "finetune", "stacked_probe", "stacked_finetune"),
-        *("partial", "stacked_partial", "attentive_probe", "lora", "knn", "logistic", "cka"),
-    ):
-        for backbone in BACKBONES:
-            if (protocol, backbone) == ("lora", "resnet_nano"):
-                continue  # it has no linear layer to adapt
-            for dataset in DATASETS:
-                yield _setting(dataset, backbone, protocol)
+    return tuple(
+        _setting(dataset, backbone, protocol)
+        for protocol in (
+            *("probe_grid", "linear_probe", "finetune", "stacked_probe", "stacked_finetune"),
+            *("partial", "stacked_partial", "attentive_probe", "lora", "knn", "logistic", "cka"),
+        )
+        for backbone in BACKBONES
+        if (protocol, backbone) != ("lora", "resnet_nano")  # it has no linear layer to adapt
+        for dataset in DATASETS
+    )
 
 
 def _setting(dataset: str, backbone: str, protocol: str) -> Setting:

@@ -1,7 +1,7 @@
 """Figure 3: cost of training and inference, relative to supervised DeiT-B."""
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study.grids import recipe, table1, table2
+from fmi_jax.study.grids import recipe, tables12
 from fmi_jax.study.spec import Figure, Setting, Study
 
 
@@ -24,7 +24,7 @@ def config() -> ExperimentConfig:
 def settings() -> tuple[Setting, ...]:
     """Settings: the timing, and everything trained for Tables 1 and 2."""
     timing = Setting(at={"dataset": "synthetic", "measured": "inference"}, config=config())
-    return (timing, *table1.settings(), *table2.settings())
+    return (timing, *tables12.settings("frozen"), *tables12.settings("fine-tuned"))
 
 
 STUDY = Study(

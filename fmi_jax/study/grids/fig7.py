@@ -1,7 +1,7 @@
 """Figure 7: layers changed by fine-tuning, as the CKA of every layer before and after."""
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.study.grids import recipe, table2
+from fmi_jax.study.grids import recipe, tables12
 from fmi_jax.study.spec import Figure, Setting, Study
 
 
@@ -18,7 +18,7 @@ def settings() -> tuple[Setting, ...]:
         Setting(
             at={"dataset": dataset, "model": model},
             config=config(dataset, ""),
-            after=table2.setting(dataset, model, "linear"),
+            after=tables12.setting(dataset, model, "linear", "fine-tuned"),
         )
         for dataset in recipe.DATASETS
         for model in recipe.MODELS

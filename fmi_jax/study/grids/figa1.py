@@ -1,6 +1,6 @@
 """Figure A.1: layers changed by training a stacked classifier, those of its DeiT-B included."""
 
-from fmi_jax.study.grids import fig7, recipe, table1, table2
+from fmi_jax.study.grids import fig7, recipe, tables12
 from fmi_jax.study.spec import Figure, Setting, Study
 
 
@@ -10,9 +10,9 @@ def settings() -> tuple[Setting, ...]:
         Setting(
             at={"dataset": dataset, "model": model, "backbone": backbone},
             config=fig7.config(dataset, ""),
-            after=table.setting(dataset, model, "deit_base"),
+            after=tables12.setting(dataset, model, "deit_base", backbone),
         )
-        for backbone, table in (("frozen", table1), ("fine-tuned", table2))
+        for backbone in tables12.PROTOCOLS
         for dataset in recipe.DATASETS
         for model in recipe.FOUNDATIONS
     )

@@ -4,6 +4,7 @@
 cells of a table had.
 """
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -123,13 +124,14 @@ CHOICES = (
 def choices_of(numbers: Sequence[Number]) -> list[Made]:
     """Collect the choices that matter to the cells behind these numbers, with their values."""
     outcomes = dict.fromkeys(outcome for number in numbers for outcome in number.used)
+    results = [outcome.finished for outcome in outcomes]
     found = []
     for choice in CHOICES:
-        values: dict[str, int] = {}
-        for outcome in outcomes:
-            if not within(choice.field, outcome.unread):
-                text = _text(_value(outcome.config, choice.field)) or choice.empty or "empty"
-                values[text] = values.get(text, 0) + 1
+        values = collections.Counter(
+            _text(_value(result.config, choice.field)) or choice.empty or "empty"
+            for result in results
+            if not within(choice.field, result.unread)
+        )
         if values:
             found.append(Made(choice=choice, values=values))
     return found

@@ -37,7 +37,6 @@ def run_report(values: argparse.Namespace) -> None:
     Raises:
       UserError: there is no such study.
     """
-    from fmi_jax.study.report.page import FILE_NAME as PAGE
     from fmi_jax.study.report.write import write_reports
 
     out = values.root / "report" if values.out is None else values.out
@@ -48,6 +47,7 @@ def run_report(values: argparse.Namespace) -> None:
             print(f"warning: {report.study.name}: {problem}", file=sys.stderr)
     figures = sum(len(report.all_figures) for report in reports)
     print(
-        f"{out / PAGE}\n{out / 'report.md'}\n{out / 'numbers.csv'}\n{out / 'comparisons.csv'}\n"
+        f"{out / 'report.html'}\n{out / 'report.md'}\n"
+        f"{out / 'numbers.csv'}\n{out / 'comparisons.csv'}\n"
         f"{out / 'figures'}: {figures} figures, as PNG and as PDF"
     )

@@ -1,15 +1,22 @@
-"""Comparison of models: paired tests between settings that differ in the model alone."""
+"""Comparison of models by paired tests, and of numbers with the published ones."""
 
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from fmi_jax import atomic
 from fmi_jax.study.planned import DATASET, PlannedStudy
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.samples import Sample
-from fmi_jax.study.report.statistics import holm, paired_p
-from fmi_jax.tasks.registry import describe
+from fmi_jax.study.report.statistics import (
+    FEW,
+    RankCorrelation,
+    holm,
+    paired_p,
+    rank_correlation,
+)
 
 _NOT_COMPARED = ("protocol", "head", "backbone")
 """Coordinates of a row that say how a model is used; they are not compared."""
@@ -113,12 +120,11 @@ def compare(
             dataset = at.pop(DATASET, "")
             key = (dataset, *at.items(), number.metric, samples[number].images)
             places.setdefault(key, {})[name] = number
-    found = []
-    for (dataset, *at, metric, _), by_name in places.items():
-        if len(by_name) > 1:
-            shared = {DATASET: dataset, **dict(at)}
-            found.append(_comparison(shared, metric, by_name, samples))
-    return found
+    return [
+        _comparison({DATASET: dataset, **dict(at)}, metric, by_name, samples)
+        for (dataset, *at, metric, _), by_name in places.items()
+        if len(by_name) > 1
+    ]
 
 
 def _comparison(
@@ -127,30 +133,31 @@ def _comparison(
     numbers: Mapping[str, Number],
     samples: Mapping[Number, Sample],
 ) -> Comparison:
-    untested = []
-    for (first, a), (second, b) in itertools.combinations(numbers.items(), 2):
-        difference = a.mean - b.mean
-        p = paired_p(difference, samples[a].values - samples[b].values)
-        untested.append((first, second, difference, p))
-    adjusted = holm([p for *_, p in untested])
+    pairs = list(itertools.combinations(numbers.items(), 2))
+    p = [
+        paired_p(a.mean - b.mean, samples[a].values - samples[b].values) for (_, a), (_, b) in pairs
+    ]
     one = next(iter(numbers.values()))
     return Comparison(
         at=at,
         metric=metric,
-        label=describe(metric, one.result.test.task).label,
+        label=one.label,
         numbers=numbers,
         pairs=tuple(
-            Pair(first=first, second=second, difference=difference, p=p, adjusted=float(after))
-            for (first, second, difference, p), after in zip(untested, adjusted, strict=True)
+            Pair(first=first, second=second, difference=a.mean - b.mean, p=own, adjusted=adjusted)
+            for ((first, a), (second, b)), own, adjusted in zip(
+                pairs, p, holm(p).tolist(), strict=True
+            )
         ),
-        smallest=min(1.0, len(untested) / (1 + len(samples[one].values))),
+        smallest=min(1.0, len(pairs) / (1 + len(samples[one].values))),
     )
 
 
 def comparisons_csv(found: Mapping[str, Sequence[Comparison]]) -> bytes:
     """Write every pair of every comparison as CSV; comparisons are given by name of the study."""
-    everything = [c for comparisons in found.values() for c in comparisons]
-    coordinates = list(dict.fromkeys(name for c in everything for name in c.at))
+    coordinates = list(
+        dict.fromkeys(name for comparisons in found.values() for c in comparisons for name in c.at)
+    )
     rows = [["study", *coordinates, "metric", "first", "second", "difference", "p", "p_adjusted"]]
     for study, comparisons in found.items():
         for c in comparisons:
@@ -159,3 +166,53 @@ def comparisons_csv(found: Mapping[str, Sequence[Comparison]]) -> bytes:
                 numbers = [repr(x) for x in (pair.difference, pair.p, pair.adjusted)]
                 rows.append([study, *where, c.metric, pair.first, pair.second, *numbers])
     return atomic.csv_bytes(rows)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Agreement between our numbers and the published ones on one data set.
+
+    Attributes:
+      dataset: name of the data set.
+      n: number of rows with both numbers.
+      mean_difference: our number minus the published one, averaged over these rows.
+      largest: difference that is farthest from zero.
+      ranks: rank correlation; None if there are too few rows.
+    """
+
+    dataset: str
+    n: int
+    mean_difference: float
+    largest: float
+    ranks: RankCorrelation | None
+
+    @property
+    def too_few(self) -> bool:
+        """Test whether there are too few rows for a rank correlation."""
+        return self.n < FEW
+
+
+def agreements(numbers: Sequence[Number]) -> list[Agreement]:
+    """Compute the agreement for each data set with rows that have both numbers in one metric."""
+    found = []
+    for dataset in dict.fromkeys(number.setting.dataset for number in numbers):
+        both = [
+            (number.mean, number.setting.published.mean)
+            for number in numbers
+            if number.setting.dataset == dataset
+            and number.setting.published is not None
+            and not np.isnan(number.difference)
+        ]
+        if both:
+            ours, theirs = (np.array(side) for side in zip(*both, strict=True))
+            differences = ours - theirs
+            found.append(
+                Agreement(
+                    dataset=dataset,
+                    n=len(both),
+                    mean_difference=float(differences.mean()),
+                    largest=float(differences[np.abs(differences).argmax()]),
+                    ranks=rank_correlation(ours.tolist(), theirs.tolist()),
+                )
+            )
+    return found

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -101,10 +102,31 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     }
 
 
+PLAIN = Look("#222222", "o", "-")
+"""Look of what has none of its own."""
+
+
 def columns(count: int, most: int) -> tuple[int, int]:
     """Rows and columns for `count` panels, at most `most` side by side."""
     across = min(count, most)
     return -(-count // across), across
+
+
+def panels(
+    size: tuple[float, float], down: int, across: int, count: int
+) -> tuple[Figure, np.ndarray]:
+    """Make a figure with a grid of axes, and list them row by row; those after `count` are hidden.
+
+    Args:
+      size: width and height in inches.
+      down, across: rows and columns of the grid.
+      count: number of panels.
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for ax in axes[count:]:
+        ax.set_visible(False)
+    return figure, axes
 
 
 def row_axis(ax: Axes, rows: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], float]:
@@ -156,15 +178,16 @@ def better_is_blue() -> LinearSegmentedColormap:
 
 def few_ticks(ax: Axes, count: int = 4, *, axis: str = "x") -> None:
     """Draw at most `count` ticks, with few digits."""
-    of = ax.xaxis if axis == "x" else ax.yaxis
-    of.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]))
+    (ax.xaxis if axis == "x" else ax.yaxis).set_major_locator(
+        MaxNLocator(count, steps=[1, 2, 2.5, 5, 10])
+    )
 
 
-def filled(look: Look) -> dict[str, Any]:
-    """Style of a filled marker, for our numbers."""
+def filled(look: Look, inside: str | None = None) -> dict[str, Any]:
+    """Style of a filled marker, for our numbers; `inside` is another colour of the inner part."""
     return {
-        "marker": look.marker, "markerfacecolor": look.colour, "markeredgecolor": look.colour,
-        "markeredgewidth": 0.6, "linestyle": "none",
+        "marker": look.marker, "markerfacecolor": inside or look.colour,
+        "markeredgecolor": look.colour, "markeredgewidth": 0.6, "linestyle": "none",
     }  # fmt: skip
 
 
@@ -183,3 +206,9 @@ def key(figure: Figure, handles: Sequence[Line2D], across: int) -> None:
         handles=list(handles), loc="outside lower center", ncols=min(across, len(handles)),
         handletextpad=0.5, columnspacing=1.3, borderpad=0.1, handlelength=2.4 if lined else 1,
     )  # fmt: skip
+
+
+def key_of_published(figure: Figure) -> None:
+    """Add a legend of filled and hollow markers: our numbers and published ones."""
+    ours = Line2D([], [], label="here", **filled(PLAIN))
+    key(figure, [ours, Line2D([], [], label="published", **hollow(PLAIN))], 2)

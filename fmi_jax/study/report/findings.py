@@ -5,13 +5,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from fmi_jax.study.report.agreement import Agreement
-from fmi_jax.study.report.comparisons import Comparison
-from fmi_jax.study.report.gains import Gain
+from fmi_jax.study.report.comparisons import Agreement, Comparison
 from fmi_jax.study.report.numbers import Number, Status
+from fmi_jax.study.report.relative import Gain, Iterations, Latency
 from fmi_jax.study.report.samples import Sample, bounds
-from fmi_jax.study.report.speed import Iterations, Latency
-from fmi_jax.study.report.table import Column, Table
+from fmi_jax.study.report.table import Table
 from fmi_jax.study.report.wording import between, count, listed, number, signed
 from fmi_jax.study.state import State
 
@@ -31,27 +29,27 @@ def best_of_columns(
     table: Table, samples: Mapping[Number, Sample], comparisons: Sequence[Comparison]
 ) -> list[str]:
     """Name the best of each data set, beside the best published, and those that do not differ."""
-    found = []
-    for column in table.columns:
-        best = next((cell.number for cell in table.column(column.dataset) if cell.best), None)
-        if best is not None:
-            found.append(_best(column, table, best, samples, comparisons))
-    return found
+    return [
+        _best(table, dataset, cell.number, samples, comparisons)
+        for dataset in table.columns
+        for cell in table.column(dataset)
+        if cell.best
+    ]
 
 
 def _best(
-    column: Column,
     table: Table,
+    dataset: str,
     best: Number,
     samples: Mapping[Number, Sample],
     comparisons: Sequence[Comparison],
 ) -> str:
     details = [between(bounds(samples.get(best))), count(len(best.runs), "seed")]
     text = (
-        f"Best on {column.dataset} by {_within(column.metric)}: {table.title(best)},"
+        f"Best on {dataset} by {_within(table.columns[dataset])}: {table.title(best)},"
         f" {number(best.mean)} ({'; '.join(filter(None, details))})"
     )
-    cells = [cell for cell in table.column(column.dataset) if not cell.number.is_analysis]
+    cells = [cell for cell in table.column(dataset) if cell.number.setting.shows == "score"]
     missing = sum(not cell.number.runs for cell in cells)
     if missing:
         text += f", of the {len(cells) - missing} of {len(cells)} rows that have a number"
@@ -77,8 +75,7 @@ def _alike(comparison: Comparison, varying: Collection[str]) -> str:
         return f"It differs from every other in its place{where} beyond chance"
     if len(comparison.as_good) == len(comparison.numbers) - 1:
         return f"No other in its place{where} can be told apart from it"
-    names = listed(comparison.as_good)
-    return f"Not to be told apart from it in its place{where}: {names}"
+    return f"Not to be told apart from it in its place{where}: {listed(comparison.as_good)}"
 
 
 def _within(label: str) -> str:
@@ -106,11 +103,10 @@ def of_gains(found: Sequence[Gain], baseline: str) -> list[str]:
     ours = [gain for gain in found if not math.isnan(gain.ours)]
     if ours:
         best = max(ours, key=lambda gain: gain.ours)
-        inside = between(best.interval, 1)
-        details = "; ".join(filter(None, [inside, count(len(best.datasets), "data set")]))
+        details = [between(best.interval, 1), count(len(best.datasets), "data set")]
         texts.append(
             f"Largest mean gain over {baseline}: {' '.join(filter(None, best.row))},"
-            f" {signed(best.ours, 1)} % ({details})."
+            f" {signed(best.ours, 1)} % ({'; '.join(filter(None, details))})."
         )
     printed = [gain for gain in found if not math.isnan(gain.published)]
     if printed:
@@ -136,8 +132,8 @@ def of_speed(trained: Sequence[Iterations], timed: Sequence[Latency]) -> list[st
     if len(timed) > 1:
         least, most = (pick(timed, key=lambda row: row.speed.median) for pick in (min, max))
         texts.append(
-            f"Fastest at inference: {least.model} ({least.row[0]}), {least.speed.median:.2g} times"
-            f" {least.speed.reference}; slowest: {most.model} ({most.row[0]}),"
+            f"Fastest at inference: {least.row[1]} ({least.row[0]}), {least.speed.median:.2g} times"
+            f" {least.speed.reference}; slowest: {most.row[1]} ({most.row[0]}),"
             f" {most.speed.median:.2g} times."
         )
     return texts
@@ -146,16 +142,16 @@ def of_speed(trained: Sequence[Iterations], timed: Sequence[Latency]) -> list[st
 def of_layers(table: Table) -> list[str]:
     """Say whose last layer training changed least and most, by data set."""
     texts = []
-    for column in table.columns:
+    for dataset in table.columns:
         found = {
             table.title(cell.number): headline.value
-            for cell in table.column(column.dataset)
+            for cell in table.column(dataset)
             if (headline := cell.number.headline) is not None and headline.value is not None
         }
         if len(found) > 1:
             least, most = max(found, key=found.__getitem__), min(found, key=found.__getitem__)
             texts.append(
-                f"On {column.dataset} training changed the last layer of {most} most (CKA"
+                f"On {dataset} training changed the last layer of {most} most (CKA"
                 f" {number(found[most], 2)}) and that of {least} least"
                 f" ({number(found[least], 2)})."
             )
@@ -166,10 +162,10 @@ def of_models(numbers: Sequence[Number]) -> list[str]:
     """Say which two models are most and least alike in their last layers, by data set."""
     texts = []
     for n in numbers:
-        values = n.found
-        if values is None or len(values.get("networks", ())) < 3:
+        names = n.found.get("networks", ())
+        if len(names) < 3:
             continue
-        matrix, names = np.array(values["last_layers"], float), values["networks"]
+        matrix = np.array(n.found["last_layers"], float)
         rows, columns = np.triu_indices(len(names), 1)
         above = matrix[rows, columns]
         if np.isnan(above).all():

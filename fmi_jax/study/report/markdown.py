@@ -5,23 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fmi_jax.drawing.template import duration
-from fmi_jax.study.report.drawing import Drawn
 from fmi_jax.study.report.numbers import Number, Status
-from fmi_jax.study.report.page import link
 from fmi_jax.study.report.samples import RESAMPLES, bounds
 from fmi_jax.study.report.study_report import StudyReport
 from fmi_jax.study.report.table import Cell
 from fmi_jax.study.report.wording import (
     between,
     count,
+    link,
     number,
     p_value,
     sentence,
     signed,
     spread,
 )
-
-FILE_NAME = "report.md"
 
 
 def markdown(reports: Sequence[StudyReport], out: Path) -> bytes:
@@ -54,7 +51,10 @@ def _study(r: StudyReport, out: Path) -> list[str]:
             "Mean ± standard deviation over n seeds; [95% interval over test images and seeds,"
             f" {RESAMPLES:,} bootstrap resamples, {r.unit}]. Bold: best of the column."
         )
-    parts += [_figure(r, drawn) for drawn in r.all_figures]
+    parts += [
+        f"![{escaped(drawn.caption)}](figures/{r.study.name}-{drawn.name}.png)"
+        for drawn in r.all_figures
+    ]
     if r.comparisons:
         parts += [f"## Which {escaped(r.compared or '')} differs", _comparisons(r)]
     if r.agreements:
@@ -67,18 +67,13 @@ def _study(r: StudyReport, out: Path) -> list[str]:
 
 def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Make a table from cells that are Markdown already."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _figure(r: StudyReport, drawn: Drawn) -> str:
-    return f"![{escaped(drawn.caption)}](figures/{r.study.name}-{drawn.name}.png)"
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
 
 
 def _results(r: StudyReport, out: Path) -> str:
     head = [escaped(name) for name in r.table.coordinates]
-    for column in r.table.columns:
-        head.append(escaped(f"{column.dataset} ({column.metric})"))
+    for dataset, metric in r.table.columns.items():
+        head.append(escaped(f"{dataset} ({metric})"))
         if r.table.is_published:
             head += ["published", "difference"]
     rows = []
@@ -188,5 +183,6 @@ def _choices(r: StudyReport) -> str:
         ]
         for made in r.choices
     ]
-    text = "Choices where the study's code is wrong or unclear (docs/protocols.md):"
-    return f"{text}\n\n" + _rows(["finding", "field", "here", "in the study's code"], rows)
+    return "Choices where the study's code is wrong or unclear (docs/protocols.md):\n\n" + _rows(
+        ["finding", "field", "here", "in the study's code"], rows
+    )

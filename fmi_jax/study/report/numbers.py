@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fmi_jax.artifacts.result import Best, Finding, Headline, Result, Speed
+from fmi_jax.artifacts.result import Best, Finding, Headline, Result
 from fmi_jax.study.planned import PlannedCell, PlannedSetting, PlannedStudy
 from fmi_jax.study.report import wording
 from fmi_jax.study.report.outcomes import Outcome, Outcomes
@@ -37,7 +37,6 @@ class Run:
       value: test metric; NaN if it is undefined.
       predictions: file with the predictions for every test image.
       steps: optimizer steps to the best validation score.
-      seconds: training time to the best validation score.
     """
 
     outcome: Outcome
@@ -45,7 +44,6 @@ class Run:
     value: float
     predictions: Path
     steps: int
-    seconds: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,9 +73,7 @@ class Number:
     @property
     def result(self) -> Result:
         """Result of the first seed; there must be one."""
-        result = self.runs[0].outcome.result
-        assert result is not None
-        return result
+        return self.runs[0].outcome.finished
 
     @property
     def metric(self) -> str:
@@ -123,14 +119,9 @@ class Number:
         return None if self.analysis is None else self.analysis.analysis
 
     @property
-    def found(self) -> Mapping[str, Any] | None:
-        """Values that a finished analysis found."""
-        return None if self.finding is None else self.finding.values
-
-    @property
-    def is_analysis(self) -> bool:
-        """Test whether it is the result of an analysis, and not a test metric."""
-        return self.setting.shows != "score"
+    def found(self) -> Mapping[str, Any]:
+        """Values that a finished analysis found; empty for anything else."""
+        return {} if self.finding is None else self.finding.values
 
     @property
     def headline(self) -> Headline | None:
@@ -146,14 +137,9 @@ class Number:
         return f"{headline.unit} {wording.number(headline.value)}"
 
     @property
-    def speeds(self) -> Sequence[Speed]:
-        """Latencies that a finished timing measured; empty for anything else."""
-        return () if self.finding is None else self.finding.speeds
-
-    @property
     def seconds(self) -> float:
         """Wall-clock time of all finished cells."""
-        return sum(sum(outcome.seconds.values()) for outcome in self.outcomes)
+        return sum(outcome.total for outcome in self.outcomes)
 
     @property
     def used(self) -> list[Outcome]:
@@ -197,7 +183,7 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
     sound = [pair for pair in first if pair[1].state is State.DONE]
     if not sound:
         tried = [outcome for _, outcome in first]
-        unit = "learning rate" if len(first) > 1 else "cell"
+        unit = "learning rate" if len(tried) > 1 else "cell"
         reasons = (_reasons(tried, unit), _reasons(untried, "learning rate"))
         return Number(
             setting=setting,
@@ -212,29 +198,23 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
     undone = [outcome for outcome in same if outcome.state is not State.DONE]
     untried += [outcome for _, outcome in first if outcome.state is not State.DONE]
     unsettled = [outcome for outcome in untried if outcome.state is not State.FAILED]
-    reasons = (_reasons(undone, "seed" if done else "cell"), _reasons(untried, "learning rate"))
-    if not done:
-        status = _status_without(same)
-    else:
-        status = Status.PARTIAL if undone or unsettled else Status.DONE
+    reasons = (_reasons(undone, "seed"), _reasons(untried, "learning rate"))
     common: dict[str, Any] = {
-        "setting": setting, "status": status, "outcomes": everything,
-        "reason": "; ".join(filter(None, reasons)),
+        "setting": setting, "status": Status.PARTIAL if undone or unsettled else Status.DONE,
+        "outcomes": everything, "reason": "; ".join(filter(None, reasons)),
     }  # fmt: skip
-    if done and done[0].analysis is not None:
+    if done[0].analysis is not None:
         return Number(**common, expected=1, analysis=done[0], learning_rate=rate)
     runs = tuple(run for outcome in done for run in _runs(outcome))
-    grid = done[0].result.finding.values if done and done[0].result else {}
+    grid = done[0].finished.finding.values
     if "heads" in grid:
         rate = grid["chosen"]["learning_rate"]
-    expected = max(len(same), len(runs))
-    return Number(**common, expected=expected, runs=runs, learning_rate=rate)
+    return Number(**common, expected=max(len(same), len(runs)), runs=runs, learning_rate=rate)
 
 
 def _runs(outcome: Outcome) -> list[Run]:
     """List the seeds of a finished cell: one, or those of the chosen rate of a grid of heads."""
-    result = outcome.result
-    assert result is not None
+    result = outcome.finished
     details, best = result.finding.values, best_of(result)
     if "heads" not in details:
         return [
@@ -244,7 +224,6 @@ def _runs(outcome: Outcome) -> list[Run]:
                 value=result.test.values[best.metric],
                 predictions=outcome.folder / TASKS[result.test.task].file,
                 steps=best.step,
-                seconds=best.seconds,
             )
         ]
     files: Mapping[str, str] = details["seeds"]["predictions"]
@@ -255,7 +234,6 @@ def _runs(outcome: Outcome) -> list[Run]:
             value=math.nan if (value := head["test"][best.metric]) is None else value,
             predictions=outcome.folder / files[str(head["seed"])],
             steps=head["best_step"],
-            seconds=best.seconds,
         )
         for head in details["heads"]
         if head["learning_rate"] == details["chosen"]["learning_rate"]

@@ -3,17 +3,14 @@
 import dataclasses
 import json
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from fmi_jax.artifacts.result import FILE_NAME as RESULT
 from fmi_jax.artifacts.result import Finding, Result, current
 from fmi_jax.errors import UserError
 from fmi_jax.study.files import CELL
 from fmi_jax.study.state import Score, State, ended, read_failure
-
-REPORT = "report.html"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,16 +39,10 @@ class Outcome:
         return self.result.finding
 
     @property
-    def config(self) -> Mapping[str, Any]:
-        """Config of a finished cell."""
+    def finished(self) -> Result:
+        """Result of the cell, which must be finished."""
         assert self.result is not None
-        return self.result.config
-
-    @property
-    def unread(self) -> Sequence[str]:
-        """Config sections and fields that a finished cell did not read."""
-        assert self.result is not None
-        return self.result.unread
+        return self.result
 
     @property
     def score(self) -> Score | None:
@@ -65,9 +56,21 @@ class Outcome:
         return {} if self.result is None else self.result.seconds
 
     @property
+    def total(self) -> float:
+        """Wall-clock time of all phases together."""
+        return sum(self.seconds.values())
+
+    @property
+    def device(self) -> str:
+        """Hardware that a finished cell ran on: "4 x NVIDIA H100"."""
+        found = self.finished.device
+        kind, count = str(found.get("kind", "unknown")), found.get("count", 1)
+        return kind if count == 1 else f"{count} \N{MULTIPLICATION SIGN} {kind}"
+
+    @property
     def page(self) -> Path:
         """File to show to a reader: the cell's report, or else its result."""
-        report = self.folder / REPORT
+        report = self.folder / "report.html"
         return report if report.is_file() else self.folder / RESULT
 
     @property
@@ -124,12 +127,9 @@ def _finished(cell: str, folder: Path) -> Outcome:
         ) from error
 
 
-_NAMES = operator.itemgetter("name", "counts", "split", "split_sha256")
-
-
 def _check(result: Result) -> None:
     """Raise `KeyError` unless the result has everything that the report relies on."""
-    _NAMES(result.dataset)
+    operator.itemgetter("name", "counts", "split", "split_sha256")(result.dataset)
     operator.itemgetter("protocol")(result.config)
     if not result.finding.evaluations:
         return

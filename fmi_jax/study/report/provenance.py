@@ -4,9 +4,7 @@ import collections
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-from fmi_jax.artifacts.result import Result
 from fmi_jax.drawing.style import short
-from fmi_jax.study.report.cost import device_of
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.outcomes import Outcome
 from fmi_jax.study.report.wording import count, listed
@@ -70,41 +68,39 @@ def provenance_of(numbers: Sequence[Number]) -> Provenance:
     cells = list(dict.fromkeys(outcome for number in numbers for outcome in number.used))
     datasets = collections.Counter(map(_dataset, cells))
     weights = collections.Counter(used for cell in cells for used in _weights(cell))
-    devices = collections.Counter(map(device_of, cells))
+    devices = collections.Counter(cell.device for cell in cells)
     versions = {
-        name: collections.Counter(_result(cell).versions.get(name, "unknown") for cell in cells)
-        for name in dict.fromkeys(name for cell in cells for name in _result(cell).versions)
+        name: collections.Counter(cell.finished.versions.get(name, "unknown") for cell in cells)
+        for name in dict.fromkeys(name for cell in cells for name in cell.finished.versions)
     }
-    checksums = [
-        (f"checksums of the split of data set {d.name}", d.sha256, n) for d, n in datasets.items()
+    compared = [
+        *(
+            (f"checksums of the split of data set {d.name}", d.sha256, n)
+            for d, n in datasets.items()
+        ),
+        *(
+            (f"checksums of the weights {w.weights} of {w.network}", w.sha256, n)
+            for w, n in weights.items()
+        ),
+        *(
+            (f"versions of {name}", version, n)
+            for name in _COMPARED_VERSIONS
+            for version, n in versions.get(name, {}).items()
+        ),
+        *(("kinds of device", kind, n) for kind, n in devices.items()),
     ]
-    checksums += [
-        (f"checksums of the weights {w.weights} of {w.network}", w.sha256, n)
-        for w, n in weights.items()
-    ]
-    warnings = [*_differing(checksums)]
-    for name in _COMPARED_VERSIONS:
-        warnings += _differing(
-            [(f"versions of {name}", v, n) for v, n in versions.get(name, {}).items()]
-        )
-    warnings += _differing([("kinds of device", kind, n) for kind, n in devices.items()])
     return Provenance(
         datasets=datasets,
         weights=weights,
         devices=devices,
-        notes=collections.Counter(note for cell in cells for note in _result(cell).all_notes),
+        notes=collections.Counter(note for cell in cells for note in cell.finished.all_notes),
         versions=versions,
-        warnings=tuple(warnings),
+        warnings=tuple(_differing(compared)),
     )
 
 
-def _result(cell: Outcome) -> Result:
-    assert cell.result is not None  # only finished cells are asked
-    return cell.result
-
-
 def _dataset(cell: Outcome) -> Dataset:
-    dataset = _result(cell).dataset
+    dataset = cell.finished.dataset
     return Dataset(
         name=str(dataset["name"]),
         split=str(dataset["split"]),
@@ -115,7 +111,7 @@ def _dataset(cell: Outcome) -> Dataset:
 
 
 def _weights(cell: Outcome) -> Iterator[Weights]:
-    backbone = _result(cell).backbone
+    backbone = cell.finished.backbone
     if cell.analysis is not None:  # it has several networks, which its `values` name
         return
     for network, prefix in (("name", ""), ("transformer", "transformer_")):
@@ -137,10 +133,9 @@ def _differing(found: Sequence[tuple[str, str, int]]) -> Iterator[str]:
     Args:
       found: name of the thing in the plural; a value; number of cells that have it.
     """
-    things: dict[str, dict[str, int]] = {}
+    things: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for what, value, n in found:
-        values = things.setdefault(what, {})
-        values[value] = values.get(value, 0) + n
+        things[what][value] += n
     for what, values in things.items():
         if len(values) > 1:
             each = [f"{short(v, 16) or 'none'} ({count(n, 'cell')})" for v, n in values.items()]

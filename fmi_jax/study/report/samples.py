@@ -2,7 +2,7 @@
 
 Every run is measured on resamples of the test images. All runs on a data set share the same
 resamples, which follow from the checksum of its split. If the data name patients, whole patients
-are drawn.
+are drawn. What takes long is kept in a cache between reports.
 """
 
 import concurrent.futures
@@ -10,14 +10,16 @@ import dataclasses
 import functools
 import hashlib
 import math
+import threading
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from fmi_jax.atomic import sha256
+from fmi_jax import atomic
 from fmi_jax.cores import available_cores
 from fmi_jax.errors import UserError
-from fmi_jax.study.report.cache import Cache
 from fmi_jax.study.report.numbers import Number, Run
 from fmi_jax.study.report.statistics import reliability, two_level
 from fmi_jax.tasks.base import Measured, Task
@@ -56,6 +58,44 @@ class Sample:
     frequency: np.ndarray
 
 
+class Cache:
+    """Cache folder with one file for each result.
+
+    A file's name includes a hash of everything the result was computed from, so it is never out of
+    date. Threads may share a cache.
+
+    Args:
+      folder: folder of the files; created if it is missing.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._locks: dict[Path, threading.Lock] = {}
+
+    def get(
+        self, title: str, made_of: str, compute: Callable[[], Mapping[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """Return the result of `compute`, from the cache if it is there.
+
+        Args:
+          title: a word or two for the file name.
+          made_of: everything that decides the result.
+          compute: function that returns arrays by name.
+        """
+        digits = hashlib.sha256(made_of.encode()).hexdigest()[:20]
+        path = self._folder / f"{title}-{digits}.npz"
+        with self._locks.setdefault(path, threading.Lock()):  # several settings may need it
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    return dict(file)
+            except (OSError, EOFError, ValueError, zipfile.BadZipFile):  # missing or damaged
+                found = dict(compute())
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with atomic.whole_file(path) as draft, draft.open("wb") as file:
+                np.savez(file, allow_pickle=False, **found)  # type: ignore[arg-type]
+            return found
+
+
 class Sampler:
     """Computes the samples of numbers.
 
@@ -76,14 +116,10 @@ class Sampler:
           predictions.
         """
         with_runs = [number for number in numbers if number.runs]
-        samples, wrong = {}, {}
         with concurrent.futures.ThreadPoolExecutor(len(available_cores())) as pool:
-            for number, found in zip(with_runs, pool.map(self._sample, with_runs), strict=True):
-                if isinstance(found, Sample):
-                    samples[number] = found
-                else:
-                    wrong[number] = found
-        return samples, wrong
+            found = list(zip(with_runs, pool.map(self._sample, with_runs), strict=True))
+        samples = {number: one for number, one in found if isinstance(one, Sample)}
+        return samples, {number: one for number, one in found if isinstance(one, str)}
 
     def _sample(self, number: Number) -> Sample | str:
         read = functools.cache(_read)  # reads each file once, and only if something is not cached
@@ -101,8 +137,8 @@ class Sampler:
                     f"{run.predictions} gives {number.metric} {part['point']:.4f}, and the result"
                     f" beside it {run.value:.4f}: they are not of one run"
                 )
-        seed = _integer(number.setting.cells[0].id)
-        values = two_level(np.stack([part["resampled"] for part in parts]), seed)
+        each = np.stack([part["resampled"] for part in parts])
+        values = two_level(each, _integer(number.setting.cells[0].id))
         return Sample(
             values=values,
             interval=interval(values),
@@ -116,7 +152,7 @@ class Sampler:
     def _of_run(self, number: Number, run: Run, read: Reader) -> dict[str, np.ndarray]:
         result, metric = number.result, number.metric
         split = str(result.dataset["split_sha256"])
-        made_of = f"{_VERSION} {sha256(run.predictions)} {metric} {split} {self._resamples}"
+        made_of = f"{_VERSION} {atomic.sha256(run.predictions)} {metric} {split} {self._resamples}"
         return self._cache.get(
             f"{run.outcome.id}-{run.predictions.stem}",
             made_of,
@@ -124,8 +160,6 @@ class Sampler:
         )
 
     def _reliability(self, number: Number, read: Reader) -> dict[str, np.ndarray]:
-        digests = [sha256(run.predictions) for run in number.runs]
-
         def compute() -> dict[str, np.ndarray]:
             pooled = [
                 task.outcomes(measured) for task, measured, _ in (read(run) for run in number.runs)
@@ -134,15 +168,17 @@ class Sampler:
             found = reliability(probabilities, true)
             return {name: np.asarray(value) for name, value in found._asdict().items()}
 
-        title = f"{number.runs[0].outcome.id}-reliability"
-        return self._cache.get(title, f"{_VERSION} {' '.join(digests)}", compute)
+        digests = [atomic.sha256(run.predictions) for run in number.runs]
+        return self._cache.get(
+            f"{number.runs[0].outcome.id}-reliability",
+            f"{_VERSION} {' '.join(digests)}",
+            compute,
+        )
 
 
 def _read(run: Run) -> tuple[Task, Measured, Rows]:
-    result = run.outcome.result
-    assert result is not None
-    groups = result.dataset.get("class_groups", {})
-    task = TASKS[result.test.task](result.test.classes, groups)
+    result = run.outcome.finished
+    task = TASKS[result.test.task](result.test.classes, result.dataset.get("class_groups", {}))
     return (task, *task.read(run.predictions))
 
 

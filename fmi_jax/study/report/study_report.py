@@ -5,9 +5,14 @@ from collections.abc import Mapping, Sequence
 
 from fmi_jax.study.planned import PlannedStudy
 from fmi_jax.study.report import drawing, findings
-from fmi_jax.study.report.agreement import Agreement, agreements
 from fmi_jax.study.report.choices import Made, choices_of
-from fmi_jax.study.report.comparisons import Comparison, compare, compared_coordinate
+from fmi_jax.study.report.comparisons import (
+    Agreement,
+    Comparison,
+    agreements,
+    compare,
+    compared_coordinate,
+)
 from fmi_jax.study.report.cost import Cost, cost_of
 from fmi_jax.study.report.drawing import Drawn, Look
 from fmi_jax.study.report.figures import (
@@ -20,12 +25,11 @@ from fmi_jax.study.report.figures import (
     significance,
     time,
 )
-from fmi_jax.study.report.gains import BASELINE, gains
 from fmi_jax.study.report.numbers import Number, numbers_of
 from fmi_jax.study.report.outcomes import Outcome, Outcomes
 from fmi_jax.study.report.provenance import Provenance, provenance_of
+from fmi_jax.study.report.relative import BASELINE, gains, iterations, latencies
 from fmi_jax.study.report.samples import Sample, Sampler
-from fmi_jax.study.report.speed import iterations, latencies
 from fmi_jax.study.report.table import Table, make_table
 from fmi_jax.study.state import State
 
@@ -108,10 +112,11 @@ def make_report(study: PlannedStudy, outcomes: Outcomes, sampler: Sampler) -> St
     if found:
         fills = next((name for name in study.rows if name != lines), None)
         own.append(published.draw(table.numbers, samples, found, looks, lines, fills))
-    needed = [name for s in study.settings for cell in s.cells for name in (cell.id, cell.of)]
     damaged = [
         outcome.reason
-        for name in needed
+        for setting in study.settings
+        for cell in setting.cells
+        for name in (cell.id, cell.of)
         if name is not None and (outcome := outcomes[name]).state is State.DAMAGED
     ]
     unsure = [

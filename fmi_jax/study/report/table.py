@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fmi_jax.study.planned import PlannedStudy
 from fmi_jax.study.report.numbers import Number
@@ -25,19 +25,6 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Column:
-    """One data set of the table.
-
-    Attributes:
-      dataset: name of the data set.
-      metric: metric of the data set, in words; empty while it is not known.
-    """
-
-    dataset: str
-    metric: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
     """One row of the table.
 
@@ -51,11 +38,6 @@ class Row:
     shown: tuple[str, ...]
     cells: tuple[Cell | None, ...]
 
-    @property
-    def opens(self) -> bool:
-        """Test whether it is the first row of a block."""
-        return len(self.shown) > 1 and bool(self.shown[0])
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
@@ -63,11 +45,13 @@ class Table:
 
     Attributes:
       coordinates: names of the coordinates that make a row.
-      columns, rows: columns and rows, in the order of the study.
+      columns: metric of each data set in words, empty while it is not known; in the order of the
+        study.
+      rows: rows, in the order of the study.
     """
 
     coordinates: tuple[str, ...]
-    columns: tuple[Column, ...]
+    columns: Mapping[str, str]
     rows: tuple[Row, ...]
 
     @property
@@ -82,7 +66,7 @@ class Table:
 
     def column(self, dataset: str) -> list[Cell]:
         """Cells of a data set, from the top."""
-        place = [column.dataset for column in self.columns].index(dataset)
+        place = [*self.columns].index(dataset)
         return [cell for row in self.rows if (cell := row.cells[place]) is not None]
 
     def title(self, number: Number) -> str:
@@ -94,63 +78,57 @@ class Table:
 def make_table(study: PlannedStudy, numbers: Sequence[Number]) -> Table:
     """Make the table of all numbers except speeds, which do not depend on a data set."""
     numbers = [number for number in numbers if number.setting.shows != "speed"]
-    datasets = tuple(dict.fromkeys(number.setting.dataset for number in numbers))
-    by_place = {(_row(study, number), number.setting.dataset): number for number in numbers}
-    best, published_best = {}, {}
-    for dataset in datasets:
-        column = [number for number in numbers if number.setting.dataset == dataset]
-        best[dataset] = _best(column)
-        published_best[dataset] = _best_published(column)
+    columns: dict[str, list[Number]] = {}
+    places: dict[tuple[str, ...], dict[str, Number]] = {}
+    for number in numbers:
+        names = tuple(number.setting.at.get(name, "") for name in study.rows)
+        columns.setdefault(number.setting.dataset, []).append(number)
+        places.setdefault(names, {})[number.setting.dataset] = number
+    best = {
+        _best([(n, n.metric, n.mean) for n in column if not math.isnan(n.mean)])
+        for column in columns.values()
+    }
+    published_best = {
+        _best([(n, p.metric, p.mean) for n in column if (p := n.setting.published) is not None])
+        for column in columns.values()
+    }
     rows, above = [], ()
-    for names in dict.fromkeys(row for row, _ in by_place):
-        same = [True]
-        for name, before in zip(names, above or (None,) * len(names), strict=True):
-            same.append(same[-1] and name == before)
-        shown = tuple("" if s else name for name, s in zip(names, same[1:], strict=True))
+    for names, row in places.items():
         cells = tuple(
             None
-            if (number := by_place.get((names, dataset))) is None
-            else Cell(
-                number=number,
-                best=number is best[dataset],
-                published_best=number is published_best[dataset],
-            )
-            for dataset in datasets
+            if number is None
+            else Cell(number=number, best=number in best, published_best=number in published_best)
+            for number in map(row.get, columns)
         )
-        rows.append(Row(names=names, shown=shown, cells=cells))
+        shown = ("" if names[:i] == above[:i] else names[i - 1] for i in range(1, len(names) + 1))
+        rows.append(Row(names=names, shown=tuple(shown), cells=cells))
         above = names
-    columns = tuple(Column(dataset=d, metric=_metric(numbers, d)) for d in datasets)
-    return Table(coordinates=study.rows, columns=columns, rows=tuple(rows))
+    return Table(
+        coordinates=study.rows,
+        columns={dataset: _metric(column) for dataset, column in columns.items()},
+        rows=tuple(rows),
+    )
 
 
-def _row(study: PlannedStudy, number: Number) -> tuple[str, ...]:
-    return tuple(number.setting.at.get(name, "") for name in study.rows)
+def _best(measured: Sequence[tuple[Number, str, float]]) -> Number | None:
+    """Find the number with the best value; None unless all values are of one metric.
 
-
-def _best(numbers: Sequence[Number]) -> Number | None:
-    valued = [number for number in numbers if number.runs and not math.isnan(number.mean)]
-    # Only numbers of one metric can be ranked.
-    if len({number.metric for number in valued}) != 1:
+    Args:
+      measured: a number; name of a metric; value of that metric.
+    """
+    if len({metric for _, metric, _ in measured}) != 1:
         return None
-    return max(valued, key=lambda number: number.score)
+    return max(measured, key=lambda one: describe(one[1]).score(one[2]))[0]
 
 
-def _best_published(numbers: Sequence[Number]) -> Number | None:
-    printed = [(n, n.setting.published) for n in numbers if n.setting.published is not None]
-    if len({published.metric for _, published in printed}) != 1:
-        return None
-    best, _ = max(printed, key=lambda pair: describe(pair[1].metric).score(pair[1].mean))
-    return best
-
-
-def _metric(numbers: Sequence[Number], dataset: str) -> str:
+def _metric(column: Sequence[Number]) -> str:
     """Metric that judges a data set, as far as its numbers or the published ones tell."""
-    column = [number for number in numbers if number.setting.dataset == dataset]
-    for number in column:
-        if number.runs:
-            return number.label
-    for number in column:
-        published = number.setting.published
-        if published is not None and any(published.metric in t.metrics for t in TASKS.values()):
-            return describe(published.metric).label
-    return next((n.setting.label for n in column if n.setting.label), "")
+    labels = [number.label for number in column if number.runs]
+    labels += [
+        describe(published.metric).label
+        for number in column
+        if (published := number.setting.published) is not None
+        and any(published.metric in task.metrics for task in TASKS.values())
+    ]
+    labels += [number.setting.label for number in column]
+    return next(filter(None, labels), "")

@@ -1,9 +1,11 @@
-"""Formatting of numbers and words for a reader."""
+"""Formatting of numbers, words and links for a reader."""
 
 import math
+import os
+import urllib.parse
+from pathlib import Path
 
 MINUS = "\N{MINUS SIGN}"
-_PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -21,7 +23,7 @@ def spread(mean: float, std: float | None) -> str:
     """Format a mean and deviation: "0.912 ± 0.004"; the mean alone if there is no deviation."""
     if std is None or math.isnan(std):
         return number(mean)
-    return f"{number(mean)} {_PLUS_MINUS} {number(std)}"
+    return f"{number(mean)} \N{PLUS-MINUS SIGN} {number(std)}"
 
 
 def between(bounds: tuple[float, float], digits: int = 3) -> str:
@@ -52,3 +54,8 @@ def listed(names: list[str], shown: int = 8) -> str:
 def sentence(text: str) -> str:
     """Make a sentence with a capital letter and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
+
+
+def link(path: Path, out: Path) -> str:
+    """Make a relative link to a file as seen from the folder `out`."""
+    return urllib.parse.quote(Path(os.path.relpath(path, out)).as_posix())

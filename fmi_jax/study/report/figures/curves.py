@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fmi_jax.drawing.style import short
-from fmi_jax.study.figure import Figure as FigureSpec
 from fmi_jax.study.planned import DATASET
+from fmi_jax.study.planned import Figure as FigureSpec
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.drawing import ONE_COLUMN, TWO_COLUMNS, Drawn, Look
 from fmi_jax.study.report.numbers import Number
@@ -40,11 +40,12 @@ def draw(
       samples: samples that give the bands.
       looks: look of each value of the coordinate `spec.lines`.
     """
-    caption = (
+    return drawing.save(
+        "curves",
         "Test metric: the mean over the seeds, and its 95% interval over test images and seeds as a"
-        " band."
+        " band.",
+        lambda: _figure(spec, numbers, samples, looks),
     )
-    return drawing.save("curves", caption, lambda: _figure(spec, numbers, samples, looks))
 
 
 def _figure(
@@ -64,15 +65,15 @@ def _figure(
     down, across = drawing.columns(len(panels), min(side_by_side, 2 if lines_of > _LABELLED else 4))
     width = ONE_COLUMN if across == 1 else TWO_COLUMNS
     height = down * _HEIGHT + (0.4 if direct else 0.75)
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(down, across, squeeze=False)
+    figure, axes = drawing.panels((width, height), down, across, len(panels))
     for k, ((row, dataset), lines) in enumerate(panels.items()):
-        ax = axes[k // across, k % across]
+        ax = axes[k]
         last = [
             (name, _line(ax, line, xs, spec.x, samples, looks[name]))
             for name, line in lines.items()
         ]
-        metrics = _metrics(lines)
+        labels = {name: [n.label for n in line if n.runs] for name, line in lines.items()}
+        metrics = {name: found[0] for name, found in labels.items() if found}
         if direct and k % across == across - 1:
             _name_ends(ax, last, looks, metrics if spec.lines == DATASET else {})
         title = " · ".join(filter(None, (dataset, *row)))
@@ -81,8 +82,6 @@ def _figure(
         ax.set_ylabel("Test metric" if spec.lines == DATASET else textwrap.fill(one, 26))
         ax.set_xlabel(spec.x_label or spec.x)
         _frame(ax, xs)
-    for ax in axes.ravel()[len(panels) :]:
-        ax.set_visible(False)
     if not direct:
         shown = dict.fromkeys(name for lines in panels.values() for name in lines)
         handles = [
@@ -107,12 +106,6 @@ def _panels(
         dataset = "" if spec.lines == DATASET else number.setting.dataset
         panels.setdefault((row, dataset), {}).setdefault(at[spec.lines], []).append(number)
     return panels
-
-
-def _metrics(lines: _Lines) -> dict[str, str]:
-    """Metric of each line that has a number, in words."""
-    found = {name: [n.label for n in line if n.runs] for name, line in lines.items()}
-    return {name: labels[0] for name, labels in found.items() if labels}
 
 
 def _style(look: Look) -> dict:

@@ -5,16 +5,13 @@ from collections.abc import Mapping
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from fmi_jax.drawing.style import GREY, short
 from fmi_jax.study.report import drawing
-from fmi_jax.study.report.drawing import TWO_COLUMNS, Drawn, Look
+from fmi_jax.study.report.drawing import PLAIN, TWO_COLUMNS, Drawn, Look
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.samples import Sample, bounds
 from fmi_jax.study.report.table import Cell, Table
-
-_PLAIN = Look("#222222", "o", "-")
 
 
 def draw(
@@ -28,14 +25,12 @@ def draw(
       looks: look of each value of the coordinate `lines`.
       lines: coordinate that a colour stands for.
     """
-    return drawing.save("dots", _caption(table), lambda: _figure(table, samples, looks, lines))
-
-
-def _caption(table: Table) -> str:
-    text = "Test metric: the mean over the seeds, and its 95% interval over test images and seeds."
-    if table.is_published:
-        text += " Hollow: as published."
-    return text
+    return drawing.save(
+        "dots",
+        "Test metric: the mean over the seeds, and its 95% interval over test images and seeds."
+        + (" Hollow: as published." if table.is_published else ""),
+        lambda: _figure(table, samples, looks, lines),
+    )
 
 
 def _figure(
@@ -46,26 +41,21 @@ def _figure(
     down, across = drawing.columns(len(table.columns), 4)
     width = min(TWO_COLUMNS, 1.6 + 1.6 * across)
     height = down * (drawing.row_axis_height(rows) + 0.55) + 0.3
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(down, across, squeeze=False).ravel()
-    for i, (ax, column) in enumerate(zip(axes, table.columns, strict=False)):
+    figure, axes = drawing.panels((width, height), down, across, len(table.columns))
+    for i, (ax, dataset) in enumerate(zip(axes, table.columns, strict=False)):
         places = drawing.row_axis(ax, rows)
         ax.tick_params(labelleft=i % across == 0)
-        ax.set_title(short(column.dataset, 20))
-        ax.set_xlabel(textwrap.fill(column.metric, 26))
+        ax.set_title(short(dataset, 20))
+        ax.set_xlabel(textwrap.fill(table.columns[dataset], 26))
         drawing.few_ticks(ax)
         for row in shown:
             if (cell := row.cells[i]) is not None:
                 number = cell.number
-                look = looks.get(number.setting.at.get(lines, ""), _PLAIN)
+                look = looks.get(number.setting.at.get(lines, ""), PLAIN)
                 _point(ax, places[row.names], number, samples.get(number), look)
         ax.margins(x=0.08)
-    for ax in axes[len(table.columns) :]:
-        ax.set_visible(False)
     if table.is_published:
-        ours = Line2D([], [], label="here", **drawing.filled(_PLAIN))
-        theirs = Line2D([], [], label="published", **drawing.hollow(_PLAIN))
-        drawing.key(figure, [ours, theirs], 2)
+        drawing.key_of_published(figure)
     return figure
 
 
@@ -73,7 +63,8 @@ def _has_point(cell: Cell | None) -> bool:
     """Test whether a setting has a value on the axis, missing or not; analyses have none here."""
     if cell is None:
         return False
-    return not cell.number.is_analysis or cell.number.setting.published is not None
+    setting = cell.number.setting
+    return setting.shows == "score" or setting.published is not None
 
 
 def _point(ax: Axes, y: float, number: Number, sample: Sample | None, look: Look) -> None:

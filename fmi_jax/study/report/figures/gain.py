@@ -3,14 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from fmi_jax.drawing.style import GREY, short
 from fmi_jax.study.report import drawing
-from fmi_jax.study.report.drawing import ONE_COLUMN, Drawn, Look
-from fmi_jax.study.report.gains import Gain
-
-_PLAIN = Look("#222222", "o", "-")
+from fmi_jax.study.report.drawing import ONE_COLUMN, PLAIN, Drawn, Look
+from fmi_jax.study.report.relative import Gain
 
 
 def draw(gains: Sequence[Gain], looks: Mapping[str, Look], lines: str, baseline: str) -> Drawn:
@@ -23,12 +20,13 @@ def draw(gains: Sequence[Gain], looks: Mapping[str, Look], lines: str, baseline:
       baseline: name of the baseline, in words.
     """
     most = max((len(gain.datasets) for gain in gains), default=0)
-    caption = (
+    return drawing.save(
+        "gain",
         f"Test metric relative to {baseline}, in percent and in the mean over the data sets"
         f" ({most} where nothing else is said), with 95% intervals. Hollow: the same of the"
-        " published numbers."
+        " published numbers.",
+        lambda: _figure(gains, looks, lines, baseline, most),
     )
-    return drawing.save("gain", caption, lambda: _figure(gains, looks, lines, baseline, most))
 
 
 def _figure(
@@ -42,7 +40,7 @@ def _figure(
     ax.axvline(0, color=GREY, linewidth=0.8)
     for gain in gains:
         y = places[gain.row]
-        look = looks.get(gain.at.get(lines, ""), _PLAIN)
+        look = looks.get(gain.at.get(lines, ""), PLAIN)
         if gain.datasets:
             ax.plot(gain.interval, (y, y), color=look.colour)
             ax.plot(gain.ours, y, **drawing.filled(look))
@@ -56,9 +54,5 @@ def _figure(
             )  # fmt: skip
     ax.set_xlabel(f"Mean gain over {short(baseline, 36)} (%)")
     drawing.few_ticks(ax, 6)
-    handles = [
-        Line2D([], [], label="here", **drawing.filled(_PLAIN)),
-        Line2D([], [], label="published", **drawing.hollow(_PLAIN)),
-    ]
-    drawing.key(figure, handles, 2)
+    drawing.key_of_published(figure)
     return figure

@@ -24,12 +24,13 @@ def draw_layers(table: Table) -> Drawn:
       table: table whose rows and columns the panels have; settings without a result show their
         status.
     """
-    caption = (
+    return drawing.save(
+        "layers",
         "CKA of every layer of the trained network (upwards) and every layer of the network before"
         " training (to the right), from the embedding to the last block. White lines: where a"
-        " transformer on top begins."
+        " transformer on top begins.",
+        lambda: _layers(table),
     )
-    return drawing.save("layers", caption, lambda: _layers(table))
 
 
 def _layers(table: Table) -> Figure:
@@ -40,14 +41,15 @@ def _layers(table: Table) -> Figure:
     axes = figure.subplots(down, across, squeeze=False)
     image = None
     for i, row in enumerate(table.rows):
-        for j, (ax, cell) in enumerate(zip(axes[i], row.cells, strict=True)):
-            values = None if cell is None else cell.number.found
-            if values is None or "pairs" not in values:
-                _empty(ax, "" if cell is None else str(cell.number.status))
+        for j, (ax, dataset, cell) in enumerate(
+            zip(axes[i], table.columns, row.cells, strict=True)
+        ):
+            if cell is not None and "pairs" in cell.number.found:
+                image = _panel(ax, cell.number.found["pairs"][0])
             else:
-                image = _panel(ax, values["pairs"][0])
+                _empty(ax, "" if cell is None else str(cell.number.status))
             if i == 0:
-                ax.set_title(short(table.columns[j].dataset, 16))
+                ax.set_title(short(dataset, 16))
             if j == 0:
                 name = "\n".join(short(part, 14) for part in row.names if part)
                 ax.set_ylabel(name, rotation=0, ha="right", va="center", fontweight="bold")
@@ -97,19 +99,18 @@ def draw_models(table: Table) -> Drawn:
 
 def _models(table: Table) -> Figure:
     found = [
-        (column.dataset, values)
-        for column in table.columns
-        for cell in table.column(column.dataset)
-        if "last_layers" in (values := cell.number.found or {})
+        (dataset, values)
+        for dataset in table.columns
+        for cell in table.column(dataset)
+        if "last_layers" in (values := cell.number.found)
     ]
     down, across = drawing.columns(len(found), 2)
     side = 0.26 * max(len(values["networks"]) for _, values in found)
     width = min(TWO_COLUMNS, across * (side + 0.2) + 1.4)
     side = (width - 1.4) / across
-    figure = Figure(figsize=(width, down * (side + 0.8)), layout="constrained")
-    axes = figure.subplots(down, across, squeeze=False)
+    figure, axes = drawing.panels((width, down * (side + 0.8)), down, across, len(found))
     image = None
-    for k, (ax, (dataset, values)) in enumerate(zip(axes.ravel(), found, strict=False)):
+    for k, (ax, (dataset, values)) in enumerate(zip(axes, found, strict=False)):
         matrix = np.array(values["last_layers"], float)
         image = ax.imshow(matrix, cmap="viridis", vmin=0, vmax=1)
         ax.set_facecolor(_UNDEFINED)
@@ -124,7 +125,5 @@ def _models(table: Table) -> Figure:
                 text = "" if np.isnan(value) else f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
                 colour = "white" if value < 0.6 else "#222222"
                 ax.text(j, i, text, ha="center", va="center", fontsize=5.5, color=colour)
-    for ax in axes.ravel()[len(found) :]:
-        ax.set_visible(False)
     _bar(figure, image, axes)
     return figure

@@ -9,13 +9,12 @@ from matplotlib.lines import Line2D
 
 from fmi_jax.drawing.style import GREY, short
 from fmi_jax.study.report import drawing
-from fmi_jax.study.report.agreement import Agreement
-from fmi_jax.study.report.drawing import TWO_COLUMNS, Drawn, Look
+from fmi_jax.study.report.comparisons import Agreement
+from fmi_jax.study.report.drawing import PLAIN, TWO_COLUMNS, Drawn, Look
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.samples import Sample, bounds
 from fmi_jax.study.report.wording import number
 
-_OTHER = Look("#222222", "o", "-")
 _SIDE = TWO_COLUMNS / 4
 
 
@@ -37,13 +36,12 @@ def draw(
       lines: coordinate that a colour and a marker stand for.
       fills: coordinate whose first value is drawn filled and others not; None: all are filled.
     """
-    caption = (
-        "Ours against the published numbers; on the line both are equal. Vertical bars: 95%"
-        " intervals; horizontal ones: the published standard deviation."
-    )
     both = [number for number in numbers if not np.isnan(number.difference)]
     return drawing.save(
-        "published", caption, lambda: _figure(both, samples, found, looks, lines, fills)
+        "published",
+        "Ours against the published numbers; on the line both are equal. Vertical bars: 95%"
+        " intervals; horizontal ones: the published standard deviation.",
+        lambda: _figure(both, samples, found, looks, lines, fills),
     )
 
 
@@ -55,37 +53,27 @@ def _figure(
     lines: str,
     fills: str | None,
 ) -> Figure:
-    first, others = _fills(numbers, fills)
-    shown = [looks[name] for name in looks if any(n.setting.at.get(lines) == name for n in numbers)]
-    names = [name for name in looks if looks[name] in shown]
+    first, *others = dict.fromkeys(n.setting.at.get(fills or "", "") for n in numbers)
+    names = [name for name in looks if any(n.setting.at.get(lines) == name for n in numbers)]
     down, across = drawing.columns(len(found), 4)
     height = down * (_SIDE + 0.25) + 0.2 + 0.16 * -(-(len(names) + 2) // 5)
-    figure = Figure(figsize=(max(across * _SIDE, 2 * _SIDE), height), layout="constrained")
-    axes = figure.subplots(down, across, squeeze=False).ravel()
+    figure, axes = drawing.panels((max(across, 2) * _SIDE, height), down, across, len(found))
     for ax, agreement in zip(axes, found, strict=False):
-        here = [n for n in numbers if n.setting.dataset == agreement.dataset]
-        for one in here:
-            look = looks.get(one.setting.at.get(lines, ""), _OTHER)
+        for one in (n for n in numbers if n.setting.dataset == agreement.dataset):
+            look = looks.get(one.setting.at.get(lines, ""), PLAIN)
             hollow = one.setting.at.get(fills or "") in others
             _point(ax, one, samples.get(one), look, hollow)
         _frame(ax, agreement)
     for ax in axes[::across]:
         ax.set_ylabel("here")
-    for ax in axes[len(found) :]:
-        ax.set_visible(False)
     handles = [Line2D([], [], label=short(name), **drawing.filled(looks[name])) for name in names]
     if others:
-        style = drawing.filled(_OTHER)
-        handles.append(Line2D([], [], label=short(first), **style))
-        style["markerfacecolor"] = "white"
-        handles.append(Line2D([], [], label=short(", ".join(others)), **style))
+        handles += [
+            Line2D([], [], label=short(name), **drawing.filled(PLAIN, inside))
+            for name, inside in ((first, None), (", ".join(others), "white"))
+        ]
     drawing.key(figure, handles, 6)
     return figure
-
-
-def _fills(numbers: Sequence[Number], fills: str | None) -> tuple[str, list[str]]:
-    values = list(dict.fromkeys(n.setting.at.get(fills or "", "") for n in numbers))
-    return values[0], values[1:]
 
 
 def _point(ax: Axes, one: Number, sample: Sample | None, look: Look, hollow: bool) -> None:
@@ -94,10 +82,7 @@ def _point(ax: Axes, one: Number, sample: Sample | None, look: Look, hollow: boo
     x, y, std = published.mean, one.mean, published.std or 0.0
     ax.plot((x - std, x + std), (y, y), color=look.colour, linewidth=0.6, alpha=0.7)
     ax.plot((x, x), bounds(sample), color=look.colour, linewidth=0.6, alpha=0.7)
-    style = drawing.filled(look)
-    if hollow:
-        style["markerfacecolor"] = "white"
-    ax.plot(x, y, **style)
+    ax.plot(x, y, **drawing.filled(look, "white" if hollow else None))
 
 
 def _frame(ax: Axes, agreement: Agreement) -> None:

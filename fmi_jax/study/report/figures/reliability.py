@@ -25,25 +25,25 @@ def chosen(table: Table, samples: Mapping[Number, Sample]) -> list[Number]:
         return sampled
     each = max(1, MOST // len(table.columns))
     best: set[Number] = set()
-    for column in table.columns:
-        here = [number for number in sampled if number.setting.dataset == column.dataset]
+    for dataset in table.columns:
+        here = [number for number in sampled if number.setting.dataset == dataset]
         best |= set(sorted(here, key=lambda number: number.score, reverse=True)[:each])
     return [number for number in sampled if number in best][:MOST]
 
 
 def draw(table: Table, samples: Mapping[Number, Sample]) -> Drawn:
     """Draw a panel for each number that `chosen` gives, by data set and then by row."""
-    shown = chosen(table, samples)
-    order = [column.dataset for column in table.columns]
-    shown.sort(key=lambda number: order.index(number.setting.dataset))
+    order = [*table.columns]
+    shown = sorted(chosen(table, samples), key=lambda n: order.index(n.setting.dataset))
     total = sum(number in samples for number in table.numbers)
     which = "" if len(shown) == total else f" Of {total}, the best of each data set."
-    caption = (
+    return drawing.save(
+        "reliability",
         "Share of predictions that came true against their mean probability, in ten bins of equally"
         " many, all runs together; on the diagonal a classifier is as often right as it is sure."
-        f" ECE: mean distance from it.{which}"
+        f" ECE: mean distance from it.{which}",
+        lambda: _figure(table, shown, samples),
     )
-    return drawing.save("reliability", caption, lambda: _figure(table, shown, samples))
 
 
 def _figure(table: Table, shown: Sequence[Number], samples: Mapping[Number, Sample]) -> Figure:
@@ -51,15 +51,12 @@ def _figure(table: Table, shown: Sequence[Number], samples: Mapping[Number, Samp
     side = TWO_COLUMNS / _ACROSS
     lines = 1 + len(table.coordinates)
     height = down * (side + 0.05 + 0.11 * lines) + 0.25
-    figure = Figure(figsize=(TWO_COLUMNS, height), layout="constrained")
-    axes = figure.subplots(down, _ACROSS, squeeze=False)
-    for k, (ax, number) in enumerate(zip(axes.ravel(), shown, strict=False)):
+    figure, axes = drawing.panels((TWO_COLUMNS, height), down, _ACROSS, len(shown))
+    for k, (ax, number) in enumerate(zip(axes, shown, strict=False)):
         _panel(ax, samples[number])
         names = [number.setting.dataset, *(number.setting.at.get(c) for c in table.coordinates)]
         ax.set_title("\n".join(short(name, 18) for name in names if name), fontsize=6)
         ax.tick_params(labelleft=k % _ACROSS == 0, labelbottom=k + _ACROSS >= len(shown))
-    for ax in axes.ravel()[len(shown) :]:
-        ax.set_visible(False)
     figure.supxlabel("Mean probability", fontsize=7)
     figure.supylabel("Share that came true", fontsize=7)
     return figure

@@ -89,8 +89,7 @@ def _titles(found: Sequence[Comparison]) -> list[list[str]]:
     """Titles: the data set, and those other coordinates that differ between panels."""
     names = dict.fromkeys(name for c in found for name in c.at)
     varying = [n for n in names if n == DATASET or len({c.at.get(n) for c in found}) > 1]
-    titles = [[short(c.at[n], 17) for n in varying if c.at.get(n)] for c in found]
-    return [title or ["all"] for title in titles]
+    return [[short(c.at[n], 17) for n in varying if c.at.get(n)] or ["all"] for c in found]
 
 
 def _panel(ax: Axes, comparison: Comparison) -> None:
@@ -102,14 +101,15 @@ def _panel(ax: Axes, comparison: Comparison) -> None:
             pair = comparison.pair(names[i + 1], names[j])
             points[i, j] = 100 * pair.difference
             if not np.isnan(points[i, j]):
+                digits = 1 if abs(points[i, j]) < 99.95 else 0  # three in all fit into a square
+                text = signed(float(points[i, j]), digits)
                 ax.text(
-                    j, i, _points(float(points[i, j])), ha="center", va="center", fontsize=5.5,
+                    j, i, text, ha="center", va="center", fontsize=5.5,
                     fontweight="bold" if pair.differ else "normal",
                     color="#000000" if pair.differ else "#555555",
                 )  # fmt: skip
             if pair.differ:
-                frame = Rectangle((j - 0.45, i - 0.45), 0.9, 0.9, fill=False, color="#222222")
-                ax.add_patch(frame)
+                ax.add_patch(Rectangle((j - 0.45, i - 0.45), 0.9, 0.9, fill=False, color="#222222"))
     if not describe(comparison.metric).higher_is_better:
         points = -points
     bound = 2 * float(np.nanmax(np.abs(points), initial=1e-9))  # pale, so that text is readable
@@ -119,8 +119,3 @@ def _panel(ax: Axes, comparison: Comparison) -> None:
     ax.set_yticks(range(n), [short(name, 13) for name in names[1:]], fontsize=6)
     ax.tick_params(length=0, pad=1.5)
     ax.spines[:].set_visible(False)
-
-
-def _points(value: float) -> str:
-    """Format with three digits, which fit into a square."""
-    return signed(value, 1 if abs(value) < 99.95 else 0)

@@ -9,10 +9,8 @@ from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from fmi_jax.drawing.style import GREY, short
 from fmi_jax.study.report import drawing
-from fmi_jax.study.report.drawing import TWO_COLUMNS, Drawn, Look
-from fmi_jax.study.report.speed import Iterations, Latency
-
-_PLAIN = Look("#222222", "o", "-")
+from fmi_jax.study.report.drawing import PLAIN, TWO_COLUMNS, Drawn, Look
+from fmi_jax.study.report.relative import Iterations, Latency
 
 
 def draw(
@@ -59,7 +57,7 @@ def _figure(
         ax = axes[0]
         places = drawing.row_axis(ax, rows)
         for row in trained:
-            look = looks.get(row.at.get(lines, ""), _PLAIN)
+            look = looks.get(row.at.get(lines, ""), PLAIN)
             ax.plot(row.relative, places[row.row], **drawing.filled(look))
         _ratios(ax, [row.relative for row in trained])
         ax.set_title("Training")
@@ -68,7 +66,7 @@ def _figure(
         ax = axes[-1]
         places = drawing.row_axis(ax, names)
         for latency in timed:
-            look, y = looks.get(latency.model, _PLAIN), places[latency.row]
+            look, y = looks.get(latency.row[1], PLAIN), places[latency.row]
             ax.plot((latency.speed.low, latency.speed.high), (y, y), color=look.colour)
             ax.plot(latency.speed.median, y, **drawing.filled(look))
             ax.annotate(

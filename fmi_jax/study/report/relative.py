@@ -1,4 +1,4 @@
-"""Gain of each row over a baseline, averaged over the data sets (Figure 1)."""
+"""Rows relative to a baseline: gain (Figure 1), cost of training and inference (Figure 3)."""
 
 import dataclasses
 import math
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fmi_jax.artifacts.result import Speed
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.samples import Sample
 from fmi_jax.study.report.statistics import mean_relative
@@ -72,11 +73,12 @@ def _gain(
     }
     bounds = (math.nan, math.nan)
     if both and all(n in samples and b in samples for n, b in both):
-        resampled = mean_relative(
-            {n.setting.dataset: samples[n].values for n, _ in both},
-            {b.setting.dataset: samples[b].values for _, b in both},
+        bounds = interval(
+            mean_relative(
+                {n.setting.dataset: samples[n].values for n, _ in both},
+                {b.setting.dataset: samples[b].values for _, b in both},
+            )
         )
-        bounds = interval(resampled)
     return Gain(
         row=row,
         at=numbers[0].setting.at,
@@ -94,3 +96,80 @@ def _mean(pairs: Mapping[str, tuple[float, float]]) -> float:
     values = {name: np.asarray(value) for name, (value, _) in pairs.items()}
     bases = {name: np.asarray(base) for name, (_, base) in pairs.items()}
     return float(mean_relative(values, bases))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Iterations:
+    """Relative number of steps to the best validation score of a row.
+
+    Attributes:
+      row: coordinates of the row, in order.
+      at: coordinates of the row, by name.
+      relative: steps divided by those of supervised ImageNet under a linear head with the
+        backbone treated alike, averaged over the data sets that have both.
+    """
+
+    row: tuple[str, ...]
+    at: Mapping[str, str]
+    relative: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Inference latency of a backbone on one image.
+
+    Attributes:
+      row: head, and name of the model (or of the backbone, if no result says which model it is).
+      speed: measured latency.
+    """
+
+    row: tuple[str, str]
+    speed: Speed
+
+
+def iterations(table: Table) -> list[Iterations]:
+    """Compute the relative steps of all rows that can be compared, in the order of the table."""
+    base = {_place(n): n for n in table.numbers if is_base(n.setting.at)}
+    found = []
+    for row in table.rows:
+        numbers = [cell.number for cell in row.cells if cell is not None]
+        ratios = [
+            ratio
+            for n in numbers
+            if (reference := base.get(_place(n))) is not None
+            and (ratio := _steps(n) / _steps(reference)) == ratio
+        ]
+        if ratios:
+            relative = float(np.mean(ratios))
+            found.append(Iterations(row=row.names, at=numbers[0].setting.at, relative=relative))
+    return found
+
+
+def _place(number: Number) -> tuple[str, str]:
+    return number.setting.dataset, number.setting.at.get("backbone", "")
+
+
+def _steps(number: Number) -> float:
+    """Mean steps to the best score over the seeds; NaN if nothing was trained."""
+    steps = [run.steps for run in number.runs if run.steps > 0]
+    return float(np.mean(steps)) if steps else np.nan
+
+
+def latencies(numbers: Sequence[Number]) -> list[Latency]:
+    """Collect the latencies of the timings among `numbers`, those under a linear head before those
+    under a transformer, fastest first."""
+    models = {
+        n.result.backbone["name"]: n.setting.at["model"]
+        for n in numbers
+        if n.runs and "model" in n.setting.at
+    }
+    found = [
+        Latency(
+            row=(speed.transformer or "linear", models.get(speed.backbone) or speed.backbone),
+            speed=speed,
+        )
+        for number in numbers
+        if number.finding is not None
+        for speed in number.finding.speeds
+    ]
+    return sorted(found, key=lambda latency: (latency.row[0] != "linear", latency.speed.median))
