@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float, Int
 
-from fmi_jax.tasks.weighted import WeightedMetrics, several_classes
+from fmi_jax.tasks.weighted import WeightedMetrics, mean_defined, several_classes
 
 Weigh = Callable[[Mapping[str, np.ndarray], np.ndarray], WeightedMetrics]
 
@@ -39,16 +39,22 @@ class Problem:
 
 def whole(logits: np.ndarray, labels: np.ndarray, weigh: Weigh, metric: str) -> Problem:
     """A row for each image."""
-    rows = np.arange(len(logits))
-    return Problem(logits=logits, labels=labels, row=rows, weigh=weigh, metric=metric)
+    return Problem(
+        logits=logits, labels=labels, row=np.arange(len(logits)), weigh=weigh, metric=metric
+    )
 
 
 def by_confusion(logits: np.ndarray, labels: np.ndarray, weigh: Weigh, metric: str) -> Problem:
     """A row for each true and predicted class."""
     k = logits.shape[1]
     true, predicted = np.divmod(np.arange(k * k), k)
-    row = labels * k + logits.argmax(axis=1)
-    return Problem(logits=np.eye(k)[predicted], labels=true, row=row, weigh=weigh, metric=metric)
+    return Problem(
+        logits=np.eye(k)[predicted],
+        labels=true,
+        row=labels * k + logits.argmax(axis=1),
+        weigh=weigh,
+        metric=metric,
+    )
 
 
 def by_order(scores: np.ndarray, truth: np.ndarray) -> Problem:
@@ -94,8 +100,4 @@ def values(
         weights = (table @ times.T).T
         measured = part.weigh({"logits": part.logits, "labels": part.labels}, weights)
         found[i] = measured.values[part.metric]
-    defined = ~np.isnan(found)
-    total = np.where(defined, found, 0.0).sum(axis=0)
-    return np.divide(
-        total, defined.sum(axis=0), out=np.full(len(times), np.nan), where=defined.any(axis=0)
-    )
+    return mean_defined(found.T)
