@@ -89,9 +89,13 @@ def _best(session: Session, own: Finding) -> Best | None:
     if "val" not in own.evaluations:
         return None
     if fitted is None:
-        spent = session.clock.laps["features"] + session.clock.laps["judging"]
-        value = own.evaluations["val"].values[metric]
-        return Best(metric=metric, value=value, step=0, epoch=0.0, seconds=spent)
+        return Best(
+            metric=metric,
+            value=own.evaluations["val"].values[metric],
+            step=0,
+            epoch=0.0,
+            seconds=session.clock.laps["features"] + session.clock.laps["judging"],
+        )
     heads = session.assembly.fit.heads
     track = fitted.selection.tracks[chosen_head(heads, own) if heads else 0]
     assert track.best_step is not None
@@ -126,8 +130,10 @@ def announce(session: Session, result: Result) -> None:
 def describe_backbone(session: Session) -> dict[str, Any]:
     """Describe the backbone, for `Result.backbone`."""
     assembly, config, record = session.assembly, session.config, session.record
-    shapes = assembly.partition.variables
-    size = {name: int(np.prod(v.get_value().shape)) for name, (_, v) in shapes.items()}
+    size = {
+        name: int(np.prod(variable.get_value().shape))
+        for name, (_, variable) in assembly.partition.variables.items()
+    }
     trained = sum(size[name] for name in assembly.partition.params)
     trained //= max(1, len(assembly.fit.heads))  # of heads, those of the one reported
     described = {

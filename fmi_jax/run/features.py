@@ -179,9 +179,10 @@ def _write(
     path: Path, about: Mapping[str, Any], shape: tuple[int, int], rows: Iterator[np.ndarray]
 ) -> None:
     """Write the features as they come, and then their record, without which they do not count."""
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     with atomic.whole_file(path) as draft, draft.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": shape}
+        )
         for features in rows:
             file.write(features.astype("<f4").tobytes())
     record = {"format": FORMAT, "about": about, "sha256": atomic.sha256(path)}

@@ -150,8 +150,8 @@ def own_gpus() -> list[int] | None:
     gpus = _count_gpus(Path("/")) if visible is None else len([x for x in visible.split(",") if x])
     if gpus == 0:
         return [place]  # of another make; without any it does not matter
-    apart = "SLURM_GPUS_PER_TASK" in env or gpus < int(env.get("SLURM_GPUS_ON_NODE") or 0)
-    if apart or gpus < count:
+    least = max(count, int(env.get("SLURM_GPUS_ON_NODE") or 0))
+    if "SLURM_GPUS_PER_TASK" in env or gpus < least:
         return None
     share = gpus // count
     return [*range(place * share, (place + 1) * share)]
