@@ -279,10 +279,6 @@ class BaseConfig:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
-    def metric_or(self, default: str) -> str:
-        """Name of the validation metric that selects: that of the config, or the default."""
-        return self.metric or default
-
     def contradictions(self) -> Iterator[str]:
         """Messages for fields that do not fit together."""
         batch_size, accumulate = self.train.batch_size, self.optim.accumulate

@@ -76,14 +76,15 @@ def judge(run: Run) -> Finding:
     """
     settings = section(run.config, CkaConfig)
     _check(run.config, run.dataset.info)
-    count = len(run.dataset.ids(settings.split))
-    rows = hsic.even_batches(count, settings.batch_size, run.config.train.seed)
+    rows = hsic.even_batches(
+        len(run.dataset.ids(settings.split)), settings.batch_size, run.config.train.seed
+    )
     networks = _networks(run)
     names = [list(_shapes(network, run)) for network in networks]
     if settings.estimator == "exact":
         matrix = hsic.exact(_features(run, networks, rows))
     else:
-        estimate = {"summed": hsic.summed, "averaged": hsic.averaged}[settings.estimator]
+        estimate = hsic.summed if settings.estimator == "summed" else hsic.averaged
         matrix = estimate(_grams(run, networks, rows))
 
     titles = _distinct([network.name for network in networks])
@@ -166,8 +167,7 @@ def _check(config: BaseConfig, info: DatasetInfo) -> None:
 def _networks(run: Run) -> list[Network]:
     """The first network and the others, as `CkaConfig` names them."""
     settings = section(run.config, CkaConfig)
-    first = run.finished(Path(settings.run)) if settings.run else run.network()
-    networks = [first]
+    networks = [run.finished(Path(settings.run)) if settings.run else run.network()]
     for name in settings.other:
         if name != "pretrained":
             networks.append(_named(run, name))
@@ -188,15 +188,15 @@ def _named(run: Run, name: str) -> Network:
     if _is_folder(name):
         return run.finished(Path(name))
     backbone, _, weights = name.partition(":")
-    config = run.config.backbone
-    config = BackboneConfig(
+    own = run.config.backbone
+    other = BackboneConfig(
         name=backbone,
         weights=weights,
-        weights_dir=config.weights_dir,
-        stem=config.stem,
-        dtype=config.dtype,
+        weights_dir=own.weights_dir,
+        stem=own.stem,
+        dtype=own.dtype,
     )
-    return run.network(plain(run.config, config, "cka"))
+    return run.network(plain(run.config, other, "cka"))
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -323,7 +323,10 @@ def _features(
             f" {EXACT_BYTES / 2**30:.0f} GiB is the most: expected cka.estimator='summed', or"
             " narrower features (cka.features='pooled' or 'cls')."
         )
-    steps = [_step(network, run, _flat) for network in networks]
+    steps = [
+        _step(network, run, lambda x, mask: x.reshape(x.shape[0], -1).astype(np.float32))
+        for network in networks
+    ]
     found = [np.empty((count, width), np.float32) for width in widths]
     start = 0
     for batch, some in zip(_batches(run, rows), rows, strict=True):
@@ -332,11 +335,6 @@ def _features(
             kept[start : start + len(some)] = part[: len(some)]
         start += len(some)
     return found
-
-
-def _flat(features: Array, mask: Array) -> Array:
-    del mask
-    return features.reshape(features.shape[0], -1).astype(np.float32)
 
 
 def _write_table(

@@ -165,8 +165,7 @@ class _Stage(nnx.Module):
 
 def depths(arch: ArchConfig) -> list[int]:
     """Choose the blocks that a decoder reads: evenly spaced, the last one among them."""
-    count = arch.num_blocks
-    return sorted({max(count * i // _DEPTHS - 1, 0) for i in range(1, _DEPTHS + 1)})
+    return sorted({max(arch.num_blocks * i // _DEPTHS - 1, 0) for i in range(1, _DEPTHS + 1)})
 
 
 def upsampled(
@@ -222,8 +221,7 @@ def _predicted(run: Run, count: int) -> UInt8[np.ndarray, "n h w"]:
         lambda module, x: module(x, rngs=None).argmax(axis=-1).astype(jnp.uint8),
         lambda classes, batch: classes,
     )
-    found = step(network.arrays, parallel.to_devices(mesh, batch))
-    return np.asarray(jax.device_get(found))[:count]
+    return jax.device_get(step(network.arrays, parallel.to_devices(mesh, batch)))[:count]
 
 
 _JUDGE = JudgeSpec(
@@ -239,32 +237,33 @@ def _check(config: BaseConfig, info: DatasetInfo) -> None:
     augment.check_label(config.augment, info.label)
 
 
-PER_PATCH = HeadSpec(
-    name="per_patch",
-    summary="linear layer on each patch",
-    labels=(Label.MAP,),
-    build=lambda parts: PerPatchClassifier(
-        parts.backbone, parts.num_classes, eval_mode=parts.eval_mode, rngs=parts.rngs
+SPECS = (
+    HeadSpec(
+        name="per_patch",
+        summary="linear layer on each patch",
+        labels=(Label.MAP,),
+        build=lambda parts: PerPatchClassifier(
+            parts.backbone, parts.num_classes, eval_mode=parts.eval_mode, rngs=parts.rngs
+        ),
+        judge=_JUDGE,
+        check=_check,
+        small={"augment.center_crop": 1.0},
     ),
-    judge=_JUDGE,
-    check=_check,
-    small={"augment.center_crop": 1.0},
-)
-DECODER = HeadSpec(
-    name="decoder",
-    summary="small convolutional decoder",
-    labels=(Label.MAP,),
-    build=lambda parts: Decoder(
-        parts.backbone,
-        parts.num_classes,
-        width=section(parts.config, DecoderConfig).width,
-        eval_mode=parts.eval_mode,
-        rngs=parts.rngs,
+    HeadSpec(
+        name="decoder",
+        summary="small convolutional decoder",
+        labels=(Label.MAP,),
+        build=lambda parts: Decoder(
+            parts.backbone,
+            parts.num_classes,
+            width=section(parts.config, DecoderConfig).width,
+            eval_mode=parts.eval_mode,
+            rngs=parts.rngs,
+        ),
+        judge=_JUDGE,
+        check=_check,
+        small={"augment.center_crop": 1.0, "decoder.width": 24},
+        options=DecoderConfig,
+        reads=("decoder",),
     ),
-    judge=_JUDGE,
-    check=_check,
-    small={"augment.center_crop": 1.0, "decoder.width": 24},
-    options=DecoderConfig,
-    reads=("decoder",),
 )
-SPECS = (PER_PATCH, DECODER)

@@ -101,12 +101,10 @@ def _linear_layers(backbone: Backbone) -> Iterator[tuple[nnx.Module, str, nnx.Li
 
 def _adapted(name: str, layer: nnx.Linear, targets: tuple[str, ...]) -> tuple[tuple[int, ...], int]:
     """First output of each part of a layer that is adapted, and the width of a part."""
-    if name == "qkv":
-        width = layer.out_features // 3
-        return tuple({"q": 0, "v": 2 * width}[t] for t in ("q", "v") if t in targets), width
-    if name == "f":  # of a focal modulation: query, context, gates
-        width = layer.in_features
-        return tuple({"q": 0, "v": width}[t] for t in ("q", "v") if t in targets), width
+    if name in ("qkv", "f"):  # the latter, of a focal modulation, is query, context and gates
+        width = layer.out_features // 3 if name == "qkv" else layer.in_features
+        begins = {"q": 0, "v": 2 * width if name == "qkv" else width}
+        return tuple(begin for target, begin in begins.items() if target in targets), width
     whole = "proj" if name == "proj" else "mlp" if name in _MLP else ""
     return (0,) if whole in targets else (), layer.out_features
 
