@@ -142,8 +142,15 @@ def describe_backbone(session: Session) -> dict[str, Any]:
         "trained_params": trained,
         "weights": config.backbone.weights or "random initialisation",
         "weights_sha256": record.weights_sha256,
-        **session.origin.described(),
     }
+    if session.origin.ancestors:
+        parent, pixels = session.origin.ancestors[0], session.origin.info
+        described |= {
+            "weights": f"run {parent.folder}",
+            "run": parent.folder,
+            "run_sha256": parent.sha256,
+            "pixels": {"dataset": pixels.name, "mean": list(pixels.mean), "std": list(pixels.std)},
+        }
     fit = session.protocol.fit
     if fit is not None and fit.transformer is not None:
         asked = fit.transformer(config)

@@ -79,7 +79,7 @@ def describe(network: Network, dataset: PreparedDataset) -> dict[str, Any]:
     """Describe everything that decides the features of an image, as JSON values."""
     config, identity = network.config, network.identity
     from_run = {name: value for name, value in identity.items() if name in ("run", "head")}
-    values = {
+    about = {
         "fmi_jax": _COMPUTED,
         "backbone": network.spec.name,
         "arch": dataclasses.asdict(network.arch),
@@ -93,9 +93,10 @@ def describe(network: Network, dataset: PreparedDataset) -> dict[str, Any]:
         "mean": network.info.mean,
         "std": network.info.std,
         "manifest_sha256": dataset.info.manifest_sha256,
+        # Beside a run's alone: features that earlier versions kept are found under the same keys.
+        **from_run,
     }
-    # Beside a run's alone: features that earlier versions kept are found under the same keys.
-    return json.loads(json.dumps(values | from_run, default=str))
+    return json.loads(json.dumps(about, default=str))
 
 
 def _features_of(

@@ -161,18 +161,6 @@ class Origin:
         """Checksum of the pretrained weights file; None if there is none."""
         return self.identity.get("weights")
 
-    def described(self) -> dict[str, Any]:
-        """Entries of `Result.backbone`; none without `backbone.run`."""
-        if not self.ancestors:
-            return {}
-        parent, info = self.ancestors[0], self.info
-        return {
-            "weights": f"run {parent.folder}",
-            "run": parent.folder,
-            "run_sha256": parent.sha256,
-            "pixels": {"dataset": info.name, "mean": list(info.mean), "std": list(info.std)},
-        }
-
 
 def find_origin(assembly: Assembly, config: BaseConfig, info: DatasetInfo) -> Origin:
     """Find and check what the backbone of a run on the data set `info` comes from.

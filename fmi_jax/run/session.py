@@ -190,24 +190,20 @@ class Session(Run):
         on_val, on_test = task.evaluate(val), task.evaluate(test)
         intervals = task.bootstrap(test, train.bootstrap_samples, train.seed, rows.groups)
         self._lap("test")
-        name, title = task.file, ""
-        if self._added is not None:
-            name, title = f"{self.judge_name}_{task.file}", self._added.summary
+        judge, file, title = self.protocol.name, task.file, ""
+        if (added := self._added) is not None:
+            judge, file = added.name, f"{added.name}_{task.file}"
+            title = added.summary[:1].upper() + added.summary[1:]
         if self.active:
-            task.keep(self.workdir / name, test, rows)
+            task.keep(self.workdir / file, test, rows)
         return Finding(
-            judge=self.judge_name,
-            title=title[:1].upper() + title[1:],
+            judge=judge,
+            title=title,
             evaluations={"val": on_val, "test": dataclasses.replace(on_test, intervals=intervals)},
             resampled="image" if rows.groups is None else "group",
             values=dict(values or {}),
             notes=notes,
         )
-
-    @property
-    def judge_name(self) -> str:
-        """Name of the judge at work; the run's own judge goes by the protocol's."""
-        return self.protocol.name if self._added is None else self._added.name
 
     @property
     def _added(self) -> JudgeSpec | None:
