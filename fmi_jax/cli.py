@@ -113,8 +113,9 @@ def _predict(commands: argparse._SubParsersAction) -> None:
         predict(values.workdir, values.images, values.batch_size).write(values.out)
         print(f"{len(values.images)} image(s) -> {values.out}")
 
-    summary = "write class probabilities for new images, from a finished run"
-    parser = _command(commands, "predict", summary, main)
+    parser = _command(
+        commands, "predict", "write class probabilities for new images, from a finished run", main
+    )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file")
     parser.add_argument("--workdir", required=True, type=Path, help="folder of the run")
     parser.add_argument(
@@ -155,8 +156,12 @@ def _models(commands: argparse._SubParsersAction) -> None:
         ]
         print("\n".join(lines))
 
-    summary = "list every backbone and its public weights, or the parameters of one"
-    parser = _command(commands, "models", summary, main)
+    parser = _command(
+        commands,
+        "models",
+        "list every backbone and its public weights, or the parameters of one",
+        main,
+    )
     parser.add_argument(
         "name", nargs="?", metavar="BACKBONE", help="show this one, with a table of its parameters"
     )
@@ -186,13 +191,6 @@ def _describe_model(spec: "BackboneSpec", weights_dir: Path) -> list[str]:
     return lines + [f"  [x] {tag:<20}  your own" for tag in own]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Parameter:
-    name: str
-    shape: tuple[int, ...]
-    size: int
-
-
 def _parameter_table(spec: "BackboneSpec") -> str:
     """Name, shape and size of every parameter of a backbone, and their number."""
     from clu import parameter_overview
@@ -202,7 +200,8 @@ def _parameter_table(spec: "BackboneSpec") -> str:
 
     state = nnx.state(create_abstract(spec.family, spec.arch, Execution()), nnx.Param)
     values = {".".join(map(str, path)): v.get_value() for path, v in nnx.to_flat_state(state)}
-    rows = [_Parameter(name, value.shape, value.size) for name, value in values.items()]
+    parameter = dataclasses.make_dataclass("Parameter", ("name", "shape", "size"))
+    rows = [parameter(name, value.shape, value.size) for name, value in values.items()]
     total = parameter_overview.count_parameters(values)
     return f"{parameter_overview.make_table(rows)}\n{total:,} parameters in {len(rows)} arrays"
 

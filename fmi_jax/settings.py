@@ -294,15 +294,16 @@ def section(config: BaseConfig, kind: type[_Section]) -> _Section:
     Raises:
       TypeError: the config has no section of that type.
     """
-    sections = [getattr(config, field.name) for field in dataclasses.fields(config)]
-    for each in sections:
-        if type(each) is kind:
-            return each
-    kinds = [type(each).__name__ for each in sections if dataclasses.is_dataclass(each)]
-    raise TypeError(
-        f"{type(config).__name__} has no section of type {kind.__name__}: expected one of"
-        f" {', '.join(kinds)}"
-    )
+    values = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    sections: dict[type, Any] = {
+        type(each): each for each in values if dataclasses.is_dataclass(each)
+    }
+    if kind not in sections:
+        raise TypeError(
+            f"{type(config).__name__} has no section of type {kind.__name__}: expected one of"
+            f" {', '.join(each.__name__ for each in sections)}"
+        )
+    return sections[kind]
 
 
 def as_dict(config: BaseConfig) -> dict[str, Any]:
