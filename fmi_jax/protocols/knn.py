@@ -161,9 +161,11 @@ def judge(splits: Mapping[str, SplitFeatures], config: BaseConfig, info: Dataset
     """Vote with every pair of `k` and `temperature`, and choose by validation."""
     bank, settings = splits["train"], section(config, KnnConfig)
     labels = class_membership(bank.labels, len(info.classes))
-    pairs = [*itertools.product(settings.k, settings.temperature)]
     return choose_by_validation(
-        [{"k": k, "temperature": temperature} for k, temperature in pairs],
+        [
+            {"k": k, "temperature": temperature}
+            for k, temperature in itertools.product(settings.k, settings.temperature)
+        ],
         lambda split: vote(
             bank.features,
             labels,

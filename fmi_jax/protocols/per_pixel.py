@@ -189,12 +189,11 @@ def judge(run: Run) -> Finding:
     finding = tested(run)
     count = min(SHOWN, len(run.dataset.ids("test")))
     true = np.stack([run.dataset.split("test")[row][1] for row in range(count)])
-    predicted = resized_maps(_predicted(run, count), *true.shape[1:])
     chart = Outlines(
         names=run.dataset.ids("test")[:count],
         images=np.stack([run.dataset.image("test", row) for row in range(count)]),
         true=true,
-        predicted=predicted,
+        predicted=resized_maps(_predicted(run, count), *true.shape[1:]),
     )
     caption = (
         f"The first {count} test images, not selected: outlines of the true masks in cyan, of the"

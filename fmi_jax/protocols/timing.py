@@ -118,11 +118,16 @@ def judge(run: Run) -> Finding:
         return _prepare(title, run.network(wanted[title]), run, settings.batch_size)
 
     reference = prepare(_title(others[0]))
-    rows = []
-    for title in wanted:
-        # One at a time beside the reference: memory holds two networks, however many are asked.
-        subject = reference if title == reference.name else prepare(title)
-        rows.append(_measure(subject, reference, settings.repeats, settings.batch_size))
+    # One at a time beside the reference: memory holds two networks, however many are asked.
+    rows = [
+        _measure(
+            reference if title == reference.name else prepare(title),
+            reference,
+            settings.repeats,
+            settings.batch_size,
+        )
+        for title in wanted
+    ]
     return Finding(
         judge="timing",
         title=f"Speed of backbones at {config.image_size} pixels",
@@ -192,12 +197,13 @@ def _compile(network: Network, arrays: Arrays, images: Array) -> Forward:
     # Counted before XLA replaces operations by calls of libraries, which it cannot look into.
     counted = lowered.cost_analysis() or {}
     planned = compiled.memory_analysis()
-    parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
     return Forward(
         call=lambda: jax.block_until_ready(compiled(arrays, images)),
         first_seconds=first,
         flops=float(counted.get("flops", 0)),
-        bytes=sum(getattr(planned, part, 0) for part in parts),
+        bytes=sum(
+            getattr(planned, f"{part}_size_in_bytes", 0) for part in ("argument", "output", "temp")
+        ),
     )
 
 

@@ -69,8 +69,7 @@ def log_softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     Unlike probabilities they keep their order where those reach 0 or 1.
     """
     logits = np.asarray(logits, np.float64)
-    itself = np.eye(logits.shape[-1], dtype=bool)
-    others = np.where(itself, -np.inf, logits[:, None, :])
+    others = np.where(np.eye(logits.shape[-1], dtype=bool), -np.inf, logits[:, None, :])
     with np.errstate(invalid="ignore"):  # an impossible row is reported by `Task.checked`
         return -np.logaddexp(0.0, np.logaddexp.reduce(others, axis=-1) - logits)
 
@@ -221,9 +220,10 @@ def _by_threshold(
     order = np.argsort(scores, kind="stable")
     ranked, truth, weights = scores[order], truth[order], weights[:, order]
     starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-    positive = np.add.reduceat(weights * truth, starts, axis=1)
-    negative = np.add.reduceat(weights * ~truth, starts, axis=1)
-    return positive, negative
+    return (
+        np.add.reduceat(weights * truth, starts, axis=1),
+        np.add.reduceat(weights * ~truth, starts, axis=1),
+    )
 
 
 def _roc_auc(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:

@@ -189,8 +189,9 @@ class Loop:
         self.writer.write_scalars(done, selection.named("val", values))
         improved = selection.improve(values, done)
         if selection.names and improved.any():
-            kept = side_by_side.keep(state.params, state.followers, improved)
-            state = dataclasses.replace(state, followers=kept)
+            state = dataclasses.replace(
+                state, followers=side_by_side.keep(state.params, state.followers, improved)
+            )
         optim = self.config.optim
         # During warm-up a validation without improvement does not count.
         warm = done > warmup_steps(optim, self.plan.steps_per_epoch)

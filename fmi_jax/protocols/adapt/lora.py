@@ -72,16 +72,12 @@ def add_adapters(
             f" is adapted; nearest valid: {widest - 1}."
         )
     for parent, name, layer, starts, width in found:
-        adapted = LoRALinear(
-            layer,
-            starts,
-            width,
-            parts=_FUSED.get(name, 1),
-            rank=rank,
-            scale=alpha / rank,
-            rngs=rngs,
+        parts, scale = _FUSED.get(name, 1), alpha / rank
+        setattr(
+            parent,
+            name,
+            LoRALinear(layer, starts, width, parts=parts, rank=rank, scale=scale, rngs=rngs),
         )
-        setattr(parent, name, adapted)
 
 
 def merge_adapters(backbone: Backbone) -> None:
