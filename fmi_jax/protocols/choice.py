@@ -56,11 +56,7 @@ def of_features(
     judge: Callable[[Mapping[str, SplitFeatures], BaseConfig, DatasetInfo], Judgement],
 ) -> Callable[[Run], Finding]:
     """Make a judge of a network from one of its features, `(features by split, config, info)`."""
-
-    def measure(run: Run) -> Finding:
-        return run.classified(judge(run.features(), run.config, run.dataset.info))
-
-    return measure
+    return lambda run: run.classified(judge(run.features(), run.config, run.dataset.info))
 
 
 def every_image(config: BaseConfig, counts: Mapping[str, int]) -> Images:

@@ -19,13 +19,12 @@ from jaxtyping import Array, Float
 from fmi_jax import atomic, parallel
 from fmi_jax.artifacts.charts import Matrix
 from fmi_jax.artifacts.result import Headline, Result
-from fmi_jax.data import loader
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Backbone
 from fmi_jax.protocols import hsic
-from fmi_jax.protocols.judging import Network, Run, plain
+from fmi_jax.protocols.judging import Network, Run, batches_of, plain
 from fmi_jax.protocols.spec import Finding, Images, JudgeSpec, PretrainedNetwork
 from fmi_jax.rules import one_of, positive
 from fmi_jax.settings import BackboneConfig, BaseConfig, section
@@ -274,19 +273,6 @@ def _shapes(network: Network, run: Run) -> dict[str, tuple[int, ...]]:
     return {name: shape.shape[1:] for name, shape in zip(names, shapes, strict=True)}
 
 
-def _batches(run: Run, rows: Sequence[np.ndarray]) -> Iterator[Batch]:
-    """The batches of these rows, filled up so that the devices can share them."""
-    size = parallel.whole_shares(run.mesh, max(map(len, rows)))
-    padded = [np.pad(some, (0, size - len(some)), constant_values=-1) for some in rows]
-    return loader.batches_of_rows(
-        run.dataset,
-        section(run.config, CkaConfig).split,
-        np.stack(padded),
-        threads=run.config.data.threads,
-        places=parallel.held_places(run.mesh, size),
-    )
-
-
 def _step(
     network: Network, run: Run, of_layer: Callable[[Array, Array], Array]
 ) -> Callable[[Batch], list[np.ndarray]]:
@@ -305,7 +291,8 @@ def _grams(
 ) -> Iterator[Float[np.ndarray, "l n n"]]:
     """The kernel matrices of all layers of all networks, batch by batch."""
     steps = [_step(network, run, hsic.gram) for network in networks]
-    for batch, some in zip(_batches(run, rows), rows, strict=True):
+    batches = batches_of(run, section(run.config, CkaConfig).split, rows)
+    for batch, some in zip(batches, rows, strict=True):
         grams = np.stack([gram for step in steps for gram in step(batch)])
         yield grams[:, : len(some), : len(some)]
 
@@ -329,7 +316,8 @@ def _features(
     ]
     found = [np.empty((count, width), np.float32) for width in widths]
     start = 0
-    for batch, some in zip(_batches(run, rows), rows, strict=True):
+    batches = batches_of(run, section(run.config, CkaConfig).split, rows)
+    for batch, some in zip(batches, rows, strict=True):
         parts = [part for step in steps for part in step(batch)]
         for kept, part in zip(found, parts, strict=True):
             kept[start : start + len(some)] = part[: len(some)]

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from fmi_jax import parallel
 from fmi_jax.artifacts.result import Finding
+from fmi_jax.data import loader
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
 from fmi_jax.models.base import ArchConfig, BackboneSpec
 from fmi_jax.settings import BackboneConfig, BaseConfig
@@ -20,6 +21,7 @@ from fmi_jax.tasks.base import Measured, Task
 from fmi_jax.training.partition import Partition
 from fmi_jax.training.selection import Selection
 from fmi_jax.training.step import Arrays, Placement, Preprocess
+from fmi_jax.types import Batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,6 +187,25 @@ class Run(abc.ABC):
         notes: tuple[str, ...] = (),
     ) -> Finding:
         """Evaluate measurements of both splits and keep those of the test images."""
+
+
+def batches_of(run: Run, split: str, rows: Sequence[np.ndarray]) -> Iterator[Batch]:
+    """Read the images of a split in these batches of rows, padded so that devices can share them.
+
+    Args:
+      run: its data set, its devices and its threads.
+      split: split of the images.
+      rows: rows of each batch.
+    """
+    size = parallel.whole_shares(run.mesh, max(map(len, rows)))
+    padded = [np.pad(some, (0, size - len(some)), constant_values=-1) for some in rows]
+    return loader.batches_of_rows(
+        run.dataset,
+        split,
+        np.stack(padded),
+        threads=run.config.data.threads,
+        places=parallel.held_places(run.mesh, size),
+    )
 
 
 def plain(config: BaseConfig, backbone: BackboneConfig, protocol: str) -> BaseConfig:

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, UInt8
 from fmi_jax import augment, parallel
 from fmi_jax.artifacts.charts import Outlines
 from fmi_jax.artifacts.result import Finding
-from fmi_jax.data import loader
 from fmi_jax.data.labels import Label, resized_maps
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.models.base import ArchConfig, Backbone
@@ -21,7 +20,7 @@ from fmi_jax.nn import resize
 from fmi_jax.nn.conv import convolution
 from fmi_jax.nn.linear import linear
 from fmi_jax.nn.norm import LayerNorm
-from fmi_jax.protocols.judging import Run
+from fmi_jax.protocols.judging import Run, batches_of
 from fmi_jax.protocols.spec import HeadSpec, JudgeSpec, tested, training_images
 from fmi_jax.rules import positive
 from fmi_jax.settings import BaseConfig, section
@@ -96,8 +95,9 @@ class Decoder(nnx.Module):
         self, images: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b h w k"]:
         """Logits in float32. `rngs` (stream "dropout") means training."""
-        blocks = depths(self.backbone.arch)
-        features = self.backbone.features_at(images, blocks, rngs=None if self.eval_mode else rngs)
+        features = self.backbone.features_at(
+            images, depths(self.backbone.arch), rngs=None if self.eval_mode else rngs
+        )
         size = images.shape[1], images.shape[2]
         return upsampled(self.head([each.tokens for each in features], size), *size)
 
@@ -205,15 +205,7 @@ def judge(run: Run) -> Finding:
 def _predicted(run: Run, count: int) -> UInt8[np.ndarray, "n h w"]:
     """Predict the class of each pixel of the first `count` test images."""
     network, mesh = run.network(), run.mesh
-    size = parallel.whole_shares(mesh, count)
-    rows = np.pad(np.arange(count), (0, size - count), constant_values=-1)
-    (batch,) = loader.batches_of_rows(
-        run.dataset,
-        "test",
-        rows[None],
-        threads=run.config.data.threads,
-        places=parallel.held_places(mesh, size),
-    )
+    (batch,) = batches_of(run, "test", [np.arange(count)])
 
     step = network.step(
         mesh,

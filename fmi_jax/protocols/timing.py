@@ -303,10 +303,11 @@ def _text(rows: Sequence[dict[str, Any]], reference: str, batch_size: int) -> st
 
 def _chart(rows: Sequence[Mapping[str, Any]], reference: str, batch_size: int) -> Ratios:
     def panel(title: str, ratio: str, value: str, form: str) -> Panel:
-        ends = ("low", "median", "high")
         return Panel(
             title=title,
-            spreads=np.array([[row[ratio][end] for end in ends] for row in rows]),
+            spreads=np.array(
+                [[row[ratio][end] for end in ("low", "median", "high")] for row in rows]
+            ),
             values=[form.format(row[value]["median"]) for row in rows],
         )
 

@@ -128,12 +128,11 @@ def heads_of(config: BaseConfig) -> tuple[Head, ...]:
 
 
 def _build(parts: Parts) -> nnx.Module:
-    config = parts.config
-    grid = section(config, ProbeGridConfig)
+    grid = section(parts.config, ProbeGridConfig)
     return HeadGrid(
         parts.backbone,
         parts.num_classes,
-        streams(config.train.seed, grid.seeds, parts.rngs),
+        streams(parts.config.train.seed, grid.seeds, parts.rngs),
         copies=len(grid.learning_rates),
     )
 
@@ -172,8 +171,8 @@ def judge(run: Run) -> Finding:
     of_val, of_test = (
         [task.evaluate(of_head(measured, i)) for i in range(len(heads))] for measured in (val, test)
     )
-    score = task.metric(run.metric).score
-    chosen = choose(heads, [score(head.values[run.metric]) for head in of_val])
+    metric = task.metric(run.metric)
+    chosen = choose(heads, [metric.score(head.values[run.metric]) for head in of_val])
     if run.active:  # what the run reports is written last
         for i in _same_rate(heads, chosen):
             task.keep(
