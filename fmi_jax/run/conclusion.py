@@ -1,7 +1,7 @@
 """Ends a run: writes its result and its page, and prints a few lines on the console."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -162,26 +162,25 @@ def describe_backbone(session: Session) -> dict[str, Any]:
     return described
 
 
-def common_notes(session: Session) -> list[str]:
+def common_notes(session: Session) -> Iterator[str]:
     """List facts that a reader must know of any run with these weights on these images."""
     assembly, config, info = session.assembly, session.config, session.info
-    notes = [*session.origin.notes]
+    yield from session.origin.notes
     if session.dataset.train_rows is not None:
-        notes.append(
+        yield (
             f"Trained on {info.counts['train']} of {session.dataset.manifest['counts']['train']}"
             f" training images (subset_seed={config.data.subset_seed})."
         )
     drawn = assembly.weights is None and not config.backbone.run
     if drawn and any(name.startswith("backbone.") for name in assembly.partition.frozen):
-        notes.append("What is frozen of the backbone has random weights.")
+        yield "What is frozen of the backbone has random weights."
     if info.channels != 3 and assembly.weights is not None:
-        notes.append(
+        yield (
             f"The colour stem was adapted to {info.channels} channel(s) by"
             f" {config.backbone.stem!r}; the study uses 'first'."
         )
     if assembly.transformer is not None and assembly.transformer_weights is None:
-        notes.append(
+        yield (
             "The transformer on top started from random weights; the study starts it from those"
             " of deit_base (transformer.weights='in1k')."
         )
-    return notes

@@ -187,13 +187,13 @@ def _write(
         for features in rows:
             file.write(features.astype("<f4").tobytes())
     record = {"format": FORMAT, "about": about, "sha256": atomic.sha256(path)}
-    atomic.write_bytes(_record(path), (json.dumps(record, indent=2) + "\n").encode())
+    atomic.write_bytes(path.with_suffix(".json"), (json.dumps(record, indent=2) + "\n").encode())
 
 
 def _read(path: Path, about: Mapping[str, Any], shape: tuple[int, int]) -> np.ndarray | None:
     """Read the features kept at `path`; None where there are none, or not what was written."""
     try:
-        record = json.loads(_record(path).read_bytes())
+        record = json.loads(path.with_suffix(".json").read_bytes())
         held = {"about": about, "sha256": atomic.sha256(path)}
         if record.pop("format", 0) > FORMAT or record != held:
             return None
@@ -201,10 +201,6 @@ def _read(path: Path, about: Mapping[str, Any], shape: tuple[int, int]) -> np.nd
     except (OSError, ValueError, TypeError, AttributeError):
         return None
     return kept if kept.shape == shape and kept.dtype == np.float32 else None
-
-
-def _record(path: Path) -> Path:
-    return path.with_suffix(".json")
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fmi_jax import parallel
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.data.preparing.images import load_image
 from fmi_jax.errors import UsageError, UserError
@@ -35,7 +36,6 @@ def predict(workdir: Path, images: Sequence[Path], batch_size: int = 32) -> Pred
         raise UsageError("no images: expected at least one image file.")
     run = read_trained(workdir)
     config, info, mesh = run.config, run.info, run.mesh
-    share = mesh.shape["data"]
     task = task_of(info)
     if not isinstance(task, Classification) or run.assembly.fit is BARE:
         raise UserError(
@@ -45,7 +45,7 @@ def predict(workdir: Path, images: Sequence[Path], batch_size: int = 32) -> Pred
     measured = predict_split(
         evaluation_step(run.assembly, config, run.pixels, task.measure, mesh, run.placement),
         run.arrays,
-        _batches(images, info, config.data.prepared_size, -(-batch_size // share) * share),
+        _batches(images, info, config.data.prepared_size, parallel.whole_shares(mesh, batch_size)),
         len(images),
         mesh,
     )

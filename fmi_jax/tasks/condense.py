@@ -64,8 +64,8 @@ def by_order(scores: np.ndarray, truth: np.ndarray) -> Problem:
     of_level[level, truth] = True
     mixed = of_level[:, 0] & of_level[:, 1]
     kind = np.where(mixed, 2, of_level.argmax(axis=1))
-    begins = np.r_[True, (kind[1:] != kind[:-1]) | mixed[1:]]
-    rank = np.cumsum(begins) - 1  # of every level, equal ones a stretch
+    # Of every level, equal ones a stretch.
+    rank = np.cumsum(np.r_[True, (kind[1:] != kind[:-1]) | mixed[1:]]) - 1
     rows, row = np.unique(2 * rank[level] + truth, return_inverse=True)
     return Problem(
         logits=(rows // 2).astype(np.float64)[:, None],
