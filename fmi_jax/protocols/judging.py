@@ -193,7 +193,7 @@ def batches_of(run: Run, split: str, rows: Sequence[np.ndarray]) -> Iterator[Bat
     """Read the images of a split in these batches of rows, padded so that devices can share them.
 
     Args:
-      run: its data set, its devices and its threads.
+      run: run whose data set, devices and decoding threads are used.
       split: split of the images.
       rows: rows of each batch.
     """

@@ -69,7 +69,7 @@ class Fitted:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Session(Run):
-    """A run that has begun.
+    """A run that has begun: what its judges see of it (`Run`), and what else it works with.
 
     Attributes:
       protocol: training and judges.
