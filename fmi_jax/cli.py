@@ -40,12 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv is None:  # started as a process of its own
             restart_with_huge_pages()
         return guarded(lambda: run_main(["fmi-jax run", *arguments[1:]], None))
-    return guarded(lambda: _dispatch(arguments))
 
+    def command() -> None:
+        values = parse(arguments)
+        values.main(values)
 
-def _dispatch(arguments: list[str]) -> None:
-    values = parse(arguments)
-    values.main(values)
+    return guarded(command)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -60,18 +60,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=_Parser
     )
-    for add in (
-        _run,
-        _study,
-        _report,
-        _prepare,
-        _check_data,
-        _draw,
-        _predict,
-        _protocols,
-        _models,
-        _doctor,
-    ):
+    commands.add_parser("run", help="train and evaluate a config; the same as run.py")
+    for add in (_studies, _data, _predict, _protocols, _models, _doctor):
         add(commands)
     return parser.parse_args(arguments)
 
@@ -84,28 +74,20 @@ def _command(
     return parser
 
 
-def _run(commands: argparse._SubParsersAction) -> None:
-    commands.add_parser("run", help="train and evaluate a config; the same as run.py")
-
-
-def _study(commands: argparse._SubParsersAction) -> None:
+def _studies(commands: argparse._SubParsersAction) -> None:
     from fmi_jax.study.commands import add_study_arguments
-
-    parser = _command(commands, "study", "run a table or a figure of the paper, cell by cell", None)
-    add_study_arguments(parser, _Parser)
-
-
-def _report(commands: argparse._SubParsersAction) -> None:
     from fmi_jax.study.report.command import add_report_arguments, run_report
 
+    summary = "run a table or a figure of the paper, cell by cell"
+    add_study_arguments(_command(commands, "study", summary, None), _Parser)
     summary = "write the tables, figures and statistics of studies, finished or not"
     add_report_arguments(_command(commands, "report", summary, run_report))
 
 
-def _prepare(commands: argparse._SubParsersAction) -> None:
+def _data(commands: argparse._SubParsersAction) -> None:
     from fmi_jax.data.preparing import commands as data_commands
 
-    def main(values: argparse.Namespace) -> None:
+    def prepare(values: argparse.Namespace) -> None:
         for dataset in data_commands.run_prepare(values):
             card = dataset.folder / "card.html"
             if not card.exists():
@@ -115,36 +97,25 @@ def _prepare(commands: argparse._SubParsersAction) -> None:
             print(f"  {card}: counts, samples and what to beware of")
 
     summary = "read a raw data set once: check, decode, resize, store"
-    parser = _command(commands, "prepare", summary, main)
-    data_commands.add_prepare_arguments(parser)
-
-
-def _check_data(commands: argparse._SubParsersAction) -> None:
-    from fmi_jax.data.preparing import commands as data_commands
-
+    data_commands.add_prepare_arguments(_command(commands, "prepare", summary, prepare))
     summary = "look for mistakes in a raw data set without writing anything"
-    parser = _command(commands, "check-data", summary, data_commands.run_check)
-    data_commands.add_check_arguments(parser)
-
-
-def _draw(commands: argparse._SubParsersAction) -> None:
-    from fmi_jax.data.preparing import commands as data_commands
-
+    data_commands.add_check_arguments(
+        _command(commands, "check-data", summary, data_commands.run_check)
+    )
     summary = "draw a small raw data set in the layout of a real one, to try things out"
-    parser = _command(commands, "draw", summary, data_commands.run_draw)
-    data_commands.add_draw_arguments(parser)
+    data_commands.add_draw_arguments(_command(commands, "draw", summary, data_commands.run_draw))
 
 
 def _predict(commands: argparse._SubParsersAction) -> None:
     def main(values: argparse.Namespace) -> None:
         from fmi_jax.run.predict import predict
 
-        predictions = predict(values.workdir, values.images, values.batch_size)
-        predictions.write(values.out)
+        predict(values.workdir, values.images, values.batch_size).write(values.out)
         print(f"{len(values.images)} image(s) -> {values.out}")
 
-    summary = "write class probabilities for new images, from a finished run"
-    parser = _command(commands, "predict", summary, main)
+    parser = _command(
+        commands, "predict", "write class probabilities for new images, from a finished run", main
+    )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file")
     parser.add_argument("--workdir", required=True, type=Path, help="folder of the run")
     parser.add_argument(
@@ -185,8 +156,12 @@ def _models(commands: argparse._SubParsersAction) -> None:
         ]
         print("\n".join(lines))
 
-    summary = "list every backbone and its public weights, or the parameters of one"
-    parser = _command(commands, "models", summary, main)
+    parser = _command(
+        commands,
+        "models",
+        "list every backbone and its public weights, or the parameters of one",
+        main,
+    )
     parser.add_argument(
         "name", nargs="?", metavar="BACKBONE", help="show this one, with a table of its parameters"
     )
@@ -200,8 +175,10 @@ def _models(commands: argparse._SubParsersAction) -> None:
 
 def _describe_model(spec: "BackboneSpec", weights_dir: Path) -> list[str]:
     """Describe a backbone: its size, its note, and its public and own weights, as lines of text."""
-    on_disk = {p.name.split(".", 1)[1] for p in weights_dir.glob(f"{spec.name}.*.safetensors")}
-    on_disk = {name.removesuffix(".safetensors") for name in on_disk}
+    on_disk = {
+        path.name.removeprefix(f"{spec.name}.").removesuffix(".safetensors")
+        for path in weights_dir.glob(f"{spec.name}.*.safetensors")
+    }
     lines = [
         f"{spec.name:<26}{spec.num_params / 1e6:>7.1f} M{spec.patch_size:>7}{spec.image_size:>6}"
         f"{spec.arch.feature_width:>10}",
@@ -214,13 +191,6 @@ def _describe_model(spec: "BackboneSpec", weights_dir: Path) -> list[str]:
     return lines + [f"  [x] {tag:<20}  your own" for tag in own]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Parameter:
-    name: str
-    shape: tuple[int, ...]
-    size: int
-
-
 def _parameter_table(spec: "BackboneSpec") -> str:
     """Name, shape and size of every parameter of a backbone, and their number."""
     from clu import parameter_overview
@@ -230,7 +200,8 @@ def _parameter_table(spec: "BackboneSpec") -> str:
 
     state = nnx.state(create_abstract(spec.family, spec.arch, Execution()), nnx.Param)
     values = {".".join(map(str, path)): v.get_value() for path, v in nnx.to_flat_state(state)}
-    rows = [_Parameter(name, value.shape, value.size) for name, value in values.items()]
+    parameter = dataclasses.make_dataclass("Parameter", ("name", "shape", "size"))
+    rows = [parameter(name, value.shape, value.size) for name, value in values.items()]
     total = parameter_overview.count_parameters(values)
     return f"{parameter_overview.make_table(rows)}\n{total:,} parameters in {len(rows)} arrays"
 
@@ -252,8 +223,7 @@ def _doctor(commands: argparse._SubParsersAction) -> None:
         print(f"{'devices':18} {runtime.device()}")
         print(f"{'devices not used':18} {launch.unused_devices() or 'none'}")
         print(f"{'backbone.dtype':18} {runtime.compute_type()}")
-        free = shutil.disk_usage(Path.cwd()).free / 2**30
-        print(f"{'free disk here':18} {free:.0f} GiB")
+        print(f"{'free disk here':18} {shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB")
         prepared = sorted(p.parent for p in values.data_dir.glob("*/*/manifest.json"))
         print(f"{'prepared data':18} {', '.join(map(str, prepared)) or 'none'}")
         converted = sorted(p.name for p in values.weights_dir.glob("*.safetensors"))

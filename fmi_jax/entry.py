@@ -12,8 +12,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from fmi_jax import config_files
-from fmi_jax.errors import UsageError, UserError, unknown_name
+from fmi_jax.errors import UsageError, UserError, did_you_mean, unknown_name
 from fmi_jax.flags import check_field
 
 _CONFIG_HELP = (
@@ -22,6 +21,36 @@ _CONFIG_HELP = (
     " --config.optim.learning_rate=3e-4."
 )
 _FIELD = re.compile(r"--?(no)?config\.")
+_PACKAGE = Path(__file__).parent
+_INSTALLED = _PACKAGE / "configs"  # where a wheel has them (setup.py)
+_CONFIGS = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "configs"
+
+
+def config_names() -> list[str]:
+    """Names of the configs that come with fmi_jax."""
+    return sorted(path.stem for path in _CONFIGS.glob("*.py"))
+
+
+def locate(value: str) -> str:
+    """Replace the name of a config by the path of its file; a path stays as it is.
+
+    Args:
+      value: `NAME`, `NAME:ARGUMENT`, `FILE.py` or `FILE.py:ARGUMENT`, as given to `--config`.
+
+    Raises:
+      UsageError: there is neither a config of that name nor a file at that path.
+    """
+    name, colon, argument = value.partition(":")
+    if name in config_names():
+        return f"{_CONFIGS / name}.py{colon}{argument}"
+    if Path(name).is_file():
+        return value
+    kind = "file" if name.endswith(".py") or "/" in name else "config"
+    raise UsageError(
+        f"--config: there is no {kind} {name!r}.{did_you_mean(Path(name).stem, config_names())}"
+        f" Valid: {', '.join(config_names())}, or a file of your own, FILE.py; either with"
+        " :ARGUMENT."
+    )
 
 
 def guarded(main: Callable[[], None]) -> int:
@@ -147,16 +176,16 @@ def _located(argv: Sequence[str]) -> list[str]:
         if flag not in ("--config", "-config"):
             continue
         if equals:
-            arguments[i] = f"--config={config_files.locate(value)}"
+            arguments[i] = f"--config={locate(value)}"
         elif i + 1 < len(argv):
-            arguments[i + 1] = config_files.locate(argv[i + 1])
+            arguments[i + 1] = locate(argv[i + 1])
     return arguments
 
 
 def _help(program: str, values: flags.FlagValues) -> str:
     flags.DEFINE_string("config", None, _CONFIG_HELP, flag_values=values)
     program = Path(program).name
-    configs = textwrap.fill(", ".join(config_files.names()), initial_indent="  ",
+    configs = textwrap.fill(", ".join(config_names()), initial_indent="  ",
                             subsequent_indent="  ")  # fmt: skip
     return (
         "Train and evaluate a backbone as a config describes it.\n\n"

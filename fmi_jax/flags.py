@@ -40,6 +40,5 @@ def assign(config: BaseConfig, name: str, text: str) -> None:
 
 def check_field(kind: type[BaseConfig], name: str) -> None:
     """Raise `UsageError` unless configs of that class have a field of that dotted name."""
-    names = field_names(kind)
-    if name not in names:
+    if name not in (names := field_names(kind)):
         raise unknown_name("config field", name, names)

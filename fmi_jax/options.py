@@ -13,7 +13,7 @@ from fmi_jax.protocols.registry import ADAPTS, FREE, HEADS, JUDGES, PROTOCOLS
 from fmi_jax.protocols.spec import ProtocolSpec
 from fmi_jax.settings import BaseConfig, within
 
-_WIDTH = 80
+_WIDTH, _INDENT = 80, " " * 6
 _PARTS = {"Adaptations": ADAPTS, "Heads": HEADS, "Judges": JUDGES}
 _FREE = "any adaptation with any head"
 
@@ -42,13 +42,12 @@ def detail(name: str) -> str:
     if name in PROTOCOLS:
         return "\n".join(_protocol(PROTOCOLS[name]))
     if name == FREE:
-        fields = _explained(_reads(("adapt", "head")))
-        return "\n".join([f"{FREE} (protocol): {_FREE}", *fields])
+        return "\n".join([f"{FREE} (protocol): {_FREE}", *_explained(_reads(("adapt", "head")))])
     for registry in _PARTS.values():
         if name in registry:
             part = registry[name]
-            own = _explained(_reads(part.reads))
-            return "\n".join([f"{name} ({registry.kind}): {part.summary}", *own])
+            heading = f"{name} ({registry.kind}): {part.summary}"
+            return "\n".join([heading, *_explained(_reads(part.reads))])
     known = dict.fromkeys((*PROTOCOLS, FREE, *ADAPTS, *HEADS, *JUDGES))
     raise unknown_name("protocol, adaptation, head or judge", name, known)
 
@@ -91,8 +90,7 @@ def _explained(reads: Callable[[str], bool]) -> Iterator[str]:
     for field in dataclasses.fields(config):
         values = getattr(config, field.name)
         if dataclasses.is_dataclass(values):
-            kind = type(values)
-            yield from _section(f"{field.name}.", values, kind, reads)
+            yield from _section(f"{field.name}.", values, type(values), reads)
 
 
 def _section(prefix: str, values: Any, kind: type, reads: Callable[[str], bool]) -> Iterator[str]:
@@ -100,12 +98,8 @@ def _section(prefix: str, values: Any, kind: type, reads: Callable[[str], bool])
     for names, text in document(kind).items():
         fields = [name for name in names.split(", ") if reads(prefix + name)]
         lines += [f"  {prefix}{name} = {getattr(values, name)!r}" for name in fields]
-        lines += _wrapped(text) if fields else []
+        if fields:
+            lines += textwrap.wrap(text, _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT)
     if lines:
         heading = [inspect.cleandoc(kind.__doc__ or "").split("\n")[0]] if prefix else []
         yield from ("", *heading, *lines)
-
-
-def _wrapped(text: str) -> list[str]:
-    indent = " " * 6
-    return textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=indent)

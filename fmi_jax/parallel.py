@@ -48,14 +48,9 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def process_count() -> int:
-    """Count the processes of the run."""
-    return jax.process_count()
-
-
 def is_alone() -> bool:
     """Test whether this is the only process."""
-    return process_count() == 1
+    return jax.process_count() == 1
 
 
 def everywhere(here: bool) -> bool:
@@ -203,8 +198,9 @@ def by_shard(
         return PartitionSpec(*(axis if axis == "data" else None for axis in spec))
 
     def specs(tree: Any) -> Any:
-        leaf = lambda x: isinstance(x, PartitionSpec | NamedSharding)  # noqa: E731
-        return jax.tree.map(data_only, tree, is_leaf=leaf)
+        return jax.tree.map(
+            data_only, tree, is_leaf=lambda x: isinstance(x, PartitionSpec | NamedSharding)
+        )
 
     return jax.shard_map(
         function,
@@ -259,8 +255,7 @@ def to_devices(mesh: Mesh, batch: Batch) -> dict[str, jax.Array]:
             at = shares.index((index[0].start or 0) // rows) * rows
             return value[at : at + rows]
 
-        shape = (count * rows, *value.shape[1:])
-        return jax.make_array_from_callback(shape, sharding, part)
+        return jax.make_array_from_callback((count * rows, *value.shape[1:]), sharding, part)
 
     return {name: put(value) for name, value in batch.items()}  # type: ignore[misc, arg-type]
 

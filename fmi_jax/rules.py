@@ -36,12 +36,6 @@ def ruled(default: _Value, *rules: Condition) -> _Value:
     return dataclasses.field(default=default, metadata={_RULES: rules})
 
 
-def broken(field: dataclasses.Field[Any], value: Any) -> str:
-    """Message of the first rule of a field that a value breaks, or nothing."""
-    rules: tuple[Condition, ...] = field.metadata.get(_RULES, ())
-    return next((rule.message for rule in rules if not rule.holds(value)), "")
-
-
 def positive(default: _Number) -> _Number:
     """Field for a number above 0."""
     return ruled(default, Condition(lambda x: x > 0, "expected more than 0"))
@@ -149,8 +143,11 @@ def validate(config: Any) -> None:
             value, name = getattr(node, field.name), where + field.name
             if dataclasses.is_dataclass(value):
                 yield from wrong(value, f"{name}.")
-            elif message := broken(field, value):
-                yield f"{name}={value!r}: {message}"
+            messages = (
+                rule.message for rule in field.metadata.get(_RULES, ()) if not rule.holds(value)
+            )
+            if first := next(messages, ""):
+                yield f"{name}={value!r}: {first}"
         if hasattr(node, "contradictions"):
             yield from node.contradictions()
 

@@ -279,10 +279,6 @@ class BaseConfig:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
-    def metric_or(self, default: str) -> str:
-        """Name of the validation metric that selects: that of the config, or the default."""
-        return self.metric or default
-
     def contradictions(self) -> Iterator[str]:
         """Messages for fields that do not fit together."""
         batch_size, accumulate = self.train.batch_size, self.optim.accumulate
@@ -298,15 +294,16 @@ def section(config: BaseConfig, kind: type[_Section]) -> _Section:
     Raises:
       TypeError: the config has no section of that type.
     """
-    sections = [getattr(config, field.name) for field in dataclasses.fields(config)]
-    for each in sections:
-        if type(each) is kind:
-            return each
-    kinds = [type(each).__name__ for each in sections if dataclasses.is_dataclass(each)]
-    raise TypeError(
-        f"{type(config).__name__} has no section of type {kind.__name__}: expected one of"
-        f" {', '.join(kinds)}"
-    )
+    values = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    sections: dict[type, Any] = {
+        type(each): each for each in values if dataclasses.is_dataclass(each)
+    }
+    if kind not in sections:
+        raise TypeError(
+            f"{type(config).__name__} has no section of type {kind.__name__}: expected one of"
+            f" {', '.join(each.__name__ for each in sections)}"
+        )
+    return sections[kind]
 
 
 def as_dict(config: BaseConfig) -> dict[str, Any]:

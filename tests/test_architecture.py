@@ -24,7 +24,6 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.registry": {"errors"},
     "fmi_jax.rules": {"errors"},
     "fmi_jax.settings": {"errors", "rules"},
-    "fmi_jax.config_files": {"errors"},
     "fmi_jax.flags": {"errors", "rules", "settings"},
     "fmi_jax.nn": {"types", "jax"},
     "fmi_jax.models": {"types", "errors", "registry", "nn", "jax"},
@@ -71,7 +70,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "fmi_jax.run.launch": {"errors", "jax"},
     "fmi_jax.run.runtime": {"jax", "__version__", "nn.hardware", "parallel"},
-    "fmi_jax.entry": {"errors", "config_files", "flags", "config", "run"},
+    "fmi_jax.entry": {"errors", "flags", "config", "run"},
     "fmi_jax.study": {
         *("types", "errors", "atomic", "cores", "huge_pages", "registry", "flags", "entry"),
         *(

@@ -16,7 +16,7 @@ from unittest import mock
 import jax
 import pytest
 
-from fmi_jax import config_files, entry, parallel
+from fmi_jax import entry, parallel
 from fmi_jax.config import ExperimentConfig, from_dict
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.registry import DATASETS
@@ -146,7 +146,7 @@ def test_a_documented_command_is_valid(command: str) -> None:
 def test_a_name_means_the_file_of_that_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert config_files.names() == [*CONFIGS]
+    assert entry.config_names() == [*CONFIGS]
     expected = load(["--config=configs/few_shot.py:3"])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "few_shot").touch()

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 import runs
 
-from fmi_jax import __version__, config_files
+from fmi_jax import __version__
+from fmi_jax.entry import config_names
 
 PACKAGES = {
     "fmi_jax": "fmi_jax",
@@ -122,7 +123,7 @@ def test_it_is_the_wheel_that_runs(installed: Installed) -> None:
     assert installed.fmi_jax("--version").split() == ["fmi_jax", __version__]
     assert "fmi-jax run --config=quickstart" in installed.fmi_jax("--help")
     named = installed.fmi_jax("run", "--help").replace(",", "").split()
-    assert set(config_files.names()) <= set(named)
+    assert set(config_names()) <= set(named)
     assert "dinov2_vitb14" in installed.fmi_jax("models")
     convert = (installed.bin / "python", "-m", "weights_convert", "--help")
     assert "--download" in call(*convert, cwd=installed.home)

@@ -30,7 +30,7 @@ def choose_by_validation(
       splits: the features.
       config, info: name the metric that selects; the first setting wins a tie.
     """
-    task, metric = task_of(info), config.metric_or(info.metric)
+    task, metric = task_of(info), config.metric or info.metric
     assert isinstance(task, Classification)
     found = {
         split: [
@@ -39,12 +39,11 @@ def choose_by_validation(
         ]
         for split in ("val", "test")
     }
-    tried = []
+    tried, scores = [], []
     for i, setting in enumerate(settings):
         values = {split: task.evaluate(measured[i]) for split, measured in found.items()}
         tried.append({**setting, **{s: v.to_json()["values"] for s, v in values.items()}})
-    score = task.metric(metric).score
-    scores = [score(_number(row["val"][metric])) for row in tried]
+        scores.append(task.metric(metric).score(values["val"].values[metric]))
     best = int(np.argmax(scores))
     return Judgement(
         val=found["val"][best],
@@ -57,18 +56,10 @@ def of_features(
     judge: Callable[[Mapping[str, SplitFeatures], BaseConfig, DatasetInfo], Judgement],
 ) -> Callable[[Run], Finding]:
     """Make a judge of a network from one of its features, `(features by split, config, info)`."""
-
-    def measure(run: Run) -> Finding:
-        return run.classified(judge(run.features(), run.config, run.dataset.info))
-
-    return measure
+    return lambda run: run.classified(judge(run.features(), run.config, run.dataset.info))
 
 
 def every_image(config: BaseConfig, counts: Mapping[str, int]) -> Images:
     """Count every image once, in a forward pass."""
     del config
     return Images(0, sum(counts.values()))
-
-
-def _number(value: float | None) -> float:
-    return np.nan if value is None else value

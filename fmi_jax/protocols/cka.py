@@ -19,13 +19,12 @@ from jaxtyping import Array, Float
 from fmi_jax import atomic, parallel
 from fmi_jax.artifacts.charts import Matrix
 from fmi_jax.artifacts.result import Headline, Result
-from fmi_jax.data import loader
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Backbone
 from fmi_jax.protocols import hsic
-from fmi_jax.protocols.judging import Network, Run, plain
+from fmi_jax.protocols.judging import Network, Run, batches_of, plain
 from fmi_jax.protocols.spec import Finding, Images, JudgeSpec, PretrainedNetwork
 from fmi_jax.rules import one_of, positive
 from fmi_jax.settings import BackboneConfig, BaseConfig, section
@@ -76,14 +75,15 @@ def judge(run: Run) -> Finding:
     """
     settings = section(run.config, CkaConfig)
     _check(run.config, run.dataset.info)
-    count = len(run.dataset.ids(settings.split))
-    rows = hsic.even_batches(count, settings.batch_size, run.config.train.seed)
+    rows = hsic.even_batches(
+        len(run.dataset.ids(settings.split)), settings.batch_size, run.config.train.seed
+    )
     networks = _networks(run)
     names = [list(_shapes(network, run)) for network in networks]
     if settings.estimator == "exact":
         matrix = hsic.exact(_features(run, networks, rows))
     else:
-        estimate = {"summed": hsic.summed, "averaged": hsic.averaged}[settings.estimator]
+        estimate = hsic.summed if settings.estimator == "summed" else hsic.averaged
         matrix = estimate(_grams(run, networks, rows))
 
     titles = _distinct([network.name for network in networks])
@@ -166,8 +166,7 @@ def _check(config: BaseConfig, info: DatasetInfo) -> None:
 def _networks(run: Run) -> list[Network]:
     """The first network and the others, as `CkaConfig` names them."""
     settings = section(run.config, CkaConfig)
-    first = run.finished(Path(settings.run)) if settings.run else run.network()
-    networks = [first]
+    networks = [run.finished(Path(settings.run)) if settings.run else run.network()]
     for name in settings.other:
         if name != "pretrained":
             networks.append(_named(run, name))
@@ -188,15 +187,15 @@ def _named(run: Run, name: str) -> Network:
     if _is_folder(name):
         return run.finished(Path(name))
     backbone, _, weights = name.partition(":")
-    config = run.config.backbone
-    config = BackboneConfig(
+    own = run.config.backbone
+    other = BackboneConfig(
         name=backbone,
         weights=weights,
-        weights_dir=config.weights_dir,
-        stem=config.stem,
-        dtype=config.dtype,
+        weights_dir=own.weights_dir,
+        stem=own.stem,
+        dtype=own.dtype,
     )
-    return run.network(plain(run.config, config, "cka"))
+    return run.network(plain(run.config, other, "cka"))
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -274,19 +273,6 @@ def _shapes(network: Network, run: Run) -> dict[str, tuple[int, ...]]:
     return {name: shape.shape[1:] for name, shape in zip(names, shapes, strict=True)}
 
 
-def _batches(run: Run, rows: Sequence[np.ndarray]) -> Iterator[Batch]:
-    """The batches of these rows, filled up so that the devices can share them."""
-    size = parallel.whole_shares(run.mesh, max(map(len, rows)))
-    padded = [np.pad(some, (0, size - len(some)), constant_values=-1) for some in rows]
-    return loader.batches_of_rows(
-        run.dataset,
-        section(run.config, CkaConfig).split,
-        np.stack(padded),
-        threads=run.config.data.threads,
-        places=parallel.held_places(run.mesh, size),
-    )
-
-
 def _step(
     network: Network, run: Run, of_layer: Callable[[Array, Array], Array]
 ) -> Callable[[Batch], list[np.ndarray]]:
@@ -305,7 +291,8 @@ def _grams(
 ) -> Iterator[Float[np.ndarray, "l n n"]]:
     """The kernel matrices of all layers of all networks, batch by batch."""
     steps = [_step(network, run, hsic.gram) for network in networks]
-    for batch, some in zip(_batches(run, rows), rows, strict=True):
+    batches = batches_of(run, section(run.config, CkaConfig).split, rows)
+    for batch, some in zip(batches, rows, strict=True):
         grams = np.stack([gram for step in steps for gram in step(batch)])
         yield grams[:, : len(some), : len(some)]
 
@@ -323,20 +310,19 @@ def _features(
             f" {EXACT_BYTES / 2**30:.0f} GiB is the most: expected cka.estimator='summed', or"
             " narrower features (cka.features='pooled' or 'cls')."
         )
-    steps = [_step(network, run, _flat) for network in networks]
+    steps = [
+        _step(network, run, lambda x, mask: x.reshape(x.shape[0], -1).astype(np.float32))
+        for network in networks
+    ]
     found = [np.empty((count, width), np.float32) for width in widths]
     start = 0
-    for batch, some in zip(_batches(run, rows), rows, strict=True):
+    batches = batches_of(run, section(run.config, CkaConfig).split, rows)
+    for batch, some in zip(batches, rows, strict=True):
         parts = [part for step in steps for part in step(batch)]
         for kept, part in zip(found, parts, strict=True):
             kept[start : start + len(some)] = part[: len(some)]
         start += len(some)
     return found
-
-
-def _flat(features: Array, mask: Array) -> Array:
-    del mask
-    return features.reshape(features.shape[0], -1).astype(np.float32)
 
 
 def _write_table(

@@ -108,8 +108,9 @@ class ProjectionHead(nnx.Module):
         self.fc1 = linear(width, hidden, dtype=dtype, rngs=rngs)
         self.fc2 = linear(hidden, hidden, dtype=dtype, rngs=rngs)
         self.fc3 = linear(hidden, bottleneck, dtype=dtype, rngs=rngs)
-        drawn = trunc_normal(rngs.params(), (bottleneck, options.prototypes), jnp.float32)
-        self.prototypes = nnx.Param(drawn)
+        self.prototypes = nnx.Param(
+            trunc_normal(rngs.params(), (bottleneck, options.prototypes), jnp.float32)
+        )
 
     def __call__(self, features: Float[Array, "*n f"]) -> Float[Array, "*n k"]:
         """Logits in float32, from -1 to 1."""
@@ -164,13 +165,11 @@ class Dino(nnx.Module):
         def teacher(images: Array) -> Array:
             return self.teacher.backbone.features(images, rngs=None).pooled
 
-        student_logits = self.head(augment.each_view(student, crops))
-        teacher_logits = self.teacher.head(augment.each_view(teacher, crops[:1]))
         return Distillation(
-            student_logits,
-            jax.lax.stop_gradient(teacher_logits),
-            self.centre[...],
-            self.temperature[...],
+            student=self.head(augment.each_view(student, crops)),
+            teacher=jax.lax.stop_gradient(self.teacher.head(augment.each_view(teacher, crops[:1]))),
+            centre=self.centre[...],
+            temperature=self.temperature[...],
         )
 
 
@@ -187,14 +186,14 @@ def _crops(options: DinoConfig, image_size: int) -> tuple[augment.View, ...]:
         low, high = (
             deviation * image_size / _PUBLISHED_SIZE for deviation in view.config.blur_sigma
         )
-        config = dataclasses.replace(view.config, crop_scale=scale, blur_sigma=(low, high))
-        return augment.View(config, size, count)
+        return augment.View(
+            dataclasses.replace(view.config, crop_scale=scale, blur_sigma=(low, high)), size, count
+        )
 
     first, second, local = augment.dino_views()
     crops = [changed(view, options.global_scale, image_size, 1) for view in (first, second)]
     if options.local_crops:
-        size, count = options.local_size, options.local_crops
-        crops.append(changed(local, options.local_scale, size, count))
+        crops.append(changed(local, options.local_scale, options.local_size, options.local_crops))
     return tuple(crops)
 
 
@@ -203,18 +202,10 @@ def _augment(options: DinoConfig, pixels: Pixels) -> Augment:
 
     def crop(keys: jax.Array, batch: Arrays) -> Arrays:
         crops = augment.views(keys, batch["inputs"], wanted, pixels.mean, pixels.std, pixels.dtype)
-        stacks = jnp.stack(crops[:_GLOBAL], 1), *augment.stack_by_size(crops[_GLOBAL:])
-        return batch | {"inputs": stacks}
+        global_crops, local_crops = crops[:_GLOBAL], crops[_GLOBAL:]
+        return batch | {"inputs": (jnp.stack(global_crops, 1), *augment.stack_by_size(local_crops))}
 
     return crop
-
-
-def _learns(name: str) -> bool:
-    return name.startswith(("backbone.", "head."))
-
-
-def _follows(name: str) -> bool:
-    return name.startswith(_TEACHER) or name in ("centre", "temperature")
 
 
 def _begins(name: str) -> str | None:
@@ -254,8 +245,8 @@ def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
     options = section(config, DinoConfig)
     return Fit(
         module=lambda parts: Dino(parts, options),
-        learns=_learns,
-        follows=_follows,
+        learns=lambda name: name.startswith(("backbone.", "head.")),
+        follows=lambda name: name.startswith(_TEACHER) or name in ("centre", "temperature"),
         begins=_begins,
         task=SelfSupervision(options.student_temperature),
         augment=lambda pixels: _augment(options, pixels),

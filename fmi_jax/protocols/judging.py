@@ -1,8 +1,8 @@
 """Interface of a judge: the run it measures in, networks, and their features."""
 
+import abc
 import dataclasses
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from fmi_jax import parallel
 from fmi_jax.artifacts.result import Finding
+from fmi_jax.data import loader
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
 from fmi_jax.models.base import ArchConfig, BackboneSpec
 from fmi_jax.settings import BackboneConfig, BaseConfig
@@ -20,6 +21,7 @@ from fmi_jax.tasks.base import Measured, Task
 from fmi_jax.training.partition import Partition
 from fmi_jax.training.selection import Selection
 from fmi_jax.training.step import Arrays, Placement, Preprocess
+from fmi_jax.types import Batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,78 +118,66 @@ class Network:
         )
 
 
-class Run(typing.Protocol):
-    """The run that a judge works in."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(abc.ABC):
+    """The run that a judge works in.
 
-    @property
-    def config(self) -> BaseConfig:
-        """Experiment."""
-        ...
+    Attributes:
+      config: config of the experiment.
+      workdir: folder of the run.
+      mesh: devices; every network of the run lives on them.
+      dataset: images, the training subset taken.
+      task: meaning of the data set's labels.
+      metric: validation metric that selects.
+    """
 
-    @property
-    def workdir(self) -> Path:
-        """Folder for tables."""
-        ...
-
-    @property
-    def dataset(self) -> PreparedDataset:
-        """Prepared data set, the training subset taken."""
-        ...
-
-    @property
-    def task(self) -> Task:
-        """Meaning of the data set's labels."""
-        ...
-
-    @property
-    def metric(self) -> str:
-        """Validation metric that selects."""
-        ...
-
-    @property
-    def mesh(self) -> Mesh:
-        """Devices; every network of the run lives on them."""
-        ...
+    config: BaseConfig
+    workdir: Path
+    mesh: Mesh
+    dataset: PreparedDataset
+    task: Task
+    metric: str
 
     @property
     def active(self) -> bool:
-        """True on the one process that writes files."""
-        ...
+        """True on the one process that writes files and prints."""
+        return parallel.is_main()
 
     @property
+    @abc.abstractmethod
     def trained(self) -> bool:
         """True if the run has trained the network that it judges."""
-        ...
 
     @property
+    @abc.abstractmethod
     def selection(self) -> Selection:
         """Validations of the training so far, of each head."""
-        ...
 
+    @abc.abstractmethod
     def network(self, config: BaseConfig | None = None) -> Network:
         """Build the network that the run judges, or that of a config before training."""
-        ...
 
+    @abc.abstractmethod
     def finished(self, workdir: Path) -> Network:
         """Read the best network of another finished run."""
-        ...
 
+    @abc.abstractmethod
     def started(self, workdir: Path) -> Network:
         """Build the network that another finished run started from; its head is drawn."""
-        ...
 
+    @abc.abstractmethod
     def features(self) -> Mapping[str, SplitFeatures]:
         """Read the kept features of every split, or compute them."""
-        ...
 
+    @abc.abstractmethod
     def predict(self, split: str) -> Measured:
         """Measure every image of a split with the trained network; each head on axis 1."""
-        ...
 
+    @abc.abstractmethod
     def classified(self, judgement: Judgement) -> Finding:
         """Evaluate a judgement and keep what it says of the test images."""
-        ...
 
+    @abc.abstractmethod
     def evaluated(
         self,
         val: Measured,
@@ -197,7 +187,25 @@ class Run(typing.Protocol):
         notes: tuple[str, ...] = (),
     ) -> Finding:
         """Evaluate measurements of both splits and keep those of the test images."""
-        ...
+
+
+def batches_of(run: Run, split: str, rows: Sequence[np.ndarray]) -> Iterator[Batch]:
+    """Read the images of a split in these batches of rows, padded so that devices can share them.
+
+    Args:
+      run: run whose data set, devices and decoding threads are used.
+      split: split of the images.
+      rows: rows of each batch.
+    """
+    size = parallel.whole_shares(run.mesh, max(map(len, rows)))
+    padded = [np.pad(some, (0, size - len(some)), constant_values=-1) for some in rows]
+    return loader.batches_of_rows(
+        run.dataset,
+        split,
+        np.stack(padded),
+        threads=run.config.data.threads,
+        places=parallel.held_places(run.mesh, size),
+    )
 
 
 def plain(config: BaseConfig, backbone: BackboneConfig, protocol: str) -> BaseConfig:

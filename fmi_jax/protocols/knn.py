@@ -87,8 +87,9 @@ def vote(
     scratch = 20 * rows + 4 * max(k) * (devices * (classes + 2) + settings)
     chunk = max(1, min(CHUNK_BYTES // scratch, _MAX_CHUNK, len(queries)))
     divided, everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
-    normalised = jax.jit(_normalised, donate_argnums=0)
-    held = normalised(parallel.place_rows(bank, rows * devices, divided))
+    held = jax.jit(_normalised, donate_argnums=0)(
+        parallel.place_rows(bank, rows * devices, divided)
+    )
     votes = parallel.place_rows(targets, rows * devices, divided)
     search = jax.jit(
         functools.partial(
@@ -148,11 +149,10 @@ def _normalised(features: Float[Array, "n f"]) -> Float[Array, "n f"]:
 
 
 def _check(config: BaseConfig, info: DatasetInfo) -> None:
-    k = section(config, KnnConfig).k
-    count, wrong = info.counts["train"], max(k)
-    if wrong > count:
+    k, count = section(config, KnnConfig).k, info.counts["train"]
+    if max(k) > count:
         raise UsageError(
-            f"knn.k={k}: an image has no {wrong} neighbours in a bank of {count}"
+            f"knn.k={k}: an image has no {max(k)} neighbours in a bank of {count}"
             f" training images; expected at most {count}."
         )
 
@@ -161,9 +161,11 @@ def judge(splits: Mapping[str, SplitFeatures], config: BaseConfig, info: Dataset
     """Vote with every pair of `k` and `temperature`, and choose by validation."""
     bank, settings = splits["train"], section(config, KnnConfig)
     labels = class_membership(bank.labels, len(info.classes))
-    pairs = [*itertools.product(settings.k, settings.temperature)]
     return choose_by_validation(
-        [{"k": k, "temperature": temperature} for k, temperature in pairs],
+        [
+            {"k": k, "temperature": temperature}
+            for k, temperature in itertools.product(settings.k, settings.temperature)
+        ],
         lambda split: vote(
             bank.features,
             labels,

@@ -94,16 +94,13 @@ def fit(
       max_iterations: limit on the iterations of L-BFGS.
       mesh: the devices.
     """
-    softmax = labels.ndim == 1 and num_classes > 2
-    if labels.ndim == 1 and not softmax:
-        targets = np.asarray(labels, np.float32)[:, None]
-    else:
-        targets = np.asarray(class_membership(labels, num_classes), np.float32)
+    binary = labels.ndim == 1 and num_classes <= 2
+    targets = labels[:, None] if binary else class_membership(labels, num_classes)
     count = len(features)
     rows = parallel.whole_shares(mesh, count)
     divided, everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
     solve = jax.jit(
-        functools.partial(_solve, softmax=softmax, count=count),
+        functools.partial(_solve, softmax=labels.ndim == 1 and not binary, count=count),
         in_shardings=(divided, divided, everywhere, everywhere),
         out_shardings=everywhere,
     )
@@ -207,10 +204,7 @@ def _notes(chosen: Mapping[str, Any], options: LogisticConfig) -> Iterator[str]:
             f"L-BFGS had not converged for C = {chosen['c']:g} after"
             f" logistic.max_iterations={options.max_iterations} steps."
         )
-    if len(options.c) > 1 and chosen["c"] in (
-        min(options.c),
-        max(options.c),
-    ):
+    if len(options.c) > 1 and chosen["c"] in (min(options.c), max(options.c)):
         yield f"The best C, {chosen['c']:g}, is at an end of the grid: others may be better."
 
 

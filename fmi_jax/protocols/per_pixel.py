@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, UInt8
 from fmi_jax import augment, parallel
 from fmi_jax.artifacts.charts import Outlines
 from fmi_jax.artifacts.result import Finding
-from fmi_jax.data import loader
 from fmi_jax.data.labels import Label, resized_maps
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.models.base import ArchConfig, Backbone
@@ -21,7 +20,7 @@ from fmi_jax.nn import resize
 from fmi_jax.nn.conv import convolution
 from fmi_jax.nn.linear import linear
 from fmi_jax.nn.norm import LayerNorm
-from fmi_jax.protocols.judging import Run
+from fmi_jax.protocols.judging import Run, batches_of
 from fmi_jax.protocols.spec import HeadSpec, JudgeSpec, tested, training_images
 from fmi_jax.rules import positive
 from fmi_jax.settings import BaseConfig, section
@@ -96,8 +95,9 @@ class Decoder(nnx.Module):
         self, images: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b h w k"]:
         """Logits in float32. `rngs` (stream "dropout") means training."""
-        blocks = depths(self.backbone.arch)
-        features = self.backbone.features_at(images, blocks, rngs=None if self.eval_mode else rngs)
+        features = self.backbone.features_at(
+            images, depths(self.backbone.arch), rngs=None if self.eval_mode else rngs
+        )
         size = images.shape[1], images.shape[2]
         return upsampled(self.head([each.tokens for each in features], size), *size)
 
@@ -165,8 +165,7 @@ class _Stage(nnx.Module):
 
 def depths(arch: ArchConfig) -> list[int]:
     """Choose the blocks that a decoder reads: evenly spaced, the last one among them."""
-    count = arch.num_blocks
-    return sorted({max(count * i // _DEPTHS - 1, 0) for i in range(1, _DEPTHS + 1)})
+    return sorted({max(arch.num_blocks * i // _DEPTHS - 1, 0) for i in range(1, _DEPTHS + 1)})
 
 
 def upsampled(
@@ -190,12 +189,11 @@ def judge(run: Run) -> Finding:
     finding = tested(run)
     count = min(SHOWN, len(run.dataset.ids("test")))
     true = np.stack([run.dataset.split("test")[row][1] for row in range(count)])
-    predicted = resized_maps(_predicted(run, count), *true.shape[1:])
     chart = Outlines(
         names=run.dataset.ids("test")[:count],
         images=np.stack([run.dataset.image("test", row) for row in range(count)]),
         true=true,
-        predicted=predicted,
+        predicted=resized_maps(_predicted(run, count), *true.shape[1:]),
     )
     caption = (
         f"The first {count} test images, not selected: outlines of the true masks in cyan, of the"
@@ -207,23 +205,14 @@ def judge(run: Run) -> Finding:
 def _predicted(run: Run, count: int) -> UInt8[np.ndarray, "n h w"]:
     """Predict the class of each pixel of the first `count` test images."""
     network, mesh = run.network(), run.mesh
-    size = parallel.whole_shares(mesh, count)
-    rows = np.pad(np.arange(count), (0, size - count), constant_values=-1)
-    (batch,) = loader.batches_of_rows(
-        run.dataset,
-        "test",
-        rows[None],
-        threads=run.config.data.threads,
-        places=parallel.held_places(mesh, size),
-    )
+    (batch,) = batches_of(run, "test", [np.arange(count)])
 
     step = network.step(
         mesh,
         lambda module, x: module(x, rngs=None).argmax(axis=-1).astype(jnp.uint8),
         lambda classes, batch: classes,
     )
-    found = step(network.arrays, parallel.to_devices(mesh, batch))
-    return np.asarray(jax.device_get(found))[:count]
+    return jax.device_get(step(network.arrays, parallel.to_devices(mesh, batch)))[:count]
 
 
 _JUDGE = JudgeSpec(
@@ -239,32 +228,33 @@ def _check(config: BaseConfig, info: DatasetInfo) -> None:
     augment.check_label(config.augment, info.label)
 
 
-PER_PATCH = HeadSpec(
-    name="per_patch",
-    summary="linear layer on each patch",
-    labels=(Label.MAP,),
-    build=lambda parts: PerPatchClassifier(
-        parts.backbone, parts.num_classes, eval_mode=parts.eval_mode, rngs=parts.rngs
+SPECS = (
+    HeadSpec(
+        name="per_patch",
+        summary="linear layer on each patch",
+        labels=(Label.MAP,),
+        build=lambda parts: PerPatchClassifier(
+            parts.backbone, parts.num_classes, eval_mode=parts.eval_mode, rngs=parts.rngs
+        ),
+        judge=_JUDGE,
+        check=_check,
+        small={"augment.center_crop": 1.0},
     ),
-    judge=_JUDGE,
-    check=_check,
-    small={"augment.center_crop": 1.0},
-)
-DECODER = HeadSpec(
-    name="decoder",
-    summary="small convolutional decoder",
-    labels=(Label.MAP,),
-    build=lambda parts: Decoder(
-        parts.backbone,
-        parts.num_classes,
-        width=section(parts.config, DecoderConfig).width,
-        eval_mode=parts.eval_mode,
-        rngs=parts.rngs,
+    HeadSpec(
+        name="decoder",
+        summary="small convolutional decoder",
+        labels=(Label.MAP,),
+        build=lambda parts: Decoder(
+            parts.backbone,
+            parts.num_classes,
+            width=section(parts.config, DecoderConfig).width,
+            eval_mode=parts.eval_mode,
+            rngs=parts.rngs,
+        ),
+        judge=_JUDGE,
+        check=_check,
+        small={"augment.center_crop": 1.0, "decoder.width": 24},
+        options=DecoderConfig,
+        reads=("decoder",),
     ),
-    judge=_JUDGE,
-    check=_check,
-    small={"augment.center_crop": 1.0, "decoder.width": 24},
-    options=DecoderConfig,
-    reads=("decoder",),
 )
-SPECS = (PER_PATCH, DECODER)

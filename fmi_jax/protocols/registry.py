@@ -149,8 +149,7 @@ def resolved(config: _Config) -> _Config:
         return dataclasses.replace(config, protocol=names[adapt, head], adapt="", head="")
     if name not in PROTOCOLS:
         raise unknown_name("protocol", name, (*PROTOCOLS, FREE))
-    given = {"adapt": adapt, "head": head}
-    asked = {field: value for field, value in given.items() if value}
+    asked = {field: value for field, value in (("adapt", adapt), ("head", head)) if value}
     if asked and name not in PAIRS:
         words = " and ".join(f"{field}={value!r}" for field, value in asked.items())
         raise UsageError(

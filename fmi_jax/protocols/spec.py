@@ -91,8 +91,10 @@ def rates_and_seeds(
 def training_images(config: BaseConfig, counts: Mapping[str, int]) -> Images:
     """Count the images of a run that trains, validates, and tests its best step."""
     plan = Plan.of(config, counts["train"])
-    judged = (len(plan.evaluate_at) + 1) * counts["val"] + counts["test"]
-    return Images(plan.total_steps * config.train.batch_size, judged)
+    return Images(
+        trained=plan.total_steps * config.train.batch_size,
+        judged=(len(plan.evaluate_at) + 1) * counts["val"] + counts["test"],
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,11 +182,6 @@ class Pixels(NamedTuple):
     dtype: Any
 
 
-def as_it_is(name: str) -> None:
-    """Name no array that another one begins as."""
-    del name
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fit:
     """Training of a run; arrays go by their native names.
@@ -215,7 +212,7 @@ class Fit:
     module: Callable[[Parts], nnx.Module]
     learns: Callable[[str], bool]
     follows: Callable[[str], bool] = nothing
-    begins: Callable[[str], str | None] = as_it_is
+    begins: Callable[[str], str | None] = lambda name: None
     task: Objective | None = None
     augment: Callable[[Pixels], Augment] | None = None
     follow: Callable[[int], Follow] | None = None
@@ -353,8 +350,7 @@ class ProtocolSpec:
     @property
     def parts(self) -> tuple[Part, ...]:
         """Parts that read the config."""
-        others = self.judges if self.fit is None else self.judges[1:]
-        return others if self.fit is None else (self.fit, *others)
+        return self.judges if self.fit is None else (self.fit, *self.judges[1:])
 
     @property
     def trains(self) -> bool:

@@ -118,11 +118,16 @@ def judge(run: Run) -> Finding:
         return _prepare(title, run.network(wanted[title]), run, settings.batch_size)
 
     reference = prepare(_title(others[0]))
-    rows = []
-    for title in wanted:
-        # One at a time beside the reference: memory holds two networks, however many are asked.
-        subject = reference if title == reference.name else prepare(title)
-        rows.append(_measure(subject, reference, settings.repeats, settings.batch_size))
+    # One at a time beside the reference: memory holds two networks, however many are asked.
+    rows = [
+        _measure(
+            reference if title == reference.name else prepare(title),
+            reference,
+            settings.repeats,
+            settings.batch_size,
+        )
+        for title in wanted
+    ]
     return Finding(
         judge="timing",
         title=f"Speed of backbones at {config.image_size} pixels",
@@ -142,7 +147,7 @@ def judge(run: Run) -> Finding:
             f" {settings.repeats} rounds"
         },
         charts={FIGURE: _chart(rows, reference.name, settings.batch_size)},
-        notes=_notes(),
+        notes=tuple(_notes()),
     )
 
 
@@ -175,9 +180,8 @@ def _prepare(title: str, network: Network, run: Run, batch_size: int) -> Subject
         taken = jax.eval_shape(network.preprocess, pixels)
         drawn = np.random.default_rng(0).standard_normal(taken.shape, np.float32)
         passes.append(_compile(network, arrays, jax.device_put(drawn.astype(taken.dtype), device)))
-    single, batch = passes
     params = sum(x.size for name, x in arrays.items() if not name.startswith("head."))
-    return Subject(title, params, single, batch)
+    return Subject(title, params, *passes)
 
 
 def _compile(network: Network, arrays: Arrays, images: Array) -> Forward:
@@ -193,12 +197,13 @@ def _compile(network: Network, arrays: Arrays, images: Array) -> Forward:
     # Counted before XLA replaces operations by calls of libraries, which it cannot look into.
     counted = lowered.cost_analysis() or {}
     planned = compiled.memory_analysis()
-    parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
     return Forward(
         call=lambda: jax.block_until_ready(compiled(arrays, images)),
         first_seconds=first,
         flops=float(counted.get("flops", 0)),
-        bytes=sum(getattr(planned, part, 0) for part in parts),
+        bytes=sum(
+            getattr(planned, f"{part}_size_in_bytes", 0) for part in ("argument", "output", "temp")
+        ),
     )
 
 
@@ -245,15 +250,11 @@ def _in_turn(subject: Forward, reference: Forward, repeats: int) -> tuple[list[f
 
     own, ratios = [], []
     for i in range(repeats):
-        if subject is reference:
-            own.append(seconds(subject))
-            ratios.append(1.0)
-            continue
         # Who comes first changes: what a pass leaves in the caches is fair to both.
         pair = (subject, reference) if i % 2 else (reference, subject)
-        taken = {id(forward): seconds(forward) for forward in pair}
-        own.append(taken[id(subject)])
-        ratios.append(taken[id(subject)] / taken[id(reference)])
+        taken = {forward: seconds(forward) for forward in dict.fromkeys(pair)}
+        own.append(taken[subject])
+        ratios.append(taken[subject] / taken[reference])
     return own, ratios
 
 
@@ -271,42 +272,42 @@ def _machine() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    cores = len(available_cores())
     return {
         "device": jax.local_devices()[0].device_kind,
         "cpu": names[0] if names else platform.processor(),
-        "cpu_cores": cores,
+        "cpu_cores": len(available_cores()),
         "load_average": os.getloadavg()[0],
     }
 
 
 def _text(rows: Sequence[dict[str, Any]], reference: str, batch_size: int) -> str:
-    lines = [
+    heading = (
         f"{'':<28}{'latency':>12}{'relative':>10}{'throughput':>14}{'relative':>10}"
         f"{'first call':>12}{'GFLOP':>9}{'memory':>11}"
+    )
+    lines = [
+        f"{row['backbone']:<28}{row['latency_ms']['median']:>9.1f} ms"
+        f"{row['relative_latency']['median']:>9.2f}x"
+        f"{row['images_per_second']['median']:>8.1f} img/s"
+        f"{row['relative_throughput']['median']:>9.2f}x"
+        f"{row['first_call_seconds']:>10.1f} s{row['gflops_per_image']:>9.1f}"
+        f"{row['memory_mib']:>7.0f} MiB"
+        for row in rows
     ]
-    for row in rows:
-        lines.append(
-            f"{row['backbone']:<28}{row['latency_ms']['median']:>9.1f} ms"
-            f"{row['relative_latency']['median']:>9.2f}x"
-            f"{row['images_per_second']['median']:>8.1f} img/s"
-            f"{row['relative_throughput']['median']:>9.2f}x"
-            f"{row['first_call_seconds']:>10.1f} s{row['gflops_per_image']:>9.1f}"
-            f"{row['memory_mib']:>7.0f} MiB"
-        )
-    lines.append(
+    explained = (
         f"latency: one image, compiled; throughput: {batch_size} images at once; relative to"
         f" {reference};\nfirst call: with tracing and compiling; GFLOP and memory: of one image"
     )
-    return "\n".join(lines)
+    return "\n".join([heading, *lines, explained])
 
 
 def _chart(rows: Sequence[Mapping[str, Any]], reference: str, batch_size: int) -> Ratios:
     def panel(title: str, ratio: str, value: str, form: str) -> Panel:
-        ends = ("low", "median", "high")
         return Panel(
             title=title,
-            spreads=np.array([[row[ratio][end] for end in ends] for row in rows]),
+            spreads=np.array(
+                [[row[ratio][end] for end in ("low", "median", "high")] for row in rows]
+            ),
             values=[form.format(row[value]["median"]) for row in rows],
         )
 
@@ -325,17 +326,14 @@ def _chart(rows: Sequence[Mapping[str, Any]], reference: str, batch_size: int) -
     )
 
 
-def _notes() -> tuple[str, ...]:
-    notes = []
-    devices = jax.device_count()
-    if devices > 1:
-        notes.append(f"Measured on one of {devices} devices.")
+def _notes() -> Iterator[str]:
+    if jax.device_count() > 1:
+        yield f"Measured on one of {jax.device_count()} devices."
     if jax.default_backend() == "gpu":
-        notes.append(
+        yield (
             "The count of operations leaves out what cuDNN's fused attention computes"
             " (in bfloat16)."
         )
-    return tuple(notes)
 
 
 def _speed(row: Mapping[str, Any], reference: str) -> Speed:

@@ -104,8 +104,7 @@ def _assemble(
 ) -> Assembly:
     spec = BACKBONES[config.backbone.name]
     arch = dataclasses.replace(spec.arch, in_channels=channels)
-    arch = arch.sized(config.image_size, config.image_size)
-    arch = _with_options(arch, config.backbone)
+    arch = _with_options(arch.sized(config.image_size, config.image_size), config.backbone)
     # Truncated also after the last block: what no feature depends on (the neck of SAM) has no
     # gradient, and would only decay.
     last = config.backbone.last_block
@@ -133,15 +132,16 @@ def _assemble(
         def backbone(execution: Execution) -> Backbone:
             return spec.family(arch, execution, rngs=rngs)  # type: ignore[call-arg]
 
-        parts = Parts(
-            backbone=backbone(execution),
-            transformer=_token_deit(transformer, execution, rngs) if transformer else None,
-            num_classes=num_classes,
-            config=config,
-            rngs=rngs,
-            new_backbone=lambda: backbone(dataclasses.replace(execution, drop_path=0.0)),
+        return fit.module(
+            Parts(
+                backbone=backbone(execution),
+                transformer=_token_deit(transformer, execution, rngs) if transformer else None,
+                num_classes=num_classes,
+                config=config,
+                rngs=rngs,
+                new_backbone=lambda: backbone(dataclasses.replace(execution, drop_path=0.0)),
+            )
         )
-        return fit.module(parts)
 
     abstract: Any = nnx.eval_shape(create, jax.random.key(0))
     abstract.backbone.grid(config.image_size, config.image_size)  # refuses a size it cannot take

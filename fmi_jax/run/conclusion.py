@@ -1,7 +1,7 @@
 """Ends a run: writes its result and its page, and prints a few lines on the console."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,9 +89,13 @@ def _best(session: Session, own: Finding) -> Best | None:
     if "val" not in own.evaluations:
         return None
     if fitted is None:
-        spent = session.clock.laps["features"] + session.clock.laps["judging"]
-        value = own.evaluations["val"].values[metric]
-        return Best(metric=metric, value=value, step=0, epoch=0.0, seconds=spent)
+        return Best(
+            metric=metric,
+            value=own.evaluations["val"].values[metric],
+            step=0,
+            epoch=0.0,
+            seconds=session.clock.laps["features"] + session.clock.laps["judging"],
+        )
     heads = session.assembly.fit.heads
     track = fitted.selection.tracks[chosen_head(heads, own) if heads else 0]
     assert track.best_step is not None
@@ -126,8 +130,10 @@ def announce(session: Session, result: Result) -> None:
 def describe_backbone(session: Session) -> dict[str, Any]:
     """Describe the backbone, for `Result.backbone`."""
     assembly, config, record = session.assembly, session.config, session.record
-    shapes = assembly.partition.variables
-    size = {name: int(np.prod(v.get_value().shape)) for name, (_, v) in shapes.items()}
+    size = {
+        name: int(np.prod(variable.get_value().shape))
+        for name, (_, variable) in assembly.partition.variables.items()
+    }
     trained = sum(size[name] for name in assembly.partition.params)
     trained //= max(1, len(assembly.fit.heads))  # of heads, those of the one reported
     described = {
@@ -136,8 +142,15 @@ def describe_backbone(session: Session) -> dict[str, Any]:
         "trained_params": trained,
         "weights": config.backbone.weights or "random initialisation",
         "weights_sha256": record.weights_sha256,
-        **session.origin.described(),
     }
+    if session.origin.ancestors:
+        parent, pixels = session.origin.ancestors[0], session.origin.info
+        described |= {
+            "weights": f"run {parent.folder}",
+            "run": parent.folder,
+            "run_sha256": parent.sha256,
+            "pixels": {"dataset": pixels.name, "mean": list(pixels.mean), "std": list(pixels.std)},
+        }
     fit = session.protocol.fit
     if fit is not None and fit.transformer is not None:
         asked = fit.transformer(config)
@@ -149,26 +162,25 @@ def describe_backbone(session: Session) -> dict[str, Any]:
     return described
 
 
-def common_notes(session: Session) -> list[str]:
+def common_notes(session: Session) -> Iterator[str]:
     """List facts that a reader must know of any run with these weights on these images."""
     assembly, config, info = session.assembly, session.config, session.info
-    notes = [*session.origin.notes]
+    yield from session.origin.notes
     if session.dataset.train_rows is not None:
-        notes.append(
+        yield (
             f"Trained on {info.counts['train']} of {session.dataset.manifest['counts']['train']}"
             f" training images (subset_seed={config.data.subset_seed})."
         )
     drawn = assembly.weights is None and not config.backbone.run
     if drawn and any(name.startswith("backbone.") for name in assembly.partition.frozen):
-        notes.append("What is frozen of the backbone has random weights.")
+        yield "What is frozen of the backbone has random weights."
     if info.channels != 3 and assembly.weights is not None:
-        notes.append(
+        yield (
             f"The colour stem was adapted to {info.channels} channel(s) by"
             f" {config.backbone.stem!r}; the study uses 'first'."
         )
     if assembly.transformer is not None and assembly.transformer_weights is None:
-        notes.append(
+        yield (
             "The transformer on top started from random weights; the study starts it from those"
             " of deit_base (transformer.weights='in1k')."
         )
-    return notes

@@ -79,7 +79,7 @@ def describe(network: Network, dataset: PreparedDataset) -> dict[str, Any]:
     """Describe everything that decides the features of an image, as JSON values."""
     config, identity = network.config, network.identity
     from_run = {name: value for name, value in identity.items() if name in ("run", "head")}
-    values = {
+    about = {
         "fmi_jax": _COMPUTED,
         "backbone": network.spec.name,
         "arch": dataclasses.asdict(network.arch),
@@ -93,9 +93,10 @@ def describe(network: Network, dataset: PreparedDataset) -> dict[str, Any]:
         "mean": network.info.mean,
         "std": network.info.std,
         "manifest_sha256": dataset.info.manifest_sha256,
+        # Beside a run's alone: features that earlier versions kept are found under the same keys.
+        **from_run,
     }
-    # Beside a run's alone: features that earlier versions kept are found under the same keys.
-    return json.loads(json.dumps(values | from_run, default=str))
+    return json.loads(json.dumps(about, default=str))
 
 
 def _features_of(
@@ -179,19 +180,20 @@ def _write(
     path: Path, about: Mapping[str, Any], shape: tuple[int, int], rows: Iterator[np.ndarray]
 ) -> None:
     """Write the features as they come, and then their record, without which they do not count."""
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     with atomic.whole_file(path) as draft, draft.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": shape}
+        )
         for features in rows:
             file.write(features.astype("<f4").tobytes())
     record = {"format": FORMAT, "about": about, "sha256": atomic.sha256(path)}
-    atomic.write_bytes(_record(path), (json.dumps(record, indent=2) + "\n").encode())
+    atomic.write_bytes(path.with_suffix(".json"), (json.dumps(record, indent=2) + "\n").encode())
 
 
 def _read(path: Path, about: Mapping[str, Any], shape: tuple[int, int]) -> np.ndarray | None:
     """Read the features kept at `path`; None where there are none, or not what was written."""
     try:
-        record = json.loads(_record(path).read_bytes())
+        record = json.loads(path.with_suffix(".json").read_bytes())
         held = {"about": about, "sha256": atomic.sha256(path)}
         if record.pop("format", 0) > FORMAT or record != held:
             return None
@@ -199,10 +201,6 @@ def _read(path: Path, about: Mapping[str, Any], shape: tuple[int, int]) -> np.nd
     except (OSError, ValueError, TypeError, AttributeError):
         return None
     return kept if kept.shape == shape and kept.dtype == np.float32 else None
-
-
-def _record(path: Path) -> Path:
-    return path.with_suffix(".json")
 
 
 @contextlib.contextmanager

@@ -11,35 +11,54 @@ The transformer of a stacked classifier comes from `config.transformer.weights`,
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
+from fmi_jax import parallel
 from fmi_jax.artifacts.checkpoints import RunCheckpoints
 from fmi_jax.artifacts.scalars import MetricWriter, ProgressReport
-from fmi_jax.data import loader
-from fmi_jax.protocols.spec import Fit
-from fmi_jax.run import feed as feeds
-from fmi_jax.run.assembly import Assembly, placement_of
+from fmi_jax.data import feature_batches, loader
+from fmi_jax.run.assembly import Assembly, augmentation, evaluation_preprocess, placement_of
 from fmi_jax.run.network import initial_arrays
 from fmi_jax.run.session import Fitted, Session
 from fmi_jax.tasks.base import Measured
 from fmi_jax.training import optim, side_by_side
 from fmi_jax.training.evaluation import predict_split
-from fmi_jax.training.loop import Loop, Plan, counters
+from fmi_jax.training.loop import Loop, Plan, counters, model_arrays
 from fmi_jax.training.partition import Partition, partition
 from fmi_jax.training.selection import Selection
 from fmi_jax.training.step import (
     Arrays,
+    Augment,
     Placement,
+    Preprocess,
     TrainState,
     initial_state,
     make_eval_step,
     make_train_step,
 )
+from fmi_jax.types import Batch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Feed:
+    """Input of a training: batches of it and of its evaluations, this process's part of each.
+
+    Attributes:
+      batches: training batches from a step on.
+      eval_batches: batches of one pass over a split.
+      augment: function that makes the model's inputs of a training batch, on the device.
+      preprocess: function that makes them in an evaluation.
+    """
+
+    batches: Callable[[int], Iterator[Batch]]
+    eval_batches: Callable[[str], Iterator[Batch]]
+    augment: Augment
+    preprocess: Preprocess
 
 
 def fit(run: Session) -> Session:
@@ -53,7 +72,7 @@ def fit(run: Session) -> Session:
     """
     config, assembly, mesh, fit = run.config, run.assembly, run.mesh, run.assembly.fit
     plan = Plan.of(config, len(run.dataset.ids("train")), validates=fit.keeps == "best")
-    feed = feeds.images(run) if fit.on_features is None else feeds.features(run)
+    feed = _image_feed(run) if fit.on_features is None else _feature_feed(run)
     structure = _structure(assembly)
     everywhere = placement_of(assembly, config, mesh)
     placement = {name: everywhere[name] for name in structure.variables}
@@ -69,8 +88,9 @@ def fit(run: Session) -> Session:
     resume_step = checkpoints.newest_sound()
     start_step = resume_step or 0
     frozen = {name: arrays.pop(name) for name in structure.frozen}
-    warmup = optim.warmup_steps(config.optim, plan.steps_per_epoch)
-    schedule = optim.relative_rate(config.optim, warmup, plan.total_steps)
+    schedule = optim.relative_rate(
+        config.optim, optim.warmup_steps(config.optim, plan.steps_per_epoch), plan.total_steps
+    )
     optimizer = optim.make_optimizer(config.optim, schedule)
     rate: Any = config.optim.learning_rate
     if fit.heads:
@@ -98,7 +118,7 @@ def fit(run: Session) -> Session:
     writer = MetricWriter(run.workdir, start_step, active=run.active)
     if start_step < plan.total_steps:
         task = fit.task or run.task
-        loop = Loop(
+        state = Loop(
             config=config,
             plan=plan,
             mesh=mesh,
@@ -126,13 +146,11 @@ def fit(run: Session) -> Session:
             writer=writer,
             report=report,
             selection=selection,
-        )
-        state = loop.run(state, start_step)
+        ).run(state, start_step)
     writer.close()
     run.clock.lap("training")
-    kept = _kept(state, selection, checkpoints)
+    arrays = _kept(state, selection, checkpoints) | frozen
     checkpoints.close()
-    arrays = kept | frozen
     return dataclasses.replace(
         run,
         fitted=Fitted(
@@ -146,18 +164,65 @@ def fit(run: Session) -> Session:
     )
 
 
+def _image_feed(run: Session) -> Feed:
+    """Feed images, augmented anew in every step."""
+    config, pixels, train = run.config, run.origin.info, run.config.train
+    return Feed(
+        batches=lambda start_step: loader.train_batches(
+            run.dataset,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            start_step=start_step,
+            threads=config.data.threads,
+            workers=config.data.workers,
+            places=parallel.held_places(run.mesh, train.batch_size),
+        ),
+        eval_batches=lambda split: loader.eval_batches(
+            run.dataset,
+            split,
+            batch_size=train.evaluation_batch_size,
+            threads=config.data.threads,
+            places=parallel.held_places(run.mesh, train.evaluation_batch_size),
+        ),
+        augment=augmentation(run.assembly, config, pixels, run.info.label),
+        preprocess=evaluation_preprocess(run.assembly, config, pixels),
+    )
+
+
+def _feature_feed(run: Session) -> Feed:
+    """Feed the features of the frozen backbone, which sees every image once, unaugmented."""
+    train, splits = run.config.train, run.features()
+    return Feed(
+        batches=lambda start_step: feature_batches.train_batches(
+            splits["train"].features,
+            splits["train"].labels,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            start_step=start_step,
+            places=parallel.held_places(run.mesh, train.batch_size),
+        ),
+        eval_batches=lambda split: feature_batches.eval_batches(
+            splits[split].features,
+            splits[split].labels,
+            batch_size=train.evaluation_batch_size,
+            places=parallel.held_places(run.mesh, train.evaluation_batch_size),
+        ),
+        augment=lambda keys, batch: batch,
+        preprocess=lambda features: features,
+    )
+
+
 def _structure(assembly: Assembly) -> Partition:
     """Find the structure that is trained: the whole model, or its part that reads features."""
-    fit: Fit = assembly.fit
-    if fit.on_features is None:
+    fit, reduce = assembly.fit, assembly.fit.on_features
+    if reduce is None:
         return assembly.partition
-    reduce = fit.on_features
     part = nnx.eval_shape(lambda: reduce(assembly.create(jax.random.key(0))))
     return partition(part, fit.learns, fit.follows)
 
 
 def _predictor(
-    run: Session, feed: feeds.Feed, structure: Partition, placement: Placement
+    run: Session, feed: Feed, structure: Partition, placement: Placement
 ) -> Callable[[str, Arrays], Measured]:
     """Make `(split, arrays of the model) -> what is measured of every image`, of each head."""
     measure = run.task.measure
@@ -170,8 +235,9 @@ def _predictor(
     )
 
     def predict(split: str, arrays: Arrays) -> Measured:
-        count = len(run.dataset.ids(split))
-        return predict_split(step, arrays, feed.eval_batches(split), count, run.mesh)
+        return predict_split(
+            step, arrays, feed.eval_batches(split), len(run.dataset.ids(split)), run.mesh
+        )
 
     return predict
 
@@ -180,8 +246,7 @@ def _kept(state: TrainState, selection: Selection, checkpoints: RunCheckpoints) 
     """Read the arrays that training changed, as they were at their best."""
     if selection.best_step is None:
         return side_by_side.at_their_best(state.params | state.followers)
-    model = {"params": state.params, "stats": state.followers}
-    best = checkpoints.restore_model(selection.best_step, abstract(model))
+    best = checkpoints.restore_model(selection.best_step, abstract(model_arrays(state)))
     return best["params"] | best["stats"]
 
 
@@ -189,8 +254,7 @@ def _restore(
     checkpoints: RunCheckpoints, step: int, state: TrainState
 ) -> tuple[TrainState, Mapping[str, Any]]:
     """Read a state like `state` from the checkpoint of a step, and what the loop kept beside it."""
-    model = {"params": state.params, "stats": state.followers}
-    restored = checkpoints.restore(step, abstract(model), abstract(counters(state)))
+    restored = checkpoints.restore(step, abstract(model_arrays(state)), abstract(counters(state)))
     state = TrainState(
         params=restored.model["params"], followers=restored.model["stats"], **restored.training
     )

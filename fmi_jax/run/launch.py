@@ -39,13 +39,6 @@ class Cluster(NamedTuple):
     processes: int
 
 
-class Neighbours(NamedTuple):
-    """Processes of a run on one machine: their number, and the place of this one, from 0."""
-
-    processes: int
-    place: int
-
-
 def start(
     coordinator: str | None = None,
     num_processes: int | None = None,
@@ -121,20 +114,21 @@ def find_cluster() -> Cluster | None:
     return None
 
 
-def neighbours() -> Neighbours:
-    """The processes on this machine, as Open MPI or Slurm tell; elsewhere this one alone."""
+def neighbours() -> tuple[int, int]:
+    """Number of the run's processes on this machine, and the place of this one, from 0.
+
+    As Open MPI or Slurm tell; elsewhere this process is alone.
+    """
     env = os.environ
     if "OMPI_COMM_WORLD_LOCAL_SIZE" in env:
-        return Neighbours(
-            int(env["OMPI_COMM_WORLD_LOCAL_SIZE"]), int(env["OMPI_COMM_WORLD_LOCAL_RANK"])
-        )
+        return int(env["OMPI_COMM_WORLD_LOCAL_SIZE"]), int(env["OMPI_COMM_WORLD_LOCAL_RANK"])
     if "SLURM_STEP_TASKS_PER_NODE" in env and "SLURM_LOCALID" in env:
         tasks: list[int] = []  # "4(x2),3": of three nodes
         for part in env["SLURM_STEP_TASKS_PER_NODE"].split(","):
             count, times = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip()).groups()  # type: ignore[union-attr]
             tasks += [int(count)] * int(times or 1)
-        return Neighbours(tasks[int(env.get("SLURM_NODEID", 0))], int(env["SLURM_LOCALID"]))
-    return Neighbours(1, 0)
+        return tasks[int(env.get("SLURM_NODEID", 0))], int(env["SLURM_LOCALID"])
+    return 1, 0
 
 
 def own_gpus() -> list[int] | None:
@@ -150,8 +144,8 @@ def own_gpus() -> list[int] | None:
     gpus = _count_gpus(Path("/")) if visible is None else len([x for x in visible.split(",") if x])
     if gpus == 0:
         return [place]  # of another make; without any it does not matter
-    apart = "SLURM_GPUS_PER_TASK" in env or gpus < int(env.get("SLURM_GPUS_ON_NODE") or 0)
-    if apart or gpus < count:
+    least = max(count, int(env.get("SLURM_GPUS_ON_NODE") or 0))
+    if "SLURM_GPUS_PER_TASK" in env or gpus < least:
         return None
     share = gpus // count
     return [*range(place * share, (place + 1) * share)]

@@ -218,17 +218,18 @@ def _chosen_head(run: Trained, found: FinishedRun) -> Trained:
     config = alone(run.config)
     assembly = assemble(config, run.info.channels, len(run.info.classes))
     placement = placement_of(assembly, config, run.mesh)
-    arrays = {name: run.arrays[name] for name in assembly.partition.frozen}
     best = at_their_best(run.arrays)
-    for name in assembly.partition.params:
-        arrays[name] = jax.device_put(best[name][head], placement[name])
     return dataclasses.replace(
         run,
         config=config,
         identity={**run.identity, "head": head},
         assembly=assembly,
         placement=placement,
-        arrays=arrays,
+        arrays={name: run.arrays[name] for name in assembly.partition.frozen}
+        | {
+            name: jax.device_put(best[name][head], placement[name])
+            for name in assembly.partition.params
+        },
     )
 
 
@@ -268,16 +269,13 @@ def whole_backbone(run: Trained) -> tuple[ArchConfig, dict[str, np.ndarray]]:
     assembly, config = run.assembly, run.config
     arch, spec = assembly.arch, assembly.spec
     params = trained_backbone(run)
-    whole = dataclasses.replace(spec.arch, in_channels=arch.in_channels)
-    whole = whole.sized(config.image_size, config.image_size)
     chosen = {name: getattr(arch, name) for name in OPTIONS if hasattr(arch, name)}
-    whole = dataclasses.replace(whole, **chosen)
-    if whole == arch:
+    whole = dataclasses.replace(spec.arch, in_channels=arch.in_channels, **chosen)
+    whole = whole.sized(config.image_size, config.image_size)
+    without_end = whole != arch and whole.truncated(whole.num_blocks - 1) == arch
+    if not without_end or assembly.weights is None:
         return arch, params
-    if assembly.weights is None or whole.truncated(whole.num_blocks - 1) != arch:
-        return arch, params
-    loaded = load_backbone(assembly.weights, spec, whole, stem=config.backbone.stem)
-    return whole, loaded | params
+    return whole, load_backbone(assembly.weights, spec, whole, stem=config.backbone.stem) | params
 
 
 def initial_arrays(
@@ -295,8 +293,7 @@ def initial_arrays(
       UserError: the weights or the run are damaged, or do not fit.
     """
     wanted = tuple(assembly.partition.variables if names is None else names)
-    begins = {name: assembly.fit.begins(name) for name in wanted}
-    copies = {name: source for name, source in begins.items() if source is not None}
+    copies = {name: source for name in wanted if (source := assembly.fit.begins(name)) is not None}
     loaded: dict[str, np.ndarray] = {}
     if any(name.startswith(_BACKBONE) for name in wanted):
         native = _first_backbone(assembly, config, next(iter(placement.values())).mesh)
@@ -305,16 +302,17 @@ def initial_arrays(
         assert assembly.transformer is not None
         spec = assembly.transformer
         native = load_backbone(assembly.transformer_weights, spec, spec.arch)
-        # Tokens take the place of patches.
-        kept = {n: v for n, v in native.items() if not n.startswith("patch_embed.")}
-        loaded |= {_TRANSFORMER + name: value for name, value in kept.items()}
+        loaded |= {
+            _TRANSFORMER + name: value
+            for name, value in native.items()
+            if not name.startswith("patch_embed.")  # tokens take the place of patches
+        }
     shapes = assembly.partition.shapes(tuple(assembly.partition.variables))
     for name, value in loaded.items():
         expected = filed_shape(name, shapes[name].shape)
         if value.shape != expected:
-            where = assembly.transformer_weights
-            if name.startswith(_BACKBONE):
-                where = config.backbone.run or assembly.weights
+            own = config.backbone.run or assembly.weights
+            where = own if name.startswith(_BACKBONE) else assembly.transformer_weights
             raise UserError(f"{where}: {name} has shape {value.shape}, expected {expected}.")
         loaded[name] = value.reshape(shapes[name].shape)
     missing = [name for name in wanted if name not in loaded and name not in copies]
@@ -324,11 +322,10 @@ def initial_arrays(
         return {name: values[name].reshape(shapes[name].shape) for name in missing}
 
     where = {name: placement[name] for name in missing}
-    drawn = jax.jit(draw, out_shardings=where)(np.uint32(config.train.seed))
-    placed = {
+    found = jax.jit(draw, out_shardings=where)(np.uint32(config.train.seed))
+    found |= {
         name: parallel.place(loaded[name], placement[name]) for name in wanted if name in loaded
     }
-    found = drawn | placed
     # Copies: a training step donates its arrays, and may not be given one twice.
     return found | {name: jax.numpy.copy(found[source]) for name, source in copies.items()}
 

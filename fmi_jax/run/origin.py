@@ -104,8 +104,10 @@ def finished_run(workdir: Path, model_parallel: int = 1) -> FinishedRun:
     result = Result.read(workdir)
     if record is None:
         raise UserError(f"{workdir} holds no run.json: expected the folder of a finished run.")
-    train = dataclasses.replace(record.config.train, model_parallel=model_parallel)
-    config = dataclasses.replace(record.config, train=train)
+    config = dataclasses.replace(
+        record.config,
+        train=dataclasses.replace(record.config.train, model_parallel=model_parallel),
+    )
     try:
         info = DatasetInfo.from_json(record.dataset)
     except (KeyError, TypeError, ValueError) as error:
@@ -115,7 +117,13 @@ def finished_run(workdir: Path, model_parallel: int = 1) -> FinishedRun:
         ) from error
     assembly = assemble(config, info.channels, len(info.classes))
     if assembly.weights is not None:
-        _check_weights(workdir, assembly.weights, record.weights_sha256)
+        found, expected = atomic.sha256(assembly.weights), record.weights_sha256
+        if found != expected:
+            raise UserError(
+                f"{assembly.weights} is not the file that the run in {workdir} started from: its"
+                f" sha256 is {found}, expected {expected}. Put that file back: what a run freezes"
+                " it does not save."
+            )
     parent = None
     if config.backbone.run and _of_backbone(assembly.partition.frozen):
         parent = finished_run(Path(config.backbone.run), model_parallel)
@@ -153,18 +161,6 @@ class Origin:
         """Checksum of the pretrained weights file; None if there is none."""
         return self.identity.get("weights")
 
-    def described(self) -> dict[str, Any]:
-        """Entries of `Result.backbone`; none without `backbone.run`."""
-        if not self.ancestors:
-            return {}
-        parent, info = self.ancestors[0], self.info
-        return {
-            "weights": f"run {parent.folder}",
-            "run": parent.folder,
-            "run_sha256": parent.sha256,
-            "pixels": {"dataset": info.name, "mean": list(info.mean), "std": list(info.std)},
-        }
-
 
 def find_origin(assembly: Assembly, config: BaseConfig, info: DatasetInfo) -> Origin:
     """Find and check what the backbone of a run on the data set `info` comes from.
@@ -175,11 +171,9 @@ def find_origin(assembly: Assembly, config: BaseConfig, info: DatasetInfo) -> Or
     """
     folder = config.backbone.run
     if not folder:
-        weights = None if assembly.weights is None else atomic.sha256(assembly.weights)
-        seed = config.train.seed
-        return Origin(
-            identity={"seed": seed} if weights is None else {"weights": weights}, info=info
-        )
+        if assembly.weights is None:
+            return Origin(identity={"seed": config.train.seed}, info=info)
+        return Origin(identity={"weights": atomic.sha256(assembly.weights)}, info=info)
     try:
         run = finished_run(Path(folder))
         _check_fits(run, assembly, config, info)
@@ -210,17 +204,6 @@ def _of_backbone(names: Sequence[str]) -> bool:
 def _pixels(ancestors: Sequence[Ancestor], info: DatasetInfo) -> DatasetInfo:
     """Find the data set that normalises the images: that of the backbone's first run."""
     return DatasetInfo.from_json(ancestors[-1].dataset) if ancestors else info
-
-
-def _check_weights(workdir: Path, weights: Path, expected: str | None) -> None:
-    """Refuse other pretrained weights than those the run started from."""
-    found = atomic.sha256(weights)
-    if found != expected:
-        raise UserError(
-            f"{weights} is not the file that the run in {workdir} started from: its sha256 is"
-            f" {found}, expected {expected}. Put that file back: what a run freezes it does not"
-            " save."
-        )
 
 
 def _check_fits(
@@ -275,8 +258,8 @@ def _notes(ancestors: Sequence[Ancestor], info: DatasetInfo) -> list[str]:
             f"Images are normalised by the mean and standard deviation of {pixels.name}, as in"
             f" {ancestors[-1].folder}, and not by those of {info.name}."
         )
-    learned = [each for each in ancestors if each.learned]
-    return [*found, *dict.fromkeys(filter(None, (_overlap(each, info) for each in learned)))]
+    overlaps = (_overlap(each, info) for each in ancestors if each.learned)
+    return [*found, *dict.fromkeys(filter(None, overlaps))]
 
 
 def _overlap(ancestor: Ancestor, info: DatasetInfo) -> str | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fmi_jax import parallel
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.data.preparing.images import load_image
 from fmi_jax.errors import UsageError, UserError
@@ -35,7 +36,6 @@ def predict(workdir: Path, images: Sequence[Path], batch_size: int = 32) -> Pred
         raise UsageError("no images: expected at least one image file.")
     run = read_trained(workdir)
     config, info, mesh = run.config, run.info, run.mesh
-    share = mesh.shape["data"]
     task = task_of(info)
     if not isinstance(task, Classification) or run.assembly.fit is BARE:
         raise UserError(
@@ -45,19 +45,18 @@ def predict(workdir: Path, images: Sequence[Path], batch_size: int = 32) -> Pred
     measured = predict_split(
         evaluation_step(run.assembly, config, run.pixels, task.measure, mesh, run.placement),
         run.arrays,
-        _batches(images, info, config.data.prepared_size, -(-batch_size // share) * share),
+        _batches(images, info, config.data.prepared_size, parallel.whole_shares(mesh, batch_size)),
         len(images),
         mesh,
     )
-    unlabelled = {name: value for name, value in measured.items() if name != "labels"}
-    return task.predictions(unlabelled, Rows([str(path) for path in images]))
+    del measured["labels"]  # which say nothing
+    return task.predictions(measured, Rows([str(path) for path in images]))
 
 
 def _batches(
     images: Sequence[Path], info: DatasetInfo, size: int, batch_size: int
 ) -> Iterator[Batch]:
     """Yield decoded images in padded batches, with labels that say nothing."""
-    label_shape = info.label.shape(len(info.classes))
     for start in range(0, len(images), batch_size):
         paths = images[start : start + batch_size]
         pixels = np.zeros((batch_size, size, size, info.channels), np.uint8)
@@ -67,7 +66,7 @@ def _batches(
         index[: len(paths)] = np.arange(start, start + len(paths))
         yield Batch(
             inputs=pixels,
-            labels=np.zeros((batch_size, *label_shape), np.int32),
+            labels=np.zeros((batch_size, *info.label.shape(len(info.classes))), np.int32),
             mask=(index >= 0).astype(np.float32),
             index=index,
         )

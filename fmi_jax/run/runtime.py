@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from fmi_jax import __version__, parallel
+from fmi_jax import __version__
 from fmi_jax.nn import hardware
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -33,8 +33,9 @@ def configure() -> None:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of this package and of the libraries that decide numbers."""
-    found = {"python": platform.python_version(), "fmi_jax": __version__}
-    return found | {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {"python": platform.python_version(), "fmi_jax": __version__} | {
+        name: importlib.metadata.version(name) for name in _LIBRARIES
+    }
 
 
 def device() -> dict[str, Any]:
@@ -43,7 +44,7 @@ def device() -> dict[str, Any]:
         "platform": jax.default_backend(),
         "kind": jax.devices()[0].device_kind,
         "count": jax.device_count(),
-        "processes": parallel.process_count(),
+        "processes": jax.process_count(),
     }
 
 

@@ -8,19 +8,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Int
-
 from fmi_jax import atomic, parallel
 from fmi_jax.artifacts.checkpoints import RunCheckpoints, model_sha256
 from fmi_jax.artifacts.record import RunRecord
 from fmi_jax.artifacts.result import Finding
-from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, open_or_draw
+from fmi_jax.data.prepared import DatasetInfo, open_or_draw
 from fmi_jax.data.subset import training_subset
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn import hardware
-from fmi_jax.protocols.judging import Judgement, Network, SplitFeatures
+from fmi_jax.protocols.judging import Judgement, Network, Run, SplitFeatures
 from fmi_jax.protocols.registry import check, protocol_of, resolved
 from fmi_jax.protocols.spec import JudgeSpec, ProtocolSpec
 from fmi_jax.run import launch, runtime
@@ -29,7 +25,7 @@ from fmi_jax.run.assembly import Assembly, assemble, find_weights
 from fmi_jax.run.features import extract
 from fmi_jax.run.origin import CHECKPOINTS, Origin, find_origin
 from fmi_jax.settings import BaseConfig
-from fmi_jax.tasks.base import Measured, Task
+from fmi_jax.tasks.base import Measured
 from fmi_jax.tasks.registry import task_of
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.selection import Selection
@@ -72,17 +68,11 @@ class Fitted:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Session:
-    """A run that has begun.
+class Session(Run):
+    """A run that has begun: what its judges see of it (`Run`), and what else it works with.
 
     Attributes:
-      config: config of the experiment.
-      workdir: folder of the run.
       protocol: training and judges.
-      mesh: devices.
-      dataset: images, the training subset taken.
-      task: meaning of the data set's labels.
-      metric: validation metric that selects.
       assembly: model without its arrays.
       origin: origin of the backbone's arrays, found and checked.
       record: settings that the run was first started with.
@@ -91,13 +81,7 @@ class Session:
       judging: judge at work; None: none.
     """
 
-    config: BaseConfig
-    workdir: Path
     protocol: ProtocolSpec
-    mesh: Mesh
-    dataset: PreparedDataset
-    task: Task
-    metric: str
     assembly: Assembly
     origin: Origin
     record: RunRecord
@@ -109,20 +93,6 @@ class Session:
     def info(self) -> DatasetInfo:
         """Description of the data set."""
         return self.dataset.info
-
-    @property
-    def eval_batch_size(self) -> int:
-        """Images per evaluation step."""
-        return self.config.train.evaluation_batch_size
-
-    def held_places(self, batch_size: int) -> Int[np.ndarray, "p"]:
-        """Places in a batch that this process reads; see `parallel.held_places`."""
-        return parallel.held_places(self.mesh, batch_size)
-
-    @property
-    def active(self) -> bool:
-        """True on the one process that writes files and prints."""
-        return parallel.is_main()
 
     @property
     def trained(self) -> bool:
@@ -154,8 +124,7 @@ class Session:
         begun = (self.assembly, self.config, self.origin, self.mesh)
         if self.fitted is None or self.assembly.fit.heads:
             return networks.begun(*begun)
-        checkpoints = self.workdir / CHECKPOINTS
-        sha256 = model_sha256(checkpoints, self.fitted.step)
+        sha256 = model_sha256(self.workdir / CHECKPOINTS, self.fitted.step)
         return networks.trained(*begun, self.fitted.arrays, sha256, self.protocol.summary)
 
     def finished(self, workdir: Path) -> Network:
@@ -221,14 +190,15 @@ class Session:
         on_val, on_test = task.evaluate(val), task.evaluate(test)
         intervals = task.bootstrap(test, train.bootstrap_samples, train.seed, rows.groups)
         self._lap("test")
-        name, title = task.file, ""
-        if self.judging is not None and self._added:
-            name, title = f"{self.judge_name}_{task.file}", self.judging.summary
+        judge, file, title = self.protocol.name, task.file, ""
+        if (added := self._added) is not None:
+            judge, file = added.name, f"{added.name}_{task.file}"
+            title = added.summary[:1].upper() + added.summary[1:]
         if self.active:
-            task.keep(self.workdir / name, test, rows)
+            task.keep(self.workdir / file, test, rows)
         return Finding(
-            judge=self.judge_name,
-            title=title[:1].upper() + title[1:],
+            judge=judge,
+            title=title,
             evaluations={"val": on_val, "test": dataclasses.replace(on_test, intervals=intervals)},
             resampled="image" if rows.groups is None else "group",
             values=dict(values or {}),
@@ -236,20 +206,13 @@ class Session:
         )
 
     @property
-    def judge_name(self) -> str:
-        """Name of the judge at work; the run's own judge goes by the protocol's."""
-        if self.judging is not None and self._added:
-            return self.judging.name
-        return self.protocol.name
-
-    @property
-    def _added(self) -> bool:
-        """Whether the judge at work is one that the config adds to the run's own."""
-        return self.judging not in (None, self.protocol.judges[0])
+    def _added(self) -> JudgeSpec | None:
+        """Judge at work, if it is one that the config adds to the run's own."""
+        return None if self.judging == self.protocol.judges[0] else self.judging
 
     def _lap(self, phase: str) -> None:
         """End a phase of the judge at work; all those of an added judge go by its name."""
-        self.clock.lap(self.judge_name if self._added else phase)
+        self.clock.lap(phase if self._added is None else self._added.name)
 
     def say(self, line: str) -> None:
         """Print a line, on one process."""
@@ -280,8 +243,7 @@ def begin(config: BaseConfig, workdir: Path) -> Session:
     clock = Clock()
     config = resolved(config)
     mesh = parallel.make_mesh(config.train.model_parallel)
-    unused = launch.unused_devices()
-    if unused is not None:
+    if (unused := launch.unused_devices()) is not None:
         print(f"note: {unused}", file=sys.stderr)
     parallel.check_batch_size(
         mesh, config.train.batch_size, config.optim.accumulate, "train.batch_size"
@@ -296,7 +258,7 @@ def begin(config: BaseConfig, workdir: Path) -> Session:
         seed=data.subset_seed,
     )
     info = dataset.info
-    metric = config.metric_or(info.metric)
+    metric = config.metric or info.metric
     task = task_of(info)
     task.metric(metric)  # refuses one that the task does not have
     clock.lap("data")
@@ -304,15 +266,20 @@ def begin(config: BaseConfig, workdir: Path) -> Session:
     protocol = protocol_of(config)
     check(config, info)
     for needed in protocol.networks(config):  # by a judge that may come after a long training
-        spec, where = BACKBONES[needed.backbone], config.backbone.weights_dir
-        find_weights(needed.weights, where, spec, needed.field)
+        find_weights(
+            needed.weights,
+            config.backbone.weights_dir,
+            BACKBONES[needed.backbone],
+            needed.field,
+        )
     assembly = assemble(config, info.channels, len(info.classes))
     origin = find_origin(assembly, config, info)
+    transformer = assembly.transformer_weights
     record = RunRecord(
         config=config,
         dataset=info.to_json(),
         weights_sha256=origin.weights_sha256,
-        transformer_sha256=_checksum(assembly.transformer_weights),
+        transformer_sha256=None if transformer is None else atomic.sha256(transformer),
         started=now(),
         ancestors=origin.ancestors,
     )
@@ -340,7 +307,3 @@ def begin(config: BaseConfig, workdir: Path) -> Session:
 def now() -> str:
     """The time as ISO 8601, in UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _checksum(path: Path | None) -> str | None:
-    return None if path is None else atomic.sha256(path)

@@ -248,10 +248,8 @@ class Task(Objective):
             return {}
         measured = self.checked(measured)
         count = len(next(iter(measured.values())))
-        if groups is None:
-            member = np.arange(count)
-        else:
-            member = np.unique(np.asarray(groups), return_inverse=True)[1]
+        names = np.arange(count) if groups is None else np.asarray(groups)
+        member = np.unique(names, return_inverse=True)[1]
         drawn: dict[str, list[np.ndarray]] = {}
         for times in draw_times(int(member.max()) + 1, samples, seed, size=count):
             for name, value in self.values(measured, times[:, member]).items():

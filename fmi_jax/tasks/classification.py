@@ -115,8 +115,7 @@ class Classification(Task):
         """Convert logits to float64 and labels to int64, or say which image is wrong."""
         logits, labels = np.asarray(measured["logits"], np.float64), np.asarray(measured["labels"])
         k = len(self.classes)
-        expected = (len(logits), *self.label.shape(k))
-        if logits.ndim != 2 or logits.shape[1] != k or labels.shape != expected:
+        if logits.shape != (len(logits), k) or labels.shape != (len(logits), *self.label.shape(k)):
             raise ValueError(
                 f"logits {logits.shape} and labels {labels.shape} do not fit {k} classes"
                 f" of a {self.name} task"
@@ -125,10 +124,9 @@ class Classification(Task):
             raise UserError("there are no images to evaluate: expected a split with at least one.")
         wrong, valid = self.wrong_labels(labels)
         if wrong.any():
-            row = int(np.argwhere(wrong)[0, 0])
             raise UserError(
-                f"label {labels[wrong][0]} of image {row} of the split is no class:"
-                f" expected {valid}."
+                f"label {labels[wrong][0]} of image {int(np.argwhere(wrong)[0, 0])} of the split is"
+                f" no class: expected {valid}."
             )
         impossible = np.isnan(self.log_probabilities(logits)).any(axis=1)
         if impossible.any():
@@ -152,9 +150,8 @@ class Classification(Task):
 
     def _members(self) -> dict[str, list[int]]:
         """Indices of the classes of each group, by the group's metric."""
-        names = list(self.classes)
         return {
-            GROUP_PREFIX + group: [names.index(name) for name in members]
+            GROUP_PREFIX + group: [self.classes.index(name) for name in members]
             for group, members in self.class_groups.items()
         }
 
@@ -231,8 +228,11 @@ class Classification(Task):
                 "Confusion matrix of the test images",
                 figures.confusion(evaluation),
             )
-        roc = figures.roc(evaluation, table.labels, table.probabilities)
-        return drawn | {"roc": ("ROC curves of the test images", roc)}
+        drawn["roc"] = (
+            "ROC curves of the test images",
+            figures.roc(evaluation, table.labels, table.probabilities),
+        )
+        return drawn
 
     def examples(self, path: Path, image_of: ImageOf) -> list[ExampleGroup]:
         """Choose images of every class, and the surest mistakes."""
@@ -263,8 +263,7 @@ class _OneClass(Classification):
         """Cross entropy of the softmax."""
         import optax  # with jax, which reading results does without
 
-        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"])
-        return losses, {}
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"]), {}
 
     def log_probabilities(self, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
         """Compute logarithms of the softmax in float64."""
@@ -298,8 +297,7 @@ class _OneClass(Classification):
     def outcomes(self, measured: Measured) -> tuple[Float[np.ndarray, "m"], np.ndarray]:
         """Probabilities of the predicted classes."""
         logits = measured["logits"]  # of equal ones the first, which rounding must not decide
-        certainty = self.probabilities(logits).max(axis=1)
-        return certainty, logits.argmax(axis=1) == measured["labels"]
+        return self.probabilities(logits).max(axis=1), logits.argmax(axis=1) == measured["labels"]
 
     def _ranked(self, metric: str) -> list[int]:
         """Classes whose AUROC, each against the rest, a metric is the mean of; none: another."""
@@ -366,9 +364,8 @@ class Multiclass(_OneClass):
         return weighted.one_class(measured["logits"], measured["labels"], weights, binary=False)
 
     def _ranked(self, metric: str) -> list[int]:
-        if metric == "roc_auc_ovr":
-            return list(range(len(self.classes)))
-        return super()._ranked(metric)
+        every = list(range(len(self.classes)))
+        return every if metric == "roc_auc_ovr" else super()._ranked(metric)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -396,7 +393,7 @@ class Multilabel(Classification):
 
     def log_probabilities(self, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
         """Compute logarithms of the sigmoids in float64."""
-        return weighted.log_sigmoid(logits)
+        return -np.logaddexp(0.0, -np.asarray(logits, np.float64))
 
     def logits(self, probabilities: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
         """Compute log-odds in float64."""
@@ -421,14 +418,12 @@ class Multilabel(Classification):
     def condensed(self, measured: Measured, metric: str) -> list[condense.Problem]:
         """One problem per AUROC averaged over; all images for another metric."""
         logits, labels = measured["logits"], measured["labels"]
-        classes = self._members().get(metric, [])
-        if metric == "roc_auc":
-            classes = list(range(logits.shape[1]))
+        every = range(logits.shape[1])
+        classes = every if metric == "roc_auc" else self._members().get(metric, [])
         if not classes:
             return [condense.whole(logits, labels, self.weigh, metric)]
         return [condense.by_order(logits[:, c], labels[:, c]) for c in classes]
 
     def outcomes(self, measured: Measured) -> tuple[Float[np.ndarray, "m"], np.ndarray]:
         """Probabilities of all classes."""
-        p = self.probabilities(measured["logits"])
-        return p.ravel(), measured["labels"].ravel() == 1
+        return self.probabilities(measured["logits"]).ravel(), measured["labels"].ravel() == 1

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float, Int
 
-from fmi_jax.tasks.weighted import WeightedMetrics, several_classes
+from fmi_jax.tasks.weighted import WeightedMetrics, mean_defined, several_classes
 
 Weigh = Callable[[Mapping[str, np.ndarray], np.ndarray], WeightedMetrics]
 
@@ -39,16 +39,22 @@ class Problem:
 
 def whole(logits: np.ndarray, labels: np.ndarray, weigh: Weigh, metric: str) -> Problem:
     """A row for each image."""
-    rows = np.arange(len(logits))
-    return Problem(logits=logits, labels=labels, row=rows, weigh=weigh, metric=metric)
+    return Problem(
+        logits=logits, labels=labels, row=np.arange(len(logits)), weigh=weigh, metric=metric
+    )
 
 
 def by_confusion(logits: np.ndarray, labels: np.ndarray, weigh: Weigh, metric: str) -> Problem:
     """A row for each true and predicted class."""
     k = logits.shape[1]
     true, predicted = np.divmod(np.arange(k * k), k)
-    row = labels * k + logits.argmax(axis=1)
-    return Problem(logits=np.eye(k)[predicted], labels=true, row=row, weigh=weigh, metric=metric)
+    return Problem(
+        logits=np.eye(k)[predicted],
+        labels=true,
+        row=labels * k + logits.argmax(axis=1),
+        weigh=weigh,
+        metric=metric,
+    )
 
 
 def by_order(scores: np.ndarray, truth: np.ndarray) -> Problem:
@@ -58,8 +64,8 @@ def by_order(scores: np.ndarray, truth: np.ndarray) -> Problem:
     of_level[level, truth] = True
     mixed = of_level[:, 0] & of_level[:, 1]
     kind = np.where(mixed, 2, of_level.argmax(axis=1))
-    begins = np.r_[True, (kind[1:] != kind[:-1]) | mixed[1:]]
-    rank = np.cumsum(begins) - 1  # of every level, equal ones a stretch
+    # Of every level, equal ones a stretch.
+    rank = np.cumsum(np.r_[True, (kind[1:] != kind[:-1]) | mixed[1:]]) - 1
     rows, row = np.unique(2 * rank[level] + truth, return_inverse=True)
     return Problem(
         logits=(rows // 2).astype(np.float64)[:, None],
@@ -94,8 +100,4 @@ def values(
         weights = (table @ times.T).T
         measured = part.weigh({"logits": part.logits, "labels": part.labels}, weights)
         found[i] = measured.values[part.metric]
-    defined = ~np.isnan(found)
-    total = np.where(defined, found, 0.0).sum(axis=0)
-    return np.divide(
-        total, defined.sum(axis=0), out=np.full(len(times), np.nan), where=defined.any(axis=0)
-    )
+    return mean_defined(found.T)

@@ -34,8 +34,9 @@ def confusion(evaluation: Evaluation) -> Figure:
                 "textcoords": "offset points",
             }
             ax.annotate(str(counts[i, j]), (j, i), (0, 4), color=colour, **centred)
-            percent = f"{100 * share[i, j]:.0f}%"
-            ax.annotate(percent, (j, i), (0, -7), color=colour, fontsize=6, **centred)
+            ax.annotate(
+                f"{100 * share[i, j]:.0f}%", (j, i), (0, -7), color=colour, fontsize=6, **centred
+            )
         elif numbered and support[i]:
             ax.text(j, i, "0", ha="center", va="center", color="#9A9A9A")
         elif not support[i] and j == 0:
@@ -98,8 +99,8 @@ def roc(
         ylabel="Sensitivity", ylim=(-0.02, 1.02), yticks=[0, 0.25, 0.5, 0.75, 1], aspect="equal",
     )  # fmt: skip
     if ax.get_legend_handles_labels()[0]:
-        inside: dict[str, Any] = {"loc": "lower right"}
-        beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
-        where = inside if len(curves) <= 6 else beside
+        where: dict[str, Any] = {"loc": "lower right"}
+        if len(curves) > 6:  # beside the axes
+            where = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
         ax.legend(title="AUROC", alignment="left", handlelength=1.6, labelspacing=0.35, **where)
     return figure

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -49,22 +50,20 @@ class Predictions:
         Probabilities have 9 significant digits, enough to restore any float32.
         """
         known = [] if self.labels is None else [("label", self.labels)]
-        columns = ["id"]
-        cells: list[Sequence[str]] = []
+        columns: dict[str, Any] = {"id": self.ids}
         if self.groups is not None:
-            columns.append("group")
-            cells.append(self.groups)
+            columns["group"] = self.groups
         for name, values in [*known, ("predicted", self.predicted)]:
             if self.label is Label.VECTOR:
-                columns += [f"{name}_{c}" for c in self.classes]
-                cells += [[str(int(v)) for v in values[:, c]] for c in range(len(self.classes))]
+                columns |= {
+                    f"{name}_{c}": values[:, i].astype(np.int64) for i, c in enumerate(self.classes)
+                }
             else:
-                columns.append(name)
-                cells.append([self.classes[int(v)] for v in values])
-        columns += [f"p_{c}" for c in self.classes]
-        cells += [[f"{p:.9g}" for p in column] for column in np.asarray(self.probabilities).T]
-        rows = [columns, *zip(self.ids, *cells, strict=True)]
-        atomic.write_bytes(path, atomic.csv_bytes(rows, end="\r\n"))
+                columns[name] = [self.classes[int(v)] for v in values]
+        for name, column in zip(self.classes, np.asarray(self.probabilities).T, strict=True):
+            columns[f"p_{name}"] = [f"{p:.9g}" for p in column]
+        table = [columns, *zip(*columns.values(), strict=True)]
+        atomic.write_bytes(path, atomic.csv_bytes(table, end="\r\n"))
 
 
 def read_predictions(path: Path, label: Label, classes: Sequence[str]) -> Predictions:

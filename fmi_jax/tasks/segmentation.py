@@ -181,11 +181,10 @@ class Segmentation(Task):
                 for pixels, prefix in _SUMS.items()
             }
             measured["loss"] = np.array([float(line["loss"]) for line in lines])
-            ids = [line["id"] for line in lines]
             groups = [line["group"] for line in lines] if lines and "group" in lines[0] else None
+            return measured, Rows([line["id"] for line in lines], groups)
         except (KeyError, ValueError, TypeError, csv.Error) as error:
             raise UserError(
                 f"{path} is not the table of classes {', '.join(self.classes)}"
                 f" ({type(error).__name__}: {error}); expected the file as the run wrote it."
             ) from error
-        return measured, Rows(ids, groups)

@@ -5,6 +5,7 @@ number of draws for a bootstrap resample. Shapes: `s` weightings, `n` images, `k
 is undefined is NaN; `fmi_jax.tasks.classification` says what that means.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -68,15 +69,9 @@ def log_softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     Unlike probabilities they keep their order where those reach 0 or 1.
     """
     logits = np.asarray(logits, np.float64)
-    itself = np.eye(logits.shape[-1], dtype=bool)
-    others = np.where(itself, -np.inf, logits[:, None, :])
+    others = np.where(np.eye(logits.shape[-1], dtype=bool), -np.inf, logits[:, None, :])
     with np.errstate(invalid="ignore"):  # an impossible row is reported by `Task.checked`
         return -np.logaddexp(0.0, np.logaddexp.reduce(others, axis=-1) - logits)
-
-
-def log_sigmoid(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-    """Log-probabilities of classes that an image has or has not, each for itself."""
-    return -np.logaddexp(0.0, -np.asarray(logits, np.float64))
 
 
 def one_class(
@@ -100,18 +95,16 @@ def one_class(
     cell = np.zeros((n, k * k))
     cell[np.arange(n), labels * k + predicted] = 1
     confusion = (weights @ cell).reshape(-1, k, k)
-    total = weights.sum(axis=1)
     truth = np.eye(k, dtype=bool)[labels]
 
     hits = np.diagonal(confusion, axis1=1, axis2=2)
-    accuracy = _ratio(hits.sum(axis=1), total)
     per_class = _per_class(hits, confusion.sum(2), confusion.sum(1), scores, truth, weights)
     macro = _macro(per_class, confusion.sum(1))
     index = np.arange(k)
     values = {
         "quadratic_kappa": _kappa(confusion, (index[:, None] - index) ** 2),
         "cohen_kappa": _kappa(confusion, index[:, None] != index),
-        "accuracy": accuracy,
+        "accuracy": _ratio(hits.sum(axis=1), weights.sum(axis=1)),
         "balanced_accuracy": macro["recall"],
         **macro,
     }
@@ -227,9 +220,10 @@ def _by_threshold(
     order = np.argsort(scores, kind="stable")
     ranked, truth, weights = scores[order], truth[order], weights[:, order]
     starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-    positive = np.add.reduceat(weights * truth, starts, axis=1)
-    negative = np.add.reduceat(weights * ~truth, starts, axis=1)
-    return positive, negative
+    return (
+        np.add.reduceat(weights * truth, starts, axis=1),
+        np.add.reduceat(weights * ~truth, starts, axis=1),
+    )
 
 
 def _roc_auc(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
@@ -250,13 +244,10 @@ def _average_precision(positive: np.ndarray, negative: np.ndarray) -> np.ndarray
 
 def _one_vs_one(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mean AUROC over all ordered pairs of classes (Hand and Till 2001), as in the study."""
-    k = scores.shape[1]
     pairs = []
-    for a in range(k):
-        for b in range(k):
-            if a != b:
-                rows = np.flatnonzero((labels == a) | (labels == b))
-                if len(rows):
-                    at = _by_threshold(scores[rows, a], labels[rows] == a, weights[:, rows])
-                    pairs.append(_roc_auc(*at))
+    for a, b in itertools.permutations(range(scores.shape[1]), 2):
+        rows = np.flatnonzero((labels == a) | (labels == b))
+        if len(rows):
+            at = _by_threshold(scores[rows, a], labels[rows] == a, weights[:, rows])
+            pairs.append(_roc_auc(*at))
     return mean_defined(np.stack(pairs, axis=-1))

@@ -114,7 +114,7 @@ class Loop:
             earlier checkpoints are kept.
         """
         pending: list[dict[str, Any]] = []
-        clock = time.monotonic()
+        selection, clock = self.selection, time.monotonic()
         try:
             with StopRequest() as stop:
                 for step in range(start_step, self.plan.total_steps):
@@ -125,7 +125,6 @@ class Loop:
                     if len(pending) > STEPS_AHEAD:
                         jax.block_until_ready(pending[-1 - STEPS_AHEAD])
                     done = step + 1
-                    evaluating = done in self.plan.evaluate_at
                     stopping = stop.requested(done)
                     periodic = self.plan.checkpoint_every
                     saving = done in self.plan.save_at or stopping
@@ -134,12 +133,15 @@ class Loop:
                         self._write(pending, done, state)
                         pending.clear()
                         self.checkpoints.poll()
-                        self.selection.seconds += time.monotonic() - clock
+                        selection.seconds += time.monotonic() - clock
                         clock = time.monotonic()
-                    if evaluating:
+                    if done in self.plan.evaluate_at:
                         state = self.evaluate(state, done)
                     if saving:
-                        self._save(state, done)
+                        self.writer.flush()
+                        self.checkpoints.save(
+                            done, model_arrays(state), counters(state), selection.to_json()
+                        )
                         self.report.restart_clock(done)
                         clock = time.monotonic()
                     if stopping and done < self.plan.total_steps:
@@ -187,9 +189,13 @@ class Loop:
         self.writer.write_scalars(done, selection.named("val", values))
         improved = selection.improve(values, done)
         if selection.names and improved.any():
-            kept = side_by_side.keep(state.params, state.followers, improved)
-            state = dataclasses.replace(state, followers=kept)
-        if self.plateaus(done) and selection.wait(self.config.optim, improved):
+            state = dataclasses.replace(
+                state, followers=side_by_side.keep(state.params, state.followers, improved)
+            )
+        optim = self.config.optim
+        # During warm-up a validation without improvement does not count.
+        warm = done > warmup_steps(optim, self.plan.steps_per_epoch)
+        if optim.schedule == "plateau" and warm and selection.wait(optim, improved):
             state = self.dropped(state, selection.lr_scale)
         self.report.say(
             f"epoch {done / self.plan.steps_per_epoch:.1f}  step {done}"
@@ -197,22 +203,16 @@ class Loop:
         )
         return state
 
-    def plateaus(self, done: int) -> bool:
-        """Test whether non-improving validations count now; they never do during warm-up."""
-        optim = self.config.optim
-        warmup = warmup_steps(optim, self.plan.steps_per_epoch)
-        return optim.schedule == "plateau" and done > warmup
-
     def dropped(self, state: TrainState, lr_scale: Any) -> TrainState:
         """Return `state` with the learning rate multiplied by `lr_scale`."""
         rate = np.asarray(self.learning_rate, np.float32) * np.asarray(lr_scale, np.float32)
         rate = parallel.place(rate, parallel.replicated(self.mesh))
         return dataclasses.replace(state, learning_rate=rate)
 
-    def _save(self, state: TrainState, done: int) -> None:
-        self.writer.flush()
-        model = {"params": state.params, "stats": state.followers}
-        self.checkpoints.save(done, model, counters(state), self.selection.to_json())
+
+def model_arrays(state: TrainState) -> dict[str, Arrays]:
+    """Part of a train state that a checkpoint stores as the model."""
+    return {"params": state.params, "stats": state.followers}
 
 
 def counters(state: TrainState) -> dict[str, Any]:

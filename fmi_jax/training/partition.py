@@ -47,9 +47,7 @@ class Partition:
             each device sees its own part. Arrays divided over "data" are gathered: those of a block
             when the block runs, all others here. Arrays without an entry are whole.
         """
-        values: dict[str, Any] = {}
-        for part in parts:
-            values |= part
+        values = {name: value for part in parts for name, value in part.items()}
         placement = placement or {}
         state = []
         for name, (path, abstract) in self.variables.items():

@@ -72,16 +72,12 @@ def add_adapters(
             f" is adapted; nearest valid: {widest - 1}."
         )
     for parent, name, layer, starts, width in found:
-        adapted = LoRALinear(
-            layer,
-            starts,
-            width,
-            parts=_FUSED.get(name, 1),
-            rank=rank,
-            scale=alpha / rank,
-            rngs=rngs,
+        parts, scale = _FUSED.get(name, 1), alpha / rank
+        setattr(
+            parent,
+            name,
+            LoRALinear(layer, starts, width, parts=parts, rank=rank, scale=scale, rngs=rngs),
         )
-        setattr(parent, name, adapted)
 
 
 def merge_adapters(backbone: Backbone) -> None:
@@ -101,12 +97,10 @@ def _linear_layers(backbone: Backbone) -> Iterator[tuple[nnx.Module, str, nnx.Li
 
 def _adapted(name: str, layer: nnx.Linear, targets: tuple[str, ...]) -> tuple[tuple[int, ...], int]:
     """First output of each part of a layer that is adapted, and the width of a part."""
-    if name == "qkv":
-        width = layer.out_features // 3
-        return tuple({"q": 0, "v": 2 * width}[t] for t in ("q", "v") if t in targets), width
-    if name == "f":  # of a focal modulation: query, context, gates
-        width = layer.in_features
-        return tuple({"q": 0, "v": width}[t] for t in ("q", "v") if t in targets), width
+    if name in ("qkv", "f"):  # the latter, of a focal modulation, is query, context and gates
+        width = layer.out_features // 3 if name == "qkv" else layer.in_features
+        begins = {"q": 0, "v": 2 * width if name == "qkv" else width}
+        return tuple(begin for target, begin in begins.items() if target in targets), width
     whole = "proj" if name == "proj" else "mlp" if name in _MLP else ""
     return (0,) if whole in targets else (), layer.out_features
 

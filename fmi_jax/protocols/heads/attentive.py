@@ -110,8 +110,7 @@ class AttentiveClassifier(nnx.Module):
     ) -> Float[Array, "b k"]:
         """Logits in float32. `rngs` (stream "dropout") means training."""
         features = self.backbone.features(images, rngs=None if self.eval_mode else rngs)
-        b, d = images.shape[0], features.tokens.shape[-1]
-        tokens = features.tokens.reshape(b, -1, d)
+        tokens = features.tokens.reshape(len(images), -1, features.tokens.shape[-1])
         if features.cls is not None:
             tokens = jnp.concatenate([features.cls[:, None].astype(tokens.dtype), tokens], axis=1)
         return self.head(self.pool(tokens))

@@ -8,7 +8,7 @@ best step are its own. Order and augmentation of the images are shared; those of
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,6 @@ from fmi_jax.protocols.judging import Run
 from fmi_jax.protocols.spec import Head, HeadSpec, JudgeSpec, Parts, Variant, training_images
 from fmi_jax.rules import different, positive
 from fmi_jax.settings import BaseConfig, OptimConfig, section
-from fmi_jax.tasks.base import Measured, Task
 from fmi_jax.training.selection import Selection
 from fmi_jax.training.side_by_side import is_best, of_head
 
@@ -122,19 +121,19 @@ def heads_of(config: BaseConfig) -> tuple[Head, ...]:
             f" probe_grid.learning_rates={grid.learning_rates!r} instead; expected"
             f" the default {default!r} there, or protocol 'linear_probe'."
         )
-    seeds = range(config.train.seed, config.train.seed + grid.seeds)
     return tuple(
-        Head(learning_rate=rate, seed=seed) for rate in grid.learning_rates for seed in seeds
+        Head(learning_rate=rate, seed=config.train.seed + i)
+        for rate in grid.learning_rates
+        for i in range(grid.seeds)
     )
 
 
 def _build(parts: Parts) -> nnx.Module:
-    config = parts.config
-    grid = section(config, ProbeGridConfig)
+    grid = section(parts.config, ProbeGridConfig)
     return HeadGrid(
         parts.backbone,
         parts.num_classes,
-        streams(config.train.seed, grid.seeds, parts.rngs),
+        streams(parts.config.train.seed, grid.seeds, parts.rngs),
         copies=len(grid.learning_rates),
     )
 
@@ -166,24 +165,24 @@ def judge(run: Run) -> Finding:
     """Measure every head at its best step, and report the first head of the best rate."""
     heads, task = heads_of(run.config), run.task
     val, test = run.predict("val"), run.predict("test")
-    of_val, of_test = (_of_each(task, measured, len(heads)) for measured in (val, test))
-    score = task.metric(run.metric).score
-    chosen = choose(heads, [score(head.values[run.metric]) for head in of_val])
+    of_val, of_test = (
+        [task.evaluate(of_head(measured, i)) for i in range(len(heads))] for measured in (val, test)
+    )
+    metric = task.metric(run.metric)
+    chosen = choose(heads, [metric.score(head.values[run.metric]) for head in of_val])
     if run.active:  # what the run reports is written last
         for i in _same_rate(heads, chosen):
-            path = run.workdir / _predictions_name(heads[i].seed)
-            task.keep(path, of_head(test, i), run.dataset.rows("test"))
+            task.keep(
+                run.workdir / _predictions_name(heads[i].seed),
+                of_head(test, i),
+                run.dataset.rows("test"),
+            )
     return run.evaluated(
         of_head(val, chosen),
         of_head(test, chosen),
         values=_details(heads, chosen, run.selection, of_val, of_test),
-        notes=tuple(_notes(run.config)),
+        notes=tuple(_notes(section(run.config, ProbeGridConfig))),
     )
-
-
-def _of_each(task: Task, measured: Measured, heads: int) -> list[Evaluation]:
-    """Evaluate every head on a split, from what was measured of all of them."""
-    return [task.evaluate(of_head(measured, head)) for head in range(heads)]
 
 
 def choose(heads: Sequence[Head], scores: Sequence[float]) -> int:
@@ -251,17 +250,15 @@ def _details(
     }
 
 
-def _notes(config: BaseConfig) -> list[str]:
+def _notes(settings: ProbeGridConfig) -> Iterator[str]:
     """Say what sets a grid apart from separate linear probes."""
-    settings, found = section(config, ProbeGridConfig), []
     if settings.seeds > 1:
-        found.append(
+        yield (
             f"The {settings.seeds} seeds of a learning rate share the order and augmentation of"
             " the images; they differ in the initialisation of the head alone."
         )
     if settings.cached:
-        found.append("The heads were trained on features of images without augmentation.")
-    return found
+        yield "The heads were trained on features of images without augmentation."
 
 
 SPEC = HeadSpec(
