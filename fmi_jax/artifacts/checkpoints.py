@@ -37,7 +37,6 @@ class _NewestAndBest:
         self.best_step: int | None = None
 
     def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
-        del context
         newest = {info.step for info in checkpoints[-2:]}
         return [info.step in newest or info.step == self.best_step for info in checkpoints]
 

@@ -247,7 +247,6 @@ def _keep_freed_memory() -> None:
 
 def _start_worker(parent: int, worker: int, workers: int) -> None:
     """Set a worker up; Linux ends it when the trainer is gone, even if that was killed."""
-    del worker, workers
     _keep_freed_memory()
     pr_set_pdeathsig = 1
     if hasattr(_LIBC, "prctl"):

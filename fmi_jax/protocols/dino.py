@@ -241,7 +241,6 @@ def _follow(options: DinoConfig, total_steps: int) -> Follow:
 
 def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
     """Describe the pre-training of a backbone."""
-    del arch
     options = section(config, DinoConfig)
     return Fit(
         module=lambda parts: Dino(parts, options),

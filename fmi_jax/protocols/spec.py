@@ -70,7 +70,6 @@ seed; an empty list of rates stands for the config's own."""
 
 def one_cell(config: _Config, rates: Sequence[float], seeds: int) -> tuple[Variant[_Config], ...]:
     """Return the experiment unchanged, for protocols without a learning rate or a random draw."""
-    del rates, seeds
     return (Variant(config),)
 
 

@@ -131,7 +131,6 @@ class Task(Objective):
     @classmethod
     def suits(cls, label: Label, classes: Sequence[str]) -> bool:
         """Test whether labels of this form, with these classes, are for this task."""
-        del classes
         return label is cls.label
 
     @classmethod
@@ -190,7 +189,6 @@ class Task(Objective):
 
         None where the task keeps no probabilities.
         """
-        del measured
         return np.zeros(0), np.zeros(0, bool)
 
     def figures(self, path: Path, evaluation: Evaluation) -> dict[str, tuple[str, bytes]]:
@@ -200,12 +198,10 @@ class Task(Objective):
           path: file that `keep` wrote of the test images.
           evaluation: metrics of the test images.
         """
-        del path, evaluation
         return {}
 
     def examples(self, path: Path, image_of: ImageOf) -> list[ExampleGroup]:
         """Choose the test images of a page, from the file that `keep` wrote."""
-        del path, image_of
         return []
 
     def resampled(

@@ -55,7 +55,6 @@ class SelfSupervision(Objective):
           kl: divergence of the student from the teacher, in nats: the loss without the teacher's
             entropy. Collapse to the same output for all images ends at 0.
         """
-        del batch
         teacher = (outputs.teacher - outputs.centre) / outputs.temperature
         log_target = jax.nn.log_softmax(jax.lax.stop_gradient(teacher))
         target = jnp.exp(log_target)

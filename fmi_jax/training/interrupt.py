@@ -30,7 +30,6 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        del frame
         self._signal = signum
         for other in _SIGNALS:
             signal.signal(other, signal.SIG_DFL)

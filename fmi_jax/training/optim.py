@@ -109,7 +109,6 @@ def _block(name: str) -> int:
 
 def _scale_by_layer(decay: float) -> optax.GradientTransformation:
     def scale(updates: Any, params: Any) -> Any:
-        del params
         factors = layer_factors(updates, decay)
         return {name: factors[name] * update for name, update in updates.items()}
 

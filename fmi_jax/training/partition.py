@@ -83,7 +83,6 @@ def named_values(model: nnx.Module) -> dict[str, Any]:
 
 def nothing(name: str) -> bool:
     """Select no array, whatever its name."""
-    del name
     return False
 
 

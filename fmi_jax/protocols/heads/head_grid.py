@@ -90,7 +90,6 @@ class HeadGrid(nnx.Module):
         self, images: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b g k"]:
         """Logits of every head in float32."""
-        del rngs
         return self.head(self.backbone.features(images, rngs=None).pooled)
 
 
@@ -104,7 +103,6 @@ class FeatureHeads(nnx.Module):
         self, features: Float[Array, "b f"], *, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b g k"]:
         """Logits of every head in float32."""
-        del rngs
         return self.head(features)
 
 
