@@ -100,8 +100,8 @@ def splash(
     # Here, as Pallas takes a second to import.
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel as kernels,
+        splash_attention_mask as masks,
     )
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     n = q.shape[2]
     q, k, v = (_to_multiple(x, _LANES) for x in (q * scale, k, v))

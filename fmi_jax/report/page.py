@@ -4,8 +4,7 @@ from pathlib import Path
 
 from fmi_jax import atomic
 from fmi_jax.artifacts import history as _history
-from fmi_jax.artifacts.result import FILE_NAME as RESULT
-from fmi_jax.artifacts.result import Evaluation, Finding, Result
+from fmi_jax.artifacts.result import FILE_NAME as RESULT, Evaluation, Finding, Result
 from fmi_jax.drawing.template import png_uri, render
 from fmi_jax.errors import UserError
 from fmi_jax.report import figures

@@ -12,8 +12,7 @@ from fmi_jax.artifacts.result import Best, Finding, Result
 from fmi_jax.errors import UserError
 from fmi_jax.report.charts import draw_chart
 from fmi_jax.report.console import console_table
-from fmi_jax.report.page import FILE_NAME as PAGE
-from fmi_jax.report.page import write_report
+from fmi_jax.report.page import FILE_NAME as PAGE, write_report
 from fmi_jax.run import runtime
 from fmi_jax.run.origin import CHECKPOINTS, chosen_head, kept_step
 from fmi_jax.run.session import Session, now

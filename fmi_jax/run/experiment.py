@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from fmi_jax.artifacts.record import owned
-from fmi_jax.artifacts.result import FILE_NAME as RESULT
-from fmi_jax.artifacts.result import Result
+from fmi_jax.artifacts.result import FILE_NAME as RESULT, Result
 from fmi_jax.rules import validate
 from fmi_jax.run import runtime, session
 from fmi_jax.run.conclusion import announce, complete, conclude

@@ -19,8 +19,7 @@ from fmi_jax.nn import hardware
 from fmi_jax.protocols.judging import Judgement, Network, Run, SplitFeatures
 from fmi_jax.protocols.registry import check, protocol_of, resolved
 from fmi_jax.protocols.spec import JudgeSpec, ProtocolSpec
-from fmi_jax.run import launch, runtime
-from fmi_jax.run import network as networks
+from fmi_jax.run import launch, network as networks, runtime
 from fmi_jax.run.assembly import Assembly, assemble, find_weights
 from fmi_jax.run.features import extract
 from fmi_jax.run.origin import CHECKPOINTS, Origin, find_origin

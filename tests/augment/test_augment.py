@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from beartype import beartype
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from jaxtyping import TypeCheckError, jaxtyped
 from tolerances import AUGMENT_8_BIT_CROP, AUGMENT_8_BIT_JITTER, AUGMENT_FLOAT, AUGMENT_GREY
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 from reference_packages import torchvision  # noqa: F401 - before timm
 from tiny_backbones import TINY, fill
 from tolerances import PARITY_FORWARD, PARITY_GRADIENT

@@ -3,8 +3,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from tolerances import RESIZE_FLOAT64, SAME_FLOAT32
 
 from fmi_jax.nn import resize

@@ -16,8 +16,7 @@ import runs
 import tiny_backbones
 import tolerances
 from flax import nnx
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from jax.sharding import Mesh
 
 from fmi_jax import parallel
@@ -29,8 +28,7 @@ from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.models.base import Backbone, Execution, create, create_abstract
 from fmi_jax.models.deit import TokenDeiT
-from fmi_jax.protocols import cka as protocol
-from fmi_jax.protocols import hsic
+from fmi_jax.protocols import cka as protocol, hsic
 from fmi_jax.protocols.cka import CkaConfig
 from fmi_jax.protocols.heads.stacked import StackedClassifier
 from fmi_jax.protocols.judging import Network

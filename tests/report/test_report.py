@@ -10,8 +10,7 @@ import matplotlib
 import numpy as np
 import pytest
 from html_page import Page
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from measuring import bootstrap, evaluate
 from PIL import Image
 from rich.console import Console

@@ -13,8 +13,7 @@ from fmi_jax.errors import UsageError
 from fmi_jax.flags import assign
 from fmi_jax.nn import hardware
 from fmi_jax.settings import as_dict, field_names
-from fmi_jax.study import estimate
-from fmi_jax.study import published as published_module
+from fmi_jax.study import estimate, published as published_module
 from fmi_jax.study.cells import Cell, candidates, cell_id, chosen, due
 from fmi_jax.study.plan import Plan, make_plan, select
 from fmi_jax.study.registry import STUDIES, find_study

@@ -22,11 +22,11 @@ from fmi_jax.study.report.figures import (
     dots,
     gain,
     layers,
+    published as beside,
     reliability,
     significance,
     time,
 )
-from fmi_jax.study.report.figures import published as beside
 from fmi_jax.study.report.findings import best_of_columns
 from fmi_jax.study.report.numbers import numbers_of
 from fmi_jax.study.report.outcomes import Outcomes

@@ -20,10 +20,12 @@ import short_runs
 from fmi_jax import cli
 from fmi_jax.errors import UserError
 from fmi_jax.settings import as_dict
-from fmi_jax.study import driver as driver_module
-from fmi_jax.study import ledger as ledger_module
-from fmi_jax.study import plan as plan_module
-from fmi_jax.study import slurm
+from fmi_jax.study import (
+    driver as driver_module,
+    ledger as ledger_module,
+    plan as plan_module,
+    slurm,
+)
 from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.registry import find_study
 from fmi_jax.study.state import State

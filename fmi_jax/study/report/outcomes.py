@@ -6,8 +6,7 @@ import operator
 from collections.abc import Mapping
 from pathlib import Path
 
-from fmi_jax.artifacts.result import FILE_NAME as RESULT
-from fmi_jax.artifacts.result import Finding, Result, current
+from fmi_jax.artifacts.result import FILE_NAME as RESULT, Finding, Result, current
 from fmi_jax.errors import UserError
 from fmi_jax.study.files import CELL
 from fmi_jax.study.state import Score, State, ended, read_failure

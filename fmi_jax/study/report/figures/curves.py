@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fmi_jax.drawing.style import short
-from fmi_jax.study.planned import DATASET
-from fmi_jax.study.planned import Figure as FigureSpec
+from fmi_jax.study.planned import DATASET, Figure as FigureSpec
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.drawing import ONE_COLUMN, TWO_COLUMNS, Drawn, Look
 from fmi_jax.study.report.numbers import Number
