@@ -1,4 +1,4 @@
-"""Shapes that most networks have, one width or stages of doubling width; features of stages."""
+"""Networks of stages: their shapes and their features."""
 
 import dataclasses
 from typing import Any
@@ -11,52 +11,33 @@ from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.types import Features
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TransformerArch(ArchConfig):
-    """The shape of a vision transformer of one width; a block is a transformer block.
+class StageByStage(ArchConfig):
+    """The shape of a network whose blocks are stages; a tuple has one entry per stage.
 
-    Attributes:
-      patch_size: pixels per patch side.
-      width: width of the tokens.
-      depth: number of blocks.
-      num_heads: heads of each attention; divides `width`.
-      mlp_width: hidden width of the MLP.
-      norm_eps: epsilon of every layer norm.
+    No dataclass: where `depths` stands among the fields, and so in files, is for families to say.
     """
 
-    patch_size: int
-    width: int
-    depth: int
-    num_heads: int
-    mlp_width: int
-    norm_eps: float
+    depths: tuple[int, ...]
 
     @property
     def num_blocks(self) -> int:
-        """`depth`."""
-        return self.depth
-
-    @property
-    def feature_width(self) -> int:
-        """`width`."""
-        return self.width
-
-    @property
-    def token_width(self) -> int:
-        """`width`."""
-        return self.width
+        """Number of stages."""
+        return len(self.depths)
 
     def truncated(self, block: int) -> ArchConfig:
-        """The arch that ends after `block`."""
+        """The arch that ends after stage `block`."""
         self.check_block(block)
-        return dataclasses.replace(self, depth=block + 1)
+        kept: dict[str, Any] = {
+            name: value[: block + 1]
+            for name, value in vars(self).items()
+            if isinstance(value, tuple)
+        }
+        return dataclasses.replace(self, **kept)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StagedArch(ArchConfig):
-    """The shape of a network of stages, each twice as wide as the one before; a block is a stage.
-
-    Every field that is a tuple has one entry per stage.
+class StagedArch(StageByStage):
+    """The shape of a network of stages, each twice as wide as the one before.
 
     Attributes:
       width: width of the first stage.
@@ -71,24 +52,9 @@ class StagedArch(ArchConfig):
     norm_eps: float
 
     @property
-    def num_blocks(self) -> int:
-        """Number of stages."""
-        return len(self.depths)
-
-    @property
     def feature_width(self) -> int:
         """Width of the last stage."""
         return self.width * 2 ** (self.num_blocks - 1)
-
-    def truncated(self, block: int) -> ArchConfig:
-        """The arch that ends after stage `block`."""
-        self.check_block(block)
-        kept: dict[str, Any] = {
-            name: value[: block + 1]
-            for name, value in vars(self).items()
-            if isinstance(value, tuple)
-        }
-        return dataclasses.replace(self, **kept)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -218,11 +218,11 @@ class Backbone(nnx.Module):
         Each block draws from a stream of its own, so that a block computed twice drops the
         same paths, and rematerialisation changes no random number.
         """
-        return self._run(_whole, block, x, rngs)
+        return self._run(lambda block, x, key: block(x, _dropout(key)), block, x, rngs)
 
     def _run(
         self,
-        call: Callable[[nnx.Module, Array, Array | None], Any],
+        call: Callable[[Any, Array, Array | None], Any],
         block: nnx.Module,
         x: Array,
         rngs: nnx.Rngs | None,
@@ -262,10 +262,6 @@ def cls_and_rest(
     """[cls] and the other tokens of a block's output, in one array or computed apart."""
     cls, rest = (x[:, :1], x[:, 1:]) if isinstance(x, jax.Array) else x
     return cls[:, 0], rest
-
-
-def _whole(block: Any, x: Array, key: Array | None) -> Array:
-    return block(x, _dropout(key))
 
 
 def _sequence(block: Any, x: Array, key: Array | None, *, length: int) -> Array:
@@ -345,21 +341,6 @@ def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
             f"image size {height}x{width}: expected multiples of the patch size {patch_size}; "
             + ", ".join(f"nearest to {side} is {near}" for side, near in nearest.items())
             + "."
-        )
-    return height // patch_size, width // patch_size
-
-
-def whole_patches(height: int, width: int, patch_size: int) -> tuple[int, int]:
-    """Rows and columns of the whole patches in an image of that size in pixels.
-
-    For families whose reference takes any size: the pixels beyond the last whole patch of a
-    side are not seen (at 1024 pixels and patches of 14, the last 2). An image without a patch
-    raises `UsageError`.
-    """
-    if min(height, width) < patch_size:
-        raise UsageError(
-            f"image size {height}x{width}: expected at least one patch,"
-            f" {patch_size}x{patch_size} pixels."
         )
     return height // patch_size, width // patch_size
 

@@ -17,9 +17,9 @@ from fmi_jax.models.base import (
     cls_and_rest,
 )
 from fmi_jax.models.vit import OneGrid, OneGridArch, vit_blocks
+from fmi_jax.nn.conv import PatchEmbed
 from fmi_jax.nn.linear import trunc_normal
 from fmi_jax.nn.norm import LayerNorm
-from fmi_jax.nn.patch_embed import PatchEmbed
 from fmi_jax.nn.resize import bicubic
 from fmi_jax.types import Features
 

@@ -13,7 +13,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
-from fmi_jax.models.arch import TransformerArch
 from fmi_jax.models.base import (
     Backbone,
     BackboneSpec,
@@ -23,10 +22,10 @@ from fmi_jax.models.base import (
     cls_and_rest,
     patch_grid,
 )
-from fmi_jax.models.vit import as_sequence, vit_blocks
+from fmi_jax.models.vit import TransformerArch, as_sequence, vit_blocks
+from fmi_jax.nn.conv import PatchEmbed
 from fmi_jax.nn.linear import trunc_normal
 from fmi_jax.nn.norm import LayerNorm
-from fmi_jax.nn.patch_embed import PatchEmbed
 from fmi_jax.nn.resize import bicubic, resize_positions
 from fmi_jax.nn.transformer import identity
 from fmi_jax.types import Features

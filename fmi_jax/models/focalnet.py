@@ -9,12 +9,11 @@ from jaxtyping import Array, Float
 from fmi_jax.errors import UsageError
 from fmi_jax.models.arch import NormedStagedArch, NormedStages
 from fmi_jax.models.base import BackboneSpec, Execution, Tiny, WeightsSource
-from fmi_jax.nn.drop_path import drop_path
 from fmi_jax.nn.focal_modulation import FocalModulation
 from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.nn.stage import ConvEmbed, stages
-from fmi_jax.nn.transformer import LayerScale, identity
+from fmi_jax.nn.transformer import LayerScale, drop_path, identity
 
 _LAYER_SCALE = 1e-4  # initial value in the reference's configs
 

@@ -20,9 +20,9 @@ from fmi_jax.models.base import (
     cls_and_rest,
 )
 from fmi_jax.models.vit import OneGrid, OneGridArch, vit_blocks
+from fmi_jax.nn.conv import PatchEmbed
 from fmi_jax.nn.mlp import Mlp, gelu, quick_gelu
 from fmi_jax.nn.norm import LayerNorm
-from fmi_jax.nn.patch_embed import PatchEmbed
 from fmi_jax.nn.resize import bicubic_antialias
 from fmi_jax.types import Features
 

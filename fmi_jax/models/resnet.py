@@ -10,15 +10,16 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
-from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution, Tiny, WeightsSource
-from fmi_jax.nn.batch_norm import BatchNorm
+from fmi_jax.models.arch import StageByStage
+from fmi_jax.models.base import Backbone, BackboneSpec, Execution, Tiny, WeightsSource
 from fmi_jax.nn.conv import convolution
 from fmi_jax.nn.linear import flat_product
+from fmi_jax.nn.norm import BatchNorm
 from fmi_jax.types import Features
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ResNetArch(ArchConfig):
+class ResNetArch(StageByStage):
     """The shape of a ResNet of bottlenecks.
 
     Attributes:
@@ -38,21 +39,9 @@ class ResNetArch(ArchConfig):
     norm_momentum: float
 
     @property
-    def num_blocks(self) -> int:
-        """The number of stages."""
-        return len(self.depths)
-
-    @property
     def feature_width(self) -> int:
         """Channels of the last stage."""
         return self.widths[-1] * self.expansion
-
-    def truncated(self, block: int) -> "ResNetArch":
-        """The arch that ends after stage `block`."""
-        self.check_block(block)
-        return dataclasses.replace(
-            self, depths=self.depths[: block + 1], widths=self.widths[: block + 1]
-        )
 
 
 class Conv(nnx.Module):

@@ -23,15 +23,13 @@ from fmi_jax.models.base import (
     patch_grid,
 )
 from fmi_jax.models.vit import OneGrid, OneGridArch
-from fmi_jax.nn.conv import convolution
-from fmi_jax.nn.drop_path import linear_rates
+from fmi_jax.nn.conv import PatchEmbed, convolution
 from fmi_jax.nn.linear import trunc_normal
 from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
-from fmi_jax.nn.patch_embed import PatchEmbed
 from fmi_jax.nn.relative_position import RelativePositionAttention
 from fmi_jax.nn.resize import bicubic_antialias, linear, nearest, resize
-from fmi_jax.nn.transformer import Block
+from fmi_jax.nn.transformer import Block, linear_rates
 from fmi_jax.types import Features
 
 _REL_POS_RESIZE = {"linear": linear, "nearest": nearest}
@@ -59,15 +57,10 @@ class SAMArch(OneGridArch):
         if self.rel_pos_resize not in _REL_POS_RESIZE:
             raise unknown_name("rel_pos_resize", self.rel_pos_resize, _REL_POS_RESIZE)
 
-    def truncated(self, block: int) -> "SAMArch":
+    def truncated(self, block: int) -> ArchConfig:
         """The arch that ends after `block`: without the neck, also after the last one."""
-        self.check_block(block)
-        return dataclasses.replace(
-            self,
-            depth=block + 1,
-            global_blocks=tuple(i for i in self.global_blocks if i <= block),
-            neck_width=None,
-        )
+        kept = tuple(i for i in self.global_blocks if i <= block)
+        return dataclasses.replace(super().truncated(block), global_blocks=kept, neck_width=None)
 
     def patches(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches of an image; `UsageError` unless both sides fit."""
@@ -173,8 +166,7 @@ class SAM(OneGrid):
         for i in target.global_blocks:
             for axis, (old, new) in zip("hw", sides, strict=True):
                 name = f"blocks.{i}.attn.rel_pos_{axis}"
-                resized = kernel(2 * old - 1, 2 * new - 1) @ params[name]
-                params[name] = resized.astype(np.float32)
+                params[name] = (kernel(2 * old - 1, 2 * new - 1) @ params[name]).astype(np.float32)
         return params
 
 

@@ -11,12 +11,11 @@ from jaxtyping import Array, Float
 from fmi_jax.models.arch import StagedArch
 from fmi_jax.models.base import Backbone, BackboneSpec, Execution, Tiny, WeightsSource
 from fmi_jax.nn.conv import DepthwiseConv
-from fmi_jax.nn.drop_path import drop_path
 from fmi_jax.nn.focal_modulation import FocalModulation
 from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.nn.stage import ConvEmbed, stages
-from fmi_jax.nn.transformer import LayerScale
+from fmi_jax.nn.transformer import LayerScale, drop_path
 from fmi_jax.types import Features
 
 _LAYER_SCALE = 1e-4  # initial value in the reference

@@ -1,4 +1,4 @@
-"""Parts shared by vision transformers of one width: blocks, prefix tokens, positions."""
+"""Parts shared by vision transformers of one width: shape, blocks, prefix tokens, positions."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -10,14 +10,53 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.errors import UsageError
-from fmi_jax.models.arch import TransformerArch
-from fmi_jax.models.base import ArchConfig, Backbone, Execution, whole_patches
+from fmi_jax.models.base import ArchConfig, Backbone, Execution
 from fmi_jax.nn.attention import Attention
-from fmi_jax.nn.drop_path import linear_rates
+from fmi_jax.nn.conv import PatchEmbed
 from fmi_jax.nn.mlp import Mlp
-from fmi_jax.nn.patch_embed import PatchEmbed
 from fmi_jax.nn.resize import Kernel, resize_positions
-from fmi_jax.nn.transformer import Block
+from fmi_jax.nn.transformer import Block, linear_rates
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerArch(ArchConfig):
+    """The shape of a vision transformer of one width; a block is a transformer block.
+
+    Attributes:
+      patch_size: pixels per patch side.
+      width: width of the tokens.
+      depth: number of blocks.
+      num_heads: heads of each attention; divides `width`.
+      mlp_width: hidden width of the MLP.
+      norm_eps: epsilon of every layer norm.
+    """
+
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    mlp_width: int
+    norm_eps: float
+
+    @property
+    def num_blocks(self) -> int:
+        """`depth`."""
+        return self.depth
+
+    @property
+    def feature_width(self) -> int:
+        """`width`."""
+        return self.width
+
+    @property
+    def token_width(self) -> int:
+        """`width`."""
+        return self.width
+
+    def truncated(self, block: int) -> ArchConfig:
+        """The arch that ends after `block`."""
+        self.check_block(block)
+        return dataclasses.replace(self, depth=block + 1)
 
 
 def vit_blocks(
@@ -72,8 +111,17 @@ class OneGridArch(TransformerArch):
     grid: tuple[int, int]
 
     def patches(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of patches of an image; `UsageError` if smaller than a patch."""
-        return whole_patches(height, width, self.patch_size)
+        """Rows and columns of the whole patches of an image; `UsageError` if it has none.
+
+        For families whose reference takes any size: the pixels beyond the last whole patch of a
+        side are not seen (at 1024 pixels and patches of 14, the last 2).
+        """
+        if min(height, width) < self.patch_size:
+            raise UsageError(
+                f"image size {height}x{width}: expected at least one patch,"
+                f" {self.patch_size}x{self.patch_size} pixels."
+            )
+        return height // self.patch_size, width // self.patch_size
 
     def sized(self, height: int, width: int) -> "OneGridArch":
         """The arch with positions for images of that size; `UsageError` as `patches` raises it."""

@@ -1,1 +1,1 @@
-"""Layers shared by the backbone families; each is named for the file that holds it."""
+"""Layers shared by the backbone families."""

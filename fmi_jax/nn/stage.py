@@ -8,10 +8,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.nn.conv import convolution
-from fmi_jax.nn.drop_path import linear_rates
 from fmi_jax.nn.linear import trunc_normal
 from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
+from fmi_jax.nn.transformer import linear_rates
 
 
 class ConvEmbed(nnx.Module):

@@ -25,7 +25,7 @@ from fmi_jax.models import base
 from fmi_jax.models.base import Execution
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.models.resnet import ResNet, max_pool
-from fmi_jax.nn.batch_norm import BatchNorm
+from fmi_jax.nn.norm import BatchNorm
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts
 from fmi_jax.training.partition import partition

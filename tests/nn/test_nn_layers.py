@@ -15,12 +15,11 @@ from fmi_jax.models.base import Execution, create_abstract
 from fmi_jax.models.resnet import ResNet
 from fmi_jax.nn import attention, hardware
 from fmi_jax.nn.conv import convolution
-from fmi_jax.nn.drop_path import drop_path, linear_rates
 from fmi_jax.nn.linear import linear
 from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.nn.recompute import compute_once
-from fmi_jax.nn.transformer import Block
+from fmi_jax.nn.transformer import Block, drop_path, linear_rates
 
 
 @pytest.fixture
