@@ -71,8 +71,7 @@ class Instruction:
 
     def named(self, attribute: str) -> tuple[str, ...]:
         """Names of the computations in an attribute: `calls`, `body`, `branch_computations`."""
-        match = re.search(rf"\b{attribute}=(\{{[^}}]*\}}|%?[\w.\-]+)", self.attributes)
-        return tuple(re.findall(r"[\w.\-]+", match.group(1))) if match else ()
+        return tuple(re.findall(r"[\w.\-]+", self.text(attribute)))
 
     def text(self, attribute: str) -> str:
         """Value of an attribute without brackets inside: `dim_labels`, `custom_call_target`."""
@@ -120,16 +119,13 @@ class Module:
         def run(name: str, times: int) -> None:
             found[name] += times
             for instruction in self.computations[name].values():
-                for inner, trips in self._runs(instruction):
-                    run(inner, times * trips)
+                trips = self.trips(instruction) if instruction.opcode == "while" else 1
+                for attribute in _CALLED.get(instruction.opcode, ()):
+                    for inner in instruction.named(attribute):
+                        run(inner, times * trips)
 
         run(self.entry, 1)
         return dict(found)
-
-    def _runs(self, instruction: Instruction) -> Iterator[tuple[str, int]]:
-        for attribute in _CALLED.get(instruction.opcode, ()):
-            for inner in instruction.named(attribute):
-                yield inner, self.trips(instruction) if instruction.opcode == "while" else 1
 
     def trips(self, loop: Instruction) -> int:
         """Trip count of a `while` loop: the compiler's own note, else the largest constant

@@ -83,5 +83,4 @@ def _square(shape: Shape, sizes: Sizes) -> bool:
         return False
     extents = {extent for matrix in sizes.matrices for extent in matrix}
     top = -(-sizes.tokens // _FILL) * _FILL
-    tokens = [d for d in shape.dims if sizes.patches <= d <= top and d not in extents]
-    return len(tokens) >= 2
+    return sum(sizes.patches <= d <= top and d not in extents for d in shape.dims) >= 2

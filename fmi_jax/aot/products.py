@@ -98,9 +98,9 @@ def _dot(instruction: Instruction, computation: Computation) -> Product:
     lhs, rhs = _operands(instruction, computation)[:2]
 
     def dimensions(side: str, kind: str) -> list[int]:
-        short = re.search(rf"{side}_{kind}_dims=\{{([\d,]*)\}}", instruction.attributes)
-        long = re.search(rf'"{side}_{kind}_dimensions":\[([^\]]*)\]', instruction.attributes)
-        match = short or long
+        # `lhs_batch_dims={0,1}`, or `"lhs_batch_dimensions":["0","1"]` of a call of cuBLAS.
+        named = rf'{side}_{kind}_(?:dims=\{{|dimensions":\[)([^\]}}]*)'
+        match = re.search(named, instruction.attributes)
         return [int(number) for number in re.findall(r"\d+", match.group(1))] if match else []
 
     contracted = math.prod(lhs.dims[i] for i in dimensions("lhs", "contracting"))

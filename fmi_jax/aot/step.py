@@ -120,11 +120,10 @@ def _train(
     partition = assembly.partition
     schedule = optim.relative_rate(config.optim, WARMUP, STEPS)
     optimizer = optim.make_optimizer(config.optim, schedule)
-    heads: tuple[int, ...] = ()
     loss = (assembly.fit.task or task_of(info)).loss
-    if assembly.fit.heads:
+    heads = (len(assembly.fit.heads),) if assembly.fit.heads else ()
+    if heads:
         optimizer = optim.side_by_side(optimizer)
-        heads = (len(assembly.fit.heads),)
     step = make_train_step(
         partition,
         optimizer,
@@ -139,17 +138,13 @@ def _train(
         logged=assembly.fit.logged,
     )
     params = partition.shapes(partition.params)
-
-    def scalar(dtype: Any, shape: tuple[int, ...] = ()) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype)
-
     state = TrainState(
-        step=scalar(np.int32),
+        step=jax.ShapeDtypeStruct((), np.int32),
         params=params,
         followers=partition.shapes(partition.followers),
         opt_state=jax.eval_shape(optimizer.init, params),
-        learning_rate=scalar(np.float32, heads),
-        seed=scalar(np.uint32),
-        bad_step=scalar(np.int32),
+        learning_rate=jax.ShapeDtypeStruct(heads, np.float32),
+        seed=jax.ShapeDtypeStruct((), np.uint32),
+        bad_step=jax.ShapeDtypeStruct((), np.int32),
     )
     return step.lower(state, partition.shapes(partition.frozen), batch)  # type: ignore[attr-defined]

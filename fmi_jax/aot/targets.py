@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +132,9 @@ def target(text: str, devices: int = 0) -> Target:
         if chip.platform == "gpu":
             topology = f"{max(-(-devices // GPUS_PER_HOST), 1)}x{GPUS_PER_HOST}"
         else:
-            topology = _smallest(chip.slices, devices)
+            sizes = {name: math.prod(map(int, name.split("x"))) for name in chip.slices}
+            enough = (name for name, size in sizes.items() if size >= devices)
+            topology = next(enough, chip.slices[-1])
     sides = topology.split("x")
     if not all(side.isdecimal() and int(side) for side in sides):
         example = f"{name}:{(*chip.slices, '2x8')[0]}"
@@ -149,8 +150,3 @@ def target(text: str, devices: int = 0) -> Target:
     if devices > total:
         raise UsageError(f"devices={devices}: {name}:{topology} has {total}.")
     return Target(name, topology, devices or total)
-
-
-def _smallest(slices: Sequence[str], devices: int) -> str:
-    sizes = {name: math.prod(map(int, name.split("x"))) for name in slices}
-    return next((name for name, size in sizes.items() if size >= devices), slices[-1])

@@ -33,20 +33,22 @@ def main() -> None:
 
 def prepare() -> None:
     """Set the environment variables that the compilers read when jax starts."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # there is no metadata server to ask
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # else one process at a time
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import nvidia.cuda_nvcc  # type: ignore[import-not-found]
 
     (folder,) = nvidia.cuda_nvcc.__path__
-    # Replaces the caller's flags for its own programs, such as simulated devices.
     flags = (
         f"--xla_gpu_cuda_data_dir={folder}",
         "--xla_gpu_autotune_level=0",  # measures kernels on the device
         "--xla_gpu_enable_triton_gemm=false",  # needs the measurements of autotuning
     )
-    os.environ["XLA_FLAGS"] = " ".join(flags)
+    os.environ.update(
+        JAX_PLATFORMS="cpu",
+        TPU_SKIP_MDS_QUERY="1",  # there is no metadata server to ask
+        ALLOW_MULTIPLE_LIBTPU_LOAD="1",  # else one process at a time
+        # Replaces the caller's flags for its own programs, such as simulated devices.
+        XLA_FLAGS=" ".join(flags),
+    )
 
 
 def answer(line: str) -> dict[str, Any]:
