@@ -2,7 +2,9 @@
 
 import argparse
 import dataclasses
+import functools
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -11,6 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from fmi_jax import atomic
 from fmi_jax.artifacts.weights import (
     ENTRY,
     FORMAT,
@@ -19,7 +22,6 @@ from fmi_jax.artifacts.weights import (
     read_backbone,
     save_backbone,
 )
-from fmi_jax.atomic import whole_file
 from fmi_jax.errors import UsageError, UserError, unknown_name
 from fmi_jax.models.base import (
     BackboneSpec,
@@ -103,11 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _convert(argv: Sequence[str]) -> None:
-    published = [name for name, spec in BACKBONES.items() if spec.sources]
     parser = _Parser(
         prog="python -m weights_convert",
         description=DESCRIPTION,
-        epilog=EPILOG.format(names="\n  ".join(published)),
+        epilog=EPILOG.format(names="\n  ".join(n for n, s in BACKBONES.items() if s.sources)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", metavar="NAME", help="the backbone, see below")
@@ -144,7 +145,7 @@ def _convert(argv: Sequence[str]) -> None:
     )
     args = parser.parse_args(argv)
     spec = BACKBONES[args.name]
-    if args.tag is not None and not _is_file_name(args.tag):
+    if args.tag is not None and not re.fullmatch(r"[\w-][\w.-]*", args.tag):
         raise UsageError(f"--tag {args.tag!r}: expected letters, digits, '-', '_' and '.' only.")
     if args.out.exists() and not args.out.is_dir():
         raise UsageError(f"--out {args.out}: expected a folder, and this is a file.")
@@ -156,7 +157,9 @@ def _convert(argv: Sequence[str]) -> None:
         return
     if args.download:
         published_source = _source_to_fetch(spec, args.tag)
-        path = download(published_source, args.cache, _Progress(published_source.url))
+        path = download(
+            published_source, args.cache, functools.partial(_show_progress, published_source.url)
+        )
     else:
         published_source, path = None, args.checkpoint
     checkpoint = read_checkpoint(path)
@@ -186,8 +189,9 @@ def _convert(argv: Sequence[str]) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     target = args.out / f"{whole.name}.{tag}.safetensors"
     if not args.stacked:
-        with whole_file(target.with_suffix(".md")) as draft:
-            draft.write_text(model_card(spec, provenance, target.name))
+        atomic.write_bytes(
+            target.with_suffix(".md"), model_card(spec, provenance, target.name).encode()
+        )
     save_backbone(target, converted.params, whole.arch, provenance)
     print(f"read   {path}: {checkpoint.format}, layout {converted.match.where}")
     if checkpoint.others:
@@ -247,10 +251,8 @@ def _verify(path: Path) -> None:
         raise UserError(
             f"{path}: expected a file that this converter wrote; inspect says what it is."
         )
-    name = read_backbone(path).provenance.backbone
-    if name not in BACKBONES:
-        raise unknown_name("backbone", name, BACKBONES)
-    _describe(path, check_native(path, BACKBONES[name])[1])
+    spec = BACKBONES[read_backbone(path).provenance.backbone]
+    _describe(path, check_native(path, spec)[1])
     print("sound: every tensor has its checksum, name, shape and type")
 
 
@@ -274,10 +276,6 @@ def _is_native(path: Path) -> bool:
             return False
         with path.open("rb") as file:
             return FORMAT.encode() in file.read(1 << 20)
-
-
-def _is_file_name(tag: str) -> bool:
-    return bool(tag) and all(c.isalnum() or c in "-_." for c in tag) and not tag.startswith(".")
 
 
 def _source_to_fetch(spec: BackboneSpec, tag: str | None) -> WeightsSource:
@@ -319,20 +317,12 @@ def _published_source(
     return None
 
 
-class _Progress:
-    """One line that follows a transfer, on a terminal."""
-
-    def __init__(self, url: str):
-        self.url = url
-        self.shown = -1
-
-    def __call__(self, done: int, total: int | None) -> None:
-        megabytes = done >> 20
-        if sys.stderr.isatty() and megabytes != self.shown:
-            self.shown = megabytes
-            of = f" of {total >> 20}" if total else ""
-            end = "\n" if done == total else ""
-            print(f"\r{self.url}: {megabytes}{of} MiB", end=end, file=sys.stderr, flush=True)
+def _show_progress(url: str, done: int, total: int | None) -> None:
+    """Show how far a transfer is, on one line of a terminal."""
+    if sys.stderr.isatty():
+        of = f" of {total >> 20}" if total else ""
+        end = "\n" if done == total else ""
+        print(f"\r{url}: {done >> 20}{of} MiB", end=end, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fmi_jax import atomic
-from fmi_jax.atomic import whole_file
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import WeightsSource
 
@@ -127,5 +126,5 @@ def _verify(source: WeightsSource, path: Path, cache: Path) -> None:
         )
     if source.url not in known:
         known[source.url] = sha256
-        with whole_file(records) as draft:
-            draft.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+        text = json.dumps(known, indent=1, sort_keys=True) + "\n"
+        atomic.write_bytes(records, text.encode())

@@ -9,6 +9,7 @@ made from. So one table serves every depth and width, and can be read in both di
 import collections
 import dataclasses
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -389,10 +390,7 @@ def _ranges(numbers: Sequence[int]) -> str:
     """`3` for one number, `{0-2,5}` for several."""
     if len(numbers) == 1:
         return str(numbers[0])
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return "{" + ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs) + "}"
+    # Numbers that follow one another are equally far from their places.
+    places = itertools.groupby(enumerate(sorted(numbers)), lambda at: at[1] - at[0])
+    runs = [[number for _, number in run] for _, run in places]
+    return "{" + ",".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs) + "}"

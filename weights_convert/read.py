@@ -47,14 +47,13 @@ class Checkpoint:
     others: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> Checkpoint:
     """Read a file of tensors.
 
     Raises:
       UserError: there is no such file, it is none of the known kinds, is cut or damaged, is
         compressed, or holds anything but data.
     """
-    path = Path(path)
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*") if p.suffix in _SUFFIXES)[:5]
         hint = f" {path.parent} holds {', '.join(near)}." if near else ""

@@ -174,18 +174,18 @@ def stacked_layouts(arch: StackedArch, layouts: Iterable[Layout]) -> tuple[Layou
 
 def foundation_layouts(layouts: Iterable[Layout]) -> tuple[Layout, ...]:
     """Make the layouts in which the study saves backbones as the foundation of a classifier."""
-    rest = (
-        _AGAIN,
-        Ignored("main_model.", "the DeiT on top, and the head"),
-        Ignored(f"{PROJECTOR}.", "the projector between the two"),
-    )
     return tuple(
         dataclasses.replace(
             layout,
             name=f"{layout.name}_study",
             title=f"{layout.title}, as the foundation in a checkpoint of the study",
             publishers=(),
-            ignored=(*layout.ignored, *rest),
+            ignored=(
+                *layout.ignored,
+                _AGAIN,
+                Ignored("main_model.", "the DeiT on top, and the head"),
+                Ignored(f"{PROJECTOR}.", "the projector between the two"),
+            ),
             wrappers=(WRAPPER,),
             prefixes=(FOUNDATION,),
         )
@@ -208,8 +208,7 @@ def as_in_study(
     published = [layout for layout in layouts if "original" in layout.publishers]
     arch = spec.arch.truncated(spec.arch.num_blocks - 1)
     for layout in (found for found in published if found.family is spec.family):
-        other = _other_shapes(spec, arch, layout, tensors)
-        for key, (found, expected) in other.items():
+        for key, (found, expected) in _other_shapes(spec, arch, layout, tensors).items():
             if len(found) == 4 and (found[0], *found[2:]) == (expected[0], *expected[2:]):
                 arch = dataclasses.replace(arch, in_channels=found[1])
             elif "pos_embed" in key or "positional" in key:
@@ -321,5 +320,5 @@ def _below(rules: Iterable[Rule], source: str, target: str) -> Iterable[Rule]:
 
 
 def _family(arch: StackedArch) -> type[Backbone]:
-    families = {type(spec.arch): spec.family for spec in BACKBONES.values()}
-    return families[type(arch.backbone)]
+    kind = type(arch.backbone)
+    return next(spec.family for spec in BACKBONES.values() if type(spec.arch) is kind)
