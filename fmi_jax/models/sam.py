@@ -153,15 +153,14 @@ class SAM(OneGrid):
         """
         assert isinstance(source, SAMArch)
         assert isinstance(target, SAMArch)
-        params = dict(params)
-        if target.neck_width is None:
-            params = {n: value for n, value in params.items() if not n.startswith("neck.")}
+        with_neck = target.neck_width is not None
+        params = {n: value for n, value in params.items() if with_neck or not n.startswith("neck.")}
         if source.grid == target.grid:
             return params
         sides = tuple(zip(source.grid, target.grid, strict=True))
         rows, cols = (bicubic_antialias(old, new, step=old / new) for old, new in sides)
-        table = jnp.asarray(params["pos_embed"][0])
-        params["pos_embed"] = np.asarray(resize(table, rows, cols))[None]
+        table = resize(jnp.asarray(params["pos_embed"][0]), rows, cols)
+        params["pos_embed"] = np.asarray(table)[None]
         kernel = _REL_POS_RESIZE[target.rel_pos_resize]
         for i in target.global_blocks:
             for axis, (old, new) in zip("hw", sides, strict=True):

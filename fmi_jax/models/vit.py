@@ -165,6 +165,7 @@ class OneGrid(Backbone):
         """Parameters with the position embedding resized to the grid of `target`."""
         assert isinstance(source, OneGridArch)
         assert isinstance(target, OneGridArch)
-        table = jnp.asarray(params["pos_embed"])
-        resized = resize_positions(table, source.grid, target.grid, cls.kernel)
-        return {**params, "pos_embed": np.asarray(resized)}
+        table = resize_positions(
+            jnp.asarray(params["pos_embed"]), source.grid, target.grid, cls.kernel
+        )
+        return {**params, "pos_embed": np.asarray(table)}

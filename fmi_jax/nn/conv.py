@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.nn import hardware
-from fmi_jax.nn.linear import flat_product
+from fmi_jax.nn.linear import flat_product, pytorch_uniform
 from fmi_jax.nn.recompute import compute_once
 
 
@@ -27,10 +27,8 @@ class DepthwiseConv(nnx.Module):
 
     def __init__(self, width: int, kernel_size: int, *, use_bias: bool, dtype: Any, rngs: nnx.Rngs):
         self.dtype = dtype
-        # PyTorch's own initialisation of a convolution.
-        init = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         shape = (kernel_size, kernel_size, 1, width)
-        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32))
+        self.kernel = nnx.Param(pytorch_uniform(rngs.params(), shape, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(width, jnp.float32)) if use_bias else None
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -71,8 +69,7 @@ class PatchEmbed(nnx.Module):
             use_bias=use_bias,
             dtype=dtype,
             param_dtype=jnp.float32,
-            # PyTorch's own for a convolution, which DeiT and DINOv2 leave as it is.
-            kernel_init=jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+            kernel_init=pytorch_uniform,  # DeiT and DINOv2 leave it as it is
             conv_general_dilated=convolution,
             rngs=rngs,
         )

@@ -13,6 +13,9 @@ from fmi_jax.nn import hardware
 trunc_normal = jax.nn.initializers.truncated_normal(stddev=0.02)
 """Normal of deviation 0.02 cut at two deviations: weights and tokens of ViT, DeiT and DINOv2."""
 
+# PyTorch's own for linear layers and convolutions: uniform, of variance `1 / (3 * inputs)`.
+pytorch_uniform = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
 
 def linear(
     in_width: int, out_width: int, *, use_bias: bool = True, dtype: Any, rngs: nnx.Rngs

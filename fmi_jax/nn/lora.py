@@ -1,11 +1,10 @@
 """Low-rank adapters on a linear layer (LoRA, arXiv 2106.09685)."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fmi_jax.nn.linear import flat_product
+from fmi_jax.nn.linear import flat_product, pytorch_uniform
 from fmi_jax.nn.shards import interleaved
 
 
@@ -39,9 +38,10 @@ class LoRALinear(nnx.Linear):
     ):
         _take_over(base, self)
         self.starts, self.parts, self.scale = starts, parts, scale
-        draw = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         total = len(starts) * rank
-        self.lora_a = nnx.Param(draw(rngs.params(), (self.in_features, total), jnp.float32))
+        self.lora_a = nnx.Param(
+            pytorch_uniform(rngs.params(), (self.in_features, total), jnp.float32)
+        )
         self.lora_b = nnx.Param(jnp.zeros((total, width), jnp.float32))
 
     def __call__(self, inputs: Float[Array, "*n i"], out_sharding=None) -> Float[Array, "*n o"]:
