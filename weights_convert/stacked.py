@@ -83,7 +83,7 @@ class StackedArch(ArchConfig):
         return dataclasses.replace(self, backbone=self.backbone.sized(height, width))
 
 
-class Stacked(StackedClassifier, Backbone):
+class Stacked(StackedClassifier, Backbone[StackedArch]):
     """A stacked classifier of published parts, nothing of it frozen.
 
     It is a backbone, too, so that the converter makes, fills, checks and adapts it as any other:
@@ -103,8 +103,7 @@ class Stacked(StackedClassifier, Backbone):
             eval_mode=False,
             rngs=rngs,
         )
-        self.arch: StackedArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.execution = execution
+        self.arch, self.execution = arch, execution
 
     @property
     def blocks(self) -> nnx.List:  # type: ignore[override]

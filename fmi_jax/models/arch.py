@@ -1,7 +1,7 @@
 """Networks of stages: their shapes and their features."""
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -73,10 +73,12 @@ class NormedStagedArch(StagedArch):
         return dataclasses.replace(super().truncated(block), final_norm=final_norm)
 
 
-class NormedStages(Backbone):
+N = TypeVar("N", bound=NormedStagedArch)
+
+
+class NormedStages(Backbone[N]):
     """A network of stages with a norm after the last one; without [cls], `pooled` is the mean."""
 
-    arch: NormedStagedArch  # pyright: ignore[reportIncompatibleVariableOverride]
     norm: LayerNorm
 
     def readout(

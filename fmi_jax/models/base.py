@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -103,10 +103,13 @@ class Tiny:
     image_size: int
 
 
-class Backbone(nnx.Module):
+A = TypeVar("A", bound=ArchConfig)
+
+
+class Backbone(nnx.Module, Generic[A]):
     """A feature extractor made of blocks.
 
-    A family sets `arch`, `execution` and `blocks` (an `nnx.List` of modules called as
+    A family names the class of its `arch`, sets `blocks` (an `nnx.List` of modules called as
     `block(x, rngs)`, but see `cls_first`), defines `embed` and `readout`, and names `tiny`
     networks. In every method `rngs=None` means evaluation: no drop-path, running BatchNorm
     statistics. With `rngs` (stream `dropout`) the network is in training mode.
@@ -120,9 +123,10 @@ class Backbone(nnx.Module):
     `block(x, rngs, tokens, length)`: only the first `length` tokens of `x` are attended to, and
     the output is that of a slice of the tokens. `readout` takes a pair (`cls_and_rest`)."""
 
-    arch: ArchConfig
-    execution: Execution
     blocks: nnx.List
+
+    def __init__(self, arch: A, execution: Execution):
+        self.arch, self.execution = arch, execution
 
     @abc.abstractmethod
     def embed(self, images: Float[Array, "b h w c"]) -> Array:

@@ -55,7 +55,7 @@ _TINY = BLIPArch(
 )
 
 
-class BLIP(OneGrid):
+class BLIP(OneGrid[BLIPArch]):
     """An image encoder; `pooled` is its normed [cls] token (`arch.readout`), as is `cls`.
 
     `tokens` are its normed patch tokens.
@@ -74,8 +74,7 @@ class BLIP(OneGrid):
     )
 
     def __init__(self, arch: BLIPArch, execution: Execution, *, rngs: nnx.Rngs):
-        self.arch: BLIPArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.execution = execution
+        super().__init__(arch, execution)
         self.cls_token = nnx.Param(trunc_normal(rngs.params(), (1, 1, arch.width)))
         self.pos_embed = nnx.Param(
             trunc_normal(rngs.params(), (1, 1 + arch.grid[0] * arch.grid[1], arch.width))

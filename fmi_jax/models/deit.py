@@ -66,7 +66,7 @@ _TINY = DeiTArch(
 )
 
 
-class DeiT(Backbone):
+class DeiT(Backbone[DeiTArch]):
     """A DeiT; `pooled` and `cls` are its normed [cls] token, `tokens` its normed patch tokens.
 
     So also where it is distilled. As published, that network has two heads, one on [cls] and one
@@ -86,8 +86,7 @@ class DeiT(Backbone):
     )
 
     def __init__(self, arch: DeiTArch, execution: Execution, *, rngs: nnx.Rngs):
-        self.arch: DeiTArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.execution = execution
+        super().__init__(arch, execution)
         self.cls_token = nnx.Param(trunc_normal(rngs.params(), (1, 1, arch.width)))
         if arch.distilled:
             self.dist_token = nnx.Param(trunc_normal(rngs.params(), (1, 1, arch.width)))

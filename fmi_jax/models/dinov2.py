@@ -64,7 +64,7 @@ _TINY = DINOv2Arch(
 )
 
 
-class DINOv2(Backbone):
+class DINOv2(Backbone[DINOv2Arch]):
     """A DINOv2; `pooled` and `cls` are its normed [cls] token.
 
     `tokens` are the patch tokens before the final norm: what the study's stacked classifier
@@ -89,8 +89,7 @@ class DINOv2(Backbone):
     )
 
     def __init__(self, arch: DINOv2Arch, execution: Execution, *, rngs: nnx.Rngs):
-        self.arch: DINOv2Arch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.execution = execution
+        super().__init__(arch, execution)
         self.cls_token = nnx.Param(trunc_normal(rngs.params(), (1, 1, arch.width)))
         self.pos_embed = nnx.Param(
             trunc_normal(rngs.params(), (1, 1 + arch.grid_size**2, arch.width))

@@ -83,7 +83,7 @@ _TINY = FocalTransformerArch(
 )
 
 
-class FocalTransformer(NormedStages):
+class FocalTransformer(NormedStages[FocalTransformerArch]):
     """A Focal Transformer; `tokens` is the normed output of the last stage, `pooled` its mean.
 
     There is no [cls] token. The features of a network that ends after an earlier stage have no
@@ -115,8 +115,7 @@ class FocalTransformer(NormedStages):
     )
 
     def __init__(self, arch: FocalTransformerArch, execution: Execution, *, rngs: nnx.Rngs):
-        self.arch: FocalTransformerArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.execution = execution
+        super().__init__(arch, execution)
         dtype = execution.dtype
         shared = {"fill": False, "eps": arch.norm_eps, "dtype": dtype, "rngs": rngs}
         self.patch_embed = ConvEmbed(

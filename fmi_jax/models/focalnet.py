@@ -101,7 +101,7 @@ _TINY = FocalNetArch(
 )
 
 
-class FocalNet(NormedStages):
+class FocalNet(NormedStages[FocalNetArch]):
     """A FocalNet; `tokens` are the normed outputs of its last stage, `pooled` their mean.
 
     It has no [cls] token. Reference: `classification/focalnet.py` of microsoft/FocalNet.
@@ -129,8 +129,7 @@ class FocalNet(NormedStages):
     )
 
     def __init__(self, arch: FocalNetArch, execution: Execution, *, rngs: nnx.Rngs):
-        self.arch: FocalNetArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.execution = execution
+        super().__init__(arch, execution)
         shared = {"fill": False, "eps": arch.norm_eps, "dtype": execution.dtype, "rngs": rngs}
         self.stem = ConvEmbed(
             arch.in_channels,

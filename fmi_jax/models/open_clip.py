@@ -64,7 +64,7 @@ _TINY = OpenCLIPArch(
 )
 
 
-class OpenCLIP(OneGrid):
+class OpenCLIP(OneGrid[OpenCLIPArch]):
     """An image tower; `pooled` is the image's embedding, as the study reads it.
 
     That is the normed [cls] token through `proj`, not scaled to unit length. `cls` is the token
@@ -86,8 +86,7 @@ class OpenCLIP(OneGrid):
     )
 
     def __init__(self, arch: OpenCLIPArch, execution: Execution, *, rngs: nnx.Rngs):
-        self.arch: OpenCLIPArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.execution = execution
+        super().__init__(arch, execution)
         dtype, width = execution.dtype, arch.width
         normal = jax.nn.initializers.normal(width**-0.5)
         # Of rank 1, as in the reference: weight decay passes it by.

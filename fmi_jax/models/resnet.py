@@ -189,7 +189,7 @@ class Shortcut(nnx.Module):
         return self.bn(self.conv(x), training=training)
 
 
-class ResNet(Backbone):
+class ResNet(Backbone[ResNetArch]):
     """A ResNet; a block is a stage, `pooled` the mean of its output, `tokens` the output itself.
 
     A stage starts with the bottleneck that halves the image, so that every block ends where the
@@ -218,8 +218,7 @@ class ResNet(Backbone):
     )
 
     def __init__(self, arch: ResNetArch, execution: Execution, *, rngs: nnx.Rngs):
-        self.arch: ResNetArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.execution = execution
+        super().__init__(arch, execution)
         dtype = execution.dtype
         self.conv1 = Conv(arch.in_channels, arch.stem_width, 7, 2, dtype=dtype, rngs=rngs)
         self.bn1 = _norm(arch.stem_width, arch)

@@ -67,7 +67,7 @@ class SAMArch(OneGridArch):
         return patch_grid(height, width, self.patch_size)
 
 
-class SAM(OneGrid):
+class SAM(OneGrid[SAMArch]):
     """An image encoder; `pooled` is the mean over the map after the last block, `tokens` that
     map itself. There is no final norm.
 
@@ -102,8 +102,7 @@ class SAM(OneGrid):
     )
 
     def __init__(self, arch: SAMArch, execution: Execution, *, rngs: nnx.Rngs):
-        self.arch: SAMArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.execution = execution
+        super().__init__(arch, execution)
         dtype = execution.dtype
         self.pos_embed = nnx.Param(trunc_normal(rngs.params(), (1, *arch.grid, arch.width)))
         self.patch_embed = PatchEmbed(

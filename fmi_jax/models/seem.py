@@ -79,7 +79,7 @@ class SEEMBlock(nnx.Module):
         return self.norm2(x).astype(dtype)
 
 
-class SEEM(Backbone):
+class SEEM(Backbone[SEEMArch]):
     """The backbone of SEEM; `tokens` are the outputs of its last stage under that stage's norm,
     `pooled` their mean. It has no [cls] token.
 
@@ -114,8 +114,7 @@ class SEEM(Backbone):
     )
 
     def __init__(self, arch: SEEMArch, execution: Execution, *, rngs: nnx.Rngs):
-        self.arch: SEEMArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.execution = execution
+        super().__init__(arch, execution)
         dtype, widths = execution.dtype, [arch.width * 2**i for i in range(arch.num_blocks)]
 
         def embed(in_width: int, width: int, kernel_size: int, stride: int) -> ConvEmbed:

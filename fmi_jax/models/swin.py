@@ -35,7 +35,7 @@ class SwinArch(NormedStagedArch):
     windows: tuple[int, ...]
 
 
-class Swin(NormedStages):
+class Swin(NormedStages[SwinArch]):
     """A Swin; `tokens` is the normed output of the last stage, `pooled` its mean.
 
     There is no [cls] token. The features of a network that ends after an earlier stage have no
@@ -72,8 +72,7 @@ class Swin(NormedStages):
     )
 
     def __init__(self, arch: SwinArch, execution: Execution, *, rngs: nnx.Rngs):
-        self.arch: SwinArch = arch  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.execution = execution
+        super().__init__(arch, execution)
         dtype = execution.dtype
         self.patch_embed = ConvEmbed(
             arch.in_channels,

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -128,13 +128,15 @@ class OneGridArch(TransformerArch):
         return dataclasses.replace(self, grid=self.patches(height, width))
 
 
-class OneGrid(Backbone):
+G = TypeVar("G", bound=OneGridArch)
+
+
+class OneGrid(Backbone[G]):
     """A transformer with positions for one size of images, resized when weights are loaded.
 
     Families with a [cls] token set the attributes below; others define `embed` and `adapt`.
     """
 
-    arch: OneGridArch  # pyright: ignore[reportIncompatibleVariableOverride]
     cls_token: nnx.Param
     pos_embed: nnx.Param
     patch_embed: PatchEmbed
