@@ -20,7 +20,7 @@ import numpy as np
 
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import Backbone
-from weights_convert.ops import CONV2D, COUNTER, LINEAR, SAME, Fuse, Op
+from weights_convert.ops import CONV2D, COUNTER, LINEAR, SAME, Op, fuse
 
 Shapes = Mapping[str, Any]
 """Anything with `shape` and `dtype`, by name: arrays, or `jax.ShapeDtypeStruct`."""
@@ -80,8 +80,8 @@ def fused(sources: Sequence[str], target: str) -> tuple[Rule, ...]:
     """The rules for a linear layer that a file has in equal parts: queries, keys and values."""
     weights, biases = (tuple(f"{part}.{kind}" for part in sources) for kind in ("weight", "bias"))
     return (
-        Rule(weights, (f"{target}.kernel",), Fuse(len(sources), LINEAR)),
-        Rule(biases, (f"{target}.bias",), Fuse(len(sources), SAME)),
+        Rule(weights, (f"{target}.kernel",), fuse(len(sources), LINEAR)),
+        Rule(biases, (f"{target}.bias",), fuse(len(sources), SAME)),
     )
 
 

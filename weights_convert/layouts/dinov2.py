@@ -9,7 +9,7 @@ import dataclasses
 
 from fmi_jax.models.dinov2 import DINOv2
 from weights_convert.engine import Head, Ignored, Layout, Rule, conv2d, fused, linear, norm, same
-from weights_convert.ops import UnfoldClsPosition
+from weights_convert.ops import UNFOLD_CLS_POSITION
 
 _CHUNKS = 4  # `block_chunks` of every training config that has any
 
@@ -115,7 +115,7 @@ TIMM = Layout(
         Rule(
             ("cls_token", "reg_token", "pos_embed"),
             ("cls_token", "register_tokens", "pos_embed"),
-            UnfoldClsPosition(),
+            UNFOLD_CLS_POSITION,
         ),
         *same("cls_token"),
         *same("pos_embed"),

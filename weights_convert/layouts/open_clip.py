@@ -6,7 +6,7 @@ Source: `open_clip.model.CLIP` and `open_clip.transformer.VisionTransformer`.
 
 from fmi_jax.models.open_clip import OpenCLIP
 from weights_convert.engine import Ignored, Layout, Rule, conv2d, fused, linear, norm, same
-from weights_convert.ops import LINEAR, LinearWithZeroBias, drop_axes
+from weights_convert.ops import LINEAR, LINEAR_WITH_ZERO_BIAS, drop_axes
 
 _BLOCK = "transformer.resblocks.{i}"
 _TEXT = "the text tower: this is a backbone for images"
@@ -96,7 +96,7 @@ TIMM = Layout(
         *linear("blocks.{i}.mlp.fc1", "blocks.{i}.mlp.fc1"),
         *linear("blocks.{i}.mlp.fc2", "blocks.{i}.mlp.fc2"),
         *norm("norm", "norm"),
-        Rule(("head.weight", "head.bias"), ("proj",), LinearWithZeroBias()),
+        Rule(("head.weight", "head.bias"), ("proj",), LINEAR_WITH_ZERO_BIAS),
     ),
     publishers=("timm",),
 )
