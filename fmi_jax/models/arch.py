@@ -69,8 +69,9 @@ class NormedStagedArch(StagedArch):
 
     def truncated(self, block: int) -> ArchConfig:
         """The arch that ends after stage `block`."""
-        final_norm = self.final_norm and block == self.num_blocks - 1
-        return dataclasses.replace(super().truncated(block), final_norm=final_norm)
+        return dataclasses.replace(
+            super().truncated(block), final_norm=self.final_norm and block == self.num_blocks - 1
+        )
 
 
 N = TypeVar("N", bound=NormedStagedArch)

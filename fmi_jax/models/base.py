@@ -130,7 +130,7 @@ class Backbone(nnx.Module, Generic[A]):
 
     @abc.abstractmethod
     def embed(self, images: Float[Array, "b h w c"]) -> Array:
-        """Compute the input of block 0; `UsageError` for an image size the family cannot take."""
+        """Compute the input of block 0, for images of a size that `grid` takes."""
 
     def enter(self, images: Float[Array, "b h w c"], rngs: nnx.Rngs | None) -> Array:
         """`embed`, in training mode with `rngs`; the same but where the stem has a batch norm."""
@@ -278,8 +278,7 @@ def _cls_apart(block: Any, x: Array, key: Array | None, *, length: int) -> tuple
     Where only [cls] is read, only keys and values are computed for the others, in both passes:
     three quarters of the block are saved, 6 % of a ViT-B.
     """
-    parts = slice(0, 1), slice(1, length)
-    cls, rest = (block(x, _dropout(key), part, length) for part in parts)
+    cls, rest = (block(x, _dropout(key), part, length) for part in (slice(0, 1), slice(1, length)))
     return cls, rest
 
 

@@ -101,9 +101,14 @@ class DINOv2(Backbone[DINOv2Arch]):
         self.patch_embed = PatchEmbed(
             arch.in_channels, arch.width, arch.patch_size, dtype=execution.dtype, rngs=rngs
         )
-        mlp = SwiGLU if arch.swiglu else Mlp
         self.blocks = nnx.List(
-            vit_blocks(arch, execution, mlp=mlp, layer_scale=_LAYER_SCALE, rngs=rngs)
+            vit_blocks(
+                arch,
+                execution,
+                mlp=SwiGLU if arch.swiglu else Mlp,
+                layer_scale=_LAYER_SCALE,
+                rngs=rngs,
+            )
         )
         self.norm = LayerNorm(arch.width, eps=arch.norm_eps)
 

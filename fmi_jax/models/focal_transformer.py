@@ -178,7 +178,6 @@ class FocalTransformer(NormedStages[FocalTransformerArch]):
 
     def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b rows cols d"]:
         """The map of normed patches that enters stage 0."""
-        self.grid(images.shape[1], images.shape[2])
         return self.patch_embed(images)
 
     @classmethod

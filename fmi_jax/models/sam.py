@@ -131,7 +131,6 @@ class SAM(OneGrid[SAMArch]):
 
     def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b rows cols d"]:
         """The map of tokens that enters block 0."""
-        self.grid(images.shape[1], images.shape[2])
         patches = self.patch_embed(images)
         return patches + self.pos_embed[...].astype(patches.dtype)
 

@@ -124,7 +124,6 @@ class Swin(NormedStages[SwinArch]):
 
     def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b rows cols d"]:
         """The map of normed patches that enters stage 0."""
-        self.grid(images.shape[1], images.shape[2])
         return self.patch_embed(images)
 
 

@@ -156,7 +156,6 @@ class OneGrid(Backbone[G]):
 
     def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b *n d"]:
         """Tokens that enter block 0: [cls], then the patches row by row."""
-        self.grid(images.shape[1], images.shape[2])
         tokens = as_sequence(self.patch_embed(images), self.cls_token[...])
         return tokens + self.pos_embed[...].astype(tokens.dtype)
 

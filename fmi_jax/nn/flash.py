@@ -119,9 +119,8 @@ def splash(
     )
 
     def attend(q: Array, k: Array, v: Array) -> Array:
-        mask = masks.FullMask((q.shape[2], k.shape[2]))
         kernel = kernels.make_splash_mha(
-            mask=masks.MultiHeadMask([mask] * q.shape[1]),
+            mask=masks.MultiHeadMask([masks.FullMask((q.shape[2], k.shape[2]))] * q.shape[1]),
             head_shards=1,
             q_seq_shards=1,
             block_sizes=sizes,

@@ -92,8 +92,7 @@ class FocalAttention(nnx.Module):
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
         """Tokens mixed near and far."""
         h, w = x.shape[1:3]
-        cut = min(h, w) > self.window
-        expand, shift = (self.expand, self.shift) if cut else (0, 0)
+        expand, shift = (self.expand, self.shift) if min(h, w) > self.window else (0, 0)
         x = jnp.roll(pad_map(x.astype(self.dtype), self.window), (-shift, -shift), axis=(1, 2))
         rows, cols = x.shape[1] // self.window, x.shape[2] // self.window
         q, *kv = fused_parts(self.qkv(x), 3)
