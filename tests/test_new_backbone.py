@@ -23,9 +23,9 @@ from flax import nnx
 
 from fmi_jax.models.base import Backbone, BackboneSpec, Tiny, patch_grid
 from fmi_jax.models.vit import TransformerArch
+from fmi_jax.nn.conv import PatchEmbed
 from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
-from fmi_jax.nn.conv import PatchEmbed
 from fmi_jax.nn.transformer import Block, linear_rates
 from fmi_jax.nn.window_attention import WindowAttention
 from fmi_jax.types import Features
