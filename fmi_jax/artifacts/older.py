@@ -51,7 +51,6 @@ def result(values: Mapping[str, Any], number: int) -> dict[str, Any]:
     if number == 1:
         values = {**values, **_unread(values)}
     kept = {name: value for name, value in values.items() if name not in _FINDING}
-    judge = values["config"]["protocol"]
     if "kind" in values:
         kept |= {
             "protocol": kept.pop("summary"),
@@ -73,7 +72,7 @@ def result(values: Mapping[str, Any], number: int) -> dict[str, Any]:
             "resampled": values["resampled"],
         }
     finding |= {"headline": values.get("headline"), "speeds": values.get("speeds", [])}
-    return kept | _NEW | {"findings": [{"judge": judge, **finding}]}
+    return kept | _NEW | {"findings": [{"judge": values["config"]["protocol"], **finding}]}
 
 
 _NEW = {"format": 4, "adapt": "", "head": ""}

@@ -29,7 +29,6 @@ from fmi_jax.run.assembly import (
     OPTIONS,
     Assembly,
     assemble,
-    bare,
     evaluation_preprocess,
     placement_of,
 )
@@ -238,7 +237,7 @@ def handed_on(run: Trained) -> Trained:
     path = run.assembly.fit.hands_on + "."
     if path == _BACKBONE:
         return run
-    assembly = bare(run.config, run.info.channels, len(run.info.classes))
+    assembly = assemble(run.config, run.info.channels, len(run.info.classes), bare=True)
     return dataclasses.replace(
         run,
         assembly=assembly,

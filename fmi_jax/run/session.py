@@ -123,8 +123,12 @@ class Session(Run):
         begun = (self.assembly, self.config, self.origin, self.mesh)
         if self.fitted is None or self.assembly.fit.heads:
             return networks.begun(*begun)
-        sha256 = model_sha256(self.workdir / CHECKPOINTS, self.fitted.step)
-        return networks.trained(*begun, self.fitted.arrays, sha256, self.protocol.summary)
+        return networks.trained(
+            *begun,
+            self.fitted.arrays,
+            model_sha256(self.workdir / CHECKPOINTS, self.fitted.step),
+            self.protocol.summary,
+        )
 
     def finished(self, workdir: Path) -> Network:
         """Read the best network of another finished run; errors as in `network.finished`."""
