@@ -12,7 +12,6 @@ class Named(Protocol):
     @property
     def name(self) -> str:
         """The key in the registry."""
-        ...
 
 
 T = TypeVar("T", bound=Named)

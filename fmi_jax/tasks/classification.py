@@ -248,8 +248,10 @@ class Classification(Task):
         """Read `predictions.csv`."""
         table = read_predictions(path, self.label, self.classes)
         assert table.labels is not None
-        measured = {"logits": self.logits(table.probabilities), "labels": table.labels}
-        return measured, Rows(table.ids, table.groups)
+        return (
+            {"logits": self.logits(table.probabilities), "labels": table.labels},
+            Rows(table.ids, table.groups),
+        )
 
 
 class _OneClass(Classification):
