@@ -87,8 +87,11 @@ _FINDING = (
 def _unread(values: Mapping[str, Any]) -> dict[str, Any]:
     """Derive the keys that format 1 lacked from its kind and its config."""
     config = values["config"]
-    sections = [name for name, value in config.items() if isinstance(value, Mapping)]
-    unread = [name for name in sections if name not in (*_SHARED, config["protocol"])]
+    unread = [
+        name
+        for name, value in config.items()
+        if isinstance(value, Mapping) and name not in (*_SHARED, config["protocol"])
+    ]
     new: dict[str, Any] = {"unread": unread}
     if "kind" not in values:
         unread += ["optim"] if values["steps"] == 0 else []

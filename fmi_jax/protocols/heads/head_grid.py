@@ -45,6 +45,9 @@ class ProbeGridConfig:
     cached: bool = False
 
 
+_PREDICTIONS = "predictions_seed{}.csv"  # what the head of a seed says of the test images
+
+
 class HeadStack(nnx.Module):
     """`g` linear heads: every array has the head as its first axis.
 
@@ -171,7 +174,7 @@ def judge(run: Run) -> Finding:
     if run.active:  # what the run reports is written last
         for i in _same_rate(heads, chosen):
             task.keep(
-                run.workdir / _predictions_name(heads[i].seed),
+                run.workdir / _PREDICTIONS.format(heads[i].seed),
                 of_head(test, i),
                 run.dataset.rows("test"),
             )
@@ -203,11 +206,6 @@ def _same_rate(heads: Sequence[Head], chosen: int) -> list[int]:
     return [i for i, h in enumerate(heads) if h.learning_rate == heads[chosen].learning_rate]
 
 
-def _predictions_name(seed: int) -> str:
-    """Name the file of what the head of a seed says of the test images."""
-    return f"predictions_seed{seed}.csv"
-
-
 def _details(
     heads: Sequence[Head],
     chosen: int,
@@ -227,7 +225,7 @@ def _details(
         "curves": heads[chosen].name,
         "seeds": {
             "count": len(same),
-            "predictions": {heads[i].seed: _predictions_name(heads[i].seed) for i in same},
+            "predictions": {heads[i].seed: _PREDICTIONS.format(heads[i].seed) for i in same},
             "test_mean": {name: float(np.mean(values)) for name, values in over_seeds.items()},
             "test_std": {
                 name: float(np.std(values, ddof=1))
