@@ -321,12 +321,10 @@ class Result:
             **{name: value for name, value in {**values, **parts}.items() if name != "format"}
         )
 
-    def write(self, workdir: Path) -> Path:
-        """Write `result.json` into `workdir`; returns its path."""
-        path = workdir / FILE_NAME
+    def write(self, workdir: Path) -> None:
+        """Write `result.json` into `workdir`."""
         text = json.dumps(self.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
-        atomic.write_bytes(path, (text + "\n").encode())
-        return path
+        atomic.write_bytes(workdir / FILE_NAME, (text + "\n").encode())
 
     @classmethod
     def read(cls, workdir: Path) -> Self:

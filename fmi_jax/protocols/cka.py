@@ -350,10 +350,11 @@ def _text(pairs: Sequence[Mapping[str, Any]]) -> str:
     for pair in pairs:
         (rows, columns), values = pair["layers"], pair["cka"]
         lines.append(f"CKA of {' and '.join(pair['networks'])}")
-        if rows == columns:
-            found = [(name, values[i][i]) for i, name in enumerate(rows)]
-        else:
-            found = [(f"{rows[-1]} and {columns[-1]}", values[-1][-1])]
+        found = (
+            [(name, values[i][i]) for i, name in enumerate(rows)]
+            if rows == columns
+            else [(f"{rows[-1]} and {columns[-1]}", values[-1][-1])]
+        )
         lines += [
             f"  {name:<24} {'undefined' if value is None else format(value, '.3f')}"
             for name, value in found

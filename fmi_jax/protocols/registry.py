@@ -210,7 +210,12 @@ def resolved(config: _Config) -> _Config:
     name, adapt, head = config.protocol, config.adapt, config.head
     _check_judges(config)
     if name == FREE:
-        _check_free(adapt, head)
+        missing = [field for field, value in (("adapt", adapt), ("head", head)) if not value]
+        if missing:
+            raise UsageError(
+                f"protocol {FREE!r} needs {' and '.join(missing)}: expected adapt of"
+                f" {', '.join(ADAPTS)} and head of {', '.join(HEADS)}."
+            )
         combine(FREE, ADAPTS[adapt], HEADS[head])  # refuses a pair that makes no sense
         names = {pair: preset for preset, pair in PAIRS.items()}
         if (adapt, head) not in names:
@@ -227,15 +232,6 @@ def resolved(config: _Config) -> _Config:
     if asked:
         _check_preset(name, asked)
     return dataclasses.replace(config, adapt="", head="")
-
-
-def _check_free(adapt: str, head: str) -> None:
-    missing = [name for name, value in (("adapt", adapt), ("head", head)) if not value]
-    if missing:
-        raise UsageError(
-            f"protocol {FREE!r} needs {' and '.join(missing)}: expected adapt of"
-            f" {', '.join(ADAPTS)} and head of {', '.join(HEADS)}."
-        )
 
 
 def _check_preset(name: str, asked: dict[str, str]) -> None:

@@ -144,8 +144,10 @@ def streams(seed: int, count: int, first: ParameterKeys) -> Sequence[ParameterKe
 
     There, the backbone has been drawn from the same stream before.
     """
-    keys = (jax.random.key(seed + i) for i in range(1, count))
-    return [first, *(ParameterKeys(key, first.drawn) for key in keys)]
+    return [
+        first,
+        *(ParameterKeys(jax.random.key(seed + i), first.drawn) for i in range(1, count)),
+    ]
 
 
 def _on_features(config: BaseConfig) -> Callable[[Any], nnx.Module] | None:
