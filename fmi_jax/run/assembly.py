@@ -117,7 +117,10 @@ def assemble(
     transformer, transformer_weights = None, None
     if trained is not None and trained.transformer is not None:
         asked = trained.transformer(config)
-        transformer = _transformer_spec(asked.backbone)
+        deits = {name: each for name, each in BACKBONES.items() if each.family is DeiT}
+        if asked.backbone not in deits:
+            raise unknown_name("transformer for transformer.name", asked.backbone, deits)
+        transformer = deits[asked.backbone]
         transformer_weights = find_weights(
             asked.weights, config.backbone.weights_dir, transformer, asked.field
         )
@@ -161,13 +164,6 @@ def assemble(
         transformer=transformer,
         transformer_weights=transformer_weights,
     )
-
-
-def _transformer_spec(name: str) -> BackboneSpec:
-    fits = {n: spec for n, spec in BACKBONES.items() if spec.family is DeiT}
-    if name not in fits:
-        raise unknown_name("transformer for transformer.name", name, fits)
-    return fits[name]
 
 
 def _token_deit(spec: BackboneSpec, execution: Execution, rngs: nnx.Rngs) -> Backbone:
