@@ -42,7 +42,7 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
         findings=tuple(findings),
         seconds={
             **session.clock.laps,
-            **({} if fitted is None else {"training": fitted.selection.seconds}),
+            **({} if session.selection is None else {"training": session.selection.seconds}),
         },
         device=runtime.device(),
         versions=runtime.versions(),
@@ -83,7 +83,7 @@ def _best(session: Session, own: Finding) -> Best | None:
     fitted, metric = session.fitted, session.metric
     if "val" not in own.evaluations:
         return None
-    if fitted is None:
+    if fitted is None or session.selection is None:
         return Best(
             metric=metric,
             value=own.evaluations["val"].values[metric],
@@ -92,7 +92,7 @@ def _best(session: Session, own: Finding) -> Best | None:
             seconds=session.clock.laps["features"] + session.clock.laps["judging"],
         )
     heads = session.assembly.fit.heads
-    track = fitted.selection.tracks[chosen_head(heads, own) if heads else 0]
+    track = session.selection.tracks[chosen_head(heads, own) if heads else 0]
     assert track.best_step is not None
     assert track.best_value is not None
     return Best(

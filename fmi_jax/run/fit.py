@@ -160,11 +160,11 @@ def fit(run: Session) -> Session:
     checkpoints.close()
     return dataclasses.replace(
         run,
+        selection=selection,
         fitted=Fitted(
             arrays=arrays,
             step=selection.best_step or plan.total_steps,
             plan=plan,
-            selection=selection,
             predict=lambda split: predict(split, arrays),
             checkpoints=checkpoints,
         ),

@@ -27,7 +27,6 @@ from fmi_jax.settings import BaseConfig
 from fmi_jax.tasks.base import Measured
 from fmi_jax.tasks.registry import task_of
 from fmi_jax.training.loop import Plan
-from fmi_jax.training.selection import Selection
 from fmi_jax.training.step import Arrays
 
 
@@ -53,7 +52,6 @@ class Fitted:
       arrays: arrays of what was trained, as they are kept.
       step: step whose checkpoint holds them.
       plan: schedule of the training.
-      selection: validations of the training.
       predict: measures every image of a split; each head on axis 1.
       checkpoints: checkpoints of the run, closed.
     """
@@ -61,7 +59,6 @@ class Fitted:
     arrays: Arrays
     step: int
     plan: Plan
-    selection: Selection
     predict: Callable[[str], Measured]
     checkpoints: RunCheckpoints
 
@@ -92,17 +89,6 @@ class Session(Run):
     def info(self) -> DatasetInfo:
         """Description of the data set."""
         return self.dataset.info
-
-    @property
-    def trained(self) -> bool:
-        """True if the run has trained the network that it judges."""
-        return self.fitted is not None
-
-    @property
-    def selection(self) -> Selection:
-        """Validations of the training."""
-        assert self.fitted is not None
-        return self.fitted.selection
 
     def predict(self, split: str) -> Measured:
         """Measure every image of a split with the trained network; each head on axis 1."""

@@ -167,6 +167,7 @@ def _variants(config: BaseConfig, rates: Sequence[float], seeds: int) -> tuple[V
 def judge(run: Run) -> Finding:
     """Measure every head at its best step, and report the first head of the best rate."""
     heads, task = heads_of(run.config), run.task
+    assert run.selection is not None
     val, test = run.predict("val"), run.predict("test")
     of_val, of_test = (
         [task.evaluate(of_head(measured, i)) for i in range(len(heads))] for measured in (val, test)
