@@ -59,8 +59,11 @@ def result(values: Mapping[str, Any], number: int) -> dict[str, Any]:
             "best": None,
             "notes": (),
         }
-        own = {name: values[name] for name in ("title", "values", "text", "figures", "notes")}
-        finding = {**own, "evaluations": {}, "resampled": ""}
+        finding = {
+            **{name: values[name] for name in ("title", "values", "text", "figures", "notes")},
+            "evaluations": {},
+            "resampled": "",
+        }
     else:
         finding = {
             "title": "",

@@ -196,11 +196,10 @@ def batches_of(run: Run, split: str, rows: Sequence[np.ndarray]) -> Iterator[Bat
       rows: rows of each batch.
     """
     size = parallel.whole_shares(run.mesh, max(map(len, rows)))
-    padded = [np.pad(some, (0, size - len(some)), constant_values=-1) for some in rows]
     return loader.batches_of_rows(
         run.dataset,
         split,
-        np.stack(padded),
+        np.stack([np.pad(some, (0, size - len(some)), constant_values=-1) for some in rows]),
         threads=run.config.data.threads,
         places=parallel.held_places(run.mesh, size),
     )
