@@ -122,9 +122,9 @@ def combine(name: str, adapt: AdaptSpec, head: HeadSpec) -> FitSpec:
             f" {adapt.name!r}."
         )
 
-    def check(config: BaseConfig, info: object) -> None:
+    def check(config: BaseConfig, info: DatasetInfo) -> None:
         for part in (adapt, head):
-            part.check(config, info)  # type: ignore[arg-type]
+            part.check(config, info)
 
     return FitSpec(
         name=name,
@@ -186,14 +186,14 @@ def _protocol(
     )
 
 
-_FITS = (
+_TRAINED = (
     *(combine(name, ADAPTS[adapt], HEADS[head]) for name, (adapt, head) in PAIRS.items()),
     *FITS.values(),
 )
 PROTOCOLS: Registry[ProtocolSpec] = Registry(
     "protocol",
     [
-        *(_protocol(fit.name, fit.summary, fit, ()) for fit in _FITS),
+        *(_protocol(fit.name, fit.summary, fit, ()) for fit in _TRAINED),
         *(_protocol(judge.name, judge.summary, None, (judge,)) for judge in JUDGES.values()),
     ],
 )
