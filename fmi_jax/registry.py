@@ -12,6 +12,7 @@ class Named(Protocol):
     @property
     def name(self) -> str:
         """The key in the registry."""
+        ...
 
 
 T = TypeVar("T", bound=Named)
