@@ -78,10 +78,18 @@ def _studies(commands: argparse._SubParsersAction) -> None:
     from fmi_jax.study.commands import add_study_arguments
     from fmi_jax.study.report.command import add_report_arguments, run_report
 
-    summary = "run a table or a figure of the paper, cell by cell"
-    add_study_arguments(_command(commands, "study", summary, None), _Parser)
-    summary = "write the tables, figures and statistics of studies, finished or not"
-    add_report_arguments(_command(commands, "report", summary, run_report))
+    add_study_arguments(
+        _command(commands, "study", "run a table or a figure of the paper, cell by cell", None),
+        _Parser,
+    )
+    add_report_arguments(
+        _command(
+            commands,
+            "report",
+            "write the tables, figures and statistics of studies, finished or not",
+            run_report,
+        )
+    )
 
 
 def _data(commands: argparse._SubParsersAction) -> None:
@@ -96,14 +104,27 @@ def _data(commands: argparse._SubParsersAction) -> None:
                 card = write_card(dataset)
             print(f"  {card}: counts, samples and what to beware of")
 
-    summary = "read a raw data set once: check, decode, resize, store"
-    data_commands.add_prepare_arguments(_command(commands, "prepare", summary, prepare))
-    summary = "look for mistakes in a raw data set without writing anything"
-    data_commands.add_check_arguments(
-        _command(commands, "check-data", summary, data_commands.run_check)
+    data_commands.add_prepare_arguments(
+        _command(
+            commands, "prepare", "read a raw data set once: check, decode, resize, store", prepare
+        )
     )
-    summary = "draw a small raw data set in the layout of a real one, to try things out"
-    data_commands.add_draw_arguments(_command(commands, "draw", summary, data_commands.run_draw))
+    data_commands.add_check_arguments(
+        _command(
+            commands,
+            "check-data",
+            "look for mistakes in a raw data set without writing anything",
+            data_commands.run_check,
+        )
+    )
+    data_commands.add_draw_arguments(
+        _command(
+            commands,
+            "draw",
+            "draw a small raw data set in the layout of a real one, to try things out",
+            data_commands.run_draw,
+        )
+    )
 
 
 def _predict(commands: argparse._SubParsersAction) -> None:
@@ -132,8 +153,12 @@ def _protocols(commands: argparse._SubParsersAction) -> None:
 
         print(options.detail(values.name) if values.name else options.overview())
 
-    summary = "list every protocol, adaptation, head and judge, or the config fields of one"
-    parser = _command(commands, "protocols", summary, main)
+    parser = _command(
+        commands,
+        "protocols",
+        "list every protocol, adaptation, head and judge, or the config fields of one",
+        main,
+    )
     parser.add_argument(
         "name", nargs="?", metavar="NAME", help="show this one, with every field that it reads"
     )

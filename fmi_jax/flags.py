@@ -1,6 +1,7 @@
 """Setting config fields from text, with the same parser as the flags of `run.py`."""
 
 import copy
+import operator
 
 from absl import flags
 from ml_collections import config_flags
@@ -19,11 +20,7 @@ def assign(config: BaseConfig, name: str, text: str) -> None:
       UsageError: the field does not exist, or the text is not a value of its type.
     """
     check_field(type(config), name)
-    section, _, field = name.rpartition(".")
-
-    def value(of: BaseConfig) -> object:
-        return getattr(getattr(of, section) if section else of, field)
-
+    value = operator.attrgetter(name)
     values = flags.FlagValues()
     line = ["", f"--config.{name}={text}"]
     try:

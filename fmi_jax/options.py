@@ -4,7 +4,8 @@ import dataclasses
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from fmi_jax.config import ExperimentConfig
@@ -14,23 +15,23 @@ from fmi_jax.protocols.spec import ProtocolSpec
 from fmi_jax.settings import BaseConfig, within
 
 _WIDTH, _INDENT = 80, " " * 6
-_PARTS = {"Adaptations": ADAPTS, "Heads": HEADS, "Judges": JUDGES}
 _FREE = "any adaptation with any head"
 
 
 def overview() -> str:
     """List every protocol, adaptation, head and judge with its summary."""
-    protocols = {name: spec.summary for name, spec in PROTOCOLS.items()} | {FREE: _FREE}
-    lines = ["Protocols: --config.protocol=NAME", *_summaries(protocols)]
-    how = {
-        "Adaptations": f"--config.protocol={FREE} --config.adapt=NAME",
-        "Heads": f"--config.protocol={FREE} --config.head=NAME",
-        "Judges": "--config.judges=\"('NAME',)\", beside the protocol's own",
+    groups = {
+        "Protocols: --config.protocol=NAME": PROTOCOLS,
+        f"Adaptations: --config.protocol={FREE} --config.adapt=NAME": ADAPTS,
+        f"Heads: --config.protocol={FREE} --config.head=NAME": HEADS,
+        "Judges: --config.judges=\"('NAME',)\", beside the protocol's own": JUDGES,
     }
-    for title, registry in _PARTS.items():
-        summaries = {name: part.summary for name, part in registry.items()}
-        lines += ["", f"{title}: {how[title]}", *_summaries(summaries)]
-    return "\n".join([*lines, "", "Config fields that one reads: fmi-jax protocols NAME"])
+    lines = []
+    for title, registry in groups.items():
+        summaries = {name: spec.summary for name, spec in registry.items()}
+        summaries |= {FREE: _FREE} if registry is PROTOCOLS else {}
+        lines += [title, *(f"  {name:<17} {text}" for name, text in summaries.items()), ""]
+    return "\n".join([*lines, "Config fields that one reads: fmi-jax protocols NAME"])
 
 
 def detail(name: str) -> str:
@@ -42,12 +43,13 @@ def detail(name: str) -> str:
     if name in PROTOCOLS:
         return "\n".join(_protocol(PROTOCOLS[name]))
     if name == FREE:
-        return "\n".join([f"{FREE} (protocol): {_FREE}", *_explained(_reads(("adapt", "head")))])
-    for registry in _PARTS.values():
+        reads = partial(within, names=("adapt", "head"))
+        return "\n".join([f"{FREE} (protocol): {_FREE}", *_explained(reads)])
+    for registry in (ADAPTS, HEADS, JUDGES):
         if name in registry:
             part = registry[name]
             heading = f"{name} ({registry.kind}): {part.summary}"
-            return "\n".join([heading, *_explained(_reads(part.reads))])
+            return "\n".join([heading, *_explained(partial(within, names=part.reads))])
     known = dict.fromkeys((*PROTOCOLS, FREE, *ADAPTS, *HEADS, *JUDGES))
     raise unknown_name("protocol, adaptation, head or judge", name, known)
 
@@ -61,14 +63,6 @@ def document(kind: type) -> dict[str, str]:
     entries = re.split(r"^(?=\S)", textwrap.dedent(attributes), flags=re.MULTILINE)
     pairs = (entry.partition(": ") for entry in entries)
     return {names: " ".join(text.split()) for names, _, text in pairs if text}
-
-
-def _reads(names: Sequence[str]) -> Callable[[str], bool]:
-    return lambda field: within(field, names)
-
-
-def _summaries(summaries: dict[str, str]) -> list[str]:
-    return [f"  {name:<17} {summary}" for name, summary in summaries.items()]
 
 
 def _protocol(spec: ProtocolSpec) -> Iterator[str]:

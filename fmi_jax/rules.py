@@ -166,9 +166,8 @@ def _of_type(kind: Any, value: Any) -> Any:
         if len(kinds) != len(value):
             raise TypeError
         return tuple(_of_type(k, v) for k, v in zip(kinds, value, strict=True))
-    if isinstance(value, bool) != (kind is bool):
-        raise TypeError
-    if not isinstance(value, (int, float) if kind is float else kind):
+    accepted = (int, float) if kind is float else kind
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):
         raise TypeError
     return kind(value)
 

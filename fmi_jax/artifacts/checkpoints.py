@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 FORMAT = 2
 """Format number of a step's manifest; format 1 was the checksums alone."""
 
+_TRAINING = "training/"  # how names of files of that part of a step begin
+
 
 class _NewestAndBest:
     """Keeps the two newest steps, and the best one. Two, so that a damaged newest has a spare."""
@@ -45,7 +47,6 @@ class _NewestAndBest:
 class Restored:
     """What a step held: `model` and `training` trees as saved, and the `meta` JSON."""
 
-    step: int
     model: Any
     training: Any
     meta: dict[str, Any]
@@ -62,8 +63,7 @@ class RunCheckpoints:
     def __init__(self, folder: Path):
         self.folder = folder.resolve()
         self._policy = _NewestAndBest()
-        self._unsealed: int | None = None
-        self._best_step: int | None = None  # of the step that is not sealed yet
+        self._unsealed: tuple[int, int | None] | None = None  # a step, and the best until then
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -84,8 +84,7 @@ class RunCheckpoints:
                 meta=ocp.args.JsonSave(meta),
             ),
         )
-        self._unsealed = step
-        self._best_step = meta["best_step"]
+        self._unsealed = step, meta["best_step"]
 
     def poll(self) -> None:
         """Seal a step whose writing has ended meanwhile; call now and then."""
@@ -104,11 +103,12 @@ class RunCheckpoints:
             ) from error
         if self._unsealed is None:
             return
+        step, best = self._unsealed
         if parallel.is_main():
-            self._seal(self._unsealed)
+            self._seal(step)
         self._unsealed = None
         # Not before: until a step is sealed, what the steps before it refer to must not go.
-        self._policy.best_step = self._best_step
+        self._policy.best_step = best
 
     def close(self) -> None:
         """Finish writing."""
@@ -166,7 +166,6 @@ class RunCheckpoints:
             meta=ocp.args.JsonRestore(),
         )
         return Restored(
-            step,
             _as_kept(restored["model"], model),
             _as_kept(restored["training"], training),
             restored["meta"],
@@ -237,7 +236,7 @@ def keep_model(folder: Path, step: int) -> None:
         if path.name.isdecimal() and path.name != str(step):
             shutil.rmtree(path)
     sums = _read_manifest(_manifest(folder, step))
-    kept = {name: digest for name, digest in sums.items() if not _is_training(name)}
+    kept = {name: digest for name, digest in sums.items() if not name.startswith(_TRAINING)}
     _write_manifest(_manifest(folder, step), kept)
     shutil.rmtree(folder / str(step) / "training", ignore_errors=True)
 
@@ -283,8 +282,8 @@ def _damage(folder: Path, step: int) -> str | None:
     changed = sorted(
         name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
     )
-    if not any(_is_training(name) for name in expected):  # left by `keep_model`, when killed
-        changed = [name for name in changed if not _is_training(name)]
+    if not any(name.startswith(_TRAINING) for name in expected):  # `keep_model` was killed
+        changed = [name for name in changed if not name.startswith(_TRAINING)]
     if changed:
         return f"{len(changed)} file(s) differ from the manifest, first {changed[0]}"
     return None
@@ -327,11 +326,6 @@ def _read_manifest(path: Path) -> dict[str, str]:
     """SHA-256 of every file of a step, by relative path."""
     values = json.loads(path.read_text())
     return values if older.format_of(values, FORMAT, path) == 1 else values["sha256"]
-
-
-def _is_training(name: str) -> bool:
-    """Whether a file of a step is of its part `training`."""
-    return name.startswith("training/")
 
 
 def _checksums(folder: Path) -> dict[str, str]:

@@ -51,7 +51,6 @@ def result(values: Mapping[str, Any], number: int) -> dict[str, Any]:
     if number == 1:
         values = {**values, **_unread(values)}
     kept = {name: value for name, value in values.items() if name not in _FINDING}
-    judge = values["config"]["protocol"]
     if "kind" in values:
         kept |= {
             "protocol": kept.pop("summary"),
@@ -60,8 +59,11 @@ def result(values: Mapping[str, Any], number: int) -> dict[str, Any]:
             "best": None,
             "notes": (),
         }
-        own = {name: values[name] for name in ("title", "values", "text", "figures", "notes")}
-        finding = {**own, "evaluations": {}, "resampled": ""}
+        finding = {
+            **{name: values[name] for name in ("title", "values", "text", "figures", "notes")},
+            "evaluations": {},
+            "resampled": "",
+        }
     else:
         finding = {
             "title": "",
@@ -73,7 +75,7 @@ def result(values: Mapping[str, Any], number: int) -> dict[str, Any]:
             "resampled": values["resampled"],
         }
     finding |= {"headline": values.get("headline"), "speeds": values.get("speeds", [])}
-    return kept | _NEW | {"findings": [{"judge": judge, **finding}]}
+    return kept | _NEW | {"findings": [{"judge": values["config"]["protocol"], **finding}]}
 
 
 _NEW = {"format": 4, "adapt": "", "head": ""}
@@ -88,8 +90,11 @@ _FINDING = (
 def _unread(values: Mapping[str, Any]) -> dict[str, Any]:
     """Derive the keys that format 1 lacked from its kind and its config."""
     config = values["config"]
-    sections = [name for name, value in config.items() if isinstance(value, Mapping)]
-    unread = [name for name in sections if name not in (*_SHARED, config["protocol"])]
+    unread = [
+        name
+        for name, value in config.items()
+        if isinstance(value, Mapping) and name not in (*_SHARED, config["protocol"])
+    ]
     new: dict[str, Any] = {"unread": unread}
     if "kind" not in values:
         unread += ["optim"] if values["steps"] == 0 else []

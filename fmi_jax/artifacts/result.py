@@ -48,22 +48,18 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """The evaluation as strict JSON values: NaN becomes None."""
-        return {
-            "task": self.task,
-            "classes": list(self.classes),
-            "count": self.count,
-            "values": {name: _or_none(value) for name, value in self.values.items()},
-            "intervals": {
-                name: [_or_none(low), _or_none(high)]
-                for name, (low, high) in self.intervals.items()
-            },
-            "per_class": {
-                name: {metric: _or_none(value) for metric, value in row.items()}
-                for name, row in self.per_class.items()
-            },
-            "confusion": self.confusion.tolist(),
-            "undefined": list(self.undefined),
-        }
+        return _strict(
+            {
+                "task": self.task,
+                "classes": self.classes,
+                "count": self.count,
+                "values": self.values,
+                "intervals": self.intervals,
+                "per_class": self.per_class,
+                "confusion": self.confusion.tolist(),
+                "undefined": self.undefined,
+            }
+        )
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -98,10 +94,6 @@ def undefined_in(
         if math.isnan(value)
     ]
     return tuple(undefined)
-
-
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _or_nan(value: float | None) -> float:
@@ -200,9 +192,8 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON values."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del values["charts"]
-        return values | {
+        names = [field.name for field in dataclasses.fields(self) if field.name != "charts"]
+        return {name: getattr(self, name) for name in names} | {
             "evaluations": {split: one.to_json() for split, one in self.evaluations.items()},
             "headline": None if self.headline is None else dataclasses.asdict(self.headline),
             "speeds": [dataclasses.asdict(speed) for speed in self.speeds],
@@ -330,12 +321,10 @@ class Result:
             **{name: value for name, value in {**values, **parts}.items() if name != "format"}
         )
 
-    def write(self, workdir: Path) -> Path:
-        """Write `result.json` into `workdir`; returns its path."""
-        path = workdir / FILE_NAME
+    def write(self, workdir: Path) -> None:
+        """Write `result.json` into `workdir`."""
         text = json.dumps(self.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
-        atomic.write_bytes(path, (text + "\n").encode())
-        return path
+        atomic.write_bytes(workdir / FILE_NAME, (text + "\n").encode())
 
     @classmethod
     def read(cls, workdir: Path) -> Self:

@@ -61,6 +61,10 @@ TABLE = "cka.csv"
 EXACT_BYTES = 2**32
 """The most that the features of a split may take for the estimator "exact"."""
 
+_AVERAGED = (
+    "The CKA of each batch was averaged, as in the study: a mean of ratios, which depends on the"
+    " batch size. The estimator 'summed' does so less."
+)
 _MIN_BATCH = 2 * hsic.MIN_IMAGES  # evenly divided, no batch is then smaller than MIN_IMAGES
 
 
@@ -136,7 +140,7 @@ def judge(run: Run) -> Finding:
         else None,
         figures=captions,
         charts=charts,
-        notes=_notes(settings.estimator, rows),
+        notes=(_AVERAGED,) if settings.estimator == "averaged" and len(rows) > 1 else (),
     )
 
 
@@ -225,8 +229,7 @@ def layers(module: Any, images: Float[Array, "b h w c"], kind: str) -> dict[str,
     """
     found, features = _walk(module.backbone, images, kind)
     if hasattr(module, "transformer"):
-        tokens = module.projector(features.tokens)
-        upper, _ = _walk(module.transformer, tokens, kind)
+        upper, _ = _walk(module.transformer, module.projector(features.tokens), kind)
         found |= {f"transformer {name}": value for name, value in upper.items()}
     return found
 
@@ -347,24 +350,16 @@ def _text(pairs: Sequence[Mapping[str, Any]]) -> str:
     for pair in pairs:
         (rows, columns), values = pair["layers"], pair["cka"]
         lines.append(f"CKA of {' and '.join(pair['networks'])}")
-        if rows == columns:
-            found = [(name, values[i][i]) for i, name in enumerate(rows)]
-        else:
-            found = [(f"{rows[-1]} and {columns[-1]}", values[-1][-1])]
+        found = (
+            [(name, values[i][i]) for i, name in enumerate(rows)]
+            if rows == columns
+            else [(f"{rows[-1]} and {columns[-1]}", values[-1][-1])]
+        )
         lines += [
             f"  {name:<24} {'undefined' if value is None else format(value, '.3f')}"
             for name, value in found
         ]
     return "\n".join(lines)
-
-
-def _notes(estimator: str, rows: Sequence[np.ndarray]) -> tuple[str, ...]:
-    if estimator != "averaged" or len(rows) == 1:
-        return ()
-    return (
-        "The CKA of each batch was averaged, as in the study: a mean of ratios, which depends on"
-        " the batch size. The estimator 'summed' does so less.",
-    )
 
 
 def _others(config: BaseConfig) -> list[PretrainedNetwork]:

@@ -82,10 +82,8 @@ def summed(batches: Iterable[Float[np.ndarray, "l n n"]]) -> Float[np.ndarray, "
 
 def averaged(batches: Iterable[Float[np.ndarray, "l n n"]]) -> Float[np.ndarray, "l l"]:
     """The mean over batches of their CKA; arguments as of `summed`."""
-    total, count = np.zeros(()), 0
-    for k in batches:
-        total, count = total + alignment(hsic(k)), count + 1
-    return total / count
+    each = [alignment(hsic(k)) for k in batches]
+    return sum(each, start=np.zeros(())) / len(each)
 
 
 def exact(features: Sequence[Float[np.ndarray, "n f"]]) -> Float[np.ndarray, "l l"]:

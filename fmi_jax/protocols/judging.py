@@ -129,6 +129,8 @@ class Run(abc.ABC):
       dataset: images, the training subset taken.
       task: meaning of the data set's labels.
       metric: validation metric that selects.
+      selection: validations of the training, of each head; None before the training, and in a run
+        that trains nothing.
     """
 
     config: BaseConfig
@@ -137,6 +139,7 @@ class Run(abc.ABC):
     dataset: PreparedDataset
     task: Task
     metric: str
+    selection: Selection | None = None
 
     @property
     def active(self) -> bool:
@@ -144,14 +147,9 @@ class Run(abc.ABC):
         return parallel.is_main()
 
     @property
-    @abc.abstractmethod
     def trained(self) -> bool:
         """True if the run has trained the network that it judges."""
-
-    @property
-    @abc.abstractmethod
-    def selection(self) -> Selection:
-        """Validations of the training so far, of each head."""
+        return self.selection is not None
 
     @abc.abstractmethod
     def network(self, config: BaseConfig | None = None) -> Network:
@@ -198,11 +196,10 @@ def batches_of(run: Run, split: str, rows: Sequence[np.ndarray]) -> Iterator[Bat
       rows: rows of each batch.
     """
     size = parallel.whole_shares(run.mesh, max(map(len, rows)))
-    padded = [np.pad(some, (0, size - len(some)), constant_values=-1) for some in rows]
     return loader.batches_of_rows(
         run.dataset,
         split,
-        np.stack(padded),
+        np.stack([np.pad(some, (0, size - len(some)), constant_values=-1) for some in rows]),
         threads=run.config.data.threads,
         places=parallel.held_places(run.mesh, size),
     )

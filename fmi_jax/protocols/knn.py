@@ -77,11 +77,6 @@ def vote(
       mesh: the devices.
     """
     (count, classes), settings = targets.shape, len(k) * len(temperature)
-    if max(k) > count:
-        raise UsageError(
-            f"knn.k={max(k)}: there are {count} training images to choose from; expected at most"
-            f" {count}."
-        )
     devices = mesh.shape["data"]
     rows = parallel.whole_shares(mesh, count) // devices
     scratch = 20 * rows + 4 * max(k) * (devices * (classes + 2) + settings)

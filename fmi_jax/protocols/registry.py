@@ -3,12 +3,15 @@
 import copy
 import dataclasses
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
+
+from flax import nnx
 
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError, unknown_name
+from fmi_jax.models.base import ArchConfig
 from fmi_jax.protocols import (
     cka,
     dino,
@@ -29,8 +32,16 @@ from fmi_jax.protocols.heads import (
     linear,
     stacked,
 )
-from fmi_jax.protocols.product import combine
-from fmi_jax.protocols.spec import AdaptSpec, FitSpec, HeadSpec, JudgeSpec, Part, ProtocolSpec
+from fmi_jax.protocols.spec import (
+    AdaptSpec,
+    Fit,
+    FitSpec,
+    HeadSpec,
+    JudgeSpec,
+    Part,
+    Parts,
+    ProtocolSpec,
+)
 from fmi_jax.registry import Registry
 from fmi_jax.settings import BaseConfig, differences, set_fields, within
 
@@ -99,6 +110,61 @@ FREE = "fit"
 """Value of `config.protocol` for the pair that `adapt` and `head` name."""
 
 
+def combine(name: str, adapt: AdaptSpec, head: HeadSpec) -> FitSpec:
+    """Make what a protocol of this name trains of an adaptation and a head.
+
+    Raises:
+      UsageError: the head stands on features that do not change, and those of the adaptation do.
+    """
+    if head.heads is not None and not adapt.frozen:
+        raise UsageError(
+            f"head={head.name!r} stands on features that do not change: expected adapt=frozen, got"
+            f" {adapt.name!r}."
+        )
+
+    def check(config: BaseConfig, info: DatasetInfo) -> None:
+        for part in (adapt, head):
+            part.check(config, info)
+
+    return FitSpec(
+        name=name,
+        summary=f"{adapt.summary}, {head.summary}",
+        fit=lambda config, arch: _fit(adapt, head, config, arch),
+        adapt=adapt.name,
+        head=head.name,
+        transformer=head.transformer,
+        labels=head.labels,
+        judge=head.judge,
+        variants=head.variants,
+        small={**adapt.small, **head.small},
+        reads=(*adapt.reads, *head.reads),
+        ignores=(*adapt.ignores, *head.ignores),
+        check=check,
+    )
+
+
+def _fit(adapt: AdaptSpec, head: HeadSpec, config: BaseConfig, arch: ArchConfig) -> Fit:
+    of_backbone: Callable[[str], bool] = adapt.learns(config, arch)
+
+    def learns(name: str) -> bool:
+        return of_backbone(name) if name.startswith("backbone.") else not head.follows(name)
+
+    def module(parts: Parts) -> nnx.Module:
+        # The order decides what is drawn: backbone and transformer, adapters, head.
+        if adapt.change is not None:
+            adapt.change(parts)
+        return head.build(dataclasses.replace(parts, eval_mode=adapt.eval_mode))
+
+    return Fit(
+        module=module,
+        learns=learns,
+        follows=head.follows,
+        heads=() if head.heads is None else head.heads(config),
+        on_features=head.on_features(config),
+        merge=adapt.merge,
+    )
+
+
 def _protocol(
     name: str, summary: str, fit: FitSpec | None, judges: Sequence[JudgeSpec]
 ) -> ProtocolSpec:
@@ -120,14 +186,17 @@ def _protocol(
     )
 
 
-def _presets() -> list[ProtocolSpec]:
-    fits = [combine(name, ADAPTS[adapt], HEADS[head]) for name, (adapt, head) in PAIRS.items()]
-    trained = [_protocol(fit.name, fit.summary, fit, ()) for fit in (*fits, *FITS.values())]
-    judged = [_protocol(judge.name, judge.summary, None, (judge,)) for judge in JUDGES.values()]
-    return [*trained, *judged]
-
-
-PROTOCOLS: Registry[ProtocolSpec] = Registry("protocol", tuple(_presets()))
+_TRAINED = (
+    *(combine(name, ADAPTS[adapt], HEADS[head]) for name, (adapt, head) in PAIRS.items()),
+    *FITS.values(),
+)
+PROTOCOLS: Registry[ProtocolSpec] = Registry(
+    "protocol",
+    [
+        *(_protocol(fit.name, fit.summary, fit, ()) for fit in _TRAINED),
+        *(_protocol(judge.name, judge.summary, None, (judge,)) for judge in JUDGES.values()),
+    ],
+)
 """Every protocol with a name: pairs, fits of their own, and judges of a backbone as it is."""
 
 
@@ -141,7 +210,12 @@ def resolved(config: _Config) -> _Config:
     name, adapt, head = config.protocol, config.adapt, config.head
     _check_judges(config)
     if name == FREE:
-        _check_free(adapt, head)
+        missing = [field for field, value in (("adapt", adapt), ("head", head)) if not value]
+        if missing:
+            raise UsageError(
+                f"protocol {FREE!r} needs {' and '.join(missing)}: expected adapt of"
+                f" {', '.join(ADAPTS)} and head of {', '.join(HEADS)}."
+            )
         combine(FREE, ADAPTS[adapt], HEADS[head])  # refuses a pair that makes no sense
         names = {pair: preset for preset, pair in PAIRS.items()}
         if (adapt, head) not in names:
@@ -158,15 +232,6 @@ def resolved(config: _Config) -> _Config:
     if asked:
         _check_preset(name, asked)
     return dataclasses.replace(config, adapt="", head="")
-
-
-def _check_free(adapt: str, head: str) -> None:
-    missing = [name for name, value in (("adapt", adapt), ("head", head)) if not value]
-    if missing:
-        raise UsageError(
-            f"protocol {FREE!r} needs {' and '.join(missing)}: expected adapt of"
-            f" {', '.join(ADAPTS)} and head of {', '.join(HEADS)}."
-        )
 
 
 def _check_preset(name: str, asked: dict[str, str]) -> None:

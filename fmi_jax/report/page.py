@@ -7,7 +7,7 @@ from fmi_jax.artifacts import history as _history
 from fmi_jax.artifacts.result import FILE_NAME as RESULT, Evaluation, Finding, Result
 from fmi_jax.drawing.template import png_uri, render
 from fmi_jax.errors import UserError
-from fmi_jax.report import figures
+from fmi_jax.report.charts import curves
 from fmi_jax.tasks.base import ImageOf
 from fmi_jax.tasks.registry import TASKS, describe
 
@@ -67,7 +67,7 @@ def _evaluated(workdir: Path, result: Result, image_of: ImageOf | None) -> bytes
     assert best is not None
     headline = describe(best.metric, test.task)
     if history:
-        png = figures.curves(history, headline.label, best.metric, best.step)
+        png = curves(history, headline.label, best.metric, best.step)
         drawn["curves"] = ("Loss, validation metric and learning rate against steps", png)
     for name, (_, png) in drawn.items():
         atomic.write_bytes(workdir / f"{name}.png", png)

@@ -24,7 +24,7 @@ from fmi_jax.models.deit import DeiT, DeiTArch, TokenDeiT
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn import hardware
 from fmi_jax.protocols.registry import check_read, protocol_of
-from fmi_jax.protocols.spec import Fit, FitSpec, Parts, Pixels
+from fmi_jax.protocols.spec import Fit, Parts, Pixels
 from fmi_jax.settings import BackboneConfig, BaseConfig
 from fmi_jax.training import side_by_side
 from fmi_jax.training.partition import Partition, nothing, partition
@@ -83,25 +83,23 @@ class Assembly:
     transformer_weights: Path | None
 
 
-def assemble(config: BaseConfig, channels: int, num_classes: int) -> Assembly:
+def assemble(
+    config: BaseConfig, channels: int, num_classes: int, *, bare: bool = False
+) -> Assembly:
     """Assemble the model that `config` describes, for images of `channels` and `num_classes`.
+
+    Args:
+      config: experiment.
+      channels: number of input channels.
+      num_classes: width of the logits.
+      bare: True for the backbone alone, without what the protocol trains.
 
     Raises:
       UsageError: an unknown name, weights that are not there, a block that does not exist, an
         image size that the backbone cannot take, or a setting that the protocol does not read.
     """
     check_read(config)
-    return _assemble(config, channels, num_classes, protocol_of(config).fit)
-
-
-def bare(config: BaseConfig, channels: int, num_classes: int) -> Assembly:
-    """Assemble the backbone of `config` alone; errors as in `assemble`."""
-    return _assemble(config, channels, num_classes, None)
-
-
-def _assemble(
-    config: BaseConfig, channels: int, num_classes: int, trained: FitSpec | None
-) -> Assembly:
+    trained = None if bare else protocol_of(config).fit
     spec = BACKBONES[config.backbone.name]
     arch = dataclasses.replace(spec.arch, in_channels=channels)
     arch = _with_options(arch.sized(config.image_size, config.image_size), config.backbone)
@@ -119,7 +117,10 @@ def _assemble(
     transformer, transformer_weights = None, None
     if trained is not None and trained.transformer is not None:
         asked = trained.transformer(config)
-        transformer = _transformer_spec(asked.backbone)
+        deits = {name: each for name, each in BACKBONES.items() if each.family is DeiT}
+        if asked.backbone not in deits:
+            raise unknown_name("transformer for transformer.name", asked.backbone, deits)
+        transformer = deits[asked.backbone]
         transformer_weights = find_weights(
             asked.weights, config.backbone.weights_dir, transformer, asked.field
         )
@@ -163,13 +164,6 @@ def _assemble(
         transformer=transformer,
         transformer_weights=transformer_weights,
     )
-
-
-def _transformer_spec(name: str) -> BackboneSpec:
-    fits = {n: spec for n, spec in BACKBONES.items() if spec.family is DeiT}
-    if name not in fits:
-        raise unknown_name("transformer for transformer.name", name, fits)
-    return fits[name]
 
 
 def _token_deit(spec: BackboneSpec, execution: Execution, rngs: nnx.Rngs) -> Backbone:

@@ -28,7 +28,6 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
     """
     config, record = session.config, session.record
     trained, fitted = session.protocol.fit, session.fitted
-    own = findings[0]
     measured = fitted is not None or any(found.evaluations for found in findings)
     result = Result(
         config=as_dict(config),
@@ -39,11 +38,11 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
         dataset=record.dataset,
         seed=config.train.seed,
         steps=0 if fitted is None else fitted.plan.total_steps,
-        best=_best(session, own),
+        best=_best(session, findings[0]),
         findings=tuple(findings),
         seconds={
             **session.clock.laps,
-            **({} if fitted is None else {"training": fitted.selection.seconds}),
+            **({} if session.selection is None else {"training": session.selection.seconds}),
         },
         device=runtime.device(),
         versions=runtime.versions(),
@@ -66,16 +65,13 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
 
 def complete(session: Session, result: Result) -> None:
     """Do what is left of `conclude` where the run was killed after its result was written."""
-    if not session.active:
-        return
     if not (session.workdir / PAGE).is_file():
         _write_page(session)
     checkpoints, step = session.workdir / CHECKPOINTS, kept_step(session.assembly.fit, result)
-    if not (checkpoints / str(step) / "training").is_dir():
-        return
-    with contextlib.suppress(UserError):  # of what is damaged nothing is deleted
-        check_step(checkpoints, step)
-        keep_model(checkpoints, step)
+    if (checkpoints / str(step) / "training").is_dir():
+        with contextlib.suppress(UserError):  # of what is damaged nothing is deleted
+            check_step(checkpoints, step)
+            keep_model(checkpoints, step)
 
 
 def _write_page(session: Session) -> None:
@@ -87,7 +83,7 @@ def _best(session: Session, own: Finding) -> Best | None:
     fitted, metric = session.fitted, session.metric
     if "val" not in own.evaluations:
         return None
-    if fitted is None:
+    if fitted is None or session.selection is None:
         return Best(
             metric=metric,
             value=own.evaluations["val"].values[metric],
@@ -96,7 +92,7 @@ def _best(session: Session, own: Finding) -> Best | None:
             seconds=session.clock.laps["features"] + session.clock.laps["judging"],
         )
     heads = session.assembly.fit.heads
-    track = fitted.selection.tracks[chosen_head(heads, own) if heads else 0]
+    track = session.selection.tracks[chosen_head(heads, own) if heads else 0]
     assert track.best_step is not None
     assert track.best_value is not None
     return Best(
@@ -110,8 +106,6 @@ def _best(session: Session, own: Finding) -> Best | None:
 
 def announce(session: Session, result: Result) -> None:
     """Print what a finished run found, and where its report is."""
-    if not session.active:
-        return
     best = result.best
     for found in result.findings:
         if "test" in found.evaluations:
@@ -134,11 +128,11 @@ def describe_backbone(session: Session) -> dict[str, Any]:
         for name, (_, variable) in assembly.partition.variables.items()
     }
     trained = sum(size[name] for name in assembly.partition.params)
-    trained //= max(1, len(assembly.fit.heads))  # of heads, those of the one reported
     described = {
         "name": assembly.spec.name,
         "params": sum(n for name, n in size.items() if name.startswith("backbone.")),
-        "trained_params": trained,
+        # Of several heads, those of the one that is reported.
+        "trained_params": trained // max(1, len(assembly.fit.heads)),
         "weights": config.backbone.weights or "random initialisation",
         "weights_sha256": record.weights_sha256,
     }

@@ -27,8 +27,9 @@ def run(config: BaseConfig, workdir: Path) -> Result:
         begun = session.begin(config, workdir)
         if (workdir / RESULT).is_file():
             result = Result.read(workdir)
-            complete(begun, result)
-            announce(begun, result)
+            if begun.active:
+                complete(begun, result)
+                announce(begun, result)
             return result
         if begun.protocol.trains:
             begun = fit(begun)

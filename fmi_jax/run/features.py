@@ -150,8 +150,8 @@ def _feature_step(network: Network, mesh: Mesh) -> Callable[[Arrays, Arrays], Ar
 def _in_order(outputs: Iterator[Arrays], ids: Sequence[str]) -> Iterator[np.ndarray]:
     """Yield the features of each batch, `[b, f]`; together they are those of all rows in order."""
     count = 0
-
-    def check(output: Arrays) -> np.ndarray:
+    # Two at a time: the devices compute one batch while the one before it is written.
+    for output, _ in itertools.pairwise(itertools.chain(outputs, [None])):
         host: dict[str, Any] = jax.device_get(output)
         real = host["mask"] > 0
         rows, features = host["index"][real], host["features"][real]
@@ -163,15 +163,8 @@ def _in_order(outputs: Iterator[Arrays], ids: Sequence[str]) -> Iterator[np.ndar
                 f"the features of image {ids[rows[wrong][0]]!r} are not finite: expected numbers."
                 " Check the weights, or compute in float32 (backbone.dtype)."
             )
-        return features
-
-    waiting = None  # the devices compute one batch while the one before it is written
-    for output in itertools.chain(outputs, [None]):
-        if waiting is not None:
-            features = check(waiting)
-            count += len(features)
-            yield features
-        waiting = output
+        count += len(features)
+        yield features
     if count != len(ids):
         raise RuntimeError(f"expected {len(ids)} images, got {count}")
 

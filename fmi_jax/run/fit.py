@@ -105,8 +105,15 @@ def fit(run: Session) -> Session:
         names=[head.name for head in fit.heads],
     )
     if resume_step is not None:
-        state, remembered = _restore(checkpoints, resume_step, state)
-        selection.restore(remembered)
+        restored = checkpoints.restore(
+            resume_step, abstract(model_arrays(state)), abstract(counters(state))
+        )
+        state = TrainState(
+            params=restored.model["params"],
+            followers=restored.model["stats"],
+            **restored.training,
+        )
+        selection.restore(restored.meta)
     run.clock.lap("model")
 
     report = ProgressReport(
@@ -153,11 +160,11 @@ def fit(run: Session) -> Session:
     checkpoints.close()
     return dataclasses.replace(
         run,
+        selection=selection,
         fitted=Fitted(
             arrays=arrays,
             step=selection.best_step or plan.total_steps,
             plan=plan,
-            selection=selection,
             predict=lambda split: predict(split, arrays),
             checkpoints=checkpoints,
         ),
@@ -248,17 +255,6 @@ def _kept(state: TrainState, selection: Selection, checkpoints: RunCheckpoints) 
         return side_by_side.at_their_best(state.params | state.followers)
     best = checkpoints.restore_model(selection.best_step, abstract(model_arrays(state)))
     return best["params"] | best["stats"]
-
-
-def _restore(
-    checkpoints: RunCheckpoints, step: int, state: TrainState
-) -> tuple[TrainState, Mapping[str, Any]]:
-    """Read a state like `state` from the checkpoint of a step, and what the loop kept beside it."""
-    restored = checkpoints.restore(step, abstract(model_arrays(state)), abstract(counters(state)))
-    state = TrainState(
-        params=restored.model["params"], followers=restored.model["stats"], **restored.training
-    )
-    return state, restored.meta
 
 
 def abstract(tree: Any) -> Any:

@@ -176,12 +176,9 @@ def unused_devices(root: Path = Path("/")) -> str | None:
             for name in ("CUDA_VISIBLE_DEVICES", "JAX_LOCAL_DEVICE_IDS", "TPU_VISIBLE_CHIPS")
             if name in os.environ
         ]
-        if hidden:
-            why = f" ({', '.join(hidden)})"
-        elif used == 0:
+        why = f" ({', '.join(hidden)})" if hidden else ""
+        if used == 0 and not hidden:
             why = f": is jax installed for them (pip install 'jax[{extra}]')?"
-        else:
-            why = ""
         each = f" in each of its {count} processes" if count > 1 else ""
         return f"this machine has {there} {what}, and the run uses {used} of them{each}{why}"
     return None

@@ -29,7 +29,6 @@ from fmi_jax.run.assembly import (
     OPTIONS,
     Assembly,
     assemble,
-    bare,
     evaluation_preprocess,
     placement_of,
 )
@@ -238,7 +237,7 @@ def handed_on(run: Trained) -> Trained:
     path = run.assembly.fit.hands_on + "."
     if path == _BACKBONE:
         return run
-    assembly = bare(run.config, run.info.channels, len(run.info.classes))
+    assembly = assemble(run.config, run.info.channels, len(run.info.classes), bare=True)
     return dataclasses.replace(
         run,
         assembly=assembly,
@@ -321,9 +320,8 @@ def initial_arrays(
         values = named_values(assembly.create(jax.random.key(seed)))
         return {name: values[name].reshape(shapes[name].shape) for name in missing}
 
-    where = {name: placement[name] for name in missing}
-    found = jax.jit(draw, out_shardings=where)(np.uint32(config.train.seed))
-    found |= {
+    drawn = jax.jit(draw, out_shardings={name: placement[name] for name in missing})
+    found = drawn(np.uint32(config.train.seed)) | {
         name: parallel.place(loaded[name], placement[name]) for name in wanted if name in loaded
     }
     # Copies: a training step donates its arrays, and may not be given one twice.

@@ -27,7 +27,6 @@ from fmi_jax.settings import BaseConfig
 from fmi_jax.tasks.base import Measured
 from fmi_jax.tasks.registry import task_of
 from fmi_jax.training.loop import Plan
-from fmi_jax.training.selection import Selection
 from fmi_jax.training.step import Arrays
 
 
@@ -53,7 +52,6 @@ class Fitted:
       arrays: arrays of what was trained, as they are kept.
       step: step whose checkpoint holds them.
       plan: schedule of the training.
-      selection: validations of the training.
       predict: measures every image of a split; each head on axis 1.
       checkpoints: checkpoints of the run, closed.
     """
@@ -61,7 +59,6 @@ class Fitted:
     arrays: Arrays
     step: int
     plan: Plan
-    selection: Selection
     predict: Callable[[str], Measured]
     checkpoints: RunCheckpoints
 
@@ -93,17 +90,6 @@ class Session(Run):
         """Description of the data set."""
         return self.dataset.info
 
-    @property
-    def trained(self) -> bool:
-        """True if the run has trained the network that it judges."""
-        return self.fitted is not None
-
-    @property
-    def selection(self) -> Selection:
-        """Validations of the training."""
-        assert self.fitted is not None
-        return self.fitted.selection
-
     def predict(self, split: str) -> Measured:
         """Measure every image of a split with the trained network; each head on axis 1."""
         assert self.fitted is not None
@@ -123,8 +109,12 @@ class Session(Run):
         begun = (self.assembly, self.config, self.origin, self.mesh)
         if self.fitted is None or self.assembly.fit.heads:
             return networks.begun(*begun)
-        sha256 = model_sha256(self.workdir / CHECKPOINTS, self.fitted.step)
-        return networks.trained(*begun, self.fitted.arrays, sha256, self.protocol.summary)
+        return networks.trained(
+            *begun,
+            self.fitted.arrays,
+            model_sha256(self.workdir / CHECKPOINTS, self.fitted.step),
+            self.protocol.summary,
+        )
 
     def finished(self, workdir: Path) -> Network:
         """Read the best network of another finished run; errors as in `network.finished`."""

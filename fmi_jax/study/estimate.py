@@ -24,7 +24,7 @@ from fmi_jax.data.subset import training_subset
 from fmi_jax.drawing.template import duration
 from fmi_jax.errors import UserError
 from fmi_jax.protocols.registry import protocol_of
-from fmi_jax.run.assembly import assemble, bare
+from fmi_jax.run.assembly import assemble
 from fmi_jax.settings import as_dict
 from fmi_jax.study.cells import Cell, following
 from fmi_jax.study.ledger import Ledger
@@ -135,7 +135,7 @@ def _per_image(values: str, channels: int, num_classes: int) -> tuple[float, flo
     config = from_dict(json.loads(values))
     assembly = assemble(config, channels, num_classes)
     if assembly.fit.augment is not None:  # its inputs are no images; the backbone is counted
-        assembly = bare(config, channels, num_classes)
+        assembly = assemble(config, channels, num_classes, bare=True)
     parts, shapes = assembly.partition, assembly.partition.shapes
     side = config.image_size
     images = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)

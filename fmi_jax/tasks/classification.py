@@ -248,8 +248,10 @@ class Classification(Task):
         """Read `predictions.csv`."""
         table = read_predictions(path, self.label, self.classes)
         assert table.labels is not None
-        measured = {"logits": self.logits(table.probabilities), "labels": table.labels}
-        return measured, Rows(table.ids, table.groups)
+        return (
+            {"logits": self.logits(table.probabilities), "labels": table.labels},
+            Rows(table.ids, table.groups),
+        )
 
 
 class _OneClass(Classification):
@@ -364,8 +366,7 @@ class Multiclass(_OneClass):
         return weighted.one_class(measured["logits"], measured["labels"], weights, binary=False)
 
     def _ranked(self, metric: str) -> list[int]:
-        every = list(range(len(self.classes)))
-        return every if metric == "roc_auc_ovr" else super()._ranked(metric)
+        return [*range(len(self.classes))] if metric == "roc_auc_ovr" else super()._ranked(metric)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -418,8 +419,7 @@ class Multilabel(Classification):
     def condensed(self, measured: Measured, metric: str) -> list[condense.Problem]:
         """One problem per AUROC averaged over; all images for another metric."""
         logits, labels = measured["logits"], measured["labels"]
-        every = range(logits.shape[1])
-        classes = every if metric == "roc_auc" else self._members().get(metric, [])
+        classes = range(logits.shape[1]) if metric == "roc_auc" else self._members().get(metric, [])
         if not classes:
             return [condense.whole(logits, labels, self.weigh, metric)]
         return [condense.by_order(logits[:, c], labels[:, c]) for c in classes]

@@ -97,7 +97,6 @@ def values(
             (np.ones(len(member)), (part.row, member)),
             shape=(len(part.logits), times.shape[1]),
         )
-        weights = (table @ times.T).T
-        measured = part.weigh({"logits": part.logits, "labels": part.labels}, weights)
-        found[i] = measured.values[part.metric]
+        measured = {"logits": part.logits, "labels": part.labels}
+        found[i] = part.weigh(measured, (table @ times.T).T).values[part.metric]
     return mean_defined(found.T)

@@ -59,8 +59,7 @@ def example(predictions: Predictions, row: int, image_of: ImageOf) -> Example:
 
     def name(value: np.ndarray) -> str:
         if predictions.label is Label.VECTOR:
-            present = [predictions.classes[c] for c in np.flatnonzero(value)]
-            return ", ".join(present) or "none"
+            return ", ".join(predictions.classes[c] for c in np.flatnonzero(value)) or "none"
         return predictions.classes[int(value)]
 
     return Example(

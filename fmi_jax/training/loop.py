@@ -26,24 +26,20 @@ from fmi_jax.types import Batch
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Schedule of a run in steps done: its length, evaluations, logging and checkpoints.
+    """Schedule of a run in steps done: its length, evaluations and checkpoints.
 
     Attributes:
       total_steps: length of the run.
       steps_per_epoch: training images over batch size; not a whole number in general.
       evaluate_at: steps after which the validation split is measured; includes the last step, or
         empty where nothing is chosen on validation.
-      save_at: steps after which a checkpoint is written; includes the last step.
-      log_every: steps between writes of the scalars; the loss is checked at the same time.
-      checkpoint_every: most steps between two saves; 0: those of `save_at` only.
+      save_at: steps after which a checkpoint is written in any case; includes the last step.
     """
 
     total_steps: int
     steps_per_epoch: float
     evaluate_at: frozenset[int]
     save_at: frozenset[int]
-    log_every: int
-    checkpoint_every: int
 
     @classmethod
     def of(cls, config: BaseConfig, num_train: int, *, validates: bool = True) -> "Plan":
@@ -67,8 +63,6 @@ class Plan:
             steps_per_epoch=per_epoch,
             evaluate_at=save_at if validates else frozenset(),
             save_at=save_at,
-            log_every=train.log_every_steps,
-            checkpoint_every=train.checkpoint_every_steps,
         )
 
 
@@ -126,10 +120,10 @@ class Loop:
                         jax.block_until_ready(pending[-1 - STEPS_AHEAD])
                     done = step + 1
                     stopping = stop.requested(done)
-                    periodic = self.plan.checkpoint_every
+                    periodic = self.config.train.checkpoint_every_steps
                     saving = done in self.plan.save_at or stopping
                     saving |= bool(periodic and done % periodic == 0)
-                    if saving or done % self.plan.log_every == 0:
+                    if saving or done % self.config.train.log_every_steps == 0:
                         self._write(pending, done, state)
                         pending.clear()
                         self.checkpoints.poll()
@@ -196,18 +190,15 @@ class Loop:
         # During warm-up a validation without improvement does not count.
         warm = done > warmup_steps(optim, self.plan.steps_per_epoch)
         if optim.schedule == "plateau" and warm and selection.wait(optim, improved):
-            state = self.dropped(state, selection.lr_scale)
+            scales = np.asarray(selection.lr_scale, np.float32)
+            rate = np.asarray(self.learning_rate, np.float32) * scales
+            rate = parallel.place(rate, parallel.replicated(self.mesh))
+            state = dataclasses.replace(state, learning_rate=rate)
         self.report.say(
             f"epoch {done / self.plan.steps_per_epoch:.1f}  step {done}"
             f"  {selection.line(values, improved)}"
         )
         return state
-
-    def dropped(self, state: TrainState, lr_scale: Any) -> TrainState:
-        """Return `state` with the learning rate multiplied by `lr_scale`."""
-        rate = np.asarray(self.learning_rate, np.float32) * np.asarray(lr_scale, np.float32)
-        rate = parallel.place(rate, parallel.replicated(self.mesh))
-        return dataclasses.replace(state, learning_rate=rate)
 
 
 def model_arrays(state: TrainState) -> dict[str, Arrays]:

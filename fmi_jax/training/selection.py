@@ -94,11 +94,10 @@ class Selection:
     def restore(self, values: Mapping[str, Any]) -> None:
         """Take up what a checkpoint holds."""
         known = [field.name for field in dataclasses.fields(Track)]
-        tracks = values.get("heads", [values])
         # Heads of earlier versions have a time of their own.
         self.tracks = [
             Track(**{name: value for name, value in track.items() if name in known})
-            for track in tracks
+            for track in values.get("heads", [values])
         ]
         self.seconds = values["seconds"]
 
@@ -113,11 +112,13 @@ class Selection:
 
     def training_row(self, scalars: Mapping[str, Any]) -> dict[str, float]:
         """Scalars to write for one training step, by name."""
-        each = [
-            {name: float(value[i] if self.names else value) for name, value in scalars.items()}
-            for i in range(len(self.tracks))
-        ]
-        return self.named("train", each)
+        return self.named(
+            "train",
+            [
+                {name: float(value[i] if self.names else value) for name, value in scalars.items()}
+                for i in range(len(self.tracks))
+            ],
+        )
 
     def improve(self, values: Sequence[Mapping[str, float]], step: int) -> np.ndarray:
         """Record a validation of each head; returns which are at their best, bool `[g]`."""

@@ -168,8 +168,8 @@ def make_train_step(
 
     running = partition.running
     still = tuple(n for n in (*partition.followers, *partition.frozen) if n not in running)
-    # Running statistics are the same on every device and arrive whole.
-    divided = {name: placement[name] for name in (*partition.params, *still)}
+    learning = {name: placement[name] for name in partition.params}
+    rest_placement = {name: placement[name] for name in still}
 
     def loss_and_grads(
         params: Arrays, stats: Arrays, rest: Arrays, batch: Arrays, keys: Any, dropout: Any
@@ -177,7 +177,8 @@ def make_train_step(
         batch = augment(keys, batch)
 
         def summed_loss(params: Arrays) -> tuple[Any, tuple[Sums, Arrays]]:
-            model = partition.merge(params, stats, rest, placement=divided)
+            # Running statistics are the same on every device and arrive whole.
+            model = partition.merge(params, stats, rest, placement=learning | rest_placement)
             outputs = model(batch["inputs"], rngs=nnx.Rngs(dropout=dropout))
             each = loss(outputs, batch)
             sums = jax.tree.map(lambda x: jnp.einsum("b...,b->...", x, batch["mask"]), each)
@@ -230,9 +231,7 @@ def make_train_step(
         return jax.tree.map(batch_sum, sums), stats, grads
 
     whole, shared = PartitionSpec(), PartitionSpec(DATA)
-    learning = {name: placement[name] for name in partition.params}
     frozen_placement = {name: placement[name] for name in partition.frozen}
-    rest_placement = {name: placement[name] for name in still}
     gradients_by_shard = parallel.by_shard(
         mesh,
         gradients,

@@ -45,6 +45,9 @@ class ProbeGridConfig:
     cached: bool = False
 
 
+_PREDICTIONS = "predictions_seed{}.csv"  # what the head of a seed says of the test images
+
+
 class HeadStack(nnx.Module):
     """`g` linear heads: every array has the head as its first axis.
 
@@ -141,8 +144,10 @@ def streams(seed: int, count: int, first: ParameterKeys) -> Sequence[ParameterKe
 
     There, the backbone has been drawn from the same stream before.
     """
-    keys = (jax.random.key(seed + i) for i in range(1, count))
-    return [first, *(ParameterKeys(key, first.drawn) for key in keys)]
+    return [
+        first,
+        *(ParameterKeys(jax.random.key(seed + i), first.drawn) for i in range(1, count)),
+    ]
 
 
 def _on_features(config: BaseConfig) -> Callable[[Any], nnx.Module] | None:
@@ -162,6 +167,7 @@ def _variants(config: BaseConfig, rates: Sequence[float], seeds: int) -> tuple[V
 def judge(run: Run) -> Finding:
     """Measure every head at its best step, and report the first head of the best rate."""
     heads, task = heads_of(run.config), run.task
+    assert run.selection is not None
     val, test = run.predict("val"), run.predict("test")
     of_val, of_test = (
         [task.evaluate(of_head(measured, i)) for i in range(len(heads))] for measured in (val, test)
@@ -171,7 +177,7 @@ def judge(run: Run) -> Finding:
     if run.active:  # what the run reports is written last
         for i in _same_rate(heads, chosen):
             task.keep(
-                run.workdir / _predictions_name(heads[i].seed),
+                run.workdir / _PREDICTIONS.format(heads[i].seed),
                 of_head(test, i),
                 run.dataset.rows("test"),
             )
@@ -203,11 +209,6 @@ def _same_rate(heads: Sequence[Head], chosen: int) -> list[int]:
     return [i for i, h in enumerate(heads) if h.learning_rate == heads[chosen].learning_rate]
 
 
-def _predictions_name(seed: int) -> str:
-    """Name the file of what the head of a seed says of the test images."""
-    return f"predictions_seed{seed}.csv"
-
-
 def _details(
     heads: Sequence[Head],
     chosen: int,
@@ -227,7 +228,7 @@ def _details(
         "curves": heads[chosen].name,
         "seeds": {
             "count": len(same),
-            "predictions": {heads[i].seed: _predictions_name(heads[i].seed) for i in same},
+            "predictions": {heads[i].seed: _PREDICTIONS.format(heads[i].seed) for i in same},
             "test_mean": {name: float(np.mean(values)) for name, values in over_seeds.items()},
             "test_std": {
                 name: float(np.std(values, ddof=1))
