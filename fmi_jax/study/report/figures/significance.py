@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from fmi_jax.drawing.style import short
+from fmi_jax.drawing.wording import signed
 from fmi_jax.study.planned import DATASET
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.comparisons import LEVEL, Comparison
 from fmi_jax.study.report.drawing import TWO_COLUMNS, Drawn
-from fmi_jax.study.report.wording import signed
 from fmi_jax.tasks.registry import describe
 
 _SIDE = 0.29  # side of a square, in inches
