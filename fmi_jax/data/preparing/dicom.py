@@ -77,8 +77,7 @@ def decode_dicom(data: bytes) -> UInt8[np.ndarray, "h w *c"]:
       UserError: says why there is no such image. Errors of pydicom on damaged bytes are not caught.
     """
     dataset = _read(data)
-    missing = [name for name in _REQUIRED if name not in dataset]
-    if missing:
+    if missing := [name for name in _REQUIRED if name not in dataset]:
         raise UserError(
             f"DICOM ({_kind(dataset)}) without {', '.join(missing)}: cut short, or not an image"
         )
