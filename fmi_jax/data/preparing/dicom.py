@@ -78,9 +78,9 @@ def decode_dicom(data: bytes) -> UInt8[np.ndarray, "h w *c"]:
     """
     dataset = _read(data)
     if missing := [name for name in _REQUIRED if name not in dataset]:
-        raise UserError(
-            f"DICOM ({_kind(dataset)}) without {', '.join(missing)}: cut short, or not an image"
-        )
+        sop_class = dataset.file_meta.get("MediaStorageSOPClassUID")
+        kind = sop_class.name if sop_class else "of unknown kind"
+        raise UserError(f"DICOM ({kind}) without {', '.join(missing)}: cut short, or not an image")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
         raise UserError(f"{frames} frames; expected a single image")
@@ -224,8 +224,3 @@ def _first(dataset: pydicom.Dataset, name: str) -> float | None:
     if isinstance(value, MultiValue):
         value = value[0] if value else None
     return None if value is None else float(value)
-
-
-def _kind(dataset: pydicom.FileDataset) -> str:
-    sop_class = dataset.file_meta.get("MediaStorageSOPClassUID")
-    return sop_class.name if sop_class else "of unknown kind"

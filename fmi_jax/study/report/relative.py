@@ -141,8 +141,13 @@ def iterations(table: Table) -> list[Iterations]:
             and (ratio := _steps(n) / _steps(reference)) == ratio
         ]
         if ratios:
-            at, relative = row.numbers[0].setting.at, float(np.mean(ratios))
-            found.append(Iterations(row=row.names, at=at, relative=relative))
+            found.append(
+                Iterations(
+                    row=row.names,
+                    at=row.numbers[0].setting.at,
+                    relative=float(np.mean(ratios)),
+                )
+            )
     return found
 
 
