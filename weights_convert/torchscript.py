@@ -10,7 +10,7 @@ import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -57,6 +57,12 @@ class _Module:
     """Any object of a class of the archive; what it holds is in `vars`."""
 
 
+class _Storage(NamedTuple):
+    """Numbers of a file; no bare array, for a view that a pickle has made must not pass for one."""
+
+    values: np.ndarray
+
+
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file: Any, archive: zipfile.ZipFile, root: str):
         super().__init__(file)
@@ -75,17 +81,18 @@ class _Unpickler(pickle.Unpickler):
             return list
         raise pickle.UnpicklingError(f"GLOBAL {module}.{name} is not allowed")
 
-    def persistent_load(self, pid: Any) -> np.ndarray:
+    def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _device, count = pid
         if kind != "storage" or not isinstance(dtype, np.dtype):
             raise pickle.UnpicklingError(f"a persistent {kind!r} is not allowed")
         data = self._archive.read(f"{self._root}/data/{key}")
-        return np.frombuffer(data, dtype, count)
+        return _Storage(np.frombuffer(data, dtype, count))
 
 
 def _tensor(
-    values: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+    storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
 ) -> np.ndarray:
+    values = storage.values
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if min((offset, *size, *stride)) < 0 or (0 not in size and last >= len(values)):
         raise ValueError("a tensor reaches beyond its storage")

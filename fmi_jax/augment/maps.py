@@ -77,10 +77,11 @@ def move_maps(
     image_size: int,
 ) -> UInt8[Array, "b s s"]:
     """Apply the geometry of `apply_augmentation` to maps."""
-    if is_cropped(config, *maps.shape[1:]):
-        maps = _crop(maps, augmentation.boxes, augmentation.flips, image_size)
-    else:
-        maps = resized_maps(maps, image_size, image_size)
+    maps = (
+        _crop(maps, augmentation.boxes, augmentation.flips, image_size)
+        if is_cropped(config, *maps.shape[1:])
+        else resized_maps(maps, image_size, image_size)
+    )
     # Outside an image is 0, so 0 has to stand for `IGNORE` here.
     shifted = (IGNORE - maps.astype(jnp.float32))[..., None]
     if config.rotation_probability:

@@ -196,10 +196,11 @@ def apply_augmentation(
 ) -> Float[Array, "b s s c"]:
     """Apply the operations that `config` asks for to `images` in 0..1, and normalise."""
     height, width, channels = images.shape[1:]
-    if is_cropped(config, height, width):
-        images = resized_crop(images, augmentation.boxes, augmentation.flips, image_size)
-    else:
-        images = resize(images, image_size)
+    images = (
+        resized_crop(images, augmentation.boxes, augmentation.flips, image_size)
+        if is_cropped(config, height, width)
+        else resize(images, image_size)
+    )
     if config.rotation_probability:
         images = rotate(images, augmentation.angles)
     if ops := jitter_ops(config, channels):

@@ -151,8 +151,7 @@ def batches_of_rows(
 def batch_ids(dataset: PreparedDataset, seed: int, step: int, batch_size: int) -> list[str]:
     """List the image ids of the whole training batch of `step`, without reading an image."""
     ids = dataset.ids("train")
-    places = np.arange(batch_size)
-    return [ids[row] for row in batch_rows(len(ids), seed, step, batch_size, places)]
+    return [ids[i] for i in batch_rows(len(ids), seed, step, batch_size, np.arange(batch_size))]
 
 
 def batch_rows(

@@ -107,8 +107,7 @@ def few_shot_rows(
     """
     strata = _strata(ids, labels, seed)
     held = {name: len(strata.get(i, ())) for i, name in enumerate(classes)}
-    few = {name: count for name, count in held.items() if count < shots}
-    if few:
+    if few := {name: count for name, count in held.items() if count < shots}:
         shown = ", ".join(f"{name!r} has {count}" for name, count in few.items())
         raise UsageError(
             f"data.shots={shots}: not every class has that many training images ({shown});"

@@ -5,12 +5,13 @@ import datetime
 import functools
 import io
 import json
-import math
 from typing import Any
 
 import jinja2
 import numpy as np
 from PIL import Image
+
+from fmi_jax.drawing.wording import between, number
 
 _THUMBNAIL = 176  # pixels; shown at 118 or less, so sharp on dense screens
 
@@ -57,8 +58,8 @@ def _environment(package: str) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": _number,
-        "interval": _interval,
+        "number": number,
+        "interval": lambda bounds: between(bounds) if bounds else "",
         "duration": duration,
         "large": _large,
         "flat": _flat,
@@ -74,15 +75,6 @@ def percent(share: float) -> str:
         if 0 < share < bound:
             return text
     return ">99%" if 0 < share < 1 else f"{share:.0%}"
-
-
-def _number(value: float) -> str:
-    return "undefined" if math.isnan(value) else f"{value:.3f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _interval(bounds: tuple[float, float] | None) -> str:
-    low, high = bounds or (math.nan, math.nan)
-    return "" if math.isnan(low) else f"{_number(low)} to {_number(high)}"
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,16 @@ from PIL import Image
 from fmi_jax.artifacts.charts import Chart, Curves, Matrix, Outlines, Panel, Ratios
 from fmi_jax.artifacts.history import Series
 from fmi_jax.data.labels import IGNORE
-from fmi_jax.drawing.style import BLUE, COLOURS, GREY, VERMILION, png, short
+from fmi_jax.drawing.style import (
+    BLUE,
+    COLOURS,
+    GREY,
+    VERMILION,
+    colour_bar,
+    heat_map,
+    png,
+    short,
+)
 
 _NUMBERED = 8  # rows and columns up to which every cell carries its value
 _PART = "transformer "  # how the layers of a stacked transformer begin
@@ -66,20 +75,8 @@ def _names(matrix: Matrix) -> Figure:
 
 
 def _heat(figure: Figure, ax: Axes, matrix: Matrix) -> None:
-    values = matrix.values
-    image = ax.imshow(values, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
-    ax.set_facecolor("#CFCFCF")  # shows through where it is undefined
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    if max(values.shape) <= _NUMBERED:
-        for (i, j), value in np.ndenumerate(values):
-            text = "" if np.isnan(value) else f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
-            colour = "white" if value < 0.6 else "#222222"
-            ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color=colour)
-    bar = figure.colorbar(image, ax=ax, fraction=0.046, pad=0.04, ticks=[0, 0.25, 0.5, 0.75, 1])
-    bar.outline.set_visible(False)  # type: ignore[operator]
-    bar.ax.tick_params(length=0)
-    bar.set_label(matrix.unit)
+    image = heat_map(ax, matrix.values, numbers=_NUMBERED, interpolation="nearest")
+    colour_bar(figure, image, matrix.unit, ax=ax, fraction=0.046, pad=0.04)
 
 
 def _depth(ax: Axes, names: Sequence[str], *, horizontal: bool) -> None:

@@ -173,10 +173,9 @@ def _planned(values: argparse.Namespace) -> "tuple[Plan, list[Setting]]":
     return plan, settings
 
 
-def _list(values: argparse.Namespace) -> None:
+def _list(_: argparse.Namespace) -> None:
     from fmi_jax.study.registry import STUDIES
 
-    del values
     for study in STUDIES.values():
         print(f"{study.name:<9}{study.title}")
 

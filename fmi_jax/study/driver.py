@@ -15,12 +15,11 @@ from fmi_jax.cores import available_cores
 from fmi_jax.errors import UsageError
 from fmi_jax.huge_pages import with_huge_pages
 from fmi_jax.study.cells import Cell
-from fmi_jax.study.files import LOG
 from fmi_jax.study.ledger import Claim, Ledger
 from fmi_jax.study.plan import Missing, Plan
 from fmi_jax.study.progress import Progress
 from fmi_jax.study.spec import Setting
-from fmi_jax.study.state import Score, State
+from fmi_jax.study.state import LOG, Score, State
 
 WORKER = ("-m", "fmi_jax.study.worker")
 """Arguments of Python that run a cell, followed by its folder and its cores."""
@@ -130,7 +129,9 @@ class Driver:
                     looked = time.monotonic()
                 if not self._running:
                     break
-                self._progress.tick({r.cell.id: r.claim.folder / LOG for r in self._at_work()})
+                self._progress.tick(
+                    {r.cell.id: r.claim.folder / LOG for r in self._running.values()}
+                )
                 time.sleep(_POLL_SECONDS)
         return self._outcome()
 
@@ -138,16 +139,13 @@ class Driver:
         """Make the running cells save and end, and start no more."""
         if not self._stopping:
             self._stopping = True
-            for running in self._at_work():
+            for running in [*self._running.values()]:
                 running.process.terminate()
 
     def wait(self) -> None:
         """Wait until the running cells have ended."""
-        for running in self._at_work():
+        for running in [*self._running.values()]:
             running.process.wait()
-
-    def _at_work(self) -> list[_Running]:
-        return list(self._running.values())
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -173,11 +171,11 @@ class Driver:
         """
         self._look()
         missing = Missing()
-        at_work = {running.cell.id for running in self._at_work()}
+        at_work = {running.cell.id for running in self._running.values()}
         due = self.plan.due(self._settings, self._scores)
         waiting = [due[i] for i in due if i not in self._scores and i not in at_work]
         while waiting and len(self._running) < len(self._slots):
-            compiled = {running.cell.program for running in self._at_work()}
+            compiled = {running.cell.program for running in self._running.values()}
             cell = next((c for c in waiting if c.program not in compiled), waiting[0])
             waiting.remove(cell)
             self._not_ready[cell.id] = missing.of(cell.apart)
@@ -189,13 +187,14 @@ class Driver:
         if claim is None:
             return
         slot = next(slot for slot in self._slots if slot not in self._running)
+        visible = {} if slot.gpu is None else {"CUDA_VISIBLE_DEVICES": slot.gpu}
         with (claim.folder / LOG).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, *WORKER, str(claim.folder), ",".join(map(str, slot.cores))],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=_environment(slot),
+                env=with_huge_pages(os.environ) | visible,
                 pass_fds=(claim.descriptor,),
                 # Not in the terminal's group: Ctrl-C reaches it through `stop`, once.
                 start_new_session=True,
@@ -234,11 +233,6 @@ class Driver:
             not_ready={c: needs for c, needs in self._not_ready.items() if needs and c in due},
             stopped=self._stopping,
         )
-
-
-def _environment(slot: Slot) -> dict[str, str]:
-    own = {} if slot.gpu is None else {"CUDA_VISIBLE_DEVICES": slot.gpu}
-    return with_huge_pages(os.environ) | own
 
 
 def _reason(log: Path, code: int) -> str:

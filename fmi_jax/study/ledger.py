@@ -22,8 +22,20 @@ from fmi_jax.artifacts.result import FILE_NAME as RESULT, FORMAT as RESULT_FORMA
 from fmi_jax.errors import UserError
 from fmi_jax.settings import as_dict
 from fmi_jax.study.cells import Cell, following
-from fmi_jax.study.files import CELL, CELL_FORMAT, CLAIM, FAILED
-from fmi_jax.study.state import NO_SCORE, Failure, Score, State, ended, read_failure, read_file
+from fmi_jax.study.state import (
+    CELL,
+    CELL_FORMAT,
+    FAILED,
+    NO_SCORE,
+    Failure,
+    Score,
+    State,
+    ended,
+    read_failure,
+    read_file,
+)
+
+_CLAIM = ".claim"  # file that is locked while the cell runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +93,7 @@ class Ledger:
     def state(self, cell: str) -> State:
         """Where a cell stands: `DONE`, `FAILED`, `RUNNING` or `OPEN`."""
         folder = self.folder(cell)
-        if state := ended(folder):
-            return state
-        return State.RUNNING if _is_locked(folder / CLAIM) else State.OPEN
+        return ended(folder) or (State.RUNNING if _is_locked(folder / _CLAIM) else State.OPEN)
 
     def ended(self, states: Mapping[str, State]) -> dict[str, Score | None]:
         """Read the scores of the cells that have ended; None for those that failed."""
@@ -102,7 +112,7 @@ class Ledger:
         """
         folder = self.folder(cell.id)
         folder.mkdir(exist_ok=True)
-        descriptor = os.open(folder / CLAIM, os.O_RDWR | os.O_CREAT)
+        descriptor = os.open(folder / _CLAIM, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

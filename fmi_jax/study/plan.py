@@ -206,8 +206,7 @@ def select(
     for name, wanted in slices.items():
         valid = list(dict.fromkeys(value for s in settings for value in [s.at.get(name)] if value))
         if not valid:
-            names = {name for setting in settings for name in setting.at}
-            raise unknown_name("coordinate for --slice", name, names)
+            raise unknown_name("coordinate for --slice", name, {n for s in settings for n in s.at})
         for value in wanted:
             if value not in valid:
                 raise unknown_name(f"{name} for --slice", value, valid)

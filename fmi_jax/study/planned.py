@@ -9,8 +9,10 @@ from typing import Any, Self
 from fmi_jax.artifacts import older
 from fmi_jax.artifacts.result import Shows
 from fmi_jax.errors import UserError, unknown_name
-from fmi_jax.study.files import FORMAT
 from fmi_jax.study.published import Published
+
+FORMAT = 2
+"""Format number of `<study>.json`; in format 1 settings lacked `shows` and `label`."""
 
 DATASET = "dataset"
 """Coordinate that makes the columns of the table."""

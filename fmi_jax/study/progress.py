@@ -4,22 +4,21 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import rich.progress
 
 from fmi_jax.study.cells import Cell
-from fmi_jax.study.files import LOG
 from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.plan import Plan
 from fmi_jax.study.spec import Setting
-from fmi_jax.study.state import State
+from fmi_jax.study.state import LOG, State
 
 _STEP = re.compile(rb"step (\d+)/(\d+)")
 _TAIL = 4096  # bytes to read from the end of a log
 
 
-class Progress:
+class Progress(rich.progress.Progress):
     """Reports on the cells of a study; a context manager.
 
     It shows bars on a terminal, for the study and the running cells, and plain lines elsewhere.
@@ -30,28 +29,21 @@ class Progress:
     """
 
     def __init__(self, total: int, done: int):
-        self._total, self._done = total, done
-        self._bars = rich.progress.Progress(
+        super().__init__(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(),
             rich.progress.MofNCompleteColumn(),
             rich.progress.TimeElapsedColumn(),
             disable=not sys.stdout.isatty(),
         )
-        self._all = self._bars.add_task("cells", total=total, completed=done)
-        self._tasks: dict[str, rich.progress.TaskID] = {}
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bars.stop()
+        self._total, self._done = total, done
+        self._all = self.add_task("cells", total=total, completed=done)
+        self._bars: dict[str, rich.progress.TaskID] = {}
 
     def started(self, cell: Cell) -> None:
         """Report that a cell has started."""
-        self._tasks[cell.id] = self._bars.add_task(f"  {title(cell)}", total=None)
-        if self._bars.disable:
+        self._bars[cell.id] = self.add_task(f"  {title(cell)}", total=None)
+        if self.disable:
             self._say(f"start   {title(cell)}")
 
     def done(self, cell: Cell, result: Mapping[str, Any], seconds: float) -> None:
@@ -65,21 +57,21 @@ class Progress:
     def tick(self, logs: Mapping[str, Path]) -> None:
         """Update the bars of the running cells from their logs."""
         for cell, log in logs.items():
-            if not self._bars.disable and (steps := _steps_of(log)):
-                self._bars.update(self._tasks[cell], completed=steps[0], total=steps[1])
+            if not self.disable and (steps := _steps_of(log)):
+                self.update(self._bars[cell], completed=steps[0], total=steps[1])
 
     def _ended(self, cell: Cell, line: str) -> None:
         self._done += 1
-        self._bars.remove_task(self._tasks.pop(cell.id))
-        self._bars.update(self._all, completed=self._done)
+        self.remove_task(self._bars.pop(cell.id))
+        self.update(self._all, completed=self._done)
         self._say(line)
 
     def _say(self, line: str) -> None:
         line = f"[{self._done}/{self._total}] {line}"
-        if self._bars.disable:
+        if self.disable:
             print(line, flush=True)
         else:
-            self._bars.console.print(line, highlight=False, markup=False)
+            self.console.print(line, highlight=False, markup=False)
 
 
 def title(cell: Cell) -> str:

@@ -10,10 +10,21 @@ from typing import Any, TypeVar
 from fmi_jax.artifacts import older
 from fmi_jax.artifacts.result import FILE_NAME as RESULT
 from fmi_jax.errors import UserError
-from fmi_jax.study.files import CELL_FORMAT, FAILED
 from fmi_jax.tasks.registry import describe
 
 # A report starts without jax, so this module imports neither it nor what imports it.
+
+CELL = "cell.json"
+"""File with the config of the cell, beside the files of its run."""
+
+FAILED = "failed.json"
+"""File with the reason of its failure, if it failed."""
+
+LOG = "log.txt"
+"""File with the output of its process."""
+
+CELL_FORMAT = 1
+"""Format number of `CELL` and `FAILED`."""
 
 T = TypeVar("T")
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from fmi_jax.artifacts import older
 from fmi_jax.entry import guarded
-from fmi_jax.study.files import CELL, CELL_FORMAT
 
 
 def main(folder: Path, cores: str) -> None:
@@ -16,6 +15,7 @@ def main(folder: Path, cores: str) -> None:
         os.sched_setaffinity(0, map(int, cores.split(",")))
     from fmi_jax.config import from_dict
     from fmi_jax.run import experiment
+    from fmi_jax.study.state import CELL, CELL_FORMAT
 
     values = json.loads((folder / CELL).read_text(encoding="utf-8"))
     older.format_of(values, CELL_FORMAT, folder / CELL)

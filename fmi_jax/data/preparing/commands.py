@@ -128,8 +128,10 @@ def run_check(args: argparse.Namespace) -> None:
         raise UsageError(f"check-data {spec.name} needs --source: {spec.layout}.")
     raw, problems = check(spec, args.source, processes=args.processes)
     if raw is not None:
-        task = find_task(raw).name
-        print(f"{raw.table}: {len(raw.examples)} rows, {task}: {', '.join(raw.classes)}")
+        print(
+            f"{raw.table}: {len(raw.examples)} rows, {find_task(raw).name}:"
+            f" {', '.join(raw.classes)}"
+        )
     if problems:
         raise UserError(f"{args.source} has problems:\n  " + "\n  ".join(problems))
     print("No problems found.")

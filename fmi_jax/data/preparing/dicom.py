@@ -77,11 +77,10 @@ def decode_dicom(data: bytes) -> UInt8[np.ndarray, "h w *c"]:
       UserError: says why there is no such image. Errors of pydicom on damaged bytes are not caught.
     """
     dataset = _read(data)
-    missing = [name for name in _REQUIRED if name not in dataset]
-    if missing:
-        raise UserError(
-            f"DICOM ({_kind(dataset)}) without {', '.join(missing)}: cut short, or not an image"
-        )
+    if missing := [name for name in _REQUIRED if name not in dataset]:
+        sop_class = dataset.file_meta.get("MediaStorageSOPClassUID")
+        kind = sop_class.name if sop_class else "of unknown kind"
+        raise UserError(f"DICOM ({kind}) without {', '.join(missing)}: cut short, or not an image")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
         raise UserError(f"{frames} frames; expected a single image")
@@ -225,8 +224,3 @@ def _first(dataset: pydicom.Dataset, name: str) -> float | None:
     if isinstance(value, MultiValue):
         value = value[0] if value else None
     return None if value is None else float(value)
-
-
-def _kind(dataset: pydicom.FileDataset) -> str:
-    sop_class = dataset.file_meta.get("MediaStorageSOPClassUID")
-    return sop_class.name if sop_class else "of unknown kind"

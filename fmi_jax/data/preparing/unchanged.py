@@ -40,12 +40,11 @@ def check_unchanged(
             for split in SPLITS
             for image_id, sha256 in zip(dataset.ids(split), dataset.file_sha256(split), strict=True)
         }
-        other = [
+        if other := [
             row.place
             for row, scanned in zip(touched, found, strict=True)
             if prepared.get(row.example.id) != (scanned if isinstance(scanned, str) else None)
-        ]
-        if other:
+        ]:
             what = f"the content of {len(other)} image file(s): {'; '.join(other[:SHOWN])}"
         else:
             write_stamps(folder, dataset.info.manifest_sha256, rows)

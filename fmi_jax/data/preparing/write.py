@@ -144,14 +144,12 @@ def _label(row: Row, image: Seen) -> int | tuple[float, ...]:
 
 def _index_csv(shards: Sequence[Shard]) -> bytes:
     """The index, one line per image."""
-    lines: list[Sequence[Any]] = [INDEX_COLUMNS]
-    for row, image in _seen(shards):
-        example = row.example
-        lines.append(
-            (row.split, example.id, json.dumps(_label(row, image)), example.group or "",
-             example.path, image.file_sha256, image.width, image.height)
-        )  # fmt: skip
-    return atomic.csv_bytes(lines)
+    lines = (
+        (row.split, row.example.id, json.dumps(_label(row, image)), row.example.group or "",
+         row.example.path, image.file_sha256, image.width, image.height)
+        for row, image in _seen(shards)
+    )  # fmt: skip
+    return atomic.csv_bytes([INDEX_COLUMNS, *lines])
 
 
 def _summary(shards: Sequence[Shard], num_classes: int) -> dict[str, Any]:

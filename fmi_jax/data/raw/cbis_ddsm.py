@@ -213,8 +213,7 @@ def _find_dicoms(source: Path) -> dict[str, list[str]]:
     dicoms: dict[str, list[str]] = {}
     for folder, _, names in os.walk(source):
         where = Path(folder).relative_to(source)
-        case = next((part for part in where.parts if _CASE.fullmatch(part)), None)
-        if case:
+        if case := next(filter(_CASE.fullmatch, where.parts), None):
             files = [(where / name).as_posix() for name in names if name.lower().endswith(".dcm")]
             dicoms.setdefault(case, []).extend(files)
     dicoms = {case: sorted(files) for case, files in dicoms.items() if files}

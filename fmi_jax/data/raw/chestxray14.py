@@ -101,8 +101,7 @@ def official(examples: Sequence[RawExample]) -> splits.Assignment:
     Raises:
       UsageError: a row is in none of the lists.
     """
-    without = [example.where for example in examples if not example.split]
-    if without:
+    if without := [example.where for example in examples if not example.split]:
         raise UsageError(
             f"the split 'official' needs every row in one of {', '.join(OFFICIAL_LISTS.values())};"
             f" {len(without)} are in none: {', '.join(without[:SHOWN])}."

@@ -74,7 +74,7 @@ def upstream(examples: Sequence[RawExample]) -> Assignment:
       UsageError: the row at which the study cuts is not where its rule looks for it, which
         happens with small tables only.
     """
-    rows = _of_train_csv(examples)
+    rows = _rows_of("train", examples)
     cut = int(0.2 * len(rows)) + 15
     ranked = sorted(rows, key=lambda i: examples[i].path)
     try:
@@ -91,8 +91,7 @@ def upstream(examples: Sequence[RawExample]) -> Assignment:
 
 def official(examples: Sequence[RawExample]) -> Assignment:
     """Split with `valid.csv` as test; a random tenth of `train.csv`'s patients is validation."""
-    test = [i for i, example in enumerate(examples) if example.split == "test"]
-    return _deal_patients(examples, ("val",)) | {"test": test}
+    return _deal_patients(examples, ("val",)) | {"test": _rows_of("test", examples)}
 
 
 def grouped(examples: Sequence[RawExample]) -> Assignment:
@@ -143,13 +142,13 @@ def _example(
     return RawExample(id=path, path=path, label=label, group=patient, split=split, row=row.line)
 
 
-def _of_train_csv(examples: Sequence[RawExample]) -> list[int]:
-    return [i for i, example in enumerate(examples) if example.split == "train"]
+def _rows_of(split: str, examples: Sequence[RawExample]) -> list[int]:
+    return [i for i, example in enumerate(examples) if example.split == split]
 
 
 def _deal_patients(examples: Sequence[RawExample], parts: tuple[str, ...]) -> Assignment:
     """Deal out the rows of `train.csv`: to each of `parts` a tenth of the patients, else train."""
-    rows = _of_train_csv(examples)
+    rows = _rows_of("train", examples)
     patients = sorted({str(examples[i].group) for i in rows})
     random.Random(SEED).shuffle(patients)
     tenth = max(1, len(patients) // 10)

@@ -61,10 +61,14 @@ def read(source: Path, *, class_of: Mapping[str, str] = TWO_CLASSES) -> RawDatas
                 problems.add("file is listed more than once", f"{listed[name]} and {place}: {name}")
             else:
                 listed[name] = place
-                label = classes.index(class_of[match[1]])
                 examples.append(
                     RawExample(
-                        id=name, path=name, label=label, group=match[2], split=split, row=line
+                        id=name,
+                        path=name,
+                        label=classes.index(class_of[match[1]]),
+                        group=match[2],
+                        split=split,
+                        row=line,
                     )
                 )
     problems.raise_if_any()

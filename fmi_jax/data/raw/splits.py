@@ -46,8 +46,7 @@ def grouped(examples: Sequence[RawExample]) -> Assignment:
       UsageError: a row has no group.
     """
     groups: dict[str, list[int]] = {}
-    without = [example.where for example in examples if not example.group]
-    if without:
+    if without := [example.where for example in examples if not example.group]:
         raise UsageError(
             f"the split 'grouped' needs the group of every row; {len(without)} have none:"
             f" {', '.join(without[:SHOWN])}."
@@ -63,8 +62,7 @@ def official(examples: Sequence[RawExample]) -> Assignment:
     Raises:
       UsageError: a row's split is not train, val or test.
     """
-    wrong = [f"{e.where}: {e.split!r}" for e in examples if e.split not in SPLITS]
-    if wrong:
+    if wrong := [f"{e.where}: {e.split!r}" for e in examples if e.split not in SPLITS]:
         raise UsageError(
             f"the split 'official' needs {', '.join(SPLITS)} for every row;"
             f" {len(wrong)} have something else: {'; '.join(wrong[:SHOWN])}."
@@ -95,8 +93,7 @@ def assign(
     if split not in spec.splits:
         raise unknown_name(f"split of {spec.name}", split, spec.splits)
     rows = spec.splits[split](examples)
-    empty = [name for name in SPLITS if not rows[name]]
-    if empty:
+    if empty := [name for name in SPLITS if not rows[name]]:
         raise UsageError(
             f"the split {split!r} of {spec.name} leaves {' and '.join(empty)} without an image"
             f" ({len(examples)} rows in all); expected some in each of {', '.join(SPLITS)}."

@@ -49,14 +49,12 @@ def read_table(path: Path, required: Sequence[str]) -> tuple[list[str], list[Tab
     if not records:
         raise UserError(f"{path} is empty; expected a header line with {_quoted(required)}.")
     columns = [name.strip() for name in records[0][1]]
-    missing = [name for name in required if name not in columns]
-    if missing:
+    if missing := [name for name in required if name not in columns]:
         raise UserError(
             f"{path} has no column {_quoted(missing)}; its columns are {_quoted(columns)}"
             " (comma-separated, with a header line, is expected)."
         )
-    twice = sorted({name for name in columns if name and columns.count(name) > 1})
-    if twice:
+    if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
         raise UserError(f"{path} has the column {_quoted(twice)} more than once.")
     if len(records) == 1:
         raise UserError(f"{path} has a header but no rows.")

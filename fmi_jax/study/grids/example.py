@@ -40,20 +40,6 @@ def config(dataset: str, backbone: str, protocol: str) -> ExperimentConfig:
     return config
 
 
-def settings() -> tuple[Setting, ...]:
-    """Settings for every protocol, backbone and data set that fit together."""
-    return tuple(
-        _setting(dataset, backbone, protocol)
-        for protocol in (
-            *("probe_grid", "linear_probe", "finetune", "stacked_probe", "stacked_finetune"),
-            *("partial", "stacked_partial", "attentive_probe", "lora", "knn", "logistic", "cka"),
-        )
-        for backbone in BACKBONES
-        if (protocol, backbone) != ("lora", "resnet_nano")  # it has no linear layer to adapt
-        for dataset in DATASETS
-    )
-
-
 def _setting(dataset: str, backbone: str, protocol: str) -> Setting:
     return Setting(
         at={"dataset": dataset, "protocol": protocol, "model": backbone},
@@ -62,11 +48,11 @@ def _setting(dataset: str, backbone: str, protocol: str) -> Setting:
     )
 
 
-def speed_settings() -> tuple[Setting, ...]:
-    """Setting that times all backbones, under a linear head and under a transformer."""
-    made = config(DATASETS[0], BACKBONES[0], "timing")
-    made.timing.backbones = BACKBONES[1:]
-    return (Setting(at={"dataset": DATASETS[0], "measured": "inference"}, config=made),)
+def _timing() -> Setting:
+    """Time all backbones, under a linear head and under a transformer."""
+    timed = config(DATASETS[0], BACKBONES[0], "timing")
+    timed.timing.backbones = BACKBONES[1:]
+    return Setting(at={"dataset": DATASETS[0], "measured": "inference"}, config=timed)
 
 
 _NOTE = "Drawn images and random initial weights: the numbers say nothing about patients or models."
@@ -74,7 +60,16 @@ _NOTE = "Drawn images and random initial weights: the numbers say nothing about 
 STUDY = Study(
     name="example",
     title="Example: every protocol on tiny backbones and two drawn data sets",
-    settings=settings,
+    settings=lambda: tuple(
+        _setting(dataset, backbone, protocol)
+        for protocol in (
+            *("probe_grid", "linear_probe", "finetune", "stacked_probe", "stacked_finetune"),
+            *("partial", "stacked_partial", "attentive_probe", "lora", "knn", "logistic", "cka"),
+        )
+        for backbone in BACKBONES
+        if (protocol, backbone) != ("lora", "resnet_nano")  # it has no linear layer to adapt
+        for dataset in DATASETS
+    ),
     rows=("protocol", "model"),
     figure=Figure(kind="dots"),
     rates=(),
@@ -85,7 +80,7 @@ STUDY = Study(
 SPEED = Study(
     name="example_speed",
     title="Example: how fast the tiny backbones are",
-    settings=speed_settings,
+    settings=lambda: (_timing(),),
     rows=("measured",),
     figure=Figure(kind="time"),
     rates=(),

@@ -13,19 +13,14 @@ def config(dataset: str, model: str) -> ExperimentConfig:
     return config
 
 
-def settings() -> tuple[Setting, ...]:
-    """Settings of all points."""
-    return tuple(
-        Setting(at={"dataset": dataset, "model": model}, config=config(dataset, model))
-        for model in recipe.MODELS
-        for dataset in recipe.DATASETS
-    )
-
-
 STUDY = Study(
     name="fig2",
     title="Figure 2: nearest neighbours of frozen features",
-    settings=settings,
+    settings=lambda: tuple(
+        Setting(at={"dataset": dataset, "model": model}, config=config(dataset, model))
+        for model in recipe.MODELS
+        for dataset in recipe.DATASETS
+    ),
     rows=("model",),
     figure=Figure(kind="dots"),
     note=(

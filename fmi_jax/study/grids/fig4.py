@@ -12,9 +12,10 @@ def config(dataset: str, model: str, frozen: int) -> ExperimentConfig:
     return config
 
 
-def settings() -> tuple[Setting, ...]:
-    """Settings of all points."""
-    return tuple(
+STUDY = Study(
+    name="fig4",
+    title="Figure 4: the first blocks frozen",
+    settings=lambda: tuple(
         Setting(
             at={"dataset": dataset, "model": model, "frozen": str(frozen)},
             config=config(dataset, model, frozen),
@@ -22,13 +23,7 @@ def settings() -> tuple[Setting, ...]:
         for dataset in recipe.DATASETS
         for model in recipe.MODELS
         for frozen in range(recipe.num_blocks(model))
-    )
-
-
-STUDY = Study(
-    name="fig4",
-    title="Figure 4: the first blocks frozen",
-    settings=settings,
+    ),
     rows=("model", "frozen"),
     figure=Figure(kind="curves", x="frozen", x_label="Frozen blocks"),
     rates=(1e-4,),

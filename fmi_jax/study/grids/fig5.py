@@ -18,9 +18,10 @@ def config(dataset: str, model: str, block: int, backbone: str) -> ExperimentCon
     return config
 
 
-def settings() -> tuple[Setting, ...]:
-    """Settings of all points."""
-    return tuple(
+STUDY = Study(
+    name="fig5",
+    title="Figure 5: a DeiT-B on the tokens of an earlier block",
+    settings=lambda: tuple(
         Setting(
             at={"dataset": dataset, "model": model, "block": str(block), "backbone": backbone},
             config=config(dataset, model, block, backbone),
@@ -29,13 +30,7 @@ def settings() -> tuple[Setting, ...]:
         for backbone in PROTOCOLS
         for model in recipe.FOUNDATIONS
         for block in range(recipe.num_blocks(model))
-    )
-
-
-STUDY = Study(
-    name="fig5",
-    title="Figure 5: a DeiT-B on the tokens of an earlier block",
-    settings=settings,
+    ),
     rows=("backbone", "model", "block"),
     figure=Figure(kind="curves", x="block", x_label="Last block that is kept"),
     rates=(1e-4,),

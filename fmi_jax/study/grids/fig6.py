@@ -20,19 +20,14 @@ def config(dataset: str, size: str) -> ExperimentConfig:
     return config
 
 
-def settings() -> tuple[Setting, ...]:
-    """Settings of all points."""
-    return tuple(
-        Setting(at={"dataset": dataset, "size": size}, config=config(dataset, size))
-        for size in SIZES
-        for dataset in DATASETS
-    )
-
-
 STUDY = Study(
     name="fig6",
     title="Figure 6: DINOv2 of four sizes, fine-tuned",
-    settings=settings,
+    settings=lambda: tuple(
+        Setting(at={"dataset": dataset, "size": size}, config=config(dataset, size))
+        for size in SIZES
+        for dataset in DATASETS
+    ),
     rows=("size",),
     figure=Figure(kind="curves", x="size", x_label="Size of DINOv2", lines="dataset"),
     note=(

@@ -12,9 +12,10 @@ def config(dataset: str, run: str) -> ExperimentConfig:
     return config
 
 
-def settings() -> tuple[Setting, ...]:
-    """Settings of all panels, each after the cell of Table 2 whose network it analyses."""
-    return tuple(
+STUDY = Study(
+    name="fig7",
+    title="Figure 7: CKA of every layer before and after fine-tuning",
+    settings=lambda: tuple(
         Setting(
             at={"dataset": dataset, "model": model},
             config=config(dataset, ""),
@@ -22,13 +23,7 @@ def settings() -> tuple[Setting, ...]:
         )
         for dataset in recipe.DATASETS
         for model in recipe.MODELS
-    )
-
-
-STUDY = Study(
-    name="fig7",
-    title="Figure 7: CKA of every layer before and after fine-tuning",
-    settings=settings,
+    ),
     rows=("model",),
     figure=Figure(kind="layers"),
     note=(

@@ -16,17 +16,12 @@ def config(dataset: str) -> ExperimentConfig:
     return config
 
 
-def settings() -> tuple[Setting, ...]:
-    """Settings of all panels, one for each data set."""
-    return tuple(
-        Setting(at={"dataset": dataset}, config=config(dataset)) for dataset in recipe.DATASETS
-    )
-
-
 STUDY = Study(
     name="fig8",
     title="Figure 8: CKA of the last layers of the models",
-    settings=settings,
+    settings=lambda: tuple(
+        Setting(at={"dataset": dataset}, config=config(dataset)) for dataset in recipe.DATASETS
+    ),
     rows=(),
     figure=Figure(kind="models"),
     note="Published as a plot without numbers: BLIP is unlike all others, OpenCLIP included.",

@@ -3,10 +3,10 @@
 from fmi_jax.study.grids import fig7, recipe, tables12
 from fmi_jax.study.spec import Figure, Setting, Study
 
-
-def settings() -> tuple[Setting, ...]:
-    """Settings of all panels, each after the cell of Table 1 or 2 whose network it analyses."""
-    return tuple(
+STUDY = Study(
+    name="figa1",
+    title="Figure A.1: CKA of every layer of a stacked classifier before and after training",
+    settings=lambda: tuple(
         Setting(
             at={"dataset": dataset, "model": model, "backbone": backbone},
             config=fig7.config(dataset, ""),
@@ -15,13 +15,7 @@ def settings() -> tuple[Setting, ...]:
         for backbone in tables12.PROTOCOLS
         for dataset in recipe.DATASETS
         for model in recipe.FOUNDATIONS
-    )
-
-
-STUDY = Study(
-    name="figa1",
-    title="Figure A.1: CKA of every layer of a stacked classifier before and after training",
-    settings=settings,
+    ),
     rows=("backbone", "model"),
     figure=Figure(kind="layers"),
     note="Published as a plot without numbers.",

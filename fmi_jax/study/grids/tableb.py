@@ -23,9 +23,10 @@ def config(dataset: str, init: str, backbone: str) -> ExperimentConfig:
     return config
 
 
-def settings() -> tuple[Setting, ...]:
-    """Settings of all cells, in the order of the paper."""
-    return tuple(
+STUDY = Study(
+    name="tableb",
+    title="Tables B.1 and B.2: ResNet-152 from ImageNet and from in-domain DINO, beside DINOv2",
+    settings=lambda: tuple(
         Setting(
             at={"dataset": dataset, "init": init, "backbone": backbone},
             config=None if init == "dino" else config(dataset, init, backbone),
@@ -37,12 +38,6 @@ def settings() -> tuple[Setting, ...]:
         for backbone in PROTOCOLS
         for init in MODELS
         for dataset in recipe.DATASETS
-    )
-
-
-STUDY = Study(
-    name="tableb",
-    title="Tables B.1 and B.2: ResNet-152 from ImageNet and from in-domain DINO, beside DINOv2",
-    settings=settings,
+    ),
     rows=("backbone", "init"),
 )

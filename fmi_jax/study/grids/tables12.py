@@ -1,7 +1,5 @@
 """Tables 1 and 2: foundation models, frozen and fine-tuned, under a linear head and a DeiT-B."""
 
-import functools
-
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.study.grids import recipe
 from fmi_jax.study.published import published
@@ -47,13 +45,13 @@ def settings(backbone: str) -> tuple[Setting, ...]:
 TABLE1 = Study(
     name="table1",
     title="Table 1: frozen foundation models, under a linear head and under a DeiT-B",
-    settings=functools.partial(settings, "frozen"),
+    settings=lambda: settings("frozen"),
     rows=("head", "model"),
 )
 
 TABLE2 = Study(
     name="table2",
     title="Table 2: fine-tuned foundation models, under a linear head and under a DeiT-B",
-    settings=functools.partial(settings, "fine-tuned"),
+    settings=lambda: settings("fine-tuned"),
     rows=("head", "model"),
 )

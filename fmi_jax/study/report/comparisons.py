@@ -159,12 +159,19 @@ def comparisons_csv(found: Mapping[str, Sequence[Comparison]]) -> bytes:
         dict.fromkeys(name for comparisons in found.values() for c in comparisons for name in c.at)
     )
     rows = [["study", *coordinates, "metric", "first", "second", "difference", "p", "p_adjusted"]]
-    for study, comparisons in found.items():
-        for c in comparisons:
-            where = [c.at.get(name, "") for name in coordinates]
-            for pair in c.pairs:
-                numbers = [repr(x) for x in (pair.difference, pair.p, pair.adjusted)]
-                rows.append([study, *where, c.metric, pair.first, pair.second, *numbers])
+    rows += [
+        [
+            study,
+            *(c.at.get(name, "") for name in coordinates),
+            c.metric,
+            pair.first,
+            pair.second,
+            *map(repr, (pair.difference, pair.p, pair.adjusted)),
+        ]
+        for study, comparisons in found.items()
+        for c in comparisons
+        for pair in c.pairs
+    ]
     return atomic.csv_bytes(rows)
 
 

@@ -12,12 +12,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from fmi_jax.drawing.style import BLUE, COLOURS, GREY, VERMILION, png, short
+from fmi_jax.drawing.style import COLOURS, GREY, png, short
 
 ONE_COLUMN, TWO_COLUMNS = 85 / 25.4, 180 / 25.4
 """Widths in inches: 85 and 180 mm."""
@@ -169,11 +168,6 @@ def row_axis_height(rows: Sequence[tuple[str, ...]]) -> float:
     """Height that `row_axis` needs, in inches."""
     blocks = len({row[:-1] for row in rows if any(row[:-1])})
     return ROW * (len(rows) + 1.3 * blocks + 0.5)
-
-
-def better_is_blue() -> LinearSegmentedColormap:
-    """Colour map: orange for less, blue for more; the colour-blind can tell them apart."""
-    return LinearSegmentedColormap.from_list("better is blue", [VERMILION, "#F4F4F4", BLUE])
 
 
 def few_ticks(ax: Axes, count: int = 4, *, axis: str = "x") -> None:

@@ -5,12 +5,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from fmi_jax.drawing.wording import between, count, listed, number, signed
 from fmi_jax.study.report.comparisons import Agreement, Comparison
 from fmi_jax.study.report.numbers import Number, Status
 from fmi_jax.study.report.relative import Gain, Iterations, Latency
 from fmi_jax.study.report.samples import Sample, bounds
 from fmi_jax.study.report.table import Table
-from fmi_jax.study.report.wording import between, count, listed, number, signed
 from fmi_jax.study.state import State
 
 
@@ -50,8 +50,7 @@ def _best(
         f" {number(best.mean)} ({'; '.join(filter(None, details))})"
     )
     cells = [cell for cell in table.column(dataset) if cell.number.setting.shows == "score"]
-    missing = sum(not cell.number.runs for cell in cells)
-    if missing:
+    if missing := sum(not cell.number.runs for cell in cells):
         text += f", of the {len(cells) - missing} of {len(cells)} rows that have a number"
     printed = next((cell.number for cell in cells if cell.published_best), None)
     if printed is not None and printed.setting.published is not None:
@@ -100,16 +99,14 @@ def beside_published(found: Sequence[Agreement]) -> list[str]:
 def of_gains(found: Sequence[Gain], baseline: str) -> list[str]:
     """Say which row gains most over the baseline, here and as published."""
     texts = []
-    ours = [gain for gain in found if not math.isnan(gain.ours)]
-    if ours:
+    if ours := [gain for gain in found if not math.isnan(gain.ours)]:
         best = max(ours, key=lambda gain: gain.ours)
         details = [between(best.interval, 1), count(len(best.datasets), "data set")]
         texts.append(
             f"Largest mean gain over {baseline}: {' '.join(filter(None, best.row))},"
             f" {signed(best.ours, 1)} % ({'; '.join(filter(None, details))})."
         )
-    printed = [gain for gain in found if not math.isnan(gain.published)]
-    if printed:
+    if printed := [gain for gain in found if not math.isnan(gain.published)]:
         best = max(printed, key=lambda gain: gain.published)
         texts.append(
             f"By the published numbers: {' '.join(filter(None, best.row))},"

@@ -5,11 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fmi_jax.drawing.template import duration
-from fmi_jax.study.report.numbers import Number, Status
-from fmi_jax.study.report.samples import RESAMPLES, bounds
-from fmi_jax.study.report.study_report import StudyReport
-from fmi_jax.study.report.table import Cell
-from fmi_jax.study.report.wording import (
+from fmi_jax.drawing.wording import (
     between,
     count,
     link,
@@ -19,6 +15,10 @@ from fmi_jax.study.report.wording import (
     signed,
     spread,
 )
+from fmi_jax.study.report.numbers import Number, Status
+from fmi_jax.study.report.samples import RESAMPLES, bounds
+from fmi_jax.study.report.study_report import StudyReport
+from fmi_jax.study.report.table import Cell
 
 
 def markdown(reports: Sequence[StudyReport], out: Path) -> bytes:

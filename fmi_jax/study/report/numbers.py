@@ -3,15 +3,15 @@
 import dataclasses
 import enum
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fmi_jax.artifacts.result import Best, Finding, Headline, Result
+from fmi_jax.drawing import wording
 from fmi_jax.study.planned import PlannedCell, PlannedSetting, PlannedStudy
-from fmi_jax.study.report import wording
 from fmi_jax.study.report.outcomes import Outcome, Outcomes
 from fmi_jax.study.state import State, best
 from fmi_jax.tasks.registry import TASKS, describe
@@ -164,34 +164,19 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
         return Number(setting=setting, status=Status.IMPOSSIBLE, reason=setting.why_not)
     cells = setting.cells
     found = {cell.id: outcomes[cell.id] for cell in cells}
-    everything, untried = tuple(found.values()), []
+    untried: list[Outcome] = []
     parents = {cell.of: outcomes[cell.of] for cell in cells if cell.of}
     if parents:  # the learning rate of what follows a run is that of the best run
         ready = [pair for pair in parents.items() if pair[1].state is State.DONE]
         untried = [outcome for outcome in parents.values() if outcome.state is not State.DONE]
         if not ready:
-            return Number(
-                setting=setting,
-                status=_status_without(untried),
-                reason=_reasons(untried, "learning rate" if len(untried) > 1 else "cell"),
-                expected=_seeds(cells),
-                outcomes=everything,
-            )
+            return _lacking(setting, cells, found, untried)
         parent = best((name, outcome.score) for name, outcome in ready)
         cells = [cell for cell in cells if cell.of == parent]
     first = [(cell, found[cell.id]) for cell in cells if cell.seed == cells[0].seed]
     sound = [pair for pair in first if pair[1].state is State.DONE]
     if not sound:
-        tried = [outcome for _, outcome in first]
-        unit = "learning rate" if len(tried) > 1 else "cell"
-        reasons = (_reasons(tried, unit), _reasons(untried, "learning rate"))
-        return Number(
-            setting=setting,
-            status=_status_without(tried),
-            reason="; ".join(filter(None, reasons)),
-            expected=_seeds(cells),
-            outcomes=everything,
-        )
+        return _lacking(setting, cells, found, [outcome for _, outcome in first], untried)
     rate = best((cell, outcome.score) for cell, outcome in sound).learning_rate
     same = [found[cell.id] for cell in cells if cell.learning_rate == rate]
     done = [outcome for outcome in same if outcome.state is State.DONE]
@@ -201,7 +186,7 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
     reasons = (_reasons(undone, "seed"), _reasons(untried, "learning rate"))
     common: dict[str, Any] = {
         "setting": setting, "status": Status.PARTIAL if undone or unsettled else Status.DONE,
-        "outcomes": everything, "reason": "; ".join(filter(None, reasons)),
+        "outcomes": tuple(found.values()), "reason": "; ".join(filter(None, reasons)),
     }  # fmt: skip
     if done[0].analysis is not None:
         return Number(**common, expected=1, analysis=done[0], learning_rate=rate)
@@ -240,14 +225,24 @@ def _runs(outcome: Outcome) -> list[Run]:
     ]
 
 
-def _seeds(cells: Sequence[PlannedCell]) -> int:
-    return sum(cell.learning_rate == cells[0].learning_rate for cell in cells)
-
-
-def _status_without(outcomes: Iterable[Outcome]) -> Status:
-    """Status of a setting without any number."""
-    failed = any(outcome.state is State.FAILED for outcome in outcomes)
-    return Status.FAILED if failed else Status.MISSING
+def _lacking(
+    setting: PlannedSetting,
+    cells: Sequence[PlannedCell],
+    found: Mapping[str, Outcome],
+    tried: Sequence[Outcome],
+    untried: Sequence[Outcome] = (),
+) -> Number:
+    """Make the number of a setting that has no value, because none of `tried` is done."""
+    unit = "learning rate" if len(tried) > 1 else "cell"
+    reasons = (_reasons(tried, unit), _reasons(untried, "learning rate"))
+    failed = any(outcome.state is State.FAILED for outcome in tried)
+    return Number(
+        setting=setting,
+        status=Status.FAILED if failed else Status.MISSING,
+        reason="; ".join(filter(None, reasons)),
+        expected=sum(cell.learning_rate == cells[0].learning_rate for cell in cells),
+        outcomes=tuple(found.values()),
+    )
 
 
 def _reasons(outcomes: Sequence[Outcome], unit: str) -> str:

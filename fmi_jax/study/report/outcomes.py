@@ -8,8 +8,7 @@ from pathlib import Path
 
 from fmi_jax.artifacts.result import FILE_NAME as RESULT, Finding, Result, current
 from fmi_jax.errors import UserError
-from fmi_jax.study.files import CELL
-from fmi_jax.study.state import Score, State, ended, read_failure
+from fmi_jax.study.state import CELL, Score, State, ended, read_failure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

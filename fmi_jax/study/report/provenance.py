@@ -5,9 +5,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from fmi_jax.drawing.style import short
+from fmi_jax.drawing.wording import count, listed
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.outcomes import Outcome
-from fmi_jax.study.report.wording import count, listed
 
 _COMPARED_VERSIONS = ("fmi_jax", "jax")
 """Libraries whose versions are compared; two versions in one table give a warning."""

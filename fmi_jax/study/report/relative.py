@@ -50,12 +50,11 @@ def is_base(at: Mapping[str, str]) -> bool:
 def gains(table: Table, samples: Mapping[Number, Sample]) -> list[Gain]:
     """Compute the gains of all rows except the baseline."""
     base = {n.setting.dataset: n for n in table.numbers if is_base(n.setting.at)}
-    found = []
-    for row in table.rows:
-        numbers = [cell.number for cell in row.cells if cell is not None]
-        if not is_base(numbers[0].setting.at):
-            found.append(_gain(row.names, numbers, base, samples))
-    return found
+    return [
+        _gain(row.names, row.numbers, base, samples)
+        for row in table.rows
+        if not is_base(row.numbers[0].setting.at)
+    ]
 
 
 def _gain(
@@ -93,9 +92,12 @@ def _gain(
 def _mean(pairs: Mapping[str, tuple[float, float]]) -> float:
     if not pairs:
         return math.nan
-    values = {name: np.asarray(value) for name, (value, _) in pairs.items()}
-    bases = {name: np.asarray(base) for name, (_, base) in pairs.items()}
-    return float(mean_relative(values, bases))
+    return float(
+        mean_relative(
+            {name: np.asarray(value) for name, (value, _) in pairs.items()},
+            {name: np.asarray(base) for name, (_, base) in pairs.items()},
+        )
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,16 +134,20 @@ def iterations(table: Table) -> list[Iterations]:
     base = {_place(n): n for n in table.numbers if is_base(n.setting.at)}
     found = []
     for row in table.rows:
-        numbers = [cell.number for cell in row.cells if cell is not None]
         ratios = [
             ratio
-            for n in numbers
+            for n in row.numbers
             if (reference := base.get(_place(n))) is not None
             and (ratio := _steps(n) / _steps(reference)) == ratio
         ]
         if ratios:
-            relative = float(np.mean(ratios))
-            found.append(Iterations(row=row.names, at=numbers[0].setting.at, relative=relative))
+            found.append(
+                Iterations(
+                    row=row.names,
+                    at=row.numbers[0].setting.at,
+                    relative=float(np.mean(ratios)),
+                )
+            )
     return found
 
 

@@ -88,10 +88,11 @@ def rank_correlation(ours: Sequence[float], theirs: Sequence[float]) -> RankCorr
         return None
     tau: Any = scipy.stats.kendalltau(x, y)
     rho: Any = scipy.stats.spearmanr(x, y)
-    if n <= _EXACT:
-        orders = np.array(list(itertools.permutations(range(n))))
-    else:
-        orders = np.random.default_rng(0).permuted(np.tile(np.arange(n), (50_000, 1)), axis=1)
+    orders = (
+        np.array(list(itertools.permutations(range(n))))
+        if n <= _EXACT
+        else np.random.default_rng(0).permuted(np.tile(np.arange(n), (50_000, 1)), axis=1)
+    )
     first, second = np.triu_indices(n, 1)
     agreement = np.sign(x[first] - x[second])
     of_orders = np.sign(y[orders[:, first]] - y[orders[:, second]]) @ agreement

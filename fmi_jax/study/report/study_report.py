@@ -74,8 +74,7 @@ class StudyReport:
     @property
     def synthetic(self) -> list[str]:
         """Names of the data sets that were drawn by a program."""
-        names = (dataset.name for dataset in self.provenance.datasets if dataset.synthetic)
-        return list(dict.fromkeys(names))
+        return list(dict.fromkeys(d.name for d in self.provenance.datasets if d.synthetic))
 
     @property
     def all_figures(self) -> list[Drawn]:

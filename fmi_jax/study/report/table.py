@@ -38,6 +38,11 @@ class Row:
     shown: tuple[str, ...]
     cells: tuple[Cell | None, ...]
 
+    @property
+    def numbers(self) -> list[Number]:
+        """Numbers of the row's cells."""
+        return [cell.number for cell in self.cells if cell is not None]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
@@ -57,7 +62,7 @@ class Table:
     @property
     def numbers(self) -> list[Number]:
         """Numbers of all cells, row by row."""
-        return [cell.number for row in self.rows for cell in row.cells if cell is not None]
+        return [number for row in self.rows for number in row.numbers]
 
     @property
     def is_published(self) -> bool:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fmi_jax import atomic
+from fmi_jax.drawing import wording
 from fmi_jax.drawing.style import short
 from fmi_jax.drawing.template import png_uri, render
 from fmi_jax.study.planned import DATASET, read_studies
-from fmi_jax.study.report import wording
 from fmi_jax.study.report.comparisons import LEVEL, comparisons_csv
 from fmi_jax.study.report.markdown import markdown
 from fmi_jax.study.report.numbers import Number, Status
@@ -89,10 +89,15 @@ def _numbers_csv(reports: Sequence[StudyReport], out: Path) -> bytes:
             *("published_runs", "status", "reason", "seconds", "ece", "results"),
         ]
     ]
-    for report in reports:
-        for number in report.numbers:
-            where = [number.setting.at.get(name, "") for name in coordinates]
-            rows.append([report.study.name, *where, *_row(report, number, out)])
+    rows += [
+        [
+            report.study.name,
+            *(number.setting.at.get(name, "") for name in coordinates),
+            *_row(report, number, out),
+        ]
+        for report in reports
+        for number in report.numbers
+    ]
     return atomic.csv_bytes(rows)
 
 

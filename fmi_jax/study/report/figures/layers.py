@@ -7,14 +7,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fmi_jax.drawing.style import short
+from fmi_jax.drawing.style import colour_bar, heat_map, short
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.drawing import ONE_COLUMN, TWO_COLUMNS, Drawn
 from fmi_jax.study.report.table import Table
 
 _PART = "transformer "  # prefix of the layers of a stacked transformer
+_BAR: dict[str, Any] = {"fraction": 0.04, "aspect": 30, "shrink": 0.8}  # bar of the colours
 _TALLEST = 9.0  # largest height of all panels in inches, to fit on a page
-_UNDEFINED = "#CFCFCF"
 
 
 def draw_layers(table: Table) -> Drawn:
@@ -54,16 +54,14 @@ def _layers(table: Table) -> Figure:
                 name = "\n".join(short(part, 14) for part in row.names if part)
                 ax.set_ylabel(name, rotation=0, ha="right", va="center", fontweight="bold")
     if image is not None:
-        _bar(figure, image, axes)
+        colour_bar(figure, image, "CKA", ax=axes, **_BAR)
     return figure
 
 
 def _panel(ax: Axes, pair: Mapping[str, Any]) -> Any:
     cka = np.array(pair["cka"], float)
-    image = ax.imshow(cka, cmap="viridis", vmin=0, vmax=1, origin="lower", aspect="auto")
+    image = heat_map(ax, cka, numbers=0, origin="lower", aspect="auto")
     ax.set_box_aspect(1)
-    ax.set_facecolor(_UNDEFINED)
-    ax.spines[:].set_visible(False)
     for axis, names in zip((ax.yaxis, ax.xaxis), pair["layers"], strict=True):
         parts = [name.startswith(_PART) for name in names]
         axis.set_ticks([0, len(names) - 1], ["in", names[-1].split()[-1]], fontsize=5.5)
@@ -82,14 +80,6 @@ def _empty(ax: Axes, text: str) -> None:
         ax.set_facecolor("#F4F4F4")
         ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes,
                 fontsize=6, color="#666666")  # fmt: skip
-
-
-def _bar(figure: Figure, image: Any, axes: np.ndarray) -> None:
-    bar = figure.colorbar(image, ax=axes, fraction=0.04, aspect=30, shrink=0.8,
-                          ticks=[0, 0.25, 0.5, 0.75, 1])  # fmt: skip
-    bar.outline.set_visible(False)  # type: ignore[operator]
-    bar.ax.tick_params(length=0)
-    bar.set_label("CKA")
 
 
 def draw_models(table: Table) -> Drawn:
@@ -112,18 +102,10 @@ def _models(table: Table) -> Figure:
     image = None
     for k, (ax, (dataset, values)) in enumerate(zip(axes, found, strict=False)):
         matrix = np.array(values["last_layers"], float)
-        image = ax.imshow(matrix, cmap="viridis", vmin=0, vmax=1)
-        ax.set_facecolor(_UNDEFINED)
-        ax.spines[:].set_visible(False)
-        ax.tick_params(length=0)
+        image = heat_map(ax, matrix, numbers=10, fontsize=5.5)
         labels = [short(name, 20) for name in values["networks"]]
         ax.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor")
         ax.set_yticks(range(len(labels)), labels if k % across == 0 else [])
         ax.set_title(short(dataset, 30))
-        if len(labels) <= 10:
-            for (i, j), value in np.ndenumerate(matrix):
-                text = "" if np.isnan(value) else f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
-                colour = "white" if value < 0.6 else "#222222"
-                ax.text(j, i, text, ha="center", va="center", fontsize=5.5, color=colour)
-    _bar(figure, image, axes)
+    colour_bar(figure, image, "CKA", ax=axes, **_BAR)
     return figure

@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fmi_jax.drawing.style import GREY, short
+from fmi_jax.drawing.wording import number
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.comparisons import Agreement
 from fmi_jax.study.report.drawing import PLAIN, TWO_COLUMNS, Drawn, Look
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.samples import Sample, bounds
-from fmi_jax.study.report.wording import number
 
 _SIDE = TWO_COLUMNS / 4
 

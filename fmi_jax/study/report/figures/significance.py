@@ -4,17 +4,20 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from fmi_jax.drawing.style import short
+from fmi_jax.drawing.style import BLUE, VERMILION, short
+from fmi_jax.drawing.wording import signed
 from fmi_jax.study.planned import DATASET
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.comparisons import LEVEL, Comparison
 from fmi_jax.study.report.drawing import TWO_COLUMNS, Drawn
-from fmi_jax.study.report.wording import signed
 from fmi_jax.tasks.registry import describe
 
+# Orange for less, blue for more: the colour-blind can tell them apart.
+_BETTER_IS_BLUE = LinearSegmentedColormap.from_list("better", [VERMILION, "#F4F4F4", BLUE])
 _SIDE = 0.29  # side of a square, in inches
 _LEFT, _BELOW = 0.85, 0.7  # space for the names beside and below the squares, in inches
 _TALLEST = 10.7  # largest height of a figure in inches, to fit on a page
@@ -113,7 +116,7 @@ def _panel(ax: Axes, comparison: Comparison) -> None:
     if not describe(comparison.metric).higher_is_better:
         points = -points
     bound = 2 * float(np.nanmax(np.abs(points), initial=1e-9))  # pale, so that text is readable
-    ax.imshow(points, cmap=drawing.better_is_blue(), vmin=-bound, vmax=bound)
+    ax.imshow(points, cmap=_BETTER_IS_BLUE, vmin=-bound, vmax=bound)
     ax.set_xticks(range(n), [short(name, 13) for name in names[:-1]], rotation=45,
                   ha="right", rotation_mode="anchor", fontsize=6)  # fmt: skip
     ax.set_yticks(range(n), [short(name, 13) for name in names[1:]], fontsize=6)
