@@ -1,9 +1,10 @@
-"""Writing files atomically, so that they are complete or absent; checksums of files; CSV."""
+"""Writing files so that they are complete or absent; checksums of files; JSON and CSV."""
 
 import contextlib
 import csv
 import hashlib
 import io
+import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,6 +32,11 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file atomically."""
     with whole_file(path) as draft:
         draft.write_bytes(content)
+
+
+def write_json(path: str | Path, values: Any, *, indent: int = 2, **options: Any) -> None:
+    """Write values as JSON with a line end, atomically; `options` as of `json.dumps`."""
+    write_bytes(path, (json.dumps(values, indent=indent, **options) + "\n").encode())
 
 
 def csv_bytes(rows: Iterable[Iterable[Any]], end: str = "\n") -> bytes:

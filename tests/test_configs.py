@@ -346,7 +346,7 @@ def test_a_config_runs_a_step(name: str, small_runs: SmallRuns) -> None:
         protocol = protocol_of(config)
         if protocol.trains:
             assert result["steps"] == 1
-        if protocol.shows == "score":
+        if protocol.own.shows == "score":
             assert result["findings"][0]["evaluations"]["test"]["count"] > 0
             assert result["best"]["metric"] == (
                 config.metric

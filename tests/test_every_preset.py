@@ -67,7 +67,7 @@ def study_of(squares: ExperimentConfig) -> Study:
         return Setting(
             at={"dataset": config_of(protocol, squares).data.name, "model": protocol},
             config=config_of(protocol, squares),
-            after=setting(first) if SPECS[protocol].after else None,
+            after=setting(first) if SPECS[protocol].own.after else None,
         )
 
     return Study(
@@ -121,9 +121,9 @@ def test_every_protocol_runs_resumes_and_is_reported(plan: Plan, tmp_path: Path,
         assert finding["judge"] == CASES[protocol]["protocol"]
         parts = ("", "") if spec.fit is None else (spec.fit.adapt, spec.fit.head)
         assert (result["adapt"], result["head"]) == parts, protocol
-        assert bool(finding["evaluations"]) == (spec.shows == "score"), protocol
+        assert bool(finding["evaluations"]) == (spec.own.shows == "score"), protocol
         kept = TASKS[result["dataset"]["task"]].file
-        assert (folder / kept).exists() == (spec.shows == "score"), protocol
+        assert (folder / kept).exists() == (spec.own.shows == "score"), protocol
         assert b"</html>" in (folder / "report.html").read_bytes()
         written = (folder / "result.json").stat().st_mtime_ns
         experiment.run(short_runs.config_of_cell(folder), folder)  # finished: it is announced
@@ -134,5 +134,5 @@ def test_every_protocol_runs_resumes_and_is_reported(plan: Plan, tmp_path: Path,
         rows = {row["model"]: row for row in csv.DictReader(file)}
     for protocol, spec in SPECS.items():
         assert rows[protocol]["status"] == "done", rows[protocol]
-        shown = spec.shows == "score" or bool(spec.label)
+        shown = spec.own.shows == "score" or bool(spec.own.label)
         assert bool(rows[protocol]["metric"]) == bool(rows[protocol]["mean"]) == shown, protocol

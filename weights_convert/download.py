@@ -126,5 +126,4 @@ def _verify(source: WeightsSource, path: Path, cache: Path) -> None:
         )
     if source.url not in known:
         known[source.url] = sha256
-        text = json.dumps(known, indent=1, sort_keys=True) + "\n"
-        atomic.write_bytes(records, text.encode())
+        atomic.write_json(records, known, indent=1, sort_keys=True)

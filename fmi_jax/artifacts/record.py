@@ -80,7 +80,7 @@ class RunRecord:
             "started": self.started,
             "ancestors": [dataclasses.asdict(ancestor) for ancestor in self.ancestors],
         }
-        atomic.write_bytes(workdir / FILE_NAME, (json.dumps(values, indent=2) + "\n").encode())
+        atomic.write_json(workdir / FILE_NAME, values)
 
     @classmethod
     def read(cls, kind: type[BaseConfig], workdir: Path) -> "RunRecord | None":

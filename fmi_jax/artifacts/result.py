@@ -323,8 +323,7 @@ class Result:
 
     def write(self, workdir: Path) -> None:
         """Write `result.json` into `workdir`."""
-        text = json.dumps(self.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
-        atomic.write_bytes(workdir / FILE_NAME, (text + "\n").encode())
+        atomic.write_json(workdir / FILE_NAME, self.to_json(), allow_nan=False, ensure_ascii=False)
 
     @classmethod
     def read(cls, workdir: Path) -> Self:

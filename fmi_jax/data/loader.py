@@ -12,6 +12,7 @@ memory once it has been read.
 
 import ctypes
 import functools
+import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from fmi_jax.cores import available_cores
 from fmi_jax.data.labels import Label
@@ -122,8 +123,7 @@ def eval_batches(
       UserError: (from the iterator) a record is damaged.
     """
     places = _places(batch_size, places)
-    count = len(dataset.split(split))
-    rows = np.r_[np.arange(count), np.full(-count % batch_size, -1)].reshape(-1, batch_size)
+    rows = _padded_rows(len(dataset.split(split)), batch_size)
     return batches_of_rows(dataset, split, rows, threads=threads, places=places)
 
 
@@ -146,6 +146,48 @@ def batches_of_rows(
     read = functools.partial(_read, dataset.split(split).__getitem__, dataset.info)
     options = _read_options(threads, _num_bytes(dataset.info, mine.shape[1]))
     return iter(grain.MapDataset.source([*mine]).map(read).to_iter_dataset(options))
+
+
+def feature_train_batches(
+    features: Float[np.ndarray, "n f"],
+    labels: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    places: Int[np.ndarray, "p"],
+) -> Iterator[Batch]:
+    """Same as `train_batches`, with kept features instead of images."""
+    for step in itertools.count(start_step):
+        rows = batch_rows(len(features), seed, step, batch_size, places)
+        yield _feature_batch(features, labels, rows)
+
+
+def feature_eval_batches(
+    features: Float[np.ndarray, "n f"],
+    labels: np.ndarray,
+    *,
+    batch_size: int,
+    places: Int[np.ndarray, "p"],
+) -> Iterator[Batch]:
+    """Same as `eval_batches`, with kept features instead of images."""
+    for rows in _padded_rows(len(features), batch_size):
+        yield _feature_batch(features, labels, rows[places])
+
+
+def _padded_rows(count: int, batch_size: int) -> Int[np.ndarray, "n b"]:
+    """All rows in order, batch by batch; -1 fills the last one up."""
+    return np.r_[np.arange(count), np.full(-count % batch_size, -1)].reshape(-1, batch_size)
+
+
+def _feature_batch(features: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Batch:
+    """Make the batch of these rows; -1 is padding, and takes the features of the last row."""
+    return Batch(
+        inputs=np.asarray(features[rows], np.float32),
+        labels=labels[rows],
+        mask=(rows >= 0).astype(np.float32),
+        index=rows.astype(np.int32),
+    )
 
 
 def batch_ids(dataset: PreparedDataset, seed: int, step: int, batch_size: int) -> list[str]:

@@ -362,19 +362,9 @@ class ProtocolSpec:
         return {name: value for part in self.parts for name, value in part.small.items()}
 
     @property
-    def after(self) -> str:
-        """Config field that names the finished run to analyse; empty if there is none."""
-        return self.judges[0].after
-
-    @property
-    def shows(self) -> Shows:
-        """Form of the result in a study's report."""
-        return self.judges[0].shows
-
-    @property
-    def label(self) -> str:
-        """Headline number in words; empty if there is none."""
-        return self.judges[0].label
+    def own(self) -> JudgeSpec:
+        """Judge that finds the run's own number."""
+        return self.judges[0]
 
     def variants(
         self, config: _Config, rates: Sequence[float], seeds: int

@@ -180,7 +180,7 @@ def _write(
         for features in rows:
             file.write(features.astype("<f4").tobytes())
     record = {"format": FORMAT, "about": about, "sha256": atomic.sha256(path)}
-    atomic.write_bytes(path.with_suffix(".json"), (json.dumps(record, indent=2) + "\n").encode())
+    atomic.write_json(path.with_suffix(".json"), record)
 
 
 def _read(path: Path, about: Mapping[str, Any], shape: tuple[int, int]) -> np.ndarray | None:

@@ -21,7 +21,7 @@ from flax import nnx
 from fmi_jax import parallel
 from fmi_jax.artifacts.checkpoints import RunCheckpoints
 from fmi_jax.artifacts.scalars import MetricWriter, ProgressReport
-from fmi_jax.data import feature_batches, loader
+from fmi_jax.data import loader
 from fmi_jax.run.assembly import Assembly, augmentation, evaluation_preprocess, placement_of
 from fmi_jax.run.network import initial_arrays
 from fmi_jax.run.session import Fitted, Session
@@ -200,7 +200,7 @@ def _feature_feed(run: Session) -> Feed:
     """Feed the features of the frozen backbone, which sees every image once, unaugmented."""
     train, splits = run.config.train, run.features()
     return Feed(
-        batches=lambda start_step: feature_batches.train_batches(
+        batches=lambda start_step: loader.feature_train_batches(
             splits["train"].features,
             splits["train"].labels,
             batch_size=train.batch_size,
@@ -208,7 +208,7 @@ def _feature_feed(run: Session) -> Feed:
             start_step=start_step,
             places=parallel.held_places(run.mesh, train.batch_size),
         ),
-        eval_batches=lambda split: feature_batches.eval_batches(
+        eval_batches=lambda split: loader.feature_eval_batches(
             splits[split].features,
             splits[split].labels,
             batch_size=train.evaluation_batch_size,

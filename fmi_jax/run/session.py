@@ -197,7 +197,7 @@ class Session(Run):
     @property
     def _added(self) -> JudgeSpec | None:
         """Judge at work, if it is one that the config adds to the run's own."""
-        return None if self.judging == self.protocol.judges[0] else self.judging
+        return None if self.judging == self.protocol.own else self.judging
 
     def _lap(self, phase: str) -> None:
         """End a phase of the judge at work; all those of an added judge go by its name."""

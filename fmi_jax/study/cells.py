@@ -120,7 +120,7 @@ def following(config: ExperimentConfig, run: str) -> ExperimentConfig:
     A judge of runs has a field for it; any other experiment starts from the run's backbone.
     """
     config = copy.deepcopy(config)
-    set_fields(config, {protocol_of(config).after or "backbone.run": run})
+    set_fields(config, {protocol_of(config).own.after or "backbone.run": run})
     return config
 
 

@@ -121,7 +121,7 @@ def operations(config: ExperimentConfig) -> float | None:
 
 def per_image(config: ExperimentConfig, channels: int, num_classes: int) -> tuple[float, float]:
     """Floating-point operations per image of a training step and of a forward pass."""
-    after = protocol_of(config).after
+    after = protocol_of(config).own.after
     bare = following(config, "") if after else copy.deepcopy(config)
     bare.backbone.weights = bare.backbone.run = bare.transformer.weights = ""
     bare.optim.learning_rate = ExperimentConfig().optim.learning_rate

@@ -10,7 +10,6 @@ neither and resumes from its checkpoints.
 import dataclasses
 import datetime
 import fcntl
-import json
 import os
 import socket
 from collections.abc import Mapping
@@ -58,10 +57,8 @@ class Claim:
             host=socket.gethostname(),
             time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
-        text = json.dumps(
-            {"format": CELL_FORMAT, **dataclasses.asdict(failure)}, indent=2, ensure_ascii=False
-        )
-        atomic.write_bytes(self.folder / FAILED, (text + "\n").encode())
+        values = {"format": CELL_FORMAT, **dataclasses.asdict(failure)}
+        atomic.write_json(self.folder / FAILED, values, ensure_ascii=False)
 
     def release(self) -> None:
         """Release the lock on the cell."""
@@ -126,8 +123,7 @@ class Ledger:
         config = cell.config
         if cell.parent is not None:
             config = following(config, str(self.folder(cell.parent.id)))
-        text = json.dumps({"format": CELL_FORMAT, "config": as_dict(config)}, indent=2)
-        atomic.write_bytes(folder / CELL, (text + "\n").encode())
+        atomic.write_json(folder / CELL, {"format": CELL_FORMAT, "config": as_dict(config)})
         return Claim(descriptor, folder)
 
     def failure(self, cell: str) -> Failure:

@@ -92,8 +92,7 @@ class Plan:
                     f" {_named(self.changed)}: its cells would be left out of the report. Use"
                     " another --root, or delete that file."
                 )
-        text = json.dumps(self.planned().to_json(), indent=1, ensure_ascii=False)
-        atomic.write_bytes(path, (text + "\n").encode())
+        atomic.write_json(path, self.planned().to_json(), indent=1, ensure_ascii=False)
 
     def planned(self) -> PlannedStudy:
         """The study and every cell that it could need, as the report reads them."""
@@ -116,8 +115,8 @@ class Plan:
         return PlannedSetting(
             at=setting.at,
             protocol=None if protocol is None else protocol.name,
-            shows="score" if protocol is None else protocol.shows,
-            label="" if protocol is None else protocol.label,
+            shows="score" if protocol is None else protocol.own.shows,
+            label="" if protocol is None else protocol.own.label,
             published=setting.published,
             why_not=setting.why_not if protocol is None else "",
             cells=tuple(

@@ -22,7 +22,7 @@ from fmi_jax.settings import set_fields
 FAMILIES = {family.__name__: name for family, name in ONE_PER_FAMILY.items()}
 # Narrower than the protocols' own examples: a tiny network has few channels, the set few images.
 SMALLER = {"lora": {"lora.rank": 2, "lora.targets": ("q", "v", "proj")}, "knn": {"knn.k": (3, 5)}}
-CLASSIFYING = [name for name, spec in PROTOCOLS.items() if spec.shows == "score"]
+CLASSIFYING = [name for name, spec in PROTOCOLS.items() if spec.own.shows == "score"]
 pytestmark = pytest.mark.slow
 
 
