@@ -22,7 +22,8 @@ from fmi_jax.artifacts.result import Headline, Result
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
-from fmi_jax.models.base import Backbone
+from fmi_jax.models.base import Backbone, Execution, create
+from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols import hsic
 from fmi_jax.protocols.judging import Network, Run, batches_of, plain
 from fmi_jax.protocols.spec import Finding, Images, JudgeSpec, PretrainedNetwork
@@ -165,6 +166,36 @@ def _check(config: BaseConfig, info: DatasetInfo) -> None:
     for name in (settings.run, *settings.other):
         if name and name != "pretrained" and _is_folder(name):
             Result.read(Path(name))
+    own = [] if settings.run else [(config.backbone.name, config.backbone.last_block)]
+    others = [(other.backbone, -1) for other in _others(config)]
+    widths = [_width(config, info, name, last_block) for name, last_block in (*own, *others)]
+    if settings.estimator == "exact":
+        _check_size(count * sum(widths))
+
+
+def _width(config: BaseConfig, info: DatasetInfo, name: str, last_block: int) -> int:
+    """Count the features of an image at all layers of a backbone; `UsageError` for none."""
+    spec, side = BACKBONES[name], config.image_size
+    arch = dataclasses.replace(spec.arch, in_channels=info.channels).sized(side, side)
+    arch = arch if last_block < 0 else arch.truncated(last_block)
+    shapes = jax.eval_shape(
+        lambda images: _walk(
+            create(spec.family, arch, Execution(), 0), images, section(config, CkaConfig).features
+        )[0],
+        jax.ShapeDtypeStruct((1, side, side, info.channels), np.float32),
+    )
+    return sum(math.prod(shape.shape) for shape in shapes.values())
+
+
+def _check_size(numbers: int) -> None:
+    """Refuse more features than "exact" may keep."""
+    needed = 4 * numbers
+    if needed > EXACT_BYTES:
+        raise UsageError(
+            f"cka.estimator='exact' keeps {needed / 2**30:.1f} GiB of features here, and"
+            f" {EXACT_BYTES / 2**30:.0f} GiB is the most: expected cka.estimator='summed', or"
+            " narrower features (cka.features='pooled' or 'cls')."
+        )
 
 
 def _networks(run: Run) -> list[Network]:
@@ -306,13 +337,7 @@ def _features(
     """The features of all images at all layers of all networks; `UsageError` if too many."""
     count = sum(map(len, rows))
     widths = [math.prod(shape) for network in networks for shape in _shapes(network, run).values()]
-    needed = 4 * count * sum(widths)
-    if needed > EXACT_BYTES:
-        raise UsageError(
-            f"cka.estimator='exact' keeps {needed / 2**30:.1f} GiB of features here, and"
-            f" {EXACT_BYTES / 2**30:.0f} GiB is the most: expected cka.estimator='summed', or"
-            " narrower features (cka.features='pooled' or 'cls')."
-        )
+    _check_size(count * sum(widths))
     steps = [
         _step(network, run, lambda x, mask: x.reshape(x.shape[0], -1).astype(np.float32))
         for network in networks

@@ -376,6 +376,28 @@ def test_what_cannot_be_compared(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"features": "cls"}, "expected 'all', 'patches' or 'pooled'"),
+        ({"estimator": "exact"}, "expected cka.estimator='summed'"),
+    ],
+)
+def test_what_a_trained_network_will_not_have_is_refused_before_its_training(
+    config: ExperimentConfig,
+    values: dict[str, object],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "EXACT_BYTES", 1000)
+    asked = dataclasses.replace(changed(config, **values), protocol="finetune", judges=("cka",))
+    asked.backbone = dataclasses.replace(asked.backbone, name="resnet_nano")
+    with pytest.raises(UsageError, match=message):
+        experiment.run(asked, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
 def test_an_undefined_similarity_is_drawn_and_numbered() -> None:
     names = ["a" * 60, "b"]
     values = np.array([[1, np.nan], [np.nan, 1]])
