@@ -42,7 +42,8 @@ ABOUT = (
         "tests/data/test_masks.py",
         "tests/tasks/test_segmentation_task.py",
     ),
-    *("tests/run/test_segmentation_run.py", "tests/run/test_dino_run.py", "tests/test_walls.py"),
+    *("tests/run/test_segmentation_run.py", "tests/run/test_dino_run.py"),
+    *("tests/run/test_other_tasks_run.py", "tests/test_walls.py"),
     *("configs/dino.py", "configs/lesions.py", "benchmarks/pretraining.py"),
 )
 COMMANDS = re.compile(r"^.*configs/(dino|lesions)\.py.*\n", re.MULTILINE)

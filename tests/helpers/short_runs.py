@@ -1,7 +1,9 @@
 """Runs of a few steps inside the test's own process, over the squares of `runs`."""
 
+import copy
 import importlib.util
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -17,7 +19,9 @@ from fmi_jax.config import ExperimentConfig, from_dict
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.data.raw.csv_table import csv_spec
+from fmi_jax.protocols.registry import protocol_of
 from fmi_jax.run import conclusion, experiment
+from fmi_jax.settings import set_fields
 from fmi_jax.training.interrupt import Stopped, StopRequest
 
 
@@ -70,6 +74,17 @@ def prepare_masked(data_dir: Path) -> None:
     (raw / "table.csv").write_text("\n".join(rows) + "\n")
     spec = csv_spec("masked", classes=("background", "square"))
     prepare(spec, raw / "table.csv", data_dir, size=16)
+
+
+def changed(squares: ExperimentConfig, fields: Mapping[str, object]) -> ExperimentConfig:
+    """The experiment with these fields, short as its protocol's `small` fields make it."""
+    config = copy.deepcopy(squares)
+    set_fields(config, {name: value for name, value in fields.items() if "." not in name})
+    spec = protocol_of(config)
+    set_fields(config, {**spec.small, **fields})
+    if "optim.learning_rate" in spec.unread:
+        config.optim.learning_rate = ExperimentConfig().optim.learning_rate
+    return config
 
 
 def run(config: ExperimentConfig, workdir: Path, devices: int = 1) -> Result:

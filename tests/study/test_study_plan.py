@@ -18,7 +18,7 @@ from fmi_jax.study.cells import Cell, candidates, cell_id, chosen, due
 from fmi_jax.study.plan import Plan, make_plan, select
 from fmi_jax.study.registry import STUDIES, find_study
 from fmi_jax.study.spec import Setting, Study
-from fmi_jax.study.state import NO_SCORE, Score
+from fmi_jax.study.state import Score
 
 RATES = (1e-4, 1e-3, 1e-2)
 SHARED = Path(__file__).parent.parent.parent.parent / "shared"
@@ -127,16 +127,6 @@ def test_a_run_may_follow_another_with_rates_and_seeds_of_its_own():
     assert last.config.cka.run == more[0].id
     names = {cell.id for cell in candidates(probe, RATES, 2)}
     assert len(names) == 3 * 3 * 2  # rates of the first, rates and seeds of the second
-
-
-def test_a_run_without_a_score_is_followed_too():
-    before = Setting(at={"dataset": "synthetic"}, config=config("dino"))
-    probe = Setting(at={"dataset": "synthetic"}, config=config("linear_probe"), after=before)
-    (first,) = due(probe, RATES, 2, product=False, scores={})
-    assert first.config.protocol == "dino"
-    *_, last = due(probe, RATES, 2, product=False, scores={first.id: NO_SCORE})
-    assert last.config.backbone.run == first.id
-    assert due(probe, RATES, 2, product=False, scores={first.id: None}) == [first]  # it failed
 
 
 def test_a_cell_is_named_by_what_decides_its_numbers():

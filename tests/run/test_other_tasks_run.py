@@ -1,0 +1,70 @@
+"""Runs without labels and runs of masks: completed after a kill, handed on, exported."""
+
+import copy
+import dataclasses
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import short_runs
+
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.models.registry import BACKBONES
+from fmi_jax.run import conclusion, experiment
+from weights_convert.export import read_source
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
+    made = short_runs.prepare_squares(tmp_path_factory.mktemp("squares"))
+    short_runs.prepare_masked(Path(made.data.data_dir))
+    made.backbone.last_block = 0
+    made.train.max_steps, made.train.bootstrap_samples = 3, 7
+    return made
+
+
+class Killed(BaseException):
+    """Stands for a signal that nobody catches."""
+
+
+def test_a_run_killed_after_its_result_is_completed(
+    squares: ExperimentConfig, tmp_path: Path
+) -> None:
+    config = short_runs.changed(squares, {"protocol": "dino", "data.fraction": 0.5})
+    page = mock.patch.object(conclusion, "write_report", side_effect=Killed)
+    with page, pytest.raises(Killed):
+        experiment.run(config, tmp_path)
+    written = (tmp_path / "result.json").read_bytes()
+    step = tmp_path / "checkpoints" / "3"
+    assert (step / "training").is_dir()
+    result = experiment.run(config, tmp_path)
+    assert (tmp_path / "result.json").read_bytes() == written
+    assert b"</html>" in (tmp_path / "report.html").read_bytes()
+    steps = [path for path in step.parent.iterdir() if path.name.isdecimal()]
+    assert steps == [step]
+    assert (step / "model").is_dir()
+    assert not (step / "training").exists()
+    # It was trained on a part of the images, though it has no metric of them.
+    assert any(note.startswith("Trained on ") for note in result.notes)
+    after = short_runs.changed(
+        squares, {"protocol": "knn", "knn.k": (5,), "backbone.run": str(tmp_path)}
+    )
+    experiment.run(after, tmp_path / "knn")  # what is left can be handed on
+
+    # Of a damaged checkpoint nothing is deleted.
+    (step / "training").mkdir()
+    (step / "model" / "more").write_text("damage")
+    experiment.run(config, tmp_path)
+    assert (step / "training").is_dir()
+
+
+def test_a_head_on_each_patch_is_not_exported_as_a_classifier(
+    squares: ExperimentConfig, tmp_path: Path
+) -> None:
+    fields = {"protocol": "fit", "adapt": "frozen", "head": "per_patch", "data.name": "masked"}
+    experiment.run(short_runs.changed(squares, fields), tmp_path / "masks")
+    probe = dataclasses.replace(copy.deepcopy(squares), protocol="linear_probe")
+    experiment.run(probe, tmp_path / "probe")
+    spec = BACKBONES["deit_nano"]
+    assert read_source(spec, tmp_path / "masks").head is None
+    assert read_source(spec, tmp_path / "probe").head is not None
