@@ -225,6 +225,7 @@ def _parameter_table(spec: "BackboneSpec") -> str:
 
     state = nnx.state(create_abstract(spec.family, spec.arch, Execution()), nnx.Param)
     values = {".".join(map(str, path)): v.get_value() for path, v in nnx.to_flat_state(state)}
+    # clu lists the fields of a dataclass.
     parameter = dataclasses.make_dataclass("Parameter", ("name", "shape", "size"))
     rows = [parameter(name, value.shape, value.size) for name, value in values.items()]
     total = parameter_overview.count_parameters(values)

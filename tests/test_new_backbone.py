@@ -48,12 +48,12 @@ ARCH = ToyArch(
 )
 
 
-class Toy(Backbone):
+class Toy(Backbone[ToyArch]):
 '''
     + TINY
     + """
     def __init__(self, arch, execution, *, rngs):
-        self.arch, self.execution = arch, execution
+        super().__init__(arch, execution)
         made = {"dtype": execution.dtype, "rngs": rngs}
         self.patch_embed = PatchEmbed(arch.in_channels, arch.width, arch.patch_size, **made)
         self.blocks = nnx.List(
