@@ -1,4 +1,4 @@
-"""All protocols by name: adaptations, heads, judges, and pairs of the first two that have a name."""
+"""All protocols by name: adaptations, heads, judges, and pairs of the first two with a name."""
 
 import copy
 import dataclasses
