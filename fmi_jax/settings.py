@@ -308,7 +308,11 @@ def section(config: BaseConfig, kind: type[_Section]) -> _Section:
 
 def as_dict(config: BaseConfig) -> dict[str, Any]:
     """Convert the config to plain JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+    def fields(section: Any) -> dict[str, Any]:
+        return {field.name: getattr(section, field.name) for field in dataclasses.fields(section)}
+
+    return json.loads(json.dumps(config, default=fields))
 
 
 def from_dict(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
@@ -339,8 +343,10 @@ def flatten(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """Flatten nested values to dotted names: `{"optim.learning_rate": 1e-4, ...}`."""
     found = {}
     for name, value in values.items():
-        inner = isinstance(value, Mapping)
-        found |= flatten(value, f"{where}{name}.") if inner else {where + name: value}
+        if isinstance(value, Mapping):
+            found.update(flatten(value, f"{where}{name}."))
+        else:
+            found[where + name] = value
     return found
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import rich.progress
 
@@ -41,9 +42,7 @@ class MetricWriter:
         ]
         atomic.write_bytes(path, b"".join(kept))
         self._file = path.open("a", encoding="utf-8")
-        import tensorboardX  # here: it imports torch where that is installed, which takes seconds
-
-        self._tensorboard = tensorboardX.SummaryWriter(
+        self._tensorboard = _tensorboard().SummaryWriter(
             str(folder / "tensorboard"), flush_secs=10, purge_step=start_step + 1
         )
 
@@ -74,6 +73,19 @@ class MetricWriter:
             self.flush()
             self._file.close()
             self._tensorboard.close()
+
+
+def _tensorboard() -> Any:
+    """Import tensorboardX without torch, which takes seconds and which scalars do not need."""
+    without = "torch" not in sys.modules
+    if without:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # its import fails
+    try:
+        import tensorboardX
+    finally:
+        if without:
+            del sys.modules["torch"]
+    return tensorboardX
 
 
 class ProgressReport:

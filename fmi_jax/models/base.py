@@ -375,6 +375,12 @@ def create(family: type[Backbone], arch: ArchConfig, execution: Execution, seed:
 
 def create_abstract(family: type[Backbone], arch: ArchConfig, execution: Execution) -> Backbone:
     """Make a backbone with shapes in place of parameters: no memory, no compute."""
+    return nnx.clone(_traced(family, arch, execution))
+
+
+@functools.lru_cache
+def _traced(family: type[Backbone], arch: ArchConfig, execution: Execution) -> Backbone:
+    """Trace the making of a backbone, which takes longer than copying what came of it."""
     return nnx.eval_shape(lambda: create(family, arch, execution, 0))
 
 

@@ -47,39 +47,44 @@ class Cell:
         return self.config if self.parent is None else following(self.config, "")
 
 
-_BASELINE = {
-    "": "protocol image_size metric",
-    "data": "name prepared_size split fraction shots subset_seed",
-    "augment": (
-        "center_crop crop_scale crop_ratio flip_horizontal flip_vertical "
-        "rotation_probability rotation_degrees jitter_probability brightness contrast "
-        "saturation hue grayscale_probability blur_probability blur_sigma "
-        "affine_probability affine_degrees affine_translate affine_scale affine_shear "
-        "perspective_probability perspective_distortion solarize_probability "
-        "erase_probability erase_area"
-    ),
-    "backbone": (
-        "name weights stem readout rel_pos_resize last_block frozen_blocks dtype remat drop_path"
-    ),
-    "optim": (
-        "learning_rate weight_decay warmup_steps warmup_epochs schedule plateau_factor "
-        "plateau_patience clip_norm accumulate layer_decay"
-    ),
-    "train": (
-        "epochs max_steps batch_size eval_batch_size eval_every_epochs seed "
-        "model_parallel sharding bootstrap_samples"
-    ),
-    "transformer": "name weights",
-    "probe_grid": "learning_rates seeds cached",
-    "knn": "k temperature",
-    "logistic": "c max_iterations",
-    "lora": "rank alpha targets",
-    "attentive": "num_heads",
-    "cka": "run other features estimator batch_size split",
-    "timing": "backbones reference transformer batch_size repeats",
-}
-"""Fields that enter every cell's name, by section. Any other field enters it only if it differs
-from its default, so that a new field or section does not rename finished cells."""
+_BASELINE = frozenset(
+    f"{section}.{field}".lstrip(".")
+    for section, fields in {
+        "": "protocol image_size metric",
+        "data": "name prepared_size split fraction shots subset_seed",
+        "augment": (
+            "center_crop crop_scale crop_ratio flip_horizontal flip_vertical "
+            "rotation_probability rotation_degrees jitter_probability brightness contrast "
+            "saturation hue grayscale_probability blur_probability blur_sigma "
+            "affine_probability affine_degrees affine_translate affine_scale affine_shear "
+            "perspective_probability perspective_distortion solarize_probability "
+            "erase_probability erase_area"
+        ),
+        "backbone": (
+            "name weights stem readout rel_pos_resize last_block frozen_blocks dtype remat "
+            "drop_path"
+        ),
+        "optim": (
+            "learning_rate weight_decay warmup_steps warmup_epochs schedule plateau_factor "
+            "plateau_patience clip_norm accumulate layer_decay"
+        ),
+        "train": (
+            "epochs max_steps batch_size eval_batch_size eval_every_epochs seed "
+            "model_parallel sharding bootstrap_samples"
+        ),
+        "transformer": "name weights",
+        "probe_grid": "learning_rates seeds cached",
+        "knn": "k temperature",
+        "logistic": "c max_iterations",
+        "lora": "rank alpha targets",
+        "attentive": "num_heads",
+        "cka": "run other features estimator batch_size split",
+        "timing": "backbones reference transformer batch_size repeats",
+    }.items()
+    for field in fields.split()
+)
+"""Fields that enter every cell's name. Any other field enters it only if it differs from its
+default, so that a new field or section does not rename finished cells."""
 
 
 @functools.cache
@@ -182,12 +187,16 @@ def chosen(cells: Sequence[Cell], scores: Mapping[str, Score | None]) -> Cell | 
 
 def cell_id(config: ExperimentConfig) -> str:
     """Make a cell's name `<data set>-<backbone>-<protocol>-<digits>`; digits hash the config."""
-    default = flat(type(config)())
+    default = _defaults(type(config))
     values: dict[str, Any] = {}
     for name, value in flat(config).items():
-        section, _, field = name.rpartition(".")
-        counts = field in _BASELINE.get(section, "").split()
-        if counts or (name not in FREE and value != default[name]):
+        if name in _BASELINE or (name not in FREE and value != default[name]):
+            section, _, field = name.rpartition(".")
             (values.setdefault(section, {}) if section else values)[field] = value
     digits = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
     return f"{config.data.name}-{config.backbone.name}-{config.protocol}-{digits}"
+
+
+@functools.cache
+def _defaults(kind: type[ExperimentConfig]) -> dict[str, Any]:
+    return flat(kind())
