@@ -25,4 +25,10 @@ settings.load_profile("fmi_jax")
 # The heap holds whatever JAX has traced: a full collection, every few tests, takes half a second.
 gc.set_threshold(10_000, 10, 100)
 
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of all later collections."""
+    gc.freeze()
+
+
 install_import_hook(["fmi_jax.nn", "fmi_jax.models"], "beartype.beartype")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from test_new_backbone import FAMILY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,8 +161,12 @@ def test_without_them_everything_imports_and_runs(without: Path) -> None:
 
 
 def test_labels_that_no_task_is_for_are_refused(without: Path, tmp_path: Path) -> None:
-    command = ("prepare", "fundus_lesions", "--data-dir", str(tmp_path), "--size", "16")
-    done = run(without, "-m", "fmi_jax.cli", *command)
+    for name in ("image.png", "mask.png"):
+        Image.new("L", (2, 2)).save(tmp_path / name)
+    table = tmp_path / "table.csv"
+    table.write_text("path,mask\nimage.png,mask.png\n")
+    command = ("prepare", "csv", "--name", "masked", "--source", str(table))
+    done = run(without, "-m", "fmi_jax.cli", *command, "--data-dir", str(tmp_path))
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stderr.startswith("error: no task is for masks: expected one class per image or ")
 
