@@ -2,7 +2,7 @@
 
 python -m weights_convert dinov2_vitb14 --download --out weights
 python -m weights_convert deit_base --download --out weights
-fmi-jax prepare ddsm --source RAW
+fmi-jax prepare ddsm --source RAW --split official
 python run.py --config=configs/fig5.py:ddsm,dinov2,5,frozen --workdir=runs/fig5_frozen
 python run.py --config=configs/fig5.py:ddsm,dinov2,5,unfrozen --workdir=runs/fig5_unfrozen
 

@@ -1,7 +1,7 @@
 """Figure 6: DINOv2 of four sizes, fine-tuned with a linear head.
 
 python -m weights_convert dinov2_vitl14 --download --out weights
-fmi-jax prepare isic2019 --source RAW
+fmi-jax prepare isic2019 --source RAW --split upstream
 python run.py --config=configs/fig6.py:isic2019,l --workdir=runs/fig6
 
 SIZE is s, b, l or g; the paper shows APTOS2019, DDSM and ISIC2019.

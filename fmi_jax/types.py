@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
@@ -45,7 +46,10 @@ class Rows(NamedTuple):
     Attributes:
       ids: id of each image.
       groups: patient, lesion or study of each image; None where the data name none.
+      columns: further columns of the data's table (sex, age, view ...) by name, a value for each
+        image; "": unknown.
     """
 
     ids: Sequence[str]
     groups: Sequence[str] | None = None
+    columns: Mapping[str, Sequence[str]] = MappingProxyType({})

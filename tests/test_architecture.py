@@ -30,10 +30,14 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.parallel": {"types", "errors", "jax"},
     "fmi_jax.augment": {"types", "errors", "settings", "nn.hardware", "data.labels", "jax"},
     "fmi_jax.data": {"types", "errors", "registry", "atomic", "cores"},
+    "fmi_jax.data.preparing.commands": {
+        *("types", "errors", "registry", "data", "drawing.wording"),
+    },
     "fmi_jax.data.preparing.prepare": {
         *("types", "errors", "registry", "data", "atomic", "cores", "tasks.registry"),
     },
-    "fmi_jax.data.card": {"atomic", "drawing", "data.prepared", "data.labels"},
+    "fmi_jax.data.remarks": {"data.prepared", "data.labels", "drawing.wording"},
+    "fmi_jax.data.card": {"data.remarks", "atomic", "drawing", "data.prepared", "data.labels"},
     "fmi_jax.artifacts": {"types", "errors", "atomic"},
     "fmi_jax.artifacts.record": {"errors", "settings", "atomic", "artifacts", "parallel", "jax"},
     "fmi_jax.artifacts.checkpoints": {

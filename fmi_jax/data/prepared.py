@@ -2,7 +2,8 @@
 
 `<data_dir>/<name>/<size>-<split>/` holds a TFDS data set in array_record (any TFDS reader can
 open it), `index.csv` (one line per image: split, id, label, group, path, sha256 of the source
-file, width and height of the source image, in row order) and `manifest.json` (everything else, and
+file, width and height of the source image, and further columns of the raw table as `column:<name>`,
+in row order) and `manifest.json` (everything else, and
 checksums and sizes of the other files). A smoke run on the first n rows of every split (`fmi-jax
 prepare --limit n`) has a split named `<split>-limit<n>`, here and in every result; it is only used
 if it is asked for by that name.
@@ -32,15 +33,21 @@ if TYPE_CHECKING:
     from fmi_jax.data.raw.spec import DatasetSpec
     from fmi_jax.registry import Registry
 
-FORMAT = 3
+FORMAT = 4
 """Format of the folder; raised when older code could not read it, or wrote it differently. Format 2
-had no masks, and its manifest did not name the form of the labels (`_upgraded`)."""
+had no masks, and its manifest did not name the form of the labels; format 3 did not say whether
+they are ordinal, nor the revision of the split rule, and had no further columns (`_upgraded`)."""
+
+_ORDINAL = ("aptos2019", "synthetic")
+"""Data sets with ordinal labels at the time of format 3."""
 
 MANIFEST = "manifest.json"
 INDEX = "index.csv"
 INDEX_COLUMNS: tuple[str, ...] = (
     "split", "id", "label", "group", "path", "file_sha256", "width", "height",
 )  # fmt: skip
+COLUMN = "column:"
+"""Prefix of the further columns in the index."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +61,8 @@ class DatasetInfo:
       classes: name of each of the `k` classes.
       channels: channels of the images.
       size: side of the images in pixels.
-      mean, std: pixel statistics per channel, in 0..1.
+      mean, std: pixel statistics per channel, in 0..1; empty where there are no training images to
+        take them from.
       metric: data set's own validation metric.
       split: name of the split rule, with "-limit<n>" for a set cut short.
       limit: number of rows that a smoke run took from every split; 0: all.
@@ -62,7 +70,9 @@ class DatasetInfo:
         images are trained and tested on.
       counts: images in each split.
       class_counts: images of each class in each split (for a multi-label set: sums of the labels).
+      group_counts: groups (patients, lesions) in each split; none where the data name none.
       class_groups: classes over which the metrics are averaged once more, by name.
+      ordinal: True if the classes are grades, in their order.
       synthetic: True if the images were drawn by a program, not photographed.
       manifest_sha256: checksum of the manifest, which stands for everything about the data.
     """
@@ -84,6 +94,8 @@ class DatasetInfo:
     class_groups: Mapping[str, tuple[str, ...]]
     synthetic: bool
     manifest_sha256: str
+    group_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    ordinal: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Convert to plain JSON values."""
@@ -91,7 +103,7 @@ class DatasetInfo:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Invert `to_json`, also of format 2; other keys are ignored."""
+        """Invert `to_json`, also of formats 2 and 3; other keys are ignored."""
         values = _upgraded(values)
         known = {field.name: values[field.name] for field in dataclasses.fields(cls)}
         known["label"] = Label(known["label"])
@@ -227,7 +239,12 @@ class PreparedDataset:
 
     def rows(self, split: str) -> Rows:
         """What is known of the images of a split beside their labels, in the order of its rows."""
-        return Rows(self.ids(split), self.groups(split))
+        return Rows(self.ids(split), self.groups(split), self.columns(split))
+
+    def columns(self, split: str) -> dict[str, list[str]]:
+        """Further columns of the raw table (sex, age, view ...), each in row order; "": unknown."""
+        lines = self._lines(split)
+        return {name: [line[COLUMN + name] for line in lines] for name in self.manifest["columns"]}
 
     def file_sha256(self, split: str) -> list[str]:
         """SHA-256 of the raw image of every row of a split."""
@@ -261,8 +278,8 @@ def open_dataset(data_dir: Path, name: str, size: int, split: str = "") -> Prepa
       data_dir: folder that holds the prepared sets.
       name: name of the data set.
       size: side of its images in pixels.
-      split: name of the split rule; empty: the only one prepared, else the data set's default,
-        and never one cut short by `--limit`.
+      split: name of the split rule; empty: the only one prepared, else the first of the data
+        set's that is, and never one cut short by `--limit`.
 
     Raises:
       UsageError: it is not prepared; the message lists prepared sets, and the command to type.
@@ -273,8 +290,9 @@ def open_dataset(data_dir: Path, name: str, size: int, split: str = "") -> Prepa
     whole = [s for s in splits if not is_limited(s)]
     if not split and len(whole) > 1:
         datasets = _datasets()
-        default = next(iter(datasets[name].splits)) if name in datasets else ""
-        if default not in whole:
+        rules = datasets[name].splits if name in datasets else ()
+        default = next((rule for rule in rules if rule in whole), None)
+        if default is None:
             raise UsageError(
                 f"data set {name!r} is prepared with several splits in {data_dir}: "
                 f"{', '.join(whole)}; expected the name of one of them (data.split)."
@@ -337,7 +355,7 @@ def open_folder(folder: Path) -> PreparedDataset:
         name, (size, _, split) = folder.parent.name, folder.name.partition("-")
         raise UserError(
             f"{folder} is of format {manifest.get('format')}, and this version of fmi_jax reads"
-            f" 2 and {FORMAT}: prepare it again with"
+            f" 2 to {FORMAT}: prepare it again with"
             f" {_prepare_command(folder.parent.parent, name, size, split)} --overwrite, or install"
             " the version that wrote it."
         )
@@ -350,11 +368,19 @@ def open_folder(folder: Path) -> PreparedDataset:
 
 
 def _upgraded(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Add what format 2 did not say: there, only a multi-label set had a value for each class."""
-    if manifest.get("format", 2) != 2 or "label" in manifest:
+    """Add what formats 2 and 3 did not say; also to a description, which has no format number."""
+    number = manifest.get("format", FORMAT)
+    if number not in (2, 3, FORMAT):
         return dict(manifest)
     label = Label.VECTOR if manifest.get("task") == "multilabel" else Label.INDEX
-    return {**manifest, "format": FORMAT, "label": label.value}
+    added = {
+        "label": label.value,  # in format 2 only a multi-label set had a value for each class
+        "ordinal": manifest.get("name") in _ORDINAL,
+        "split_revision": 1,
+        "group_counts": {},
+        "columns": [],
+    }
+    return {**added, **manifest, "format": FORMAT}
 
 
 def manifest_sha256(manifest: Mapping[str, Any]) -> str:

@@ -33,10 +33,15 @@ def training_subset(
       seed: random seed of the draw.
 
     Raises:
-      UsageError: both are set, a class has too few images, or `shots` is set for a multi-label set
-        or one with masks.
+      UsageError: there are no training images, both are set, a class has too few images, or `shots`
+        is set for a multi-label set or one with masks.
     """
     info = dataset.info
+    if not info.counts["train"]:
+        raise UsageError(
+            f"data set {info.name!r} (split {info.split!r}) has no training images: only a trained"
+            " network can be tested on it; expected a data set with training images."
+        )
     if fraction == 1 and not shots:
         return dataset
     if fraction != 1 and shots:
@@ -54,12 +59,16 @@ def training_subset(
         if shots
         else fraction_rows(ids, labels, fraction, seed)
     )
+    groups = dataset.groups("train")
     sums = class_membership(labels[rows], len(info.classes))
     kept = {split: dataset.ids(split) for split in SPLITS} | {"train": [ids[i] for i in rows]}
     info = dataclasses.replace(
         info,
         counts={**info.counts, "train": len(rows)},
         class_counts={**info.class_counts, "train": tuple(sums.sum(axis=0).tolist())},
+        group_counts={**info.group_counts, "train": len({groups[i] for i in rows})}
+        if groups
+        else info.group_counts,
         split_sha256=lines_sha256(f"{split},{id}" for split in SPLITS for id in kept[split]),
     )
     return dataclasses.replace(dataset, info=info, train_rows=tuple(rows))

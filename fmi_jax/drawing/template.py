@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from fmi_jax.drawing.wording import between, number
+from fmi_jax.drawing.wording import between, number, percent
 
 _THUMBNAIL = 176  # pixels; shown at 118 or less, so sharp on dense screens
 
@@ -67,14 +67,6 @@ def _environment(package: str) -> jinja2.Environment:
         "percent": percent,
     }
     return environment
-
-
-def percent(share: float) -> str:
-    """A share of 0..1 as a reader wants it: never 0% of something, nor 100% of not quite all."""
-    for bound, text in ((0.001, "<0.1%"), (0.1, f"{share:.1%}"), (0.995, f"{share:.0%}")):
-        if 0 < share < bound:
-            return text
-    return ">99%" if 0 < share < 1 else f"{share:.0%}"
 
 
 def duration(seconds: float) -> str:

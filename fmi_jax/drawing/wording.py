@@ -13,6 +13,14 @@ def number(value: float, digits: int = 3) -> str:
     return "undefined" if math.isnan(value) else f"{value:.{digits}f}".replace("-", MINUS)
 
 
+def percent(share: float) -> str:
+    """A share of 0..1 as a reader wants it: never 0% of something, nor 100% of not quite all."""
+    for bound, text in ((0.001, "<0.1%"), (0.1, f"{share:.1%}"), (0.995, f"{share:.0%}")):
+        if 0 < share < bound:
+            return text
+    return ">99%" if 0 < share < 1 else f"{share:.0%}"
+
+
 def signed(value: float, digits: int = 3) -> str:
     """Format with a sign: "+0.012", with a real minus; never a signed zero."""
     text = f"{value:+.{digits}f}".replace("-", MINUS)

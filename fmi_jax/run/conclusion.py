@@ -9,6 +9,7 @@ import numpy as np
 from fmi_jax import atomic
 from fmi_jax.artifacts.checkpoints import check_step, keep_model
 from fmi_jax.artifacts.result import Best, Finding, Result
+from fmi_jax.data.remarks import remarks_on
 from fmi_jax.errors import UserError
 from fmi_jax.report.charts import draw_chart
 from fmi_jax.report.console import console_table
@@ -28,6 +29,7 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
     """
     config, record = session.config, session.record
     trained, fitted = session.protocol.fit, session.fitted
+    data = remarks_on(session.dataset)
     measured = fitted is not None or any(found.evaluations for found in findings)
     result = Result(
         config=as_dict(config),
@@ -35,7 +37,7 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
         adapt="" if trained is None else trained.adapt,
         head="" if trained is None else trained.head,
         backbone=describe_backbone(session),
-        dataset=record.dataset,
+        dataset={**record.dataset, "group_counts": session.info.group_counts, "remarks": data},
         seed=config.train.seed,
         steps=0 if fitted is None else fitted.plan.total_steps,
         best=_best(session, findings[0]),
@@ -46,7 +48,7 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
         },
         device=runtime.device(),
         versions=runtime.versions(),
-        notes=tuple(common_notes(session) if measured else session.origin.notes),
+        notes=(*common_notes(session), *data) if measured else session.origin.notes,
         started=record.started,
         finished=now(),
         unread=tuple(session.protocol.unread),

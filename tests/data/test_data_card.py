@@ -10,7 +10,7 @@ from PIL import Image
 from raw_sets import write_csv
 
 from fmi_jax.data.card.page import write_card
-from fmi_jax.data.card.remarks import Duplicates, find_groups, remarks
+from fmi_jax.data.remarks import Duplicates, find_groups, remarks, remarks_on
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, open_folder
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.csv_table import csv_spec
@@ -218,3 +218,14 @@ def test_remarks_on_the_balance_of_the_classes(tmp_path, test_counts, remark):
     dataset = PreparedDataset(tmp_path, info, {"quarantined": []})
     found = remarks(dataset, Duplicates([], [], 0), None)
     assert found == [] if remark is None else remark in found
+
+
+def test_remarks_on_a_subset_leave_out_what_is_not_in_it(messy):
+    kept = [i for i, id_ in enumerate(messy.ids("train")) if id_ != "same"][:9]
+    part = dataclasses.replace(messy, train_rows=tuple(kept))
+    assert not [text for text in remarks_on(part) if "same to the pixel" in text]
+    assert [text for text in remarks_on(messy) if "same to the pixel" in text]
+
+
+def test_the_card_says_how_each_class_is_divided(messy):
+    assert "Division of each class among the splits" in page_of(messy)[2]

@@ -198,7 +198,9 @@ def test_faults_of_a_table_are_named_with_row_and_path(tmp_path):
 
 @pytest.fixture(scope="module")
 def prepared(drawn, tmp_path_factory):
-    return prepare(CHEXPERT_SMOOTH, drawn, tmp_path_factory.mktemp("data"), size=7)
+    return prepare(
+        CHEXPERT_SMOOTH, drawn, tmp_path_factory.mktemp("data"), size=7, split="upstream"
+    )
 
 
 def test_rows_in_two_splits_are_prepared_and_reported(drawn, prepared):

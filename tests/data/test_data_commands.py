@@ -1,6 +1,7 @@
 import argparse
 
 import pytest
+from PIL import Image
 from raw_sets import write_aptos, write_csv, write_image
 
 from fmi_jax import cli
@@ -135,3 +136,52 @@ def test_check_of_ones_own_data_needs_no_name(tmp_path, capsys):
     table = write_csv(tmp_path / "raw", "path,label", [f"eye{i}.png,{i % 2}" for i in range(3)])
     check("csv", "--source", table, "--channels", "1")
     assert capsys.readouterr().out.endswith("No problems found.\n")
+
+
+def test_check_finds_a_picture_with_two_labels_and_a_group_in_two_splits(tmp_path, capsys):
+    parts = ("train", "val", "test")
+    rows = [f"{i}.png,{'ab'[i % 2]},{parts[i % 3]},p{i}" for i in range(9)]
+    table = write_csv(tmp_path, "path,label,split,group", [*rows, "9.png,b,test,p0"])
+    check("csv", "--source", table)
+    out = capsys.readouterr().out
+    assert "No problems found" not in out
+    assert "into more than one split (1): 'p0' in train and test" in out
+    Image.open(tmp_path / "1.png").save(tmp_path / "4.bmp")  # other bytes, the same pixels
+    table.write_text(table.read_text().replace("4.png", "4.bmp").replace("p0", "p"))
+    check("csv", "--source", table)
+    out = capsys.readouterr().out
+    assert "the same picture with different labels (1): row 3 ('1.png'): b and row 6 ('4.bmp'): a" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("val", "valid"), r"needs train, val, test for every row; 3 have .*row 3 .*'valid'"),
+        (("val", "train"), "leaves val without an image"),
+    ],
+)
+def test_check_finds_a_wrong_split_column(tmp_path, change, message):
+    parts = ("train", "val", "test")
+    rows = [f"{i}.png,{'ab'[i % 2]},{parts[i % 3]}" for i in range(9)]
+    table = write_csv(tmp_path, "path,label,split", rows)
+    table.write_text(table.read_text().replace(*change))
+    with pytest.raises(UserError, match=message):
+        check("csv", "--source", table)
+
+
+def test_check_names_images_in_no_official_list(tmp_path):
+    draw("chestxray14", tmp_path / "raw")
+    names = (tmp_path / "raw" / "test_list.txt").read_text().splitlines()
+    (tmp_path / "raw" / "test_list.txt").write_text("\n".join(names[1:]) + "\n")
+    with pytest.raises(UserError, match=f"1 are in none: row .*'{names[0]}'"):
+        check("chestxray14", "--source", tmp_path / "raw")
+
+
+def test_prepare_prints_how_each_class_was_divided(tmp_path, capsys):
+    rows = [f"{i}.png,{'ab'[i % 4 == 0]},p{i}" for i in range(40)]
+    table = write_csv(tmp_path, "path,label,group", rows)
+    prepare("csv", "--name", "mine", "--source", table, "--data-dir", tmp_path / "data", "--size", 7)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "share of images 70% 15% 15%" in lines
+    assert "share of a 70% 13% 17%" in lines or "share of a 70% 17% 13%" in lines
+    assert any(line.startswith("Note: Fewer than 10 images in test: a (") for line in lines)

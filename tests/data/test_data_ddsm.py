@@ -33,7 +33,7 @@ def write_list(raw, split, text):
 
 def test_two_and_three_classes(drawn):
     two, three = DDSM.read(drawn), DDSM_3CLASS.read(drawn)
-    assert (suitable(two.label, two.classes).name, two.classes) == ("binary", ("Normal", "Cancer"))
+    assert (suitable(two.label, two.classes).name, two.classes) == ("binary", ("Normal", "Abnormal"))
     assert (suitable(three.label, three.classes).name, three.classes) == (
         "multiclass",
         ("Normal", "Benign", "Cancer"),
@@ -62,7 +62,7 @@ def test_a_recalled_lesion_without_callback_is_benign_and_the_case_is_the_group(
 
 
 def test_the_official_split_is_that_of_the_lists_and_shared_cases_are_reported(drawn, tmp_path):
-    dataset = prepare(DDSM, drawn, tmp_path, size=7)
+    dataset = prepare(DDSM, drawn, tmp_path, size=7, split="official")
     assert dataset.info.split == "official"
     assert dataset.info.synthetic
     for name in SPLITS:

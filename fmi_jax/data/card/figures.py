@@ -14,7 +14,7 @@ from PIL import Image
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.drawing.style import BLUE, GREY, VERMILION, png, short
-from fmi_jax.drawing.template import percent
+from fmi_jax.drawing.wording import percent
 
 _MOST_CLASSES = 20  # that a figure shows; of more, the most frequent
 _MOST_LINES = 10  # of remarks in the picture

@@ -8,9 +8,9 @@ from PIL import Image
 
 from fmi_jax import atomic
 from fmi_jax.data.card import figures
-from fmi_jax.data.card.remarks import find_duplicates, find_groups, remarks
 from fmi_jax.data.labels import Label
-from fmi_jax.data.prepared import PreparedDataset
+from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
+from fmi_jax.data.remarks import find_duplicates, find_groups, remarks
 from fmi_jax.drawing.template import jpeg_uri, png_uri, render, thumbnail
 
 PAGE, PICTURE = "card.html", "card.png"
@@ -63,6 +63,7 @@ def write_card(dataset: PreparedDataset) -> Path:
         duplicates=duplicates,
         groups=groups,
         shown=_SHOWN,
+        sampled=shown_split(info),
         figures={
             "classes": png_uri(figures.classes(info)),
             "sizes": png_uri(figures.sizes(pixels, info.size)),
@@ -94,15 +95,22 @@ def _banners(dataset: PreparedDataset) -> list[str]:
     return [banner for banner, applies in banners.items() if applies]
 
 
+def shown_split(info: DatasetInfo) -> str:
+    """Split that the samples are from: the training images, or what there is instead."""
+    return next(split for split, count in info.counts.items() if count)
+
+
 def _samples(dataset: PreparedDataset) -> dict[str, list[tuple[str, Image.Image]]]:
-    """Id and picture of training images of each class, drawn at random.
+    """Id and picture of images of each class of `shown_split`, drawn at random.
 
     One that has several classes is shown twice only where there is no other.
     """
-    info, ids, labels = dataset.info, dataset.ids("train"), dataset.labels("train")
+    info = dataset.info
+    shown = shown_split(info)
+    ids, labels = dataset.ids(shown), dataset.labels(shown)
     count = 7 if len(info.classes) <= 6 else 4
-    split, rng = dataset.split("train"), np.random.default_rng(_SEED)
-    frequent = np.argsort(-np.asarray(info.class_counts["train"]), kind="stable")
+    split, rng = dataset.split(shown), np.random.default_rng(_SEED)
+    frequent = np.argsort(-np.asarray(info.class_counts[shown]), kind="stable")
     drawn: dict[int, list[int]] = {}
     taken = np.zeros(len(ids), bool)
     for c in frequent[:_SAMPLED_CLASSES][::-1]:  # the rarest choose first

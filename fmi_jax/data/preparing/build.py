@@ -131,7 +131,8 @@ def _check_images(raw: RawDataset, shards: Sequence[Shard], on_bad: str) -> None
             f"{MEND_OR_QUARANTINE} The other images need not be prepared again then."
         )
     filled = {shard.split for shard in shards if shard.note.records}
-    if empty := [split for split in SPLITS if split not in filled]:
+    asked = dict.fromkeys(shard.split for shard in shards)
+    if empty := [split for split in asked if split not in filled]:
         problems.raise_if_any(f"Without these, {' and '.join(empty)} would have no image.")
 
 

@@ -13,6 +13,8 @@ from fmi_jax.data.raw.csv_table import csv_spec
 from fmi_jax.data.raw.problems import SHOWN
 from fmi_jax.data.raw.spec import SPLITS, DatasetSpec
 from fmi_jax.data.registry import DATASETS
+from fmi_jax.data.remarks import few_images
+from fmi_jax.drawing.wording import percent
 from fmi_jax.errors import UsageError, UserError
 
 
@@ -84,6 +86,9 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
         " of masks the background first (default: background,foreground)",
     )
     own.add_argument("--channels", type=int, choices=(1, 3), help="3 colour (default), 1 grey")
+    own.add_argument(
+        "--ordinal", action="store_true", help="the classes are grades, in their order"
+    )
     own.add_argument("--metric", help="validation metric that selects the best checkpoint")
 
 
@@ -126,15 +131,18 @@ def run_check(args: argparse.Namespace) -> None:
     spec = _spec(args, unnamed="unnamed")  # nothing is written, so nothing needs a name
     if args.source is None:
         raise UsageError(f"check-data {spec.name} needs --source: {spec.layout}.")
-    raw, problems = check(spec, args.source, processes=args.processes)
+    raw, problems, doubts = check(spec, args.source, processes=args.processes)
     if raw is not None:
         print(
             f"{raw.table}: {len(raw.examples)} rows, {find_task(raw).name}:"
             f" {', '.join(raw.classes)}"
         )
     if problems:
-        raise UserError(f"{args.source} has problems:\n  " + "\n  ".join(problems))
-    print("No problems found.")
+        raise UserError(f"{args.source} has problems:\n  " + "\n  ".join([*problems, *doubts]))
+    if doubts:
+        print("prepare accepts these data. Look at:\n  " + "\n  ".join(doubts))
+    else:
+        print("No problems found.")
 
 
 def run_draw(args: argparse.Namespace) -> None:
@@ -179,6 +187,7 @@ def _spec(args: argparse.Namespace, unnamed: str = "") -> DatasetSpec:
         "--label-columns": args.label_columns,
         "--classes": args.classes,
         "--channels": args.channels,
+        "--ordinal": args.ordinal,
         "--metric": args.metric,
     }
     allowed = {
@@ -198,7 +207,12 @@ def _spec(args: argparse.Namespace, unnamed: str = "") -> DatasetSpec:
             f"{spec.name} needs --name: what to call your data set, and none of"
             f" {', '.join(DATASETS)}."
         )
-    common = {"classes": args.classes, "channels": args.channels or 3, "metric": args.metric or ""}
+    common = {
+        "classes": args.classes,
+        "channels": args.channels or 3,
+        "metric": args.metric or "",
+        "ordinal": args.ordinal,
+    }
     if spec.name == "folder":
         return folder_spec(name, **common)
     return csv_spec(name, image_root=args.image_root, label_columns=args.label_columns, **common)
@@ -212,13 +226,20 @@ def _summary(datasets: Sequence[PreparedDataset]) -> list[str]:
         f"{info.channels} channel(s), split {info.split}"
         for dataset in datasets
     ]
-    width = max(len(name) for name in (*info.classes, "images"))
+    width = max(len(f"share of {name}") for name in (*info.classes, "images"))
     lines.append(f"  {'':{width}}" + "".join(f"{split:>9}" for split in SPLITS))
     lines.append(f"  {'images':{width}}" + "".join(f"{info.counts[s]:>9}" for s in SPLITS))
     lines += [
         f"  {name:{width}}" + "".join(f"{info.class_counts[s][i]:>9g}" for s in SPLITS)
         for i, name in enumerate(info.classes)
     ]
+    everything = {"images": [info.counts[s] for s in SPLITS]} | {
+        name: [info.class_counts[s][i] for s in SPLITS] for i, name in enumerate(info.classes)
+    }
+    for name, counts in everything.items():
+        if total := sum(counts):
+            shares = "".join(f"{percent(count / total):>9}" for count in counts)
+            lines.append(f"  {f'share of {name}':{width}}{shares}")
     if info.limit:
         lines.append(f"  Note: a smoke run, only the first {info.limit} rows of every split.")
     notes = {
@@ -232,7 +253,8 @@ def _summary(datasets: Sequence[PreparedDataset]) -> list[str]:
         for what, note in notes.items()
         if manifest[what]
     ]
-    for split in SPLITS:
+    lines += [f"  Note: {text}" for s in ("val", "test") if (text := few_images(info, s))]
+    for split in filter(info.counts.get, SPLITS):
         counts = zip(info.classes, info.class_counts[split], strict=True)
         if unseen := [name for name, count in counts if not count]:
             more = f" and {len(unseen) - SHOWN} more" * (len(unseen) > SHOWN)

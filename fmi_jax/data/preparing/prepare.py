@@ -23,6 +23,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import (
     FORMAT,
     PreparedDataset,
@@ -36,7 +37,7 @@ from fmi_jax.data.preparing.selection import Row, select_rows
 from fmi_jax.data.preparing.unchanged import check_unchanged
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import DatasetSpec, RawDataset
-from fmi_jax.data.raw.splits import assign
+from fmi_jax.data.raw.splits import assign, revision
 from fmi_jax.errors import UsageError, UserError, unknown_name
 from fmi_jax.tasks.registry import Task, suitable
 
@@ -98,15 +99,21 @@ def prepare_sizes(
             source.parent.mkdir(exist_ok=True)
             spec.draw(source)
         raw = spec.read(source)
+        if spec.ordinal and raw.label is not Label.INDEX:
+            raise UsageError(
+                f"the labels of {spec.name} are {raw.label.words}: only grades, one per image, can"
+                " be ordinal."
+            )
         task = find_task(raw)(raw.classes, spec.class_groups)
         metric = spec.metric or task.selects
         task.metric(metric)  # refuses one that the task does not have
         files = locate_files(raw)
         split, assignment = assign(spec, split, raw.examples)
+        revised = revision(spec, split)
         split = limited(split, limit)
         rows = select_rows(raw, files, assignment, limit)
         folders = {size: data_dir / spec.name / f"{size}-{split}" for size in sizes}
-        recipes = _recipes(spec, raw, rows, sizes, split, limit, task.name, metric, on_bad)
+        recipes = _recipes(spec, raw, rows, sizes, split, revised, limit, task.name, metric, on_bad)
         missing = {}
         for size, folder in folders.items():
             if folder.exists() and not overwrite:
@@ -178,6 +185,7 @@ def _recipes(
     rows: Sequence[Row],
     sizes: Sequence[int],
     split: str,
+    split_revision: int,
     limit: int,
     task: str,
     metric: str,
@@ -192,14 +200,17 @@ def _recipes(
         "task": task,
         "classes": list(raw.classes),
         "class_groups": {name: list(classes) for name, classes in spec.class_groups.items()},
+        "ordinal": spec.ordinal,
         "channels": spec.channels,
         "split": split,
+        "split_revision": split_revision,
         "limit": limit,
         "metric": metric,
         "given_mean": spec.mean and list(spec.mean),
         "given_std": spec.std and list(spec.std),
         "on_bad": on_bad,
         "table_sha256": table and hashlib.sha256(table).hexdigest(),
+        "columns_sha256": lines_sha256(json.dumps(row.example.columns) for row in rows),
         "source_sha256": lines_sha256(json.dumps(row.identity) for row in rows),
     }
     return {size: recipe | {"size": size} for size in sizes}

@@ -1,8 +1,9 @@
 """Reads every image of a raw data set once, on several processes."""
 
 import functools
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from rich import progress
 from rich.console import Console
@@ -23,6 +24,18 @@ _ROWS_PER_TASK = 16
 _ROWS_PER_PROCESS = 100  # with fewer, starting another process (2 s) does not pay
 
 
+class Scanned(NamedTuple):
+    """Checksums of an image that was read.
+
+    Attributes:
+      sha256: checksum of its files.
+      pixels_sha256: checksum of its pixels at full size; equal for two files with one picture.
+    """
+
+    sha256: str
+    pixels_sha256: str
+
+
 def scan_images(
     rows: Sequence[Row],
     *,
@@ -30,7 +43,7 @@ def scan_images(
     channels: int,
     description: str,
     processes: int = 0,
-) -> list[str | UserError]:
+) -> list[Scanned | UserError]:
     """Read and decode every image, as preparation would, with a bar on the terminal.
 
     Args:
@@ -41,13 +54,13 @@ def scan_images(
       processes: number of processes; 0: one per core, fewer for few images.
 
     Returns:
-      For each row the SHA-256 of its files, or the reason that it cannot be used.
+      For each row its checksums, or the reason that it cannot be used.
 
     Raises:
       UserError: a process was killed; the message names what it was reading.
     """
     tasks = [rows[i : i + _ROWS_PER_TASK] for i in range(0, len(rows), _ROWS_PER_TASK)]
-    found: list[list[str | UserError]] = [[] for _ in tasks]
+    found: list[list[Scanned | UserError]] = [[] for _ in tasks]
     for task, scanned in read_images(
         functools.partial(scan_rows, num_classes=num_classes, channels=channels),
         tasks,
@@ -91,11 +104,18 @@ def read_images(
         ) from None
 
 
-def scan_rows(rows: Sequence[Row], num_classes: int, channels: int) -> Iterator[str | UserError]:
+def scan_rows(
+    rows: Sequence[Row], num_classes: int, channels: int
+) -> Iterator[Scanned | UserError]:
     """Read and decode images in order, without keeping them; see `scan_images`."""
     for row in rows:
         image = read_row(row, num_classes, channels)
-        found = image if isinstance(image, UserError) else image.sha256
+        if isinstance(image, UserError):
+            yield image
+            continue
+        digest = hashlib.sha256(f"{image.image.mode} {image.image.size}".encode())
+        digest.update(image.image.tobytes())
+        found = Scanned(image.sha256, digest.hexdigest())
         del image  # free it before the next is read
         yield found
 

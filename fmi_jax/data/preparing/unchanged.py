@@ -24,7 +24,16 @@ def check_unchanged(
 ) -> None:
     """Raise `UserError` if `folder` was prepared from something else than the recipe says."""
     dataset = open_folder(folder)
-    changed = [name for name, value in recipe.items() if dataset.manifest.get(name) != value]
+    if dataset.manifest["split_revision"] != recipe["split_revision"]:
+        raise UserError(
+            f"{folder} was divided by an earlier rule of the name {recipe['split']!r} (revision"
+            f" {dataset.manifest['split_revision']}; now {recipe['split_revision']}). It can be"
+            " used as it is, and runs on it go on. To divide the images anew, prepare into another"
+            " --data-dir, or replace it with --overwrite: its results do not compare with new ones."
+        )
+    # What earlier formats did not write down is not known to differ.
+    known = {name: value for name, value in recipe.items() if name in dataset.manifest}
+    changed = [name for name, value in known.items() if dataset.manifest[name] != value]
     what = ", ".join(name.removesuffix("_sha256") for name in changed)
     touched = _touched(folder, dataset.info.manifest_sha256, rows)
     if not what and touched:
@@ -43,7 +52,7 @@ def check_unchanged(
         if other := [
             row.place
             for row, scanned in zip(touched, found, strict=True)
-            if prepared.get(row.example.id) != (scanned if isinstance(scanned, str) else None)
+            if isinstance(scanned, UserError) or prepared.get(row.example.id) != scanned.sha256
         ]:
             what = f"the content of {len(other)} image file(s): {'; '.join(other[:SHOWN])}"
         else:

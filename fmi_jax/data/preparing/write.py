@@ -16,7 +16,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fmi_jax import atomic
-from fmi_jax.data.prepared import INDEX, INDEX_COLUMNS, MANIFEST, lines_sha256, manifest_sha256
+from fmi_jax.data.prepared import (
+    COLUMN,
+    INDEX,
+    INDEX_COLUMNS,
+    MANIFEST,
+    lines_sha256,
+    manifest_sha256,
+)
 from fmi_jax.data.preparing.selection import Row
 from fmi_jax.data.preparing.shard import Seen, Shard, features_of
 from fmi_jax.data.raw.drawn.folder import is_drawn
@@ -52,12 +59,14 @@ def write_folder(
       UserError: in some channel the training images are all of one value; nothing is written then.
     """
     mean, std = (spec.mean, spec.std) if spec.mean else _statistics(shards, raw.table)
-    index = _index_csv(shards)
+    columns = list(dict.fromkeys(name for row, _ in _seen(shards) for name in row.example.columns))
+    index = _index_csv(shards, columns)
     manifest = {
         **recipe,
         "mean": mean,
         "std": std,
         "synthetic": is_drawn(raw.table),
+        "columns": columns,
         **_summary(shards, len(raw.classes)),
         "index_sha256": hashlib.sha256(index).hexdigest(),
         "citation": spec.citation,
@@ -98,7 +107,7 @@ def _place_records(
     )
     info.set_file_format("array_record")
     splits = []
-    for split in SPLITS:
+    for split in dict.fromkeys(shard.split for shard in shards):
         template = tfds.core.ShardedFileTemplate(
             dataset_name=spec.name,
             data_dir=tfds.core.Path(folder),
@@ -142,14 +151,15 @@ def _label(row: Row, image: Seen) -> int | tuple[float, ...]:
     return row.example.label if image.present is None else image.present
 
 
-def _index_csv(shards: Sequence[Shard]) -> bytes:
+def _index_csv(shards: Sequence[Shard], columns: Sequence[str]) -> bytes:
     """The index, one line per image."""
     lines = (
         (row.split, row.example.id, json.dumps(_label(row, image)), row.example.group or "",
-         row.example.path, image.file_sha256, image.width, image.height)
+         row.example.path, image.file_sha256, image.width, image.height,
+         *(row.example.columns.get(name, "") for name in columns))
         for row, image in _seen(shards)
     )  # fmt: skip
-    return atomic.csv_bytes([INDEX_COLUMNS, *lines])
+    return atomic.csv_bytes([(*INDEX_COLUMNS, *(COLUMN + name for name in columns)), *lines])
 
 
 def _summary(shards: Sequence[Shard], num_classes: int) -> dict[str, Any]:
@@ -190,8 +200,11 @@ def _summary(shards: Sequence[Shard], num_classes: int) -> dict[str, Any]:
 def _statistics(
     shards: Sequence[Shard], table: Path
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of the training images, in 0..1."""
-    histogram = np.sum([shard.note.histogram for shard in shards if shard.split == "train"], axis=0)
+    """Mean and standard deviation per channel of the training images, in 0..1; () without any."""
+    training = [shard.note.histogram for shard in shards if shard.split == "train"]
+    if not training:
+        return (), ()
+    histogram = np.sum(training, axis=0)
     values = np.arange(256) / 255
     weights = histogram / histogram.sum(axis=1, keepdims=True)
     mean = weights @ values

@@ -59,4 +59,5 @@ APTOS2019 = DatasetSpec(
     licence="Kaggle competition rules",
     url="https://www.kaggle.com/competitions/aptos2019-blindness-detection",
     draw=functools.partial(draw_fundus, count=48),
+    ordinal=True,
 )

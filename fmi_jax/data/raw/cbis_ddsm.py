@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -49,6 +49,12 @@ _COLUMNS = (
     "image file path",
     "cropped image file path",
 )
+_KEPT = {
+    "left or right breast": "breast",
+    "image view": "view",
+    "breast_density": "density",  # of masses
+    "breast density": "density",  # of calcifications
+}
 _CASE = re.compile(r"(Mass|Calc)-(Training|Test)_P_\d+_(LEFT|RIGHT)_(CC|MLO)(_\d+)?")
 
 
@@ -63,6 +69,7 @@ class Abnormality(NamedTuple):
       split: "train" or "test", by the table.
       row: line of the table.
       file, crop_file: paths of the mammogram and of the crop as the table gives them.
+      columns: breast, view and density of the breast.
     """
 
     case: str
@@ -73,6 +80,7 @@ class Abnormality(NamedTuple):
     row: int
     file: str
     crop_file: str
+    columns: Mapping[str, str]
 
 
 def read_mammograms(source: Path) -> RawDataset:
@@ -104,6 +112,7 @@ def read_mammograms(source: Path) -> RawDataset:
                 group=first.film[0],
                 split="test" if any(one.split == "test" for one in listed) else "train",
                 row=first.row,
+                columns=first.columns,
             )
         )
     problems.raise_if_any("Keep one of them.")
@@ -141,17 +150,19 @@ def read_crops(source: Path, *, label: Literal["pathology", "type"]) -> RawDatas
                 group=one.film[0],
                 split=one.split,
                 row=one.row,
+                columns=one.columns,
             )
         )
     problems.raise_if_any("Download these series again.")
     return _dataset(source, examples, PATHOLOGIES if label == "pathology" else TYPES)
 
 
+@splits.revised(2)
 def official(examples: Sequence[RawExample]) -> splits.Assignment:
     """Split by the tables' training and test images; validation is 15% of the training images.
 
-    Validation is drawn by patient, like the split "grouped". Some patients are in both training
-    and test.
+    Validation is drawn by patient, like the split "grouped", and was revised with it. Some patients
+    are in both training and test.
     """
     train = [i for i, example in enumerate(examples) if example.split == "train"]
     drawn = splits.grouped([examples[i] for i in train])
@@ -198,6 +209,7 @@ def _read_tables(source: Path) -> list[Abnormality]:
                     row=row.line,
                     file=file,
                     crop_file=crop_file,
+                    columns=row.kept(_KEPT),
                 )
             )
     problems.raise_if_any()
@@ -255,7 +267,7 @@ CBIS_DDSM = DatasetSpec(
     mean=None,
     std=None,
     metric="roc_auc",
-    splits={"official": official, "grouped": splits.grouped, "stratified": splits.stratified},
+    splits={"grouped": splits.grouped, "official": official, "stratified": splits.stratified},
     layout=_LAYOUT,
     citation=(
         "Lee et al., A curated mammography data set for use in computer-aided detection and"

@@ -34,6 +34,8 @@ CLASSES = (
 
 NO_FINDING = "No Finding"
 
+_COLUMNS = {"Patient Age": "age", "Patient Gender": "sex", "View Position": "view"}
+
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 OFFICIAL_LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
 BENCHMARK_LISTS = {name: f"Xray14_{name}_official.txt" for name in ("train", "val", "test")}
@@ -84,6 +86,7 @@ def read(source: Path) -> RawDataset:
                 group=row.fields["Patient ID"],
                 split=split_of.get(image),
                 row=row.line,
+                columns=row.kept(_COLUMNS),
             )
             for row, image, label in zip(rows, images, labels, strict=True)
         ],

@@ -26,6 +26,8 @@ COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural
 U_ZEROS, U_ONES, SMOOTHED = (0.0, 0.0), (1.0, 1.0), (0.55, 0.85)
 """Ranges from which the value of an uncertain finding is drawn. Smoothed: Pham et al. 2021."""
 
+_COLUMNS = {"Sex": "sex", "Age": "age", "Frontal/Lateral": "view", "AP/PA": "projection"}
+
 _PRESENT, _ABSENT, _UNCERTAIN = ("1.0", "1"), ("", "0.0", "0"), ("-1.0", "-1")
 _PATH = re.compile(r"[^/]+/((?:train|valid)/(patient\d+)/[^/]+/[^/]+)")
 
@@ -139,7 +141,15 @@ def _example(
     label = tuple(value(name) for name in CLASSES)
     if not any(label):
         label = (1.0, *label[1:])  # "No Finding"
-    return RawExample(id=path, path=path, label=label, group=patient, split=split, row=row.line)
+    return RawExample(
+        id=path,
+        path=path,
+        label=label,
+        group=patient,
+        split=split,
+        row=row.line,
+        columns=row.kept(_COLUMNS),
+    )
 
 
 def _rows_of(split: str, examples: Sequence[RawExample]) -> list[int]:
@@ -170,7 +180,7 @@ CHEXPERT = DatasetSpec(
     mean=(0.503,),
     std=(0.292,),
     metric="roc_auc",
-    splits={"upstream": upstream, "official": official, "grouped": grouped},
+    splits={"official": official, "grouped": grouped, "upstream": upstream},
     layout="the folder CheXpert-v1.0-small (or CheXpert-v1.0) with train.csv, valid.csv and the"
     " images in train/ and valid/",
     citation="Irvin et al., CheXpert: A Large Chest Radiograph Dataset with Uncertainty Labels and"

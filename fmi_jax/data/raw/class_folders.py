@@ -7,12 +7,17 @@ from fmi_jax.data.preparing.images import SUFFIXES
 from fmi_jax.data.raw.labels import encode_classes
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawDataset, RawExample
-from fmi_jax.data.raw.splits import official, stratified
+from fmi_jax.data.raw.splits import all_test, official, stratified
 from fmi_jax.errors import UserError
 
 
 def folder_spec(
-    name: str = "folder", *, classes: tuple[str, ...] = (), channels: int = 3, metric: str = ""
+    name: str = "folder",
+    *,
+    classes: tuple[str, ...] = (),
+    channels: int = 3,
+    metric: str = "",
+    ordinal: bool = False,
 ) -> DatasetSpec:
     """Make the spec of a data set whose classes are folders of images.
 
@@ -21,6 +26,7 @@ def folder_spec(
       classes: folders in the order of the classes; empty: numeric or alphabetic order.
       channels: 3 for colour, 1 for grey.
       metric: validation metric that selects the best checkpoint; empty: by the task.
+      ordinal: True if the classes are grades, in their order.
     """
     return DatasetSpec(
         name=name,
@@ -29,11 +35,12 @@ def folder_spec(
         mean=None,
         std=None,
         metric=metric,
-        splits={"official": official, "stratified": stratified},
+        splits={"official": official, "stratified": stratified, "all": all_test},
         layout="a folder with one folder of images per class, or train/, val/ and test/ with these",
         citation="",
         licence="",
         url="",
+        ordinal=ordinal,
     )
 
 

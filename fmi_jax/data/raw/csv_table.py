@@ -12,9 +12,12 @@ from fmi_jax.data.raw.labels import (
 )
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import DatasetSpec, RawDataset, RawExample
-from fmi_jax.data.raw.splits import grouped, official, stratified
+from fmi_jax.data.raw.splits import all_test, grouped, official, stratified
 from fmi_jax.data.raw.table import read_table
 from fmi_jax.errors import UserError
+
+COLUMNS = ("path", "label", "mask", "id", "split", "group")
+"""Columns with a meaning; any other is kept as it is."""
 
 MASK_CLASSES = ("background", "foreground")
 """Classes of masks where the user names none."""
@@ -28,6 +31,7 @@ def csv_spec(
     classes: tuple[str, ...] = (),
     channels: int = 3,
     metric: str = "",
+    ordinal: bool = False,
 ) -> DatasetSpec:
     """Make the spec of a data set that is one CSV table and the images it names.
 
@@ -40,6 +44,7 @@ def csv_spec(
         masks the first is the background; empty: `MASK_CLASSES`.
       channels: 3 for colour, 1 for grey.
       metric: validation metric that selects the best checkpoint; empty: by the task.
+      ordinal: True if the classes are grades, in their order.
     """
     return DatasetSpec(
         name=name,
@@ -50,12 +55,18 @@ def csv_spec(
         mean=None,
         std=None,
         metric=metric,
-        splits={"official": official, "grouped": grouped, "stratified": stratified},
-        layout="a CSV table with the columns path,label (or path,mask) and, if you like, id, split"
-        " and group",
+        splits={
+            "official": official,
+            "grouped": grouped,
+            "stratified": stratified,
+            "all": all_test,
+        },
+        layout="a CSV table with the columns path,label (or path,mask) and, if you like, id, split,"
+        " group and any others",
         citation="",
         licence="",
         url="",
+        ordinal=ordinal,
     )
 
 
@@ -69,7 +80,8 @@ def read(
     """Read the table; see `csv_spec` for the arguments. Without an id, an image's id is its path.
 
     The column `mask` names the mask file of an image; several, written "a|b", are united, and an
-    empty field means that the whole image is background.
+    empty field means that the whole image is background. Columns that are not in `COLUMNS` and not
+    labels are kept as they are (`RawExample.columns`).
 
     Raises:
       UserError: the table is missing, lacks a column, has a label outside the classes, or has both
@@ -94,6 +106,8 @@ def read(
         encode = encode_class_lists if any("|" in v for v in values) else encode_classes
         labels, names, form = encode(values, places, classes, problems)
     problems.raise_if_any()
+    known = {*COLUMNS, *label_columns, ""}
+    kept = {name: name for name in columns if name not in known}
 
     return RawDataset(
         table=source,
@@ -107,6 +121,7 @@ def read(
                 split=row.fields.get("split") or None,
                 row=row.line,
                 masks=files,
+                columns=row.kept(kept),
             )
             for row, label, files in zip(rows, labels, masks, strict=True)
         ],

@@ -18,8 +18,9 @@ from fmi_jax.data.raw.splits import grouped, official
 LISTS = "ddsm_raw_image_lists"
 IMAGES = "ddsm_raw"
 
-TWO_CLASSES = {"normal": "Normal", "benign": "Cancer", "cancer": "Cancer"}
-"""Classes of the study's task, in its words: normal against benign and cancer together."""
+TWO_CLASSES = {"normal": "Normal", "benign": "Abnormal", "cancer": "Abnormal"}
+"""Classes of the study's task, which calls the second one cancer: normal against benign and
+malignant findings together."""
 
 THREE_CLASSES = {"normal": "Normal", "benign": "Benign", "cancer": "Cancer"}
 
@@ -106,7 +107,7 @@ DDSM = DatasetSpec(
     mean=(0.286,),
     std=(0.267,),
     metric="roc_auc",
-    splits={"official": official, "grouped": grouped},
+    splits={"grouped": grouped, "official": official},
     layout=f"a folder with {LISTS}/{{train,val,test}}.txt and the images they name in {IMAGES}/",
     citation="Heath et al., The Digital Database for Screening Mammography, IWDM 2001; lists:"
     " Wu et al., DeepMiner: Discovering Interpretable Representations for Mammogram Classification"

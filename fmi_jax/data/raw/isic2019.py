@@ -9,7 +9,7 @@ from fmi_jax.data.raw.labels import encode_columns
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import DatasetSpec, RawDataset, RawExample
 from fmi_jax.data.raw.splits import grouped, stratified, upstream
-from fmi_jax.data.raw.table import read_table
+from fmi_jax.data.raw.table import TableRow, read_table
 
 CODES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 """Columns of the table, in the order of `CLASSES`. Its ninth, UNK, is 0 in all public rows."""
@@ -25,6 +25,8 @@ CLASSES = (
     "Squamous cell carcinoma",
 )
 
+_COLUMNS = {"age_approx": "age", "anatom_site_general": "site", "sex": "sex"}
+
 _FOLDERS = (
     "ISIC_2019_Training_Input/ISIC_2019_Training_Input",  # nested in the Kaggle mirror
     "ISIC_2019_Training_Input",  # archive of the challenge
@@ -33,7 +35,7 @@ _FOLDERS = (
 
 
 def read(source: Path) -> RawDataset:
-    """Read `ISIC_2019_Training_GroundTruth.csv`, and the lesions from `..._Metadata.csv`.
+    """Read `ISIC_2019_Training_GroundTruth.csv`, and lesion, age, sex and site from the metadata.
 
     An image whose lesion is not known is a group of its own. Without the metadata there are no
     groups.
@@ -55,7 +57,7 @@ def read(source: Path) -> RawDataset:
             problems.add("class UNK, which is not among the eight; remove the row", place)
     problems.raise_if_any()
     images = [row.fields["image"] for row in rows]
-    lesions = _lesions(source / "ISIC_2019_Training_Metadata.csv", images)
+    metadata = _metadata(source / "ISIC_2019_Training_Metadata.csv", images)
     folders = [source / folder for folder in _FOLDERS]
     return RawDataset(
         table=table,
@@ -65,32 +67,34 @@ def read(source: Path) -> RawDataset:
                 id=image,
                 path=f"{image}.jpg",
                 label=mark.index(1.0),
-                group=lesions.get(image),
+                group=None if about is None else about.fields["lesion_id"] or image,
                 row=row.line,
+                columns={} if about is None else about.kept(_COLUMNS),
             )
             for row, image, mark in zip(rows, images, marks, strict=True)
+            for about in [metadata.get(image)]
         ],
         classes=CLASSES,
         label=Label.INDEX,
     )
 
 
-def _lesions(table: Path, images: list[str]) -> dict[str, str]:
-    """Lesion of each image; empty without the table."""
+def _metadata(table: Path, images: list[str]) -> dict[str, TableRow]:
+    """Row of each image in the metadata; empty without the table."""
     if not table.is_file():
         return {}
     _, rows = read_table(table, required=("image", "lesion_id"))
     problems = Problems(table)
-    lesions: dict[str, str] = {}
+    found: dict[str, TableRow] = {}
     for row in rows:
         image = row.fields["image"]
-        if image in lesions:
+        if image in found:
             problems.add("image is listed more than once", f"row {row.line} ({image!r})")
-        lesions[image] = row.fields["lesion_id"] or image
-    unlisted = (repr(image) for image in images if image not in lesions)
+        found[image] = row
+    unlisted = (repr(image) for image in images if image not in found)
     problems.add("no row for an image of the ground truth", *unlisted)
     problems.raise_if_any("Without this table, the split 'grouped' cannot be had; all others can.")
-    return lesions
+    return found
 
 
 ISIC2019 = DatasetSpec(
@@ -101,8 +105,8 @@ ISIC2019 = DatasetSpec(
     std=(0.22381877, 0.20363036, 0.21538623),
     metric="recall",
     splits={
-        "upstream": functools.partial(upstream, held_out=0.2),
         "grouped": grouped,
+        "upstream": functools.partial(upstream, held_out=0.2),
         "stratified": stratified,
     },
     layout="a folder with ISIC_2019_Training_GroundTruth.csv, ISIC_2019_Training_Metadata.csv and"

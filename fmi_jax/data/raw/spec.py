@@ -10,6 +10,9 @@ SPLITS = ("train", "val", "test")
 """Names of the parts of every data set, in the order in which they are written and shown."""
 
 
+_NO_COLUMNS: Mapping[str, str] = {}  # one for all rows: a set may have 300,000
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RawExample:
     """One row of a raw data set.
@@ -25,6 +28,7 @@ class RawExample:
       row: line of the table, 1-based and counting the header, for messages.
       masks: paths of the mask files, relative to the image root; several are united, and without
         one the whole image is background.
+      columns: further facts about the image by name (sex, age, view ...), as the table writes them.
     """
 
     id: str
@@ -35,6 +39,7 @@ class RawExample:
     split: str | None = None
     row: int | None = None
     masks: tuple[str, ...] = ()
+    columns: Mapping[str, str] = dataclasses.field(default_factory=lambda: _NO_COLUMNS)
 
     @property
     def where(self) -> str:
@@ -77,7 +82,8 @@ class DatasetSpec:
         at preparation.
       metric: validation metric that selects the best checkpoint (a metric of its task),
         or empty: chosen by the task at preparation.
-      splits: split functions by name; the first that the rows allow is the default.
+      splits: split functions by name; the first that the rows allow is the default. Where there
+        are groups it keeps them together.
       layout: required contents of the raw folder, shown in help and errors.
       citation, licence, url: source of the data.
       draw: function `(folder, count=...)` that writes a small raw data set of this layout, drawn by
@@ -85,6 +91,7 @@ class DatasetSpec:
       synthetic: True if it is never real: `prepare` draws it itself when no source is given.
       class_groups: classes over which the metrics are averaged once more, by name: CheXpert's
         {"competition": (five of its fourteen classes)} adds `roc_auc_competition`.
+      ordinal: True if the classes are grades, in their order.
     """
 
     name: str
@@ -101,3 +108,4 @@ class DatasetSpec:
     draw: Callable[..., None] | None = None
     synthetic: bool = False
     class_groups: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    ordinal: bool = False

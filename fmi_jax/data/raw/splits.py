@@ -1,9 +1,13 @@
 """Split rules, which assign rows to train, validation and test, as functions of the rows alone."""
 
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
+import numpy as np
+from jaxtyping import Float, Int
+
+from fmi_jax.data.raw.balance import deal
 from fmi_jax.data.raw.problems import SHOWN
 from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawExample
 from fmi_jax.errors import UsageError, unknown_name
@@ -16,6 +20,23 @@ SEED = 42
 
 Assignment = dict[str, list[int]]
 """Rows of each split as indices into the examples, in order."""
+
+_Rule = TypeVar("_Rule", bound=Callable[..., Any])
+
+
+def revised(number: int) -> Callable[[_Rule], _Rule]:
+    """Decorate a split rule that no longer divides rows as it did; `revision` tells the number."""
+
+    def mark(rule: _Rule) -> _Rule:
+        vars(rule)["revision"] = number
+        return rule
+
+    return mark
+
+
+def revision(spec: DatasetSpec, split: str) -> int:
+    """Number of the revision of a split rule of a data set; 1: it has always been this one."""
+    return getattr(spec.splits[split], "revision", 1)
 
 
 def upstream(examples: Sequence[RawExample], *, held_out: float = 0.3) -> Assignment:
@@ -36,24 +57,55 @@ def upstream(examples: Sequence[RawExample], *, held_out: float = 0.3) -> Assign
 
 def stratified(examples: Sequence[RawExample]) -> Assignment:
     """Split every class 70/15/15 (in a multi-label set, every combination of classes)."""
-    return _deal(examples, [[i] for i in range(len(examples))])
+    order = list(range(len(examples)))
+    random.Random(SEED).shuffle(order)
+    order.sort(key=lambda i: examples[i].label)
+    # Each row goes to the split that is furthest behind, class by class. This works also for
+    # classes too rare to cut into three, which independent cuts would all round to train.
+    rows: Assignment = {name: [] for name in SPLITS}
+    for dealt, i in enumerate(order, start=1):
+        behind = max(SPLITS, key=lambda name: FRACTIONS[name] * dealt - len(rows[name]))
+        rows[behind].append(i)
+    return {name: sorted(members) for name, members in rows.items()}
 
 
+@revised(2)
 def grouped(examples: Sequence[RawExample]) -> Assignment:
     """Split the images 70/15/15 with each group (patient, lesion) in one split, classes balanced.
+
+    Groups are dealt so that each class is divided 70/15/15, too, as evenly as they allow
+    (`balance.Unevenness`). In revision 1 a group counted as one of its highest class.
 
     Raises:
       UsageError: a row has no group.
     """
-    groups: dict[str, list[int]] = {}
     if without := [example.where for example in examples if not example.group]:
         raise UsageError(
             f"the split 'grouped' needs the group of every row; {len(without)} have none:"
             f" {', '.join(without[:SHOWN])}."
         )
-    for i, example in enumerate(examples):
-        groups.setdefault(str(example.group), []).append(i)
-    return _deal(examples, list(groups.values()))
+    names, group_of = np.unique([str(example.group) for example in examples], return_inverse=True)
+    dealing = deal(class_counts(examples, group_of, len(names)), tuple(FRACTIONS.values()))
+    split_of = dealing[group_of]
+    return {name: np.flatnonzero(split_of == i).tolist() for i, name in enumerate(SPLITS)}
+
+
+def class_counts(
+    examples: Sequence[RawExample], group_of: Int[np.ndarray, " n"], groups: int
+) -> Float[np.ndarray, "g k"]:
+    """Count the images of each class in each group, and in a last column those of any class.
+
+    Args:
+      examples: `n` rows.
+      group_of: index of each row's group.
+      groups: number of groups.
+    """
+    labels = np.array([example.label for example in examples])
+    if labels.ndim == 1:
+        labels = np.eye(labels.max() + 1)[labels]
+    counts = np.zeros((groups, labels.shape[1] + 1))
+    np.add.at(counts, group_of, np.column_stack([labels, np.ones(len(labels))]))
+    return counts
 
 
 def official(examples: Sequence[RawExample]) -> Assignment:
@@ -70,6 +122,11 @@ def official(examples: Sequence[RawExample]) -> Assignment:
     return {name: [i for i, e in enumerate(examples) if e.split == name] for name in SPLITS}
 
 
+def all_test(examples: Sequence[RawExample]) -> Assignment:
+    """Put every row into test: data from elsewhere, on which a trained network is tested."""
+    return {"train": [], "val": [], "test": list(range(len(examples)))}
+
+
 def assign(
     spec: DatasetSpec, split: str, examples: Sequence[RawExample]
 ) -> tuple[str, Mapping[str, Sequence[int]]]:
@@ -82,7 +139,8 @@ def assign(
       examples: rows of the data set.
 
     Raises:
-      UsageError: there is no such split, the rows do not allow it, or it leaves a part empty.
+      UsageError: there is no such split, the rows do not allow it, or it leaves a part empty and is
+        not for testing alone.
     """
     if not split:
         possible = {
@@ -93,32 +151,12 @@ def assign(
     if split not in spec.splits:
         raise unknown_name(f"split of {spec.name}", split, spec.splits)
     rows = spec.splits[split](examples)
-    if empty := [name for name in SPLITS if not rows[name]]:
+    empty = [name for name in SPLITS if not rows[name]]
+    if empty and empty != ["train", "val"]:
         raise UsageError(
             f"the split {split!r} of {spec.name} leaves {' and '.join(empty)} without an image"
-            f" ({len(examples)} rows in all); expected some in each of {', '.join(SPLITS)}."
+            f" ({len(examples)} rows in all); expected some in each of {', '.join(SPLITS)}, or"
+            " in test alone."
             f" Splits to choose from: {', '.join(spec.splits)}."
         )
     return split, rows
-
-
-def _deal(examples: Sequence[RawExample], units: list[list[int]]) -> Assignment:
-    """Deal units of rows, class by class, each to the split that is furthest behind.
-
-    Going through the classes one after the other keeps the shares right in each of them. This
-    works also for classes too rare to cut into three, which independent cuts would all round to
-    train.
-    """
-    random.Random(SEED).shuffle(units)
-
-    def stratum(unit: list[int]) -> Any:
-        # A group counts as its highest class, which is the most severe in graded data.
-        return max(examples[i].label for i in unit)
-
-    rows: Assignment = {name: [] for name in SPLITS}
-    dealt = 0
-    for unit in sorted(units, key=stratum):
-        dealt += len(unit)
-        behind = max(SPLITS, key=lambda name: FRACTIONS[name] * dealt - len(rows[name]))
-        rows[behind] += unit
-    return {name: sorted(members) for name, members in rows.items()}

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,10 @@ class TableRow(NamedTuple):
 
     line: int
     fields: dict[str, str]
+
+    def kept(self, names: Mapping[str, str]) -> dict[str, str]:
+        """Fields of the columns in `names`, which gives each its new name."""
+        return {names[column]: field for column, field in self.fields.items() if column in names}
 
 
 def read_table(path: Path, required: Sequence[str]) -> tuple[list[str], list[TableRow]]:

@@ -170,7 +170,11 @@ def _datasets(r: StudyReport) -> str:
     )
     devices = escaped(", ".join(r.provenance.devices))
     head = ["data set", "split", "images", "checksum of the split", "cells"]
-    return _rows(head, rows) + f"\n\nVersions: {versions}. Devices: {devices}."
+    remarks = "".join(
+        f"\n\nWorth knowing about {escaped(name)}: {escaped(' '.join(found))}"
+        for name, found in r.provenance.remarks.items()
+    )
+    return _rows(head, rows) + remarks + f"\n\nVersions: {versions}. Devices: {devices}."
 
 
 def _choices(r: StudyReport) -> str:

@@ -19,7 +19,8 @@ class Dataset:
 
     Attributes:
       name, split, sha256: name, split rule and checksum of the split of the prepared data.
-      counts: images by split, in words.
+      counts: images by split, in words, and patients or lesions where the data name them.
+      remarks: what makes results on it less sure than they look, a sentence each.
       synthetic: True if the images were drawn by a program.
     """
 
@@ -28,6 +29,7 @@ class Dataset:
     sha256: str
     counts: str
     synthetic: bool
+    remarks: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,8 @@ class Provenance:
     """Provenance of the cells that the numbers of a table are made of.
 
     Attributes:
-      datasets, weights, devices, notes: number of cells for each that occurs.
+      datasets, weights, devices, notes: number of cells for each that occurs; remarks on the data
+        stand with the data sets.
       versions: number of cells for each version of each library.
       warnings: differences that make the numbers of the table incomparable, one sentence each.
     """
@@ -61,6 +64,15 @@ class Provenance:
     notes: Mapping[str, int]
     versions: Mapping[str, Mapping[str, int]]
     warnings: tuple[str, ...]
+
+    @property
+    def remarks(self) -> dict[str, list[str]]:
+        """Remarks on each data set that has any, each once, by its name and split."""
+        found: dict[str, dict[str, None]] = {}
+        for dataset in self.datasets:
+            for remark in dataset.remarks:
+                found.setdefault(f"{dataset.name} ({dataset.split})", {})[remark] = None
+        return {name: [*remarks] for name, remarks in found.items()}
 
 
 def provenance_of(numbers: Sequence[Number]) -> Provenance:
@@ -93,7 +105,12 @@ def provenance_of(numbers: Sequence[Number]) -> Provenance:
         datasets=datasets,
         weights=weights,
         devices=devices,
-        notes=collections.Counter(note for cell in cells for note in cell.finished.all_notes),
+        notes=collections.Counter(
+            note
+            for cell in cells
+            for note in cell.finished.all_notes
+            if note not in cell.finished.dataset.get("remarks", ())
+        ),
         versions=versions,
         warnings=tuple(_differing(compared)),
     )
@@ -105,9 +122,16 @@ def _dataset(cell: Outcome) -> Dataset:
         name=str(dataset["name"]),
         split=str(dataset["split"]),
         sha256=str(dataset["split_sha256"]),
-        counts=", ".join(f"{n:,} {split}" for split, n in dataset["counts"].items()),
+        counts=_counts(dataset["counts"], dataset.get("group_counts", {})),
         synthetic=bool(dataset.get("synthetic")),
+        remarks=tuple(dataset.get("remarks", ())),
     )
+
+
+def _counts(images: Mapping[str, int], groups: Mapping[str, int]) -> str:
+    """Write images by split: "30 train (of 21 patients or lesions), 7 test"."""
+    of = {split: f" (of {n:,} patients or lesions)" for split, n in groups.items() if n}
+    return ", ".join(f"{n:,} {split}{of.get(split, '')}" for split, n in images.items())
 
 
 def _weights(cell: Outcome) -> Iterator[Weights]:

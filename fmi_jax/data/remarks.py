@@ -1,4 +1,4 @@
-"""What someone should know of a prepared data set before they train on it."""
+"""Remarks on a prepared data set: what makes results on it less sure than they look."""
 
 import dataclasses
 import itertools
@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from fmi_jax.data.labels import Label
-from fmi_jax.data.prepared import PreparedDataset
-from fmi_jax.drawing.template import percent
+from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
+from fmi_jax.drawing.wording import percent
 
 FEW = 10
 """Images of a class below which what a split says of the class is mostly chance."""
@@ -52,25 +52,22 @@ class Groups:
 def find_duplicates(dataset: PreparedDataset) -> Duplicates:
     """Images that occur more than once, as found at preparation."""
     manifest = dataset.manifest
-    across, within = manifest["duplicates_across_splits"], manifest["duplicates_within_splits"]
+    listed = [*manifest["duplicates_across_splits"], *manifest["duplicates_within_splits"]]
     labels = {
         (split, id_): label
         for split in dataset.info.counts
+        if listed
         for id_, label in zip(dataset.ids(split), dataset.labels(split).tolist(), strict=True)
     }
-
-    def disagree(images: list[dict[str, str]]) -> bool:
-        first, *others = [labels[image["split"], image["id"]] for image in images]
-        return any(label != first for label in others)
-
-    def named(found: list[list[dict[str, str]]]) -> list[list[str]]:
-        return [[f"{image['split']}: {image['id']}" for image in images] for images in found]
-
-    return Duplicates(
-        across=named(across),
-        within=named(within),
-        disagreeing=sum(map(disagree, [*across, *within])),
-    )
+    across, within, disagreeing = [], [], 0
+    for images in listed:
+        # A subset of the training images may lack some of them.
+        found = [key for image in images if (key := (image["split"], image["id"])) in labels]
+        if len(found) > 1:
+            spread = len({split for split, _ in found}) > 1
+            (across if spread else within).append([f"{split}: {id_}" for split, id_ in found])
+            disagreeing += any(labels[key] != labels[found[0]] for key in found)
+    return Duplicates(across, within, disagreeing)
 
 
 def find_groups(dataset: PreparedDataset) -> Groups | None:
@@ -87,6 +84,11 @@ def find_groups(dataset: PreparedDataset) -> Groups | None:
         leaked={(a, b): sum(name in members[a] for name in groups[b]) for a, b in pairs},
         names=sorted(set().union(*shared.values())),
     )
+
+
+def remarks_on(dataset: PreparedDataset) -> list[str]:
+    """Remarks on a prepared data set or a subset of one, from its index and manifest alone."""
+    return remarks(dataset, find_duplicates(dataset), find_groups(dataset))
 
 
 def remarks(dataset: PreparedDataset, duplicates: Duplicates, groups: Groups | None) -> list[str]:
@@ -111,10 +113,22 @@ def remarks(dataset: PreparedDataset, duplicates: Duplicates, groups: Groups | N
     return [*found, *(remark for remark, count in counted.items() if count), *_on_classes(dataset)]
 
 
+def few_images(info: DatasetInfo, split: str) -> str:
+    """Name the classes with fewer than `FEW` images in a split, in a sentence; empty if none."""
+    multilabel = info.label is not Label.INDEX
+    few = np.asarray(info.class_counts[split])
+    if multilabel:
+        few = np.minimum(few, info.counts[split] - few)
+    names = _named(info.classes, (few > 0) & (few < FEW), few)
+    either = " with it, or without it," if multilabel else ""
+    return f"Fewer than {FEW} images{either} in {split}: {names}." if names else ""
+
+
 def _on_classes(dataset: PreparedDataset) -> list[str]:
     info, found = dataset.info, []
     multilabel = info.label is not Label.INDEX
     present = {split: np.asarray(counts) for split, counts in info.class_counts.items()}
+    present = {split: counts for split, counts in present.items() if info.counts[split]}
     for split, counts in present.items():
         total = info.counts[split]
         full, absent = (_named(info.classes, counts == n) for n in (total, 0))
@@ -122,13 +136,10 @@ def _on_classes(dataset: PreparedDataset) -> list[str]:
             found.append(f"Every image in {split} is of: {full}.")
         if absent and (multilabel or not full):
             found.append(f"No image in {split} of: {absent}.")
-        few = np.minimum(counts, total - counts) if multilabel else counts
-        if split != "train" and (names := _named(info.classes, (few > 0) & (few < FEW), few)):
-            found.append(
-                f"Fewer than {FEW} images with it, or without it, in {split}: {names}."
-                if multilabel
-                else f"Fewer than {FEW} images in {split}: {names}."
-            )
+        if split != "train" and (text := few_images(info, split)):
+            found.append(text)
+    if "train" not in present:
+        return ["Without training images: only trained networks can be tested on it.", *found]
     train, total = present["train"], info.counts["train"]
     most, least = int(train.argmax()), int(np.where(train > 0, train, np.inf).argmin())
     if train[most] > _UNEQUAL * train[least] > 0:
