@@ -50,7 +50,6 @@ REFUSED = {
     "CT_small.dcm": "no window in the header, and of the range of 16 bits the pixels span 9 of 256",
     "JPEG2000.dcm": "no window in the header",
     "JPGExtended.dcm": "no window in the header",
-    "GDCMJ2K_TextGBR.dcm": "damaged or cut short .pillow: broken data stream",  # not conformant
     "JPEG2000-embedded-sequence-delimiter.dcm": "damaged or cut short",  # overwritten on purpose
     "MR_truncated.dcm": "cut short .*8130 vs 8192 bytes",
     "SC_rgb_rle_2frame.dcm": "2 frames; expected a single image",
@@ -293,6 +292,29 @@ def test_tables_are_looked_up_and_held_at_their_ends(entries, first, bits, synta
     modality = decoded(written(stored, syntax, ModalityLUTSequence=[item], **window))[..., 0]
     scaled = [min(256 * min(int(v), 200) // 200, 255) for v in values.flat]
     np.testing.assert_array_equal(modality.reshape(-1), scaled)
+
+
+@pytest.mark.parametrize("name", ["ModalityLUTSequence", "VOILUTSequence"])
+def test_an_item_without_a_table_changes_nothing(name):
+    stored = np.arange(35, dtype=np.uint16).reshape(5, 7)
+    window = {"WindowCenter": "17.5", "WindowWidth": "35"}
+    empty = pydicom.Dataset()
+    nothing = pydicom.Dataset()
+    nothing.add_new("LUTDescriptor", "US", None)
+    expected = decoded(written(stored, uid.ExplicitVRLittleEndian, **window))
+    for item in (empty, nothing):
+        file = written(stored, uid.ExplicitVRLittleEndian, **{name: [item]}, **window)
+        np.testing.assert_array_equal(decoded(file), expected)
+
+
+def test_jpeg_2000_that_pillow_refuses_is_decoded_by_another_library(monkeypatch):
+    pixels = decoded(real("GDCMJ2K_TextGBR.dcm"))
+    assert pixels.shape == (400, 400, 3)
+    data = next(generate_frames(dataset(real("GDCMJ2K_TextGBR.dcm")).PixelData, number_of_frames=1))
+    np.testing.assert_array_equal(pixels, imagecodecs.jpeg2k_decode(data))
+    monkeypatch.setattr(dicom.dicom_codecs, "is_available", lambda syntax: False)
+    with pytest.raises(UserError, match="damaged or cut short .pillow: broken data stream"):
+        decoded(real("GDCMJ2K_TextGBR.dcm"))
 
 
 @pytest.mark.parametrize("name", ["JPGExtended.dcm", "JPEG-lossy.dcm"])

@@ -2,7 +2,7 @@
 
 1. One image: a DICOM file with a preamble and "DICM", one frame, up to 16 bits, and a transfer
    syntax of `DECODERS`. Each syntax is always decoded by the same library, so the pixels do not
-   depend on what else is installed.
+   depend on what else is installed. Only where Pillow refuses JPEG 2000 imagecodecs is asked.
 2. Grey (MONOCHROME1, MONOCHROME2): stored values go through the modality transformation (its
    table, else rescale slope and intercept), then the VOI transformation (its table, else the
    first window: LINEAR, LINEAR_EXACT or SIGMOID) to 0..1. Without a VOI transformation 0..1 is
@@ -17,6 +17,7 @@ Overlays, padding values, colour profiles, shutters, orientation and pixel spaci
 Source: DICOM PS3.3 C.7.6.3 (pixels), C.11.1 (modality), C.11.2 (VOI).
 """
 
+import contextlib
 import io
 import logging
 import warnings
@@ -43,9 +44,8 @@ DECODERS = {
     uid.ExplicitVRBigEndian: "",
     uid.RLELossless: "pydicom",
     uid.JPEGBaseline8Bit: "pillow",
-    uid.JPEG2000Lossless: "pillow",
-    uid.JPEG2000: "pillow",
     **dict.fromkeys(dicom_codecs.DECODER_DEPENDENCIES, "imagecodecs"),
+    **dict.fromkeys(dicom_codecs.JPEG_2000, "pillow"),
 }
 """Supported transfer syntaxes, and pydicom's name of the plugin that decodes each."""
 
@@ -132,6 +132,9 @@ def _stored_values(dataset: pydicom.FileDataset) -> np.ndarray:
     try:
         return pixel_array(dataset, decoding_plugin=plugin)
     except RuntimeError as error:  # "... by all available plugins:\n\t" and the requested plugin's
+        if syntax in dicom_codecs.JPEG_2000 and dicom_codecs.is_available(syntax):
+            with contextlib.suppress(Exception):  # the first decoder's reason is the clearer one
+                return pixel_array(dataset, decoding_plugin="imagecodecs")
         raise ValueError(str(error).rpartition("\n")[2]) from None
 
 
@@ -165,8 +168,8 @@ def _possible(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
 
 def _rescale(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
     """Apply the modality transformation, which gives the manufacturer's stored values a meaning."""
-    if dataset.get("ModalityLUTSequence"):
-        return _look_up(stored, dataset.ModalityLUTSequence[0])[0]
+    if (table := _table(dataset, "ModalityLUTSequence")) is not None:
+        return _look_up(stored, table)[0]
     slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
     if slope is None or intercept is None:
         return stored
@@ -175,8 +178,8 @@ def _rescale(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
 
 def _window(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
     """Apply the VOI transformation to 0..1; None if the file has none."""
-    if dataset.get("VOILUTSequence"):
-        values, largest = _look_up(values, dataset.VOILUTSequence[0])
+    if (table := _table(dataset, "VOILUTSequence")) is not None:
+        values, largest = _look_up(values, table)
         return values / largest
     centre, width = _first(dataset, "WindowCenter"), _first(dataset, "WindowWidth")
     if centre is None or width is None:
@@ -199,6 +202,12 @@ def _full_range(values: np.ndarray) -> np.ndarray:
     if low == high:
         raise UserError(f"every stored value means {low:g}; expected a rescale slope other than 0")
     return (values - low) / (high - low)
+
+
+def _table(dataset: pydicom.Dataset, name: str) -> pydicom.Dataset | None:
+    """First item of a sequence of tables; None if there is none, or one without a table."""
+    item = next(iter(dataset.get(name) or ()), None)
+    return item if item is not None and item.get("LUTDescriptor") and item.get("LUTData") else None
 
 
 def _look_up(values: np.ndarray, item: pydicom.Dataset) -> tuple[np.ndarray, int]:
