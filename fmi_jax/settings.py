@@ -195,6 +195,8 @@ class OptimConfig:
         `plateau_patience` evaluations).
       plateau_factor: factor on the learning rate at each drop of the plateau schedule.
       plateau_patience: evaluations without improvement that the plateau schedule tolerates.
+      plateau_floor: share of the full learning rate below which the plateau schedule ends the
+        training, with heads side by side that of every head; 0: never.
       clip_norm: limit on the global gradient norm; 0: none.
       accumulate: micro-batches per step; the batch is cut into this many.
       layer_decay: factor on the learning rate from each block to the one before it; 1: none.
@@ -207,6 +209,7 @@ class OptimConfig:
     schedule: str = one_of("constant", "constant", "cosine", "plateau")
     plateau_factor: float = 0.1
     plateau_patience: int = not_negative(2)
+    plateau_floor: float = fraction(1e-4)
     clip_norm: float = not_negative(1.0)
     accumulate: int = positive(1)
     layer_decay: float = factor(1.0)
