@@ -141,7 +141,8 @@ class BackboneConfig:
         trained or frozen there, with adapters (protocol `lora`) merged. Images keep the mean and
         standard deviation that it was trained with.
       stem: use of a stem trained on colour for other channel counts: "sum" (as if the grey
-        image were repeated), "mean", or "first" (only the red kernel, as in the study's code).
+        image were repeated), "mean", "first" (only the red kernel, as in the study's code), or
+        "study" (SEEM on images of one channel: also without the stem's padding and norm).
       readout: token that a head reads from BLIP: "cls" or "first_patch" (the study); empty: the
         backbone's own choice, "cls".
       rel_pos_resize: interpolation that fits relative positions (SAM) to `image_size`: "linear" or
@@ -162,7 +163,7 @@ class BackboneConfig:
     weights: str = ""
     weights_dir: str = "weights"
     run: str = ""
-    stem: str = one_of("sum", "sum", "mean", "first")
+    stem: str = one_of("sum", "sum", "mean", "first", "study")
     readout: str = ""
     rel_pos_resize: str = ""
     last_block: int = -1

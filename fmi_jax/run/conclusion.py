@@ -178,6 +178,12 @@ def common_notes(session: Session) -> Iterator[str]:
             f"Trained on {info.counts['train']} of {session.dataset.manifest['counts']['train']}"
             f" training images (subset_seed={config.data.subset_seed})."
         )
+        chosen = session.selection is None or bool(session.selection.metric)
+        if chosen:
+            yield (
+                f"What is reported was chosen on all {info.counts['val']} validation images: their"
+                f" labels are used beside those of the {info.counts['train']} training images."
+            )
     fitted = session.fitted
     if fitted is not None and fitted.steps < fitted.plan.total_steps:
         yield (
