@@ -34,13 +34,13 @@ from fmi_jax.protocols.heads.head_grid import ProbeGridConfig
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.protocols.spec import Parts
 from fmi_jax.settings import AugmentConfig
+from fmi_jax.study.spec import RATES
 from fmi_jax.tasks.classification import Multiclass
 from fmi_jax.training import optim, side_by_side
 from fmi_jax.training.partition import named_values, partition
 from fmi_jax.training.step import initial_state, make_train_step, on_inputs
 
 CLASSES = 5
-RATES = ExperimentConfig().probe_grid.learning_rates
 SEEDS = {1: 0, 4: 1, 20: 5}  # seeds by number of heads; 0: the linear probe
 RESULTS = Path(__file__).parent / "results"
 

@@ -15,6 +15,7 @@ _Number = TypeVar("_Number", int, float)
 _Numbers = TypeVar("_Numbers", tuple[int, ...], tuple[float, ...])
 _Value = TypeVar("_Value")
 _RULES = "rules"
+_EARLIER = "earlier"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +31,16 @@ class Condition:
     message: str
 
 
-def ruled(default: _Value, *rules: Condition) -> _Value:
-    """Field whose values meet these rules; only the first broken one is reported."""
+def ruled(default: _Value, *rules: Condition, earlier: _Value | None = None) -> _Value:
+    """Field whose values meet these rules; only the first broken one is reported.
+
+    Args:
+      default: the default.
+      rules: conditions in the order in which they are tested.
+      earlier: default of earlier versions, which configs that do not read the field still hold.
+    """
     # A field stands for its default in the eyes of a type checker.
-    return dataclasses.field(default=default, metadata={_RULES: rules})
+    return dataclasses.field(default=default, metadata={_RULES: rules, _EARLIER: earlier})
 
 
 def positive(default: _Number) -> _Number:
@@ -85,14 +92,15 @@ def some_of(default: tuple[str, ...], *choices: str) -> tuple[str, ...]:
     )
 
 
-def different(default: _Numbers) -> _Numbers:
-    """Field for one or more different numbers above 0."""
+def different(default: _Numbers, earlier: _Numbers | None = None) -> _Numbers:
+    """Field for one or more different numbers above 0; see `ruled` for `earlier`."""
     return ruled(
         default,
         Condition(
             lambda x: bool(x) and all(n > 0 for n in x) and len({*x}) == len(x),
             "expected one or more different numbers above 0",
         ),
+        earlier=earlier,
     )
 
 
@@ -102,6 +110,18 @@ def low_high(default: tuple[float, float], at_most: float | None = None) -> tupl
     if at_most is not None:
         rules.append(Condition(lambda x: x[1] <= at_most, f"expected at most {at_most}"))
     return ruled(default, *rules)
+
+
+def earlier_defaults(config: Any, where: str = "") -> dict[str, Any]:
+    """List the defaults that fields had in earlier versions, by dotted name."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= earlier_defaults(value, f"{where}{field.name}.")
+        elif (earlier := field.metadata.get(_EARLIER)) is not None:
+            found[where + field.name] = earlier
+    return found
 
 
 def check_types(config: Any) -> None:

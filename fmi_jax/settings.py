@@ -141,7 +141,8 @@ class BackboneConfig:
         trained or frozen there, with adapters (protocol `lora`) merged. Images keep the mean and
         standard deviation that it was trained with.
       stem: use of a stem trained on colour for other channel counts: "sum" (as if the grey
-        image were repeated), "mean", or "first" (only the red kernel, as in the study's code).
+        image were repeated), "mean", "first" (only the red kernel, as in the study's code), or
+        "study" (SEEM on images of one channel: also without the stem's padding and norm).
       readout: token that a head reads from BLIP: "cls" or "first_patch" (the study); empty: the
         backbone's own choice, "cls".
       rel_pos_resize: interpolation that fits relative positions (SAM) to `image_size`: "linear" or
@@ -162,7 +163,7 @@ class BackboneConfig:
     weights: str = ""
     weights_dir: str = "weights"
     run: str = ""
-    stem: str = one_of("sum", "sum", "mean", "first")
+    stem: str = one_of("sum", "sum", "mean", "first", "study")
     readout: str = ""
     rel_pos_resize: str = ""
     last_block: int = -1
@@ -195,6 +196,8 @@ class OptimConfig:
         `plateau_patience` evaluations).
       plateau_factor: factor on the learning rate at each drop of the plateau schedule.
       plateau_patience: evaluations without improvement that the plateau schedule tolerates.
+      plateau_floor: share of the full learning rate below which the plateau schedule ends the
+        training, with heads side by side that of every head; 0: never.
       clip_norm: limit on the global gradient norm; 0: none.
       accumulate: micro-batches per step; the batch is cut into this many.
       layer_decay: factor on the learning rate from each block to the one before it; 1: none.
@@ -207,6 +210,7 @@ class OptimConfig:
     schedule: str = one_of("constant", "constant", "cosine", "plateau")
     plateau_factor: float = 0.1
     plateau_patience: int = not_negative(2)
+    plateau_floor: float = fraction(1e-4)
     clip_norm: float = not_negative(1.0)
     accumulate: int = positive(1)
     layer_decay: float = factor(1.0)

@@ -1,12 +1,13 @@
-"""Compare a backbone with the PyTorch reference it reimplements: `python tests/parity.py CASE...`
+"""Compare with the PyTorch reference that is reimplemented: `python tests/parity.py CASE...`
 
 A case is a folder with `checkpoint.pth` (in the layout of the public file), `io.npz` (inputs
 and what the reference makes of them) and `meta.json` (sizes, runs, what the gradients are of).
 The checkpoint goes the way every checkpoint goes: read, recognised, converted, written as a
 native file, loaded. Every array of every run and every gradient is compared, in the axes of the
 reference; the largest error is printed per array, absolute and relative to the array's largest
-magnitude (the loss: to that of the terms it is the sum of). The exit status is 1 if an error is
-above its tolerance or an array is not covered.
+magnitude (the loss: to that of the terms it is the sum of). A case of functions without a network
+(`parity_families.numbers`: metrics, nearest neighbours) has no checkpoint. The exit status is 1 if
+an error is above its tolerance or an array is not covered.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import numpy as np
 from flax import nnx
 from parity_families import FAMILIES
 from parity_families.family import Family, Groups
+from parity_families.numbers import NUMBERS
 from tolerances import PARITY_FORWARD, PARITY_GRADIENT, PARITY_ROUNDING
 
 from fmi_jax.artifacts.weights import Provenance, adapt_stem, load_backbone, save_backbone
@@ -57,9 +59,33 @@ def compare_case(folder: Path) -> list[Comparison]:
     Raises `UserError` for a folder that is no case, a family without an adaptor, or a
     checkpoint that does not convert.
     """
+    meta, arrays = _read(folder)
+    if meta["family"] in NUMBERS:
+        numbers = NUMBERS[meta["family"]]
+        ours = numbers.of_case(meta, arrays)
+        return [
+            _compare(name, ours.get(name), reference, numbers.tolerance, None)
+            for name, reference in arrays.items()
+            if name not in meta["inputs"]
+        ]
     case = _Case.read(folder)
     with tempfile.TemporaryDirectory() as scratch, jax.default_matmul_precision("highest"):
         return list(case.comparisons(Path(scratch)))
+
+
+def _read(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, np.ndarray]]:
+    """Description and arrays of a case."""
+    for name in ("meta.json", "io.npz"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: not a case: there is no {name}.")
+    meta = json.loads((folder / "meta.json").read_text())
+    if meta["family"] not in (*FAMILIES, *NUMBERS):
+        raise UserError(
+            f"{folder}: family {meta['family']!r} has no adaptor; there are"
+            f" {', '.join((*FAMILIES, *NUMBERS))}."
+        )
+    with np.load(folder / "io.npz") as io:
+        return meta, dict(io)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,20 +101,12 @@ class _Case:
 
     @classmethod
     def read(cls, folder: Path) -> "_Case":
-        for name in ("meta.json", "io.npz", "checkpoint.pth"):
-            if not (folder / name).is_file():
-                raise UserError(f"{folder}: not a case: there is no {name}.")
-        meta = json.loads((folder / "meta.json").read_text())
-        if meta["family"] not in FAMILIES:
-            raise UserError(
-                f"{folder}: family {meta['family']!r} has no adaptor; there are"
-                f" {', '.join(FAMILIES)}."
-            )
+        meta, arrays = _read(folder)
+        if not (folder / "checkpoint.pth").is_file():
+            raise UserError(f"{folder}: not a case: there is no checkpoint.pth.")
         family = FAMILIES[meta["family"]]
         checkpoint = read_checkpoint(folder / "checkpoint.pth")
         arch = family.arch(meta["config"], checkpoint.groups)
-        with np.load(folder / "io.npz") as io:
-            arrays = dict(io)
         try:
             layouts = family.layouts(arch) if family.layouts else layouts_of(family.backbone)
             converted = _converted(family, arch, checkpoint.groups, layouts)
@@ -105,11 +123,15 @@ class _Case:
 
     def of_run(self, run: str) -> "_Case":
         """This case with the weights that `run` reads from the checkpoint."""
-        name = self.family.run_layout(self.meta["runs"].get(run, {}))
+        name = self.family.run_layout(self._entry(run))
         if name is None:
             return self
         converted = _converted(self.family, self.arch, self.groups, [LAYOUTS[name]])
         return dataclasses.replace(self, **converted)
+
+    def _entry(self, run: str) -> Mapping[str, Any]:
+        """What the case says of a run, with its name."""
+        return {"name": run, **self.meta["runs"].get(run, {})}
 
     def comparisons(self, scratch: Path) -> Iterator[Comparison]:
         images = [name for name in self.arrays if name.split("/")[-1] == "image"]
@@ -144,10 +166,10 @@ class _Case:
         prefix = "" if run == PRIMARY else f"{run}/"
         image = self.arrays[f"{prefix}image"].transpose(0, 2, 3, 1)
         arch = dataclasses.replace(self.arch, in_channels=image.shape[-1])
-        arch = self.family.run_arch(arch.sized(*image.shape[1:3]), self.meta["runs"].get(run, {}))
+        arch = self.family.run_arch(arch.sized(*image.shape[1:3]), self._entry(run))
         params = load_backbone(native_file, _spec(self), arch, stem=STEM)
         unused = {k: v for k, v in self.unused.items() if v.dtype.kind == "f"}
-        training = self.meta["runs"].get(run, {}).get("mode") == "train"
+        training = self._entry(run).get("mode") == "train"
         forward = self._forward(arch, training)
         where = self._gradient_prefix(run)
         if where is None:
@@ -237,7 +259,7 @@ class _Case:
         """
         native = dict(native)
         for name, held in self.params.items():
-            if native[name].shape == held.shape:
+            if name not in native or native[name].shape == held.shape:
                 continue
             (step,) = (step for step in self.match.steps if name in step.targets)
             reference = self.arrays.get(f"{where}grad/{step.sources[0]}")
@@ -250,6 +272,8 @@ class _Case:
                 (native[name],) = back(native[name])
         sources: dict[str, Any] = {}
         for step in self.match.steps:
+            if step.targets[0] not in native:
+                continue  # the run leaves it out
             if native[step.targets[0]].dtype == jax.dtypes.float0:
                 continue  # a counter
             cotangents = tuple(native[name] for name in step.targets)

@@ -11,6 +11,7 @@ import pytest
 import runs
 from parity import INPUTS, compare_case
 from parity_families import FAMILIES
+from parity_families.numbers import NUMBERS
 from tolerances import PARITY_FORWARD
 
 from fmi_jax.errors import UserError
@@ -27,14 +28,15 @@ def _cases() -> list[Path]:
         for root in (HERE, ROOT.parent / "shared" / "golden")
         for p in sorted(root.glob("*/meta.json"))
     ]
-    return [f for f in folders if json.loads((f / "meta.json").read_text())["family"] in FAMILIES]
+    known = {*FAMILIES, *NUMBERS}
+    return [f for f in folders if json.loads((f / "meta.json").read_text())["family"] in known]
 
 
 def test_every_family_has_an_adaptor_and_a_compact_case():
     cases = {
         json.loads((f / "meta.json").read_text())["family"] for f in _cases() if HERE in f.parents
     }
-    assert cases == set(FAMILIES)
+    assert cases == {*FAMILIES, *NUMBERS}
     families = {spec.family for spec in BACKBONES.values()}
     assert families <= {family.backbone for family in FAMILIES.values()}
 
@@ -42,8 +44,9 @@ def test_every_family_has_an_adaptor_and_a_compact_case():
 @pytest.mark.parametrize("folder", _cases(), ids=lambda f: f"{f.parents[1].name}-{f.name}")
 def test_every_array_and_gradient_is_the_references(folder):
     comparisons = compare_case(folder)
+    inputs = json.loads((folder / "meta.json").read_text()).get("inputs", ())
     with np.load(folder / "io.npz") as io:
-        outputs = [n for n in io if n.split("/")[-1] not in INPUTS]
+        outputs = [n for n in io if n.split("/")[-1] not in INPUTS and n not in inputs]
     assert [c.name for c in comparisons] == outputs
     assert not [c for c in comparisons if not c.passed]
     assert max(c.relative for c in comparisons) <= PARITY_FORWARD
@@ -59,6 +62,20 @@ def test_it_holds_for_programs_compiled_as_for_users():
         env=runs.environment(),
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_wrong_number_of_a_function_fails(tmp_path):
+    for family, wrong in (("metrics", "missing_class/expected/recall"), ("knn", "pred_scores")):
+        folder = tmp_path / family
+        shutil.copytree(HERE / family, folder)
+        with np.load(folder / "io.npz") as io:
+            arrays = dict(io)
+        changed = [name for name in arrays if name.endswith(wrong)]
+        arrays |= {name: arrays[name] + 1e-4 for name in changed}
+        arrays["something/new"] = np.zeros(3)
+        np.savez(folder / "io.npz", **arrays)
+        failed = [c.name for c in compare_case(folder) if not c.passed]
+        assert failed == [*changed, "something/new (not covered)"]
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_wrong_type_of_a_config_field(config: Path, capsys: pytest.CaptureFixtur
         ("augment.flip_vertical=1.5", "augment.flip_vertical=1.5: expected between 0 and 1"),
         ("augment.crop_scale=(1.0,0.5)", "expected 0 < low <= high"),
         ("augment.crop_scale=(1,2,3)", "(1, 2, 3): expected 2 values of float, such as (0.8, 1.2)"),
-        ("knn.k=abc", "knn.k=('abc',): expected values of int, such as (200,)"),
+        ("knn.k=abc", "knn.k=('abc',): expected values of int, such as (1, 5, 10, 20,"),
         ("optim.accumulate=0", "optim.accumulate=0: expected more than 0"),
         ("optim.accumulate=3", "train.batch_size=64 is not a multiple of optim.accumulate=3"),
     ],

@@ -320,4 +320,4 @@ def _below(rules: Iterable[Rule], source: str, target: str) -> Iterable[Rule]:
 
 def _family(arch: StackedArch) -> type[Backbone]:
     kind = type(arch.backbone)
-    return next(spec.family for spec in BACKBONES.values() if type(spec.arch) is kind)
+    return next(spec.family for spec in BACKBONES.values() if issubclass(kind, type(spec.arch)))

@@ -4,7 +4,7 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from fmi_jax import atomic, parallel
 from fmi_jax.artifacts import older
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.settings import BaseConfig, as_dict, differences, from_dict
+from fmi_jax.settings import BaseConfig, as_dict, differences, from_dict, within
 
 FILE_NAME = "run.json"
 FORMAT = 1
@@ -110,12 +110,18 @@ class RunRecord:
                 " expected the file as run.py wrote it."
             ) from error
 
-    def check_same(self, other: "RunRecord", workdir: Path) -> None:
-        """Raise `UsageError` if resuming this run as `other` would change its numbers."""
+    def check_same(self, other: "RunRecord", workdir: Path, unread: Sequence[str]) -> None:
+        """Raise `UsageError` if resuming this run as `other` would change its numbers.
+
+        Args:
+          other: settings to resume it with.
+          workdir: run's folder.
+          unread: sections and fields of the config that the run does not read.
+        """
         pairs = {
             name: pair
             for name, pair in differences(self.config, other.config).items()
-            if name not in FREE
+            if name not in FREE and not within(name, unread)
         }
         for name in ("name", "split_sha256"):
             pairs[f"dataset {name}"] = (self.dataset.get(name), other.dataset.get(name))

@@ -28,7 +28,7 @@ from fmi_jax.models.base import (
 
 FORMAT = "fmi_jax backbone 1"
 ENTRY = "fmi_jax"  # one entry: several would be written in random order
-STEMS = ("sum", "mean", "first")
+STEMS = ("sum", "mean", "first", "study")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -241,7 +241,8 @@ def adapt_stem(kernel: Any, channels: int, stem: str) -> Any:
       stem: "sum": every channel gets the kernels' sum divided by `channels`, so that a grey
         image gives what its repetition over all channels gave; "mean": every channel gets
         their mean; "first": the kernels repeated in order and cut to `channels`, which for
-        one channel is the first alone (the study: `w.repeat(1, 4, 1, 1)[:, :1]`).
+        one channel is the first alone (the study: `w.repeat(1, 4, 1, 1)[:, :1]`); "study": as
+        "first", for a network whose stem the study rebuilds (`ArchConfig.with_study_stem`).
 
     Returns:
       `[h, w, channels, d]`, of the same array type.
@@ -249,7 +250,7 @@ def adapt_stem(kernel: Any, channels: int, stem: str) -> Any:
     if stem not in STEMS:
         raise unknown_name("stem", stem, STEMS)
     xp, held = kernel.__array_namespace__(), kernel.shape[2]
-    if stem == "first":
+    if stem in ("first", "study"):
         return xp.concat([kernel] * -(-channels // held), axis=2)[:, :, :channels]
     total = xp.sum(kernel, axis=2, keepdims=True)
     return xp.concat([total / (channels if stem == "sum" else held)] * channels, axis=2)

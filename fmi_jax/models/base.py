@@ -60,6 +60,13 @@ class ArchConfig(abc.ABC):
         """
         return self
 
+    def with_study_stem(self) -> "ArchConfig | None":
+        """The arch with the stem that the study's code rebuilds for `in_channels`.
+
+        None where that code only cuts the kernel, which `backbone.stem="first"` does.
+        """
+        return None
+
     def check_block(self, block: int) -> None:
         """Raise `UsageError` unless `block` is an index of a block."""
         if not 0 <= block < self.num_blocks:
@@ -145,6 +152,19 @@ class Backbone(nnx.Module, Generic[A]):
           block: index of the block; `arch.num_blocks - 1` for the whole network.
           grid: rows and columns of the patch grid at the input of block 0.
         """
+
+    def tokens_of(
+        self, x: Array, block: int, grid: tuple[int, int]
+    ) -> Float[Array, "b rows cols d"]:
+        """Tokens of the output `x` of `block` as they are, before a norm that ends the network.
+
+        Args:
+          x, block, grid: see `readout`; `x` is one array.
+        """
+        if not self.cls_first:
+            return x
+        rows, cols = grid
+        return x[:, -rows * cols :].reshape(len(x), rows, cols, -1)
 
     @abc.abstractmethod
     def grid(self, height: int, width: int) -> tuple[int, int]:

@@ -3,13 +3,15 @@ convolutions, normed after its branches. A block is a stage.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.models.arch import StagedArch
-from fmi_jax.models.base import Backbone, BackboneSpec, Execution, Tiny, WeightsSource
+from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution, Tiny, WeightsSource
 from fmi_jax.nn.conv import DepthwiseConv
 from fmi_jax.nn.focal_modulation import FocalModulation
 from fmi_jax.nn.mlp import Mlp
@@ -37,6 +39,21 @@ class SEEMArch(StagedArch):
     focal_windows: tuple[int, ...]
     post_norm_in_modulation: bool
     normalise_modulator: bool
+    bare_stem: ClassVar[bool] = False
+
+    def with_study_stem(self) -> "SEEMArch | None":
+        """The arch with a bare stem, for other than three channels."""
+        return None if self.in_channels == 3 else BareStemArch(**vars(self))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BareStemArch(SEEMArch):
+    """The shape of a SEEM backbone whose stem has neither padding nor norm.
+
+    The study's code rebuilds the stem so for images of one channel (docs/protocols.md, B4).
+    """
+
+    bare_stem: ClassVar[bool] = True
 
 
 class SEEMBlock(nnx.Module):
@@ -84,8 +101,7 @@ class SEEM(Backbone[SEEMArch]):
     `pooled` their mean. It has no [cls] token.
 
     An image of any size: sides are filled up with zeros to the strides. With other than three
-    channels the stem keeps its padding and its norm (the study's own stem for one channel loses
-    both).
+    channels the stem keeps its padding and its norm, unless it is bare (`BareStemArch`).
 
     Reference: `utils/transformers/focal_dw.py` of the study, from the SEEM repository.
 
@@ -117,20 +133,22 @@ class SEEM(Backbone[SEEMArch]):
         super().__init__(arch, execution)
         dtype, widths = execution.dtype, [arch.width * 2**i for i in range(arch.num_blocks)]
 
-        def embed(in_width: int, width: int, kernel_size: int, stride: int) -> ConvEmbed:
+        def embed(
+            in_width: int, width: int, kernel_size: int, stride: int, bare: bool = False
+        ) -> ConvEmbed:
             return ConvEmbed(
                 in_width,
                 width,
                 kernel_size=kernel_size,
                 stride=stride,
-                padding=kernel_size // 2,
+                padding=0 if bare else kernel_size // 2,
                 fill=True,
-                eps=arch.norm_eps,
+                eps=None if bare else arch.norm_eps,
                 dtype=dtype,
                 rngs=rngs,
             )
 
-        self.stem = embed(arch.in_channels, arch.width, 7, _STEM_STRIDE)
+        self.stem = embed(arch.in_channels, arch.width, 7, _STEM_STRIDE, arch.bare_stem)
         self.blocks = nnx.List(
             stages(
                 arch.depths,
@@ -153,8 +171,22 @@ class SEEM(Backbone[SEEMArch]):
         self, x: Float[Array, "b rows cols d"], block: int, grid: tuple[int, int]
     ) -> Features:
         """Features of a network that ends here: every stage has a norm of its own for it."""
-        tokens = self.norms[block](x)
+        tokens = self.tokens_of(x, block, grid)
         return Features(tokens.mean((1, 2)), tokens, None)
+
+    def tokens_of(
+        self, x: Float[Array, "b rows cols d"], block: int, grid: tuple[int, int]
+    ) -> Float[Array, "b rows cols d"]:
+        """Tokens under the norm of their stage, which is no norm of the network's end."""
+        return self.norms[block](x)
+
+    @classmethod
+    def adapt(
+        cls, params: Mapping[str, np.ndarray], source: ArchConfig, target: ArchConfig
+    ) -> dict[str, np.ndarray]:
+        """Leave out the norm of a stem that is to be bare."""
+        bare = isinstance(target, BareStemArch)
+        return {k: v for k, v in params.items() if not (bare and k.startswith("stem.norm."))}
 
 
 SPECS = (

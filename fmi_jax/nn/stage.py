@@ -25,7 +25,7 @@ class ConvEmbed(nnx.Module):
       padding: zeros on every side.
       fill: True to fill sides that are no multiple of `stride` up with zeros at the bottom and on
         the right first; without it their last pixels may go unread.
-      eps: epsilon of the layer norm.
+      eps: epsilon of the layer norm; None: there is none.
       dtype: compute type.
       rngs: stream `params`.
     """
@@ -39,7 +39,7 @@ class ConvEmbed(nnx.Module):
         stride: int,
         padding: int,
         fill: bool,
-        eps: float,
+        eps: float | None,
         dtype: Any,
         rngs: nnx.Rngs,
     ):
@@ -57,7 +57,7 @@ class ConvEmbed(nnx.Module):
             conv_general_dilated=convolution,
             rngs=rngs,
         )
-        self.norm = LayerNorm(width, eps=eps)
+        self.norm = None if eps is None else LayerNorm(width, eps=eps)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns that leave for `height` x `width` that enter; below 1 for none."""
@@ -70,7 +70,8 @@ class ConvEmbed(nnx.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b rows cols d"]:
         """The coarser grid."""
         pads = ((0, 0), *(self._pads(side) for side in x.shape[1:3]), (0, 0))
-        return self.norm(self.proj(jnp.pad(x, pads))).astype(self.dtype)
+        x = self.proj(jnp.pad(x, pads))
+        return (x if self.norm is None else self.norm(x)).astype(self.dtype)
 
     def _pads(self, side: int) -> tuple[int, int]:
         return self.padding, self.padding + (-side % self.stride if self.fill else 0)

@@ -52,6 +52,22 @@ def choose_by_validation(
     )
 
 
+def at_an_end(
+    name: str, chosen: float, tried: Sequence[float], limits: Sequence[float] = ()
+) -> str:
+    """Say that the chosen value is the smallest or largest of those tried; empty if it is not.
+
+    Args:
+      name: value's name in the sentence ("learning rate").
+      chosen: value that is best on validation.
+      tried: values that were tried; a single one is no search.
+      limits: values beyond which there is nothing to try.
+    """
+    if len(tried) < 2 or chosen not in {min(tried), max(tried)} - {*limits}:
+        return ""
+    return f"The best {name}, {chosen:g}, is at an end of the grid: others may be better."
+
+
 def of_features(
     judge: Callable[[Mapping[str, SplitFeatures], BaseConfig, DatasetInfo], Judgement],
 ) -> Callable[[Run], Finding]:

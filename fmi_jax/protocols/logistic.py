@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from fmi_jax import parallel
 from fmi_jax.data.labels import class_membership
 from fmi_jax.data.prepared import DatasetInfo
-from fmi_jax.protocols.choice import choose_by_validation, every_image, of_features
+from fmi_jax.protocols.choice import at_an_end, choose_by_validation, every_image, of_features
 from fmi_jax.protocols.judging import Judgement, SplitFeatures
 from fmi_jax.protocols.spec import JudgeSpec
 from fmi_jax.rules import different, positive
@@ -204,8 +204,8 @@ def _notes(chosen: Mapping[str, Any], options: LogisticConfig) -> Iterator[str]:
             f"L-BFGS had not converged for C = {chosen['c']:g} after"
             f" logistic.max_iterations={options.max_iterations} steps."
         )
-    if len(options.c) > 1 and chosen["c"] in (min(options.c), max(options.c)):
-        yield f"The best C, {chosen['c']:g}, is at an end of the grid: others may be better."
+    if end := at_an_end("C", chosen["c"], options.c):
+        yield end
 
 
 SPEC = JudgeSpec(

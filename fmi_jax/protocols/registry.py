@@ -43,6 +43,7 @@ from fmi_jax.protocols.spec import (
     ProtocolSpec,
 )
 from fmi_jax.registry import Registry
+from fmi_jax.rules import earlier_defaults
 from fmi_jax.settings import BaseConfig, differences, set_fields, within
 
 _Config = TypeVar("_Config", bound=BaseConfig)
@@ -322,7 +323,14 @@ def check_read(config: BaseConfig) -> None:
     """Raise `UsageError` if `config` sets something that only other protocols read."""
     protocol = protocol_of(config)
     others = set(protocol.unread) & {name for part in _PARTS for name in part.reads}
-    changed = [name for name in differences(type(config)(), config) if within(name, others)]
+    default = type(config)()
+    set_fields(default, earlier_defaults(default))
+    earlier = differences(default, config)
+    changed = [
+        name
+        for name in differences(type(config)(), config)
+        if within(name, others) and name in earlier
+    ]
     if changed:
         made = "" if protocol.name != FREE else f" (adapt={config.adapt}, head={config.head})"
         raise UsageError(

@@ -103,6 +103,14 @@ def assemble(
     spec = BACKBONES[config.backbone.name]
     arch = dataclasses.replace(spec.arch, in_channels=channels)
     arch = _with_options(arch.sized(config.image_size, config.image_size), config.backbone)
+    if config.backbone.stem == "study":
+        rebuilt = arch.with_study_stem()
+        if rebuilt is None:
+            raise UsageError(
+                f"backbone.stem='study': the study's code rebuilds no stem of {spec.name} for"
+                f" {channels} channel(s); expected 'first', which is what it does to other stems."
+            )
+        arch = rebuilt
     # Truncated also after the last block: what no feature depends on (the neck of SAM) has no
     # gradient, and would only decay.
     last = config.backbone.last_block

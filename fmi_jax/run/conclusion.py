@@ -39,7 +39,7 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
         backbone=describe_backbone(session),
         dataset={**record.dataset, "group_counts": session.info.group_counts, "remarks": data},
         seed=config.train.seed,
-        steps=0 if fitted is None else fitted.plan.total_steps,
+        steps=0 if fitted is None else fitted.steps,
         best=_best(session, findings[0]),
         findings=tuple(findings),
         seconds={
@@ -48,7 +48,10 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
         },
         device=runtime.device(),
         versions=runtime.versions(),
-        notes=(*common_notes(session), *data) if measured else session.origin.notes,
+        notes=(
+            *warnings(session, findings),
+            *((*common_notes(session), *data) if measured else session.origin.notes),
+        ),
         started=record.started,
         finished=now(),
         unread=tuple(session.protocol.unread),
@@ -106,8 +109,19 @@ def _best(session: Session, own: Finding) -> Best | None:
     )
 
 
+def warnings(session: Session, findings: Sequence[Finding]) -> Iterator[str]:
+    """List what a reader must know before any number; first in the notes and on the console."""
+    for found in findings:
+        if "test" in found.evaluations and (
+            words := session.task.warning(found.evaluations["test"])
+        ):
+            yield f"{found.title}: {words}" if found.title else words
+
+
 def announce(session: Session, result: Result) -> None:
     """Print what a finished run found, and where its report is."""
+    for warning in warnings(session, result.findings):
+        print(f"note: {warning}")
     best = result.best
     for found in result.findings:
         if "test" in found.evaluations:
@@ -165,6 +179,19 @@ def common_notes(session: Session) -> Iterator[str]:
         yield (
             f"Trained on {info.counts['train']} of {session.dataset.manifest['counts']['train']}"
             f" training images (subset_seed={config.data.subset_seed})."
+        )
+        chosen = session.selection is None or bool(session.selection.metric)
+        if chosen:
+            yield (
+                f"What is reported was chosen on all {info.counts['val']} validation images: their"
+                f" labels are used beside those of the {info.counts['train']} training images."
+            )
+    fitted = session.fitted
+    if fitted is not None and fitted.steps < fitted.plan.total_steps:
+        yield (
+            f"Training ended after {fitted.steps} of {fitted.plan.total_steps} steps: the learning"
+            f" rate had fallen below {config.optim.plateau_floor:g} of its full value"
+            " (optim.plateau_floor)."
         )
     drawn = assembly.weights is None and not config.backbone.run
     if drawn and any(name.startswith("backbone.") for name in assembly.partition.frozen):

@@ -123,7 +123,7 @@ def fit(run: Session) -> Session:
     what = f"{len(fit.heads)} heads, {begin}" if fit.heads else begin
     report.say(f"{run.heading()}: {what} {plan.total_steps} steps")
     writer = MetricWriter(run.workdir, start_step, active=run.active)
-    if start_step < plan.total_steps:
+    if start_step < plan.total_steps and not selection.ended(config.optim):
         task = fit.task or run.task
         state = Loop(
             config=config,
@@ -156,6 +156,7 @@ def fit(run: Session) -> Session:
         ).run(state, start_step)
     writer.close()
     run.clock.lap("training")
+    steps = int(state.step)
     arrays = _kept(state, selection, checkpoints) | frozen
     checkpoints.close()
     return dataclasses.replace(
@@ -163,7 +164,8 @@ def fit(run: Session) -> Session:
         selection=selection,
         fitted=Fitted(
             arrays=arrays,
-            step=selection.best_step or plan.total_steps,
+            step=selection.best_step or steps,
+            steps=steps,
             plan=plan,
             predict=lambda split: predict(split, arrays),
             checkpoints=checkpoints,

@@ -234,6 +234,12 @@ def _check_fits(
             f" {here.num_blocks}; expected --config.backbone.last_block={there.num_blocks - 1} or"
             " less, from 0 on"
         )
+    if type(there) is not type(here):
+        stem = run.config.backbone.stem
+        wrong.append(
+            f"its backbone has the stem of backbone.stem={stem!r}, and this config asks for"
+            f" {config.backbone.stem!r}; expected --config.backbone.stem={stem}"
+        )
     for option in OPTIONS:
         held, asked = getattr(there, option, ""), getattr(here, option, "")
         if held != asked:

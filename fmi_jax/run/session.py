@@ -51,6 +51,7 @@ class Fitted:
     Attributes:
       arrays: arrays of what was trained, as they are kept.
       step: step whose checkpoint holds them.
+      steps: steps that were done; fewer than planned where the learning rate has become too low.
       plan: schedule of the training.
       predict: measures every image of a split; each head on axis 1.
       checkpoints: checkpoints of the run, closed.
@@ -58,6 +59,7 @@ class Fitted:
 
     arrays: Arrays
     step: int
+    steps: int
     plan: Plan
     predict: Callable[[str], Measured]
     checkpoints: RunCheckpoints
@@ -274,7 +276,7 @@ def begin(config: BaseConfig, workdir: Path) -> Session:
     )
     earlier = RunRecord.read(type(config), workdir)
     if earlier is not None:
-        earlier.check_same(record, workdir)
+        earlier.check_same(record, workdir, protocol.unread)
         record = earlier
     elif parallel.is_main():
         record.write(workdir)

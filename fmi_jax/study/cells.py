@@ -16,7 +16,8 @@ from typing import Any
 from fmi_jax.artifacts.record import FREE
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.protocols.registry import protocol_of
-from fmi_jax.settings import flat, set_fields
+from fmi_jax.rules import earlier_defaults
+from fmi_jax.settings import flat, set_fields, within
 from fmi_jax.study.spec import Setting
 from fmi_jax.study.state import Score, best
 
@@ -186,11 +187,18 @@ def chosen(cells: Sequence[Cell], scores: Mapping[str, Score | None]) -> Cell | 
 
 
 def cell_id(config: ExperimentConfig) -> str:
-    """Make a cell's name `<data set>-<backbone>-<protocol>-<digits>`; digits hash the config."""
-    default = _defaults(type(config))
+    """Make a cell's name `<data set>-<backbone>-<protocol>-<digits>`; digits hash the config.
+
+    A field that the experiment does not read stands there with its first default, so that a new
+    default renames no cell.
+    """
+    default, earlier = _defaults(type(config)), _earlier(type(config))
+    unread = protocol_of(config).unread
     values: dict[str, Any] = {}
     for name, value in flat(config).items():
         if name in _BASELINE or (name not in FREE and value != default[name]):
+            if within(name, unread):
+                value = earlier.get(name, value)
             section, _, field = name.rpartition(".")
             (values.setdefault(section, {}) if section else values)[field] = value
     digits = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
@@ -200,3 +208,8 @@ def cell_id(config: ExperimentConfig) -> str:
 @functools.cache
 def _defaults(kind: type[ExperimentConfig]) -> dict[str, Any]:
     return flat(kind())
+
+
+@functools.cache
+def _earlier(kind: type[ExperimentConfig]) -> dict[str, Any]:
+    return json.loads(json.dumps(earlier_defaults(kind())))

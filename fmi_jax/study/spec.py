@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Self
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.protocols.heads.head_grid import ProbeGridConfig
 from fmi_jax.study.planned import Figure
 from fmi_jax.study.published import Published
 
-RATES = ProbeGridConfig().learning_rates
+RATES = (1e-5, 4.6e-5, 2.2e-4, 1e-3)
 """Learning rates of a search: four at even distances on a logarithmic scale. The paper searched
 four between 1e-5 and 1e-3 and does not print them."""
 

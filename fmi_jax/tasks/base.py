@@ -184,6 +184,10 @@ class Task(Objective):
     def truth(self, measured: Measured) -> np.ndarray:
         """Part of the measurements that the labels alone decide, `[n, ...]`."""
 
+    def warning(self, evaluation: Evaluation) -> str:
+        """Say what a reader must know before any of these numbers; empty: nothing."""
+        return ""
+
     def outcomes(self, measured: Measured) -> tuple[Float[np.ndarray, "m"], np.ndarray]:
         """Probabilities that the network stated, and whether each came true, bool `[m]`.
 

@@ -178,6 +178,19 @@ class Classification(Task):
             undefined=undefined_in(values, per_class),
         )
 
+    def warning(self, evaluation: Evaluation) -> str:
+        """Say that the same class, or the same classes, are predicted for all images."""
+        predicted = evaluation.confusion.sum(axis=-2) > 0  # of a multi-label task: without, with
+        if predicted.sum(axis=-1).max() > 1:
+            return ""
+        one = predicted.ndim == 1
+        names = np.array(self.classes)[predicted if one else predicted[:, 1]]
+        return (
+            f"{'Only one class is' if one else 'The same classes are'} predicted for all"
+            f" {evaluation.count} test images ({', '.join(names) or 'none'}): nothing is told"
+            " apart."
+        )
+
     def resampled(
         self,
         measured: Measured,

@@ -100,7 +100,7 @@ class Loop:
     selection: Selection
 
     def run(self, state: TrainState, start_step: int) -> TrainState:
-        """Train from `start_step` to the end of the plan.
+        """Train from `start_step` to the end of the plan, or until the learning rate is too low.
 
         Raises:
           Stopped: a signal asked to stop; everything is saved.
@@ -138,6 +138,8 @@ class Loop:
                         )
                         self.report.restart_clock(done)
                         clock = time.monotonic()
+                    if selection.ended(self.config.optim):
+                        break
                     if stopping and done < self.plan.total_steps:
                         raise Stopped(done)
         finally:

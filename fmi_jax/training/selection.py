@@ -137,6 +137,10 @@ class Selection:
         ]
         return any(dropped)
 
+    def ended(self, config: OptimConfig) -> bool:
+        """Test whether every learning rate has dropped so far that nothing more is learned."""
+        return all(track.lr_scale < config.plateau_floor for track in self.tracks)
+
     @property
     def lr_scale(self) -> Any:
         """Factor on the learning rate, or one for each head."""

@@ -86,6 +86,17 @@ def test_a_finished_run_is_announced_and_read(left: Path, expected: dict, capsys
     assert np.isfinite(np.asarray(learned["head.kernel"])).all()
 
 
+def test_a_new_default_that_a_run_does_not_read_is_no_other_setting(left: Path) -> None:
+    config = config_of(left, "finished")
+    assert config.knn.k == (200,)
+    config.knn = ExperimentConfig().knn
+    config.probe_grid = ExperimentConfig().probe_grid
+    experiment.run(config, left / "finished")
+    config.train.epochs += 1
+    with pytest.raises(UserError, match=r"other settings: train\.epochs: .* now\. Use another"):
+        experiment.run(config, left / "finished")
+
+
 def test_a_result_of_format_3_is_read(left: Path, tmp_path: Path) -> None:
     """It did not say what was trained."""
     written = Result.read(left / "finished").to_json()

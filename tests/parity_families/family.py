@@ -21,8 +21,8 @@ class Family:
       arch: from `meta.config` and the tensors of the checkpoint.
       arrays: `(module, images [b, h, w, c], unused tensors)` to the arrays of a run by name,
         in the reference's axes. A family with runs in training mode takes `rngs` besides.
-      run_arch: `(arch, run)`: that of a run whose entry in `meta.runs` asks for more than
-        another image size.
+      run_arch: `(arch, run)`: that of a run whose name, or entry in `meta.runs`, asks for more
+        than another image size.
       run_layout: the layout a run reads the checkpoint in, from its entry in `meta.runs`; None
         for the one that is recognised.
       layouts: those to read the checkpoint in, of an arch; None: all that `backbone` comes in.
@@ -39,3 +39,9 @@ class Family:
 def rows(tokens: Any) -> Any:
     """`[b, h, w, d]` as `[b, h * w, d]`, row by row."""
     return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
+
+
+def study_stem(arch: ArchConfig, run: Mapping[str, Any]) -> ArchConfig:
+    """The arch of a run; one called `ch1_study` has the stem that the study's code rebuilds."""
+    rebuilt = arch.with_study_stem() if run["name"].endswith("ch1_study") else None
+    return arch if rebuilt is None else rebuilt

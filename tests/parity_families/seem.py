@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from fmi_jax.models.seem import SEEM, SEEMArch
-from parity_families.family import Family, Groups
+from parity_families.family import Family, Groups, study_stem
 from parity_families.focalnet import stage_arrays, stem_channels
 
 
@@ -44,4 +44,4 @@ def _channels_first(x: Any) -> Any:
     return jnp.moveaxis(x, -1, 1)
 
 
-FAMILY = Family(SEEM, _arch, _arrays)
+FAMILY = Family(SEEM, _arch, _arrays, run_arch=study_stem)

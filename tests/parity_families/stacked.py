@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fmi_jax.models.base import ArchConfig
 from fmi_jax.models.deit import DeiTArch
 from parity_families import blip, dinov2, sam, seem
-from parity_families.family import Family, Groups, rows
+from parity_families.family import Family, Groups, rows, study_stem
 from parity_families.vit import vit_arrays
 from weights_convert.engine import Layout
 from weights_convert.layouts.registry import LAYOUTS
@@ -82,6 +83,12 @@ def _arch(config: Mapping[str, Any], groups: Groups) -> StackedArch:
         if key.startswith(FOUNDATION)
     }
     backbone = foundation.family.arch(found, {"": own})
+    cut = {}
+    if "drop_cutoff" in config:
+        (last,) = config["drop_cutoff"]
+        cut = {"last": last}
+        if not any(_block(key) == last + 1 for key in tensors):  # saved without what is cut off
+            backbone = backbone.truncated(last)
     transformer = DeiTArch(
         in_channels=3,
         patch_size=main["patch_size"],
@@ -93,18 +100,40 @@ def _arch(config: Mapping[str, Any], groups: Groups) -> StackedArch:
         grid_size=main["img_size"] // main["patch_size"],
         norm_eps=config.get("main_norm_eps", 1e-6),
     )
-    return StackedArch(
+    return (CutArch if cut else StackedArch)(
         in_channels=backbone.in_channels,
         backbone=backbone,
         transformer=transformer.on_tokens(),
         num_classes=config["n_classes"],
+        **cut,
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CutArch(StackedArch):
+    """A classifier on the tokens that leave block `last` of its foundation."""
+
+    last: int
+
+
+def _block(key: str) -> int:
+    """Number of the foundation's block (or stage) that a tensor belongs to; -1: none."""
+    part, _, rest = key.removeprefix(FOUNDATION).partition(".")
+    number = rest.split(".")[0]
+    return int(number) if part in ("blocks", "layers") and number.isdigit() else -1
+
+
+def _run_arch(arch: ArchConfig, run: Mapping[str, Any]) -> ArchConfig:
+    assert isinstance(arch, StackedArch)
+    arch = dataclasses.replace(arch, backbone=study_stem(arch.foundation, run))
+    return arch.truncated(arch.last) if isinstance(arch, CutArch) else arch
 
 
 def _arrays(module: Any, images: Any, unused: Mapping[str, Any]) -> dict[str, Any]:
     foundation = next(f for f in FOUNDATIONS.values() if type(module.backbone) is f.family.backbone)
     of_foundation = foundation.family.arrays(module.backbone, images, unused)
-    tokens = module.backbone.features(images).tokens
+    module.before_norm = isinstance(module.arch, CutArch)
+    tokens = module.tokens(images)
     projected = module.projector(tokens)
     shape = (lambda x: x) if foundation.grid else rows
     arrays = {"foundation_tokens": shape(tokens), "projected": shape(projected)}
@@ -120,4 +149,4 @@ def _layouts(arch: Any) -> Sequence[Layout]:
     return stacked_layouts(arch, LAYOUTS.values())
 
 
-FAMILY = Family(Stacked, _arch, _arrays, layouts=_layouts)
+FAMILY = Family(Stacked, _arch, _arrays, run_arch=_run_arch, layouts=_layouts)

@@ -15,7 +15,7 @@ from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
 from fmi_jax.protocols import knn
 from fmi_jax.protocols.judging import SplitFeatures
-from fmi_jax.tasks.classification import Classification, Multiclass, Multilabel
+from fmi_jax.tasks.classification import Binary, Classification, Multiclass, Multilabel
 from fmi_jax.tasks.registry import TASKS, task_of
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "knn" / "io.npz"
@@ -109,6 +109,44 @@ def test_k_above_the_bank_is_refused_with_its_size() -> None:
     config.knn.k = (20, 138)
     with pytest.raises(UsageError, match=r"138 neighbours in a bank of 137 .* at most 137"):
         knn.SPEC.check(config, info)
+
+
+def test_the_default_is_a_choice_that_fits_any_bank() -> None:
+    """A k above the bank is refused only if somebody asked for it."""
+    config = ExperimentConfig(protocol="knn")
+    for count, largest in ((13, 10), (137, 100), (5000, 200)):
+        found = knn.neighbours(config, count)
+        assert (min(found), max(found)) == (1, largest)
+        knn.SPEC.check(config, info_of(Multiclass, ("a", "b"), train=count, metric="accuracy"))
+    assert len(config.knn.temperature) > 1
+
+
+def test_a_few_images_of_a_rare_class_are_found_by_default_and_not_by_the_pair_of_the_study():
+    """On a small set 200 neighbours are most of the bank, and all images the frequent class."""
+    rng = np.random.default_rng(7)
+    splits = {}
+    for name, count in (("train", 211), ("val", 61), ("test", 67)):
+        labels = (np.arange(count) % 9 == 0).astype(np.int32)
+        features = 9 + rng.normal(size=(count, 5)) + 6 * np.eye(5)[labels]
+        splits[name] = SplitFeatures(
+            features=features.astype(np.float32), labels=labels, ids=[*map(str, range(count))]
+        )
+    info, task = (
+        info_of(Binary, ("a", "b"), train=211, metric="balanced_accuracy"),
+        Binary(("a", "b")),
+    )
+    config = ExperimentConfig(protocol="knn")
+    chosen = knn.judge(splits, config, info)
+    found = task.evaluate(chosen.test)
+    assert found.values["balanced_accuracy"] > 0.9
+    assert task.warning(found) == ""
+    config.knn.k, config.knn.temperature = (200,), (0.1,)
+    collapsed = knn.judge(splits, config, info)
+    assert not collapsed.notes  # a single pair is no search
+    assert task.evaluate(collapsed.test).values["balanced_accuracy"] < 0.6
+    config.knn.k = (100, 200)
+    (note,) = knn.judge(splits, config, info).notes
+    assert note == "The best k, 100, is at an end of the grid: others may be better."
 
 
 def test_the_best_pair_by_validation_is_reported_beside_all_others() -> None:

@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import json
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ from fmi_jax.tasks.classification import Classification, Multiclass, Multilabel
 from fmi_jax.tasks.predictions import read_predictions
 from fmi_jax.tasks.registry import TASKS
 from fmi_jax.training import optim, side_by_side
+from fmi_jax.training.loop import Loop
 
 RATES = (3e-3, 5e-2)
 
@@ -149,6 +151,37 @@ def test_on_eight_devices_in_micro_batches_and_stopped_it_is_the_same(
     np.testing.assert_allclose(probabilities(eight), probabilities(grid), atol=PARITY_FORWARD)
     for mine, theirs in zip(rows(eight), rows(grid), strict=True):
         assert mine == pytest.approx(theirs, rel=PARITY_FORWARD, abs=PARITY_FORWARD)
+
+
+def test_a_grid_ends_early_as_it_would_have_at_its_end_also_when_it_is_stopped_there(
+    config: ExperimentConfig, grid: Path, tmp_path: Path
+) -> None:
+    """A floor after the last best step of every head changes neither them nor the test outputs."""
+    config = copy.deepcopy(config)
+    config.metric = "accuracy"
+    config.optim.plateau_floor = 0.0
+    whole = short_runs.run(config, tmp_path / "whole")
+    last = max(head["best_step"] for head in whole.finding.values["heads"])
+    config.optim.plateau_floor = 0.02
+    early = short_runs.run(config, tmp_path / "early")
+    assert last <= early.steps < whole.steps == config.train.max_steps
+    assert early.finding.values["heads"] == whole.finding.values["heads"]
+    assert (tmp_path / "early" / "predictions.csv").read_bytes() == (
+        tmp_path / "whole" / "predictions.csv"
+    ).read_bytes()
+    said = f"ended after {early.steps} of {whole.steps} steps"
+    assert any(said in note for note in early.all_notes)
+    assert not any("ended after" in note for note in whole.all_notes)
+    # Killed between the last checkpoint and the result, it trains no further.
+    stopped = tmp_path / "stopped"
+    killed = mock.patch.object(experiment, "conclude", side_effect=KeyboardInterrupt)
+    with killed, pytest.raises(KeyboardInterrupt):
+        short_runs.run(config, stopped)
+    with mock.patch.object(Loop, "run", side_effect=AssertionError("it trains again")):
+        again = short_runs.run(config, stopped)
+    assert again.steps == early.steps
+    for name in ("metrics.jsonl", "predictions.csv"):
+        assert (stopped / name).read_bytes() == (tmp_path / "early" / name).read_bytes(), name
 
 
 def test_on_kept_features_it_is_the_grid_on_images_without_augmentation(

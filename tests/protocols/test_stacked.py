@@ -13,11 +13,13 @@ from safetensors.numpy import load_file
 from tiny_backbones import TINY, fill
 
 from fmi_jax.artifacts.weights import load_backbone
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.deit import DeiT, DeiTArch, TokenDeiT
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.heads.stacked import StackedClassifier
+from fmi_jax.run.assembly import assemble
 from fmi_jax.training.partition import partition
 from weights_convert.__main__ import main
 from weights_convert.engine import plan, source_shapes
@@ -62,6 +64,42 @@ def test_every_foundation_goes_under_the_same_transformer(name):
     logits = nnx.eval_shape(lambda m, x: m(x), model, images(TINY[name].side))
     assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
     assert not [n for n in parameters(model.transformer) if n.startswith("patch_embed")]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tokens_can_be_read_before_the_norm_that_ends_the_foundation(name):
+    """Of a cut one that is what the study does; where tokens are never normed it is the same."""
+    tiny = TINY[name]
+    arch = tiny.arch.sized(tiny.side, tiny.side).truncated(0)
+
+    def both(x):
+        model = StackedClassifier(
+            tiny.family(arch, Execution(), rngs=nnx.Rngs(0)),
+            TokenDeiT(DEIT.on_tokens(), Execution(), rngs=nnx.Rngs(0)),
+            7,
+            eval_mode=True,
+            before_norm=True,
+            rngs=nnx.Rngs(0),
+        )
+        (_, last) = model.backbone.outputs(x, 1)
+        return model.tokens(x), model.backbone.features(x).tokens, last
+
+    tokens, normed, last = nnx.eval_shape(both, images(tiny.side))
+    assert tokens.shape == normed.shape
+    if name != "deit":
+        return
+    tokens, normed, last = (np.asarray(x) for x in both(images(tiny.side)))
+    np.testing.assert_array_equal(tokens.reshape(2, -1, tokens.shape[-1]), last[:, 1:])
+    assert np.abs(tokens - normed).max() > 0.01
+
+
+def test_the_config_says_which_tokens_are_read():
+    for tokens in ("normed", "block"):
+        config = ExperimentConfig(protocol="stacked_probe", image_size=32)
+        config.backbone.name = config.transformer.name = "deit_nano"
+        config.transformer.tokens = tokens
+        model = nnx.eval_shape(lambda c=config: assemble(c, 3, 2).create(jax.random.key(0)))
+        assert model.before_norm is (tokens == "block")
 
 
 def test_a_deit_of_tokens_is_the_deit_after_its_patch_embedding():

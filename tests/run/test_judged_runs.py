@@ -1,4 +1,4 @@
-"""A run with judges: refused in time, and timed by judge."""
+"""A run with judges: refused in time, timed by judge, and warned of first."""
 
 from pathlib import Path
 
@@ -61,3 +61,18 @@ def test_the_time_of_each_added_judge_is_its_own(squares: ExperimentConfig, tmp_
     assert result.best is not None
     assert result.best.seconds == seconds["features"] + seconds["judging"]
     assert min(seconds["logistic"], seconds["cka"]) > 0.01  # each compiles a program
+
+
+def test_one_class_for_all_images_is_the_first_thing_that_is_said(
+    squares: ExperimentConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every training image is a neighbour: the more frequent class wins everywhere."""
+    fields = {"protocol": "knn", "knn.k": (43,), "knn.temperature": (1e3,), "judges": ("logistic",)}
+    result = experiment.run(short_runs.changed(squares, fields), tmp_path)
+    warning = result.all_notes[0]
+    assert warning.startswith("Only one class is predicted for all 9 test images (")
+    assert "nothing is told apart" not in " ".join(result.all_notes[1:])  # by the other judge
+    out = capsys.readouterr().out
+    assert out.index(f"note: {warning}") < out.index("Test set")
+    page = (tmp_path / "report.html").read_text()
+    assert page.index("Note: ") == page.index("Note: Only one class is predicted")

@@ -46,10 +46,16 @@ def test_a_run_killed_after_its_result_is_completed(
     assert not (step / "training").exists()
     # It was trained on a part of the images, though it has no metric of them.
     assert any(note.startswith("Trained on ") for note in result.notes)
+    assert "validation images" not in " ".join(result.notes)  # the last step is kept
     after = short_runs.changed(
-        squares, {"protocol": "knn", "knn.k": (5,), "backbone.run": str(tmp_path)}
+        squares,
+        {"protocol": "knn", "knn.k": (5,), "backbone.run": str(tmp_path), "data.shots": 4},
     )
-    experiment.run(after, tmp_path / "knn")  # what is left can be handed on
+    chosen = experiment.run(after, tmp_path / "knn")  # what is left can be handed on
+    assert (
+        "What is reported was chosen on all 9 validation images: their labels are used beside those"
+        " of the 8 training images."
+    ) in chosen.notes
 
     # Of a damaged checkpoint nothing is deleted.
     (step / "training").mkdir()

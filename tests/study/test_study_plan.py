@@ -12,7 +12,9 @@ from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.flags import assign
 from fmi_jax.nn import hardware
-from fmi_jax.settings import as_dict, field_names
+from fmi_jax.protocols.registry import PROTOCOLS
+from fmi_jax.rules import earlier_defaults
+from fmi_jax.settings import as_dict, field_names, set_fields, within
 from fmi_jax.study import estimate, published as published_module
 from fmi_jax.study.cells import Cell, candidates, cell_id, chosen, due
 from fmi_jax.study.plan import Plan, make_plan, select
@@ -330,6 +332,16 @@ def test_operations_are_counted_also_where_kernels_hide_them(monkeypatch) -> Non
     # Its 17 tokens are padded to 24, and the last block is computed for [cls] apart.
     for fewer, more in zip(on_cpu, on_gpu, strict=True):
         assert fewer < more < 1.1 * fewer
+
+
+def test_a_new_default_renames_no_cell_that_does_not_read_it() -> None:
+    """The first default stays in the name; where the field is read, another value is another."""
+    for name, earlier in earlier_defaults(ExperimentConfig()).items():
+        for protocol in ("finetune", "knn", "probe_grid"):
+            new, old = config(protocol), config(protocol)
+            set_fields(old, {name: earlier})
+            reads = not within(name, PROTOCOLS[protocol].unread)
+            assert (cell_id(new) == cell_id(old)) is not reads, (protocol, name)
 
 
 def test_a_new_section_renames_no_cell_before_it_is_set() -> None:

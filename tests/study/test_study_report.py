@@ -277,7 +277,7 @@ def test_the_choices_are_those_of_the_cells_that_read_them(tmp_path):
     finish(cell(tmp_path, "c"), protocol="knn", steps=0)
     knn = number(tmp_path, single("c"), "knn")
     found = {made.choice.field: made.values for made in choices_of([knn])}
-    assert found["knn.k"] == {"200": 1}
+    assert found["knn.k"] == {"1, 5, 10, 20, 50, 100, 200": 1}
     assert "optim.schedule" not in found
 
 

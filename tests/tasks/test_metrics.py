@@ -370,3 +370,24 @@ def test_evaluation_survives_strict_json():
     np.testing.assert_array_equal(back.confusion, ours.confusion)
     assert back.values == ours.values
     assert (back.undefined, back.classes, back.task) == (ours.undefined, ours.classes, ours.task)
+
+
+def test_one_class_for_all_images_is_said_in_words():
+    labels = np.array([0, 1, 1, 2, 1])
+    same = Multiclass(names(3)).evaluate({"logits": np.eye(3)[[1] * 5], "labels": labels})
+    assert Multiclass(names(3)).warning(same) == (
+        "Only one class is predicted for all 5 test images (class 1): nothing is told apart."
+    )
+    other = Multiclass(names(3)).evaluate({"logits": np.eye(3)[[1, 1, 1, 1, 0]], "labels": labels})
+    assert Multiclass(names(3)).warning(other) == ""
+
+
+def test_the_same_classes_for_all_images_are_said_in_words():
+    labels, task = np.array([[0, 1, 0], [1, 0, 1], [0, 0, 1]]), Multilabel(names(3))
+    logits = np.array([[-3.0, 3, -2], [-1, 1, -1], [-2, 2, -1]])
+    told = task.warning(task.evaluate({"logits": logits, "labels": labels}))
+    assert told.startswith("The same classes are predicted for all 3 test images (class 1): ")
+    none = task.warning(task.evaluate({"logits": -np.abs(logits), "labels": labels}))
+    assert "(none)" in none
+    logits[0, 2] = 1
+    assert task.warning(task.evaluate({"logits": logits, "labels": labels})) == ""

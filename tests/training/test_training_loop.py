@@ -103,6 +103,29 @@ def test_plateau_drops_the_rate_after_patience_but_not_in_warmup() -> None:
     assert notes.saved[16]["lr_scale"] == pytest.approx(0.01)
 
 
+def test_a_rate_below_the_floor_ends_the_run_and_is_saved() -> None:
+    config = ExperimentConfig()
+    config.optim.schedule, config.optim.plateau_patience = "plateau", 0
+    config.optim.plateau_floor = 0.01
+    loop, notes = loop_over(config, [0.5, 0.4, 0.6, 0.4, 0.4, 0.7, 0.8])
+    # Epochs 2, 4 and 5 are bad: the factor is 0.1, 0.01 (not below) and 0.001.
+    assert int(run(loop).step) == max(notes.saved) == 10
+    assert notes.saved[10]["lr_scale"] == pytest.approx(0.001)
+    assert loop.selection.best_step == 6
+    config.optim.plateau_floor = 0.0
+    loop, _ = loop_over(config, [0.5] * 7)
+    assert int(run(loop).step) == 14
+
+
+def test_heads_side_by_side_go_on_until_all_are_below_the_floor() -> None:
+    selection = Selection(metric="accuracy", score=describe("accuracy").score, names=("a", "b"))
+    optim = ExperimentConfig().optim
+    selection.tracks[0].lr_scale = 1e-9
+    assert not selection.ended(optim)
+    selection.tracks[1].lr_scale = 1e-5
+    assert selection.ended(optim)
+
+
 def test_constant_schedule_never_drops() -> None:
     loop, _ = loop_over(ExperimentConfig(), [0.5] + [0.1] * 6)
     run(loop)

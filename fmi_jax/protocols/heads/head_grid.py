@@ -21,6 +21,7 @@ from fmi_jax.artifacts.result import Evaluation, Finding
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Backbone, ParameterKeys
 from fmi_jax.nn.linear import linear
+from fmi_jax.protocols.choice import at_an_end
 from fmi_jax.protocols.judging import Run
 from fmi_jax.protocols.spec import Head, HeadSpec, JudgeSpec, Parts, Variant, training_images
 from fmi_jax.rules import different, positive
@@ -35,12 +36,14 @@ class ProbeGridConfig:
 
     Attributes:
       learning_rates: learning rates, one head for each and per seed. The study searched four
-        between 1e-5 and 1e-3 and does not print them.
+        between 1e-5 and 1e-3 and does not print them; linear heads are often best above.
       seeds: initialisations of every head; they share the stream of images.
       cached: True to train on the features of unaugmented images, computed once.
     """
 
-    learning_rates: tuple[float, ...] = different((1e-5, 4.6e-5, 2.2e-4, 1e-3))
+    learning_rates: tuple[float, ...] = different(
+        (1e-5, 4.6e-5, 2.2e-4, 1e-3, 4.6e-3, 2.2e-2, 1e-1), earlier=(1e-5, 4.6e-5, 2.2e-4, 1e-3)
+    )
     seeds: int = positive(1)
     cached: bool = False
 
@@ -185,7 +188,7 @@ def judge(run: Run) -> Finding:
         of_head(val, chosen),
         of_head(test, chosen),
         values=_details(heads, chosen, run.selection, of_val, of_test),
-        notes=tuple(_notes(section(run.config, ProbeGridConfig))),
+        notes=tuple(_notes(section(run.config, ProbeGridConfig), heads[chosen])),
     )
 
 
@@ -249,8 +252,10 @@ def _details(
     }
 
 
-def _notes(settings: ProbeGridConfig) -> Iterator[str]:
-    """Say what sets a grid apart from separate linear probes."""
+def _notes(settings: ProbeGridConfig, chosen: Head) -> Iterator[str]:
+    """Say where the choice lies, and what sets a grid apart from separate linear probes."""
+    if end := at_an_end("learning rate", chosen.learning_rate, settings.learning_rates):
+        yield end
     if settings.seeds > 1:
         yield (
             f"The {settings.seeds} seeds of a learning rate share the order and augmentation of"

@@ -15,6 +15,7 @@ from fmi_jax.models.base import Backbone
 from fmi_jax.nn.linear import linear
 from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.protocols.spec import HeadSpec, Parts, PretrainedNetwork
+from fmi_jax.rules import one_of
 from fmi_jax.settings import BaseConfig, section
 
 
@@ -26,10 +27,14 @@ class TransformerConfig:
       name: a plain DeiT among the backbones; its patch embedding is left out.
       weights: weights of the transformer, given as in `backbone.weights`; the study's are "in1k".
         Empty: random initialisation.
+      tokens: tokens of the foundation that it learns on: "normed", as the foundation hands them on,
+        or "block", as they leave the last block that is kept (the study, where the foundation is
+        cut; the same for SAM, SEEM and DINOv2).
     """
 
     name: str = "deit_base"
     weights: str = ""
+    tokens: str = one_of("normed", "normed", "block")
 
 
 _NORM_EPS = 1e-5  # of the projector: what torch's LayerNorm has, which the study left as it is
@@ -66,6 +71,7 @@ class StackedClassifier(nnx.Module):
         (`fmi_jax.models.deit.TokenDeiT`).
       num_classes: width `k` of the logits.
       eval_mode: True if the foundation is always in evaluation mode.
+      before_norm: True to read the tokens as they leave the last block of the foundation.
       rngs: stream that draws projector and head: a truncated normal of std 0.02, zero bias.
     """
 
@@ -76,11 +82,13 @@ class StackedClassifier(nnx.Module):
         num_classes: int,
         *,
         eval_mode: bool,
+        before_norm: bool = False,
         rngs: nnx.Rngs,
     ):
         self.backbone = backbone
         self.transformer = transformer
         self.eval_mode = eval_mode
+        self.before_norm = before_norm
         self.projector = Projector(
             backbone.arch.token_width,
             transformer.arch.in_channels,
@@ -95,9 +103,19 @@ class StackedClassifier(nnx.Module):
         self, images: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "b k"]:
         """Logits in float32. `rngs` (stream "dropout") means training."""
-        features = self.backbone.features(images, rngs=None if self.eval_mode else rngs)
-        pooled = self.transformer.features(self.projector(features.tokens), rngs=rngs).pooled
+        tokens = self.tokens(images, rngs=None if self.eval_mode else rngs)
+        pooled = self.transformer.features(self.projector(tokens), rngs=rngs).pooled
         return self.head(pooled.astype(jnp.float32))
+
+    def tokens(
+        self, images: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "b rows cols d"]:
+        """Tokens of the foundation that the projector reads."""
+        if not self.before_norm:
+            return self.backbone.features(images, rngs=rngs).tokens
+        count = self.backbone.arch.num_blocks
+        *_, x = self.backbone.outputs(images, count, rngs=rngs)
+        return self.backbone.tokens_of(x, count - 1, self.backbone.grid(*images.shape[1:3]))
 
 
 def _build(parts: Parts) -> StackedClassifier:
@@ -107,6 +125,7 @@ def _build(parts: Parts) -> StackedClassifier:
         parts.transformer,
         parts.num_classes,
         eval_mode=parts.eval_mode,
+        before_norm=section(parts.config, TransformerConfig).tokens == "block",
         rngs=parts.rngs,
     )
 

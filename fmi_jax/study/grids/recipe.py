@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError, unknown_name
+from fmi_jax.study.spec import RATES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,8 @@ def trained(protocol: str, dataset: str, model: str) -> ExperimentConfig:
     1e-4 of the published code, except for `probe_grid`, which tries four.
     """
     config = judged(protocol, dataset, model)
+    if protocol == "probe_grid":
+        config.probe_grid.learning_rates = RATES
     config.optim.warmup_epochs = DATASETS[dataset].warmup_epochs
     config.optim.warmup_steps = DATASETS[dataset].warmup_steps
     config.optim.schedule = "plateau"

@@ -87,6 +87,11 @@ CHOICES = (
         theirs="constant, as shipped; the paper says a tenth at each plateau",
     ),
     Choice(
+        finding="B16",
+        field="optim.plateau_patience",
+        theirs="2 in a part of the settings that is not used; the paper gives none",
+    ),
+    Choice(
         finding="B15, B44",
         field="optim.warmup_steps",
         theirs="by data set, whatever the config says; ends 1/w too high, doubled without warm-up",

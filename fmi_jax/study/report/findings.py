@@ -82,6 +82,25 @@ def _within(label: str) -> str:
     return label if label[1:2].isupper() else label[:1].lower() + label[1:]
 
 
+def at_an_end(numbers: Sequence[Number]) -> list[str]:
+    """Say for how many settings the chosen learning rate is the lowest or highest of the search.
+
+    A run that tries all of them by itself says so in its own notes.
+    """
+    ends, searches = 0, 0
+    for n in numbers:
+        tried = {cell.learning_rate for cell in n.setting.cells} - {None}
+        if n.learning_rate in tried and len(tried) > 1:
+            searches += 1
+            ends += n.learning_rate in (min(tried), max(tried))  # type: ignore[type-var]
+    if not ends:
+        return []
+    return [
+        f"Of {count(searches, 'chosen learning rate')}, {ends} {'is' if ends == 1 else 'are'} the"
+        " lowest or the highest that was tried: others may be better."
+    ]
+
+
 def beside_published(found: Sequence[Agreement]) -> list[str]:
     """Say how far the numbers are from the published ones."""
     if not found:

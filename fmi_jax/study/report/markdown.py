@@ -49,7 +49,8 @@ def _study(r: StudyReport, out: Path) -> list[str]:
     if r.samples:
         parts.append(
             "Mean ± standard deviation over n seeds; [95% interval over test images and seeds,"
-            f" {RESAMPLES:,} bootstrap resamples, {r.unit}]. Bold: best of the column."
+            f" {RESAMPLES:,} bootstrap resamples, {r.unit}]. The seed of the search over learning"
+            " rates is among the n. Bold: best of the column."
         )
     parts += [
         f"![{escaped(drawn.caption)}](figures/{r.study.name}-{drawn.name}.png)"
@@ -62,6 +63,11 @@ def _study(r: StudyReport, out: Path) -> list[str]:
     if r.cost.cells:
         parts += ["## What it took", _cost(r)]
         parts += ["## Where it comes from", _datasets(r), _choices(r)]
+    if r.provenance.notes:
+        notes = [
+            f"* {escaped(note)} ({count(n, 'cell')})" for note, n in r.provenance.notes.items()
+        ]
+        parts += ["## Notes of the runs", "\n".join(notes)]
     return [part for part in parts if part]
 
 

@@ -131,6 +131,7 @@ def make_report(study: PlannedStudy, outcomes: Outcomes, sampler: Sampler) -> St
         findings=(
             *sentences,
             *findings.best_of_columns(table, samples, comparisons),
+            *findings.at_an_end(numbers),
             *findings.beside_published(found),
         ),
         figures=tuple(own),
