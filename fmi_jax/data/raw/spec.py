@@ -85,6 +85,7 @@ class DatasetSpec:
       synthetic: True if it is never real: `prepare` draws it itself when no source is given.
       class_groups: classes over which the metrics are averaged once more, by name: CheXpert's
         {"competition": (five of its fourteen classes)} adds `roc_auc_competition`.
+      notes: fact that a reader of results on a split must know, by name of the split.
     """
 
     name: str
@@ -101,3 +102,4 @@ class DatasetSpec:
     draw: Callable[..., None] | None = None
     synthetic: bool = False
     class_groups: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)

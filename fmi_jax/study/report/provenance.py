@@ -50,7 +50,8 @@ class Provenance:
     """Provenance of the cells that the numbers of a table are made of.
 
     Attributes:
-      datasets, weights, devices, notes: number of cells for each that occurs.
+      datasets, weights, devices: number of cells for each that occurs.
+      notes: number of cells for each note of the runs, by name of the data set.
       versions: number of cells for each version of each library.
       warnings: differences that make the numbers of the table incomparable, one sentence each.
     """
@@ -58,7 +59,7 @@ class Provenance:
     datasets: Mapping[Dataset, int]
     weights: Mapping[Weights, int]
     devices: Mapping[str, int]
-    notes: Mapping[str, int]
+    notes: Mapping[str, Mapping[str, int]]
     versions: Mapping[str, Mapping[str, int]]
     warnings: tuple[str, ...]
 
@@ -93,7 +94,7 @@ def provenance_of(numbers: Sequence[Number]) -> Provenance:
         datasets=datasets,
         weights=weights,
         devices=devices,
-        notes=collections.Counter(note for cell in cells for note in cell.finished.all_notes),
+        notes=_notes(cells),
         versions=versions,
         warnings=tuple(_differing(compared)),
     )
@@ -108,6 +109,14 @@ def _dataset(cell: Outcome) -> Dataset:
         counts=", ".join(f"{n:,} {split}" for split, n in dataset["counts"].items()),
         synthetic=bool(dataset.get("synthetic")),
     )
+
+
+def _notes(cells: Sequence[Outcome]) -> dict[str, collections.Counter[str]]:
+    notes: dict[str, collections.Counter[str]] = {}
+    for cell in cells:
+        if found := cell.finished.all_notes:
+            notes.setdefault(_dataset(cell).name, collections.Counter()).update(found)
+    return notes
 
 
 def _weights(cell: Outcome) -> Iterator[Weights]:
