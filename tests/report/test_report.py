@@ -163,7 +163,9 @@ def test_only_what_validation_chose_has_a_test_score_on_the_page(tmp_path):
         for rate, val, test in rates
     ]
     grid = {"chosen": {"learning_rate": 0.001, "seed": 0}, "heads": heads}
-    tried = [{"k": k, **scores(val, test)} for k, (_, val, test) in zip((5, 20), rates, strict=True)]
+    tried = [
+        {"k": k, **scores(val, test)} for k, (_, val, test) in zip((5, 20), rates, strict=True)
+    ]
     searched = {"metric": "quadratic_kappa", "chosen": {"k": 5}, "tried": tried}
     for values, heading in ((grid, "Every head"), (searched, "Every setting that was tried")):
         finding = dataclasses.replace(result.finding, values=values)

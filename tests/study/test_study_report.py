@@ -33,7 +33,7 @@ from fmi_jax.study.planned import PlannedStudy, read_studies
 from fmi_jax.study.published import rows as published_rows
 from fmi_jax.study.registry import STUDIES
 from fmi_jax.study.report.choices import CHOICES, choices_of
-from fmi_jax.study.report.comparisons import compare, compared_coordinate, untested
+from fmi_jax.study.report.comparisons import Sides, compare, compared_coordinate, untested
 from fmi_jax.study.report.cost import cost_of
 from fmi_jax.study.report.markdown import escaped
 from fmi_jax.study.report.more_seeds import more_seeds
@@ -224,8 +224,8 @@ def test_a_rate_at_an_end_of_its_grid_and_the_search_seed_are_told_at_the_number
         finish(cell(tmp_path, f"a-{rate:g}-0"), val=val)
     finish(cell(tmp_path, "a-0.01-1"), seed=1)
     found = number(tmp_path, cells("a", rates=rates, seeds=2))
-    end = "learning rate 0.01 is at an end of its grid (0.0001 to 0.01)"
-    assert found.remarks == [end, "seed 0, which chose the rate, is among the n"]
+    end = "rate 0.01 at an end of its grid (0.0001 to 0.01)"
+    assert found.remarks == [end, "search seed 0 is among the n"]
     assert main(["report", "--root", str(tmp_path)]) == 0
     for name in ("report.html", "report.md"):
         text = (tmp_path / "report" / name).read_text()
@@ -236,7 +236,7 @@ def test_a_rate_at_an_end_of_its_grid_and_the_search_seed_are_told_at_the_number
     assert number(tmp_path, cells("a", rates=rates[1:2])).remarks == []  # no choice
     finish(cell(tmp_path, "b"), grid={1e-3: 2.0, 1e-2: 0.1}, protocol="probe_grid")
     (remark,) = number(tmp_path, single("b"), protocol="probe_grid").remarks
-    assert remark == "learning rate 0.001 is at an end of its grid (0.001 to 0.01)"
+    assert remark == "rate 0.001 at an end of its grid (0.001 to 0.01)"
 
 
 def test_of_the_rates_only_the_chosen_one_has_a_test_score_on_the_page(tmp_path):
@@ -376,7 +376,9 @@ def test_models_are_compared_on_the_very_same_images_alone(tmp_path):
     (found,) = compare(study, numbers, samples)  # c is alone on its images
     assert list(found.numbers) == ["a", "b", "d"]
     assert found.at == {"dataset": "aptos2019", "head": "linear"}
-    assert (found.axis, found.alike("d")) == ("model", [])
+    assert found.axis == "model"
+    assert found.against("d") == Sides(better=["a", "b"], worse=[], alike=[])
+    assert found.against("b").worse == ["a", "d"]
     best, worst = numbers[3], numbers[1]
     pair = found.pair("d", "b")
     assert pair.difference == pytest.approx(best.mean - worst.mean)

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -21,6 +21,7 @@ from fmi_jax.study.report.statistics import (
     paired_p,
     rank_correlation,
 )
+from fmi_jax.tasks.registry import describe
 from fmi_jax.tasks.weighted import interval
 
 _HOW = ("protocol", "head", "backbone")
@@ -55,6 +56,20 @@ class Pair:
     def differ(self) -> bool:
         """Test whether the difference is significant at `LEVEL`."""
         return self.adjusted < LEVEL
+
+
+class Sides(NamedTuple):
+    """Results of one value's tests against the others.
+
+    Attributes:
+      better: values that it is significantly better than.
+      worse: values that it is significantly worse than.
+      alike: values that it does not differ from significantly.
+    """
+
+    better: list[str]
+    worse: list[str]
+    alike: list[str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,9 +110,16 @@ class Comparison:
                 )
         raise KeyError((first, second))
 
-    def alike(self, name: str) -> list[str]:
-        """Names of those that do not differ significantly from the one named."""
-        return [n for n in self.numbers if n != name and not self.pair(name, n).differ]
+    def against(self, name: str) -> Sides:
+        """Compare one value with all others."""
+        higher = describe(self.metric).higher_is_better
+        sides = Sides([], [], [])
+        for other in self.numbers:
+            if other != name:
+                pair = self.pair(name, other)
+                worse = (pair.difference < 0) is higher
+                (sides.alike if not pair.differ else sides[worse]).append(other)
+        return sides
 
 
 def compared_coordinate(study: PlannedStudy) -> str | None:

@@ -30,8 +30,8 @@ def standing(numbers: Sequence[Number]) -> str:
 def best_of_columns(
     table: Table, samples: Mapping[Number, Sample], comparisons: Sequence[Comparison]
 ) -> list[str]:
-    """Name the row that validation chooses on each data set, with its test score, those that do not
-    differ from it, and the row that is highest on test."""
+    """Name the row that validation chooses on each data set, with its test score and its tests
+    against the others, and the row that is highest on test."""
     return [
         sentence
         for dataset in table.columns
@@ -65,7 +65,7 @@ def _chosen(
         text += f", of the {len(cells) - missing} of {len(cells)} rows that have a number"
     for comparison in comparisons:
         if chosen in comparison.numbers.values():
-            text += f". {_alike(comparison, chosen, table.coordinates, comparisons)}"
+            text += f". {_against(comparison, chosen, table.coordinates, comparisons)}"
     return text + "."
 
 
@@ -96,7 +96,7 @@ def _highest(
         yield f"Highest published test score on {dataset}: {table.title(printed)}, {value}."
 
 
-def _alike(
+def _against(
     comparison: Comparison,
     chosen: Number,
     coordinates: Sequence[str],
@@ -110,13 +110,14 @@ def _alike(
     }
     others = [value for axis, value in comparison.at.items() if axis in varying and value]
     where = f" ({', '.join(others)})" if others else ""
-    alike = comparison.alike(name)
-    after = f"with p < {LEVEL:g} after Holm"
-    if not alike:
-        return f"It differs from every other in its place{where} {after}"
-    if len(alike) == len(comparison.numbers) - 1:
-        return f"No other in its place{where} differs from it {after}"
-    return f"Those in its place{where} that do not differ from it {after}: {listed(alike)}"
+    sides = comparison.against(name)
+    words = (("better than", "every"), ("worse than", "every"), ("not told apart from", "any"))
+    parts = [
+        f"{text} {f'{each} other' if len(side) == len(comparison.numbers) - 1 else listed(side)}"
+        for (text, each), side in zip(words, sides, strict=True)
+        if side
+    ]
+    return f"By {comparison.axis}{where}: {'; '.join(parts)} (p < {LEVEL:g} after Holm)"
 
 
 def _within(label: str) -> str:

@@ -131,11 +131,11 @@ class Number:
         found = []
         if len(self.rates) > 1 and self.learning_rate in (self.rates[0], self.rates[-1]):
             found.append(
-                f"learning rate {self.learning_rate:g} is at an end of its grid"
+                f"rate {self.learning_rate:g} at an end of its grid"
                 f" ({self.rates[0]:g} to {self.rates[-1]:g})"
             )
         if self.search_seed is not None:
-            found.append(f"seed {self.search_seed}, which chose the rate, is among the n")
+            found.append(f"search seed {self.search_seed} is among the n")
         return found
 
     @property

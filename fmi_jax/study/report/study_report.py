@@ -115,6 +115,10 @@ class StudyReport:
             " with 5).",
             "★ and bold: the row that the validation mean chooses. △: the highest test mean of its"
             " column, here and among the published numbers.",
+            "The search seed chose the learning rate and is counted among the n, so the mean is"
+            " slightly too high."
+            if any(number.search_seed is not None for number in self.samples)
+            else "",
             "Differences from published numbers: 95% interval over our test images and seeds and"
             " over the published runs (Student's t)."
             if published

@@ -97,5 +97,6 @@ def _frame(ax: Axes, agreement: Agreement) -> None:
     ax.set_title(short(agreement.dataset, 20))
     text = f"n = {agreement.n}"
     if agreement.ranks is not None:
-        text = f"\N{GREEK SMALL LETTER TAU} = {number(agreement.ranks.tau, 2)}, {text}"
+        tau = f"\N{GREEK SMALL LETTER TAU} = {number(agreement.ranks.tau, 2)}"
+        text = f"{tau} ({agreement.models} models), {text}"
     ax.set_xlabel(f"published\n{text}")
