@@ -1,9 +1,11 @@
 """The report of studies: which cells make a number, what is said of others, what is written."""
 
+import argparse
 import csv
 import dataclasses
 import json
 import os
+import shlex
 import subprocess
 import sys
 import urllib.parse
@@ -27,7 +29,8 @@ from study_trees import (
 from fmi_jax.cli import main
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.settings import field_names
+from fmi_jax.settings import as_dict, field_names
+from fmi_jax.study.commands import add_study_arguments
 from fmi_jax.study.plan import make_plan
 from fmi_jax.study.planned import PlannedStudy, read_studies
 from fmi_jax.study.published import rows as published_rows
@@ -258,9 +261,12 @@ def test_of_the_rates_only_the_chosen_one_has_a_test_score_on_the_page(tmp_path)
 @pytest.mark.parametrize(("seeds", "tested"), [(2, False), (3, True)])
 def test_a_test_needs_three_seeds_of_what_draws_anything(tmp_path, seeds, tested):
     settings = []
+    config = ExperimentConfig()
+    config.data.data_dir = "my data"
     for name, skill in (("a", 4.0), ("b", 0.5)):
         for seed in range(seeds):
-            finish(cell(tmp_path, f"{name}-0.001-{seed}"), skill=skill, seed=seed)
+            made = {"skill": skill, "seed": seed, "config": as_dict(config)}
+            finish(cell(tmp_path, f"{name}-0.001-{seed}"), **made)
         settings.append(setting({"dataset": "aptos2019", "model": name}, cells(name, seeds=seeds)))
     write_plan(tmp_path, settings, seeds=seeds, rates=[], changed={"train.epochs": "2"})
     (study,) = read_studies(tmp_path)
@@ -276,8 +282,11 @@ def test_a_test_needs_three_seeds_of_what_draws_anything(tmp_path, seeds, tested
         assert found is not None
         assert "2 numbers, a on aptos2019 (2 of 3) and b on aptos2019 (2 of 3)." in found.sentence
         command = f"fmi-jax study run mine --seeds 3 --root {tmp_path} --set train.epochs=2"
-        assert found.command == command
-        assert (tmp_path / "report").exists() is False
+        assert found.command == f"{command} --data-dir 'my data'"
+        parser = argparse.ArgumentParser()
+        add_study_arguments(parser, argparse.ArgumentParser)
+        values = parser.parse_args(shlex.split(found.command)[2:])
+        assert (values.study, values.seeds, values.data_dir) == ("mine", 3, "my data")
 
 
 def test_protocols_are_compared_where_nothing_else_differs(tmp_path):
@@ -328,9 +337,9 @@ def test_an_interval_says_what_it_covers(tmp_path, seeds, words):
 def test_a_difference_from_a_published_number_has_the_uncertainty_of_both(tmp_path):
     for seed in range(3):
         finish(cell(tmp_path, f"a-0.001-{seed}"), seed=seed)
-    published = {"mean": 0.5, "std": 0.05, "runs": 5, "metric": "quadratic_kappa", "source": "x"}
+    published = {"mean": 0.5, "std": 0.2, "runs": 5, "metric": "quadratic_kappa", "source": "x"}
     widths = []
-    for std in (None, 0.05):
+    for std in (None, 0.2):
         at = {"dataset": "aptos2019", "model": "a"}
         one = {**setting(at, cells("a", seeds=3)), "published": {**published, "std": std}}
         write_plan(tmp_path, [one])
@@ -347,7 +356,7 @@ def test_a_difference_from_a_published_number_has_the_uncertainty_of_both(tmp_pa
             assert f"{low:.3f} to {high:.3f}".replace("-", "\N{MINUS SIGN}") in text
             assert ("no spread was published" in text) is (std is None)
     # Of five runs with this deviation, the mean has Student's t of 4 degrees of freedom.
-    t = 2 * scipy.stats.t.ppf(0.975, 4) * 0.05 / np.sqrt(5)
+    t = 2 * scipy.stats.t.ppf(0.975, 4) * 0.2 / np.sqrt(5)
     assert widths[1] == pytest.approx(np.hypot(widths[0], t), rel=0.15)
 
 

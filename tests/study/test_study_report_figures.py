@@ -276,6 +276,8 @@ def test_published_gains_are_those_of_table_2(tmp_path, drawn):
     assert rows_by_model["sam"].datasets == ("aptos2019",)
     low, high = rows_by_model["sam"].interval
     assert low < ours < high
+    low, high = rows_by_model["dinov2"].published_interval
+    assert low < rows_by_model["dinov2"].published < high
     gain.draw(list(rows_by_model.values()), looks(MODELS), "model", "the baseline")
     drawn.check()
 

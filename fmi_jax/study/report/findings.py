@@ -117,7 +117,7 @@ def _against(
         for (text, each), side in zip(words, sides, strict=True)
         if side
     ]
-    return f"By {comparison.axis}{where}: {'; '.join(parts)} (p < {LEVEL:g} after Holm)"
+    return f"By {comparison.axis}{where} it is {'; '.join(parts)} (p < {LEVEL:g} after Holm)"
 
 
 def _within(label: str) -> str:
