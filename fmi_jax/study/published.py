@@ -28,6 +28,11 @@ class Published:
     metric: str
     source: str
 
+    @property
+    def has_spread(self) -> bool:
+        """Test whether the spread of its runs is known."""
+        return self.std is not None and self.runs > 1
+
 
 @functools.cache
 def rows() -> tuple[Mapping[str, Any], ...]:

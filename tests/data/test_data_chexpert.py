@@ -8,6 +8,7 @@ import json
 import random
 import re
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from fmi_jax.data.raw.chexpert import (
 from fmi_jax.data.raw.spec import SPLITS, RawExample
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.report.console import console_table
+from fmi_jax.run.conclusion import common_notes
 from fmi_jax.tasks.registry import task_of
 
 POLICIES = (CHEXPERT, CHEXPERT_U_ONES, CHEXPERT_SMOOTH)
@@ -158,6 +160,29 @@ def test_group_is_the_patient_and_valid_csv_is_the_official_test(drawn):
 def test_a_split_is_the_same_whatever_becomes_of_uncertain_findings(drawn, split):
     rows = [spec.splits[split](spec.read(drawn).examples) for spec in POLICIES]
     assert rows[0] == rows[1] == rows[2]
+
+
+@pytest.mark.parametrize(
+    ("spec", "treatment"),
+    [*zip(POLICIES, ("absent.", "present.", "present (in"), strict=True)],
+)
+def test_a_result_says_that_its_test_labels_depend_on_the_policy(spec, treatment):
+    def notes(split):
+        part = types.SimpleNamespace
+        session = part(
+            assembly=part(weights=None, partition=part(frozen=()), transformer=None),
+            config=part(backbone=part(run="")),
+            info=part(name=spec.name, split=split, channels=1),
+            dataset=part(train_rows=None),
+            origin=part(notes=()),
+        )
+        return [*common_notes(session)]
+
+    for split in ("upstream", "grouped"):
+        (note,) = notes(split)
+        assert f"their uncertain findings count as {treatment}" in note
+        assert "cannot be compared with these" in note
+    assert notes("official") == []  # its test labels are those of radiologists
 
 
 def test_the_folder_around_it_and_the_full_size_release_will_do(drawn, tmp_path):

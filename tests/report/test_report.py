@@ -151,6 +151,34 @@ def test_real_data_carry_no_synthetic_banner(tmp_path):
     assert page.count("<img") == 2  # no history, no images: confusion matrix and ROC curves
 
 
+def test_only_what_validation_chose_has_a_test_score_on_the_page(tmp_path):
+    result, _ = make_run(tmp_path, classes=("a", "b", "c"), history=False)
+
+    def scores(val, test):
+        return {"val": {"quadratic_kappa": val}, "test": {"quadratic_kappa": test}}
+
+    rates = (0.001, 0.8124, 0.7124), (0.01, None, 0.9137)
+    heads = [
+        {"learning_rate": rate, "seed": 0, "best_step": 5, **scores(val, test)}
+        for rate, val, test in rates
+    ]
+    grid = {"chosen": {"learning_rate": 0.001, "seed": 0}, "heads": heads}
+    tried = [
+        {"k": k, **scores(val, test)} for k, (_, val, test) in zip((5, 20), rates, strict=True)
+    ]
+    searched = {"metric": "quadratic_kappa", "chosen": {"k": 5}, "tried": tried}
+    for values, heading in ((grid, "Every head"), (searched, "Every setting that was tried")):
+        finding = dataclasses.replace(result.finding, values=values)
+        dataclasses.replace(result, findings=[finding]).write(tmp_path)
+        page = Page(write_report(tmp_path).read_text()).text
+        _, section = page.split(heading)
+        assert "0.812" in section
+        assert "0.712" in section
+        assert "0.914" not in page
+        kept = json.loads((tmp_path / "result.json").read_text())["findings"][0]["values"]
+        assert kept["heads" if values is grid else "tried"][1]["test"]["quadratic_kappa"] == 0.9137
+
+
 def test_report_leaves_its_files_and_no_drafts(run):
     written = {path.name for path in run[0].iterdir()}
     assert written == {

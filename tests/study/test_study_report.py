@@ -1,9 +1,11 @@
 """The report of studies: which cells make a number, what is said of others, what is written."""
 
+import argparse
 import csv
 import dataclasses
 import json
 import os
+import shlex
 import subprocess
 import sys
 import urllib.parse
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from html_page import Page
 from study_trees import (
     Images,
@@ -26,19 +29,22 @@ from study_trees import (
 from fmi_jax.cli import main
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.settings import field_names
+from fmi_jax.settings import as_dict, field_names
+from fmi_jax.study.commands import add_study_arguments
 from fmi_jax.study.plan import make_plan
 from fmi_jax.study.planned import PlannedStudy, read_studies
 from fmi_jax.study.published import rows as published_rows
 from fmi_jax.study.registry import STUDIES
 from fmi_jax.study.report.choices import CHOICES, choices_of
-from fmi_jax.study.report.comparisons import compare, compared_coordinate
+from fmi_jax.study.report.comparisons import Sides, compare, compared_coordinate, untested
 from fmi_jax.study.report.cost import cost_of
 from fmi_jax.study.report.markdown import escaped
+from fmi_jax.study.report.more_seeds import more_seeds
 from fmi_jax.study.report.numbers import Number, Status, numbers_of
 from fmi_jax.study.report.outcomes import Outcomes
 from fmi_jax.study.report.provenance import provenance_of
 from fmi_jax.study.report.samples import Cache, Sampler
+from fmi_jax.study.report.table import make_table
 from fmi_jax.tasks import condense
 
 HOSTILE = "<script>alert(1)</script> | *a* & 'b'\"=1"
@@ -215,7 +221,143 @@ def test_whole_patients_are_drawn_where_the_predictions_name_them(tmp_path, monk
     assert widths["b"] == pytest.approx(2 * widths["a"], rel=0.2)
 
 
+def test_a_rate_at_an_end_of_its_grid_and_the_search_seed_are_told_at_the_number(tmp_path):
+    rates = (1e-4, 1e-3, 1e-2)
+    for rate, val in zip(rates, (0.1, 0.5, 0.9), strict=True):
+        finish(cell(tmp_path, f"a-{rate:g}-0"), val=val)
+    finish(cell(tmp_path, "a-0.01-1"), seed=1)
+    found = number(tmp_path, cells("a", rates=rates, seeds=2))
+    end = "rate 0.01 at an end of its grid (0.0001 to 0.01)"
+    assert found.remarks == [end, "search seed 0 is among the n"]
+    assert main(["report", "--root", str(tmp_path)]) == 0
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / "report" / name).read_text()
+        assert all(remark in text for remark in found.remarks)
+        assert "validation 0.700" in text
+    finish(cell(tmp_path, "a-0.001-0"), val=0.95)
+    assert number(tmp_path, cells("a", rates=rates)).remarks == []  # in the middle, one seed
+    assert number(tmp_path, cells("a", rates=rates[1:2])).remarks == []  # no choice
+    finish(cell(tmp_path, "b"), grid={1e-3: 2.0, 1e-2: 0.1}, protocol="probe_grid")
+    (remark,) = number(tmp_path, single("b"), protocol="probe_grid").remarks
+    assert remark == "rate 0.001 at an end of its grid (0.001 to 0.01)"
+
+
+def test_of_the_rates_only_the_chosen_one_has_a_test_score_on_the_page(tmp_path):
+    values = {}
+    for rate, val, skill in ((1e-4, 0.9, 0.5), (1e-3, 0.1, 3.0)):
+        result = finish(cell(tmp_path, f"a-{rate:g}-0"), val=val, skill=skill)
+        values[rate] = f"{result.test.values['quadratic_kappa']:.3f}"
+    number(tmp_path, cells("a", rates=(1e-4, 1e-3)))
+    assert main(["report", "--root", str(tmp_path)]) == 0
+    page = Page((tmp_path / "report/report.html").read_text()).text
+    assert values[1e-4] in page
+    assert values[1e-3] not in page
+    assert "0.100" in page  # its validation score is shown
+
+
 # Comparisons and provenance
+
+
+@pytest.mark.parametrize(("seeds", "tested"), [(2, False), (3, True)])
+def test_a_test_needs_three_seeds_of_what_draws_anything(tmp_path, seeds, tested):
+    settings = []
+    config = ExperimentConfig()
+    config.data.data_dir = "my data"
+    for name, skill in (("a", 4.0), ("b", 0.5)):
+        for seed in range(seeds):
+            made = {"skill": skill, "seed": seed, "config": as_dict(config)}
+            finish(cell(tmp_path, f"{name}-0.001-{seed}"), **made)
+        settings.append(setting({"dataset": "aptos2019", "model": name}, cells(name, seeds=seeds)))
+    write_plan(tmp_path, settings, seeds=seeds, rates=[], changed={"train.epochs": "2"})
+    (study,) = read_studies(tmp_path)
+    numbers = numbers_of(study, Outcomes(tmp_path))
+    samples, _ = Sampler(Cache(tmp_path / "cache"), 400).samples(numbers)
+    assert len(compare(study, numbers, samples)) == tested
+    assert untested(study, numbers, samples) == ([] if tested else numbers)
+    table = make_table(study, numbers)
+    found = more_seeds(study, table, untested(study, numbers, samples), tmp_path)
+    if tested:
+        assert found is None
+    else:
+        assert found is not None
+        assert "2 numbers, a on aptos2019 (2 of 3) and b on aptos2019 (2 of 3)." in found.sentence
+        command = f"fmi-jax study run mine --seeds 3 --root {tmp_path} --set train.epochs=2"
+        assert found.command == f"{command} --data-dir 'my data'"
+        parser = argparse.ArgumentParser()
+        add_study_arguments(parser, argparse.ArgumentParser)
+        values = parser.parse_args(shlex.split(found.command)[2:])
+        assert (values.study, values.seeds, values.data_dir) == ("mine", 3, "my data")
+
+
+def test_protocols_are_compared_where_nothing_else_differs(tmp_path):
+    settings = []
+    for protocol, skill in (("knn", 0.5), ("logistic", 4.0)):
+        for model in ("a", "b"):
+            name = f"{protocol}-{model}"
+            finish(cell(tmp_path, name), steps=0, protocol=protocol, skill=skill, seed=3)
+            at = {"dataset": "aptos2019", "protocol": protocol, "model": model}
+            settings.append(setting(at, single(name), protocol))
+    write_plan(tmp_path, settings, rows=["protocol", "model"])
+    (study,) = read_studies(tmp_path)
+    numbers = numbers_of(study, Outcomes(tmp_path))
+    samples, _ = Sampler(Cache(tmp_path / "cache"), 400).samples(numbers)
+    found = [(c.axis, c.title, [*c.numbers]) for c in compare(study, numbers, samples)]
+    assert found == [
+        ("model", "aptos2019, knn", ["a", "b"]),
+        ("model", "aptos2019, logistic", ["a", "b"]),
+        ("protocol", "aptos2019, a", ["knn", "logistic"]),
+        ("protocol", "aptos2019, b", ["knn", "logistic"]),
+    ]
+    by_protocol = compare(study, numbers, samples)[2]
+    assert by_protocol.pair("logistic", "knn").differ
+    assert by_protocol.pair("logistic", "knn").difference > 0
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [((1, 1), "test images only"), ((2, 2), "test images and seeds"), ((1, 2), "where n > 1")],
+)
+def test_an_interval_says_what_it_covers(tmp_path, seeds, words):
+    settings = []
+    for name, count in zip("ab", seeds, strict=True):
+        for seed in range(count):
+            finish(cell(tmp_path, f"{name}-0.001-{seed}"), seed=seed)
+        at = {"dataset": "aptos2019", "model": name}
+        settings.append(setting(at, cells(name, seeds=count)))
+    write_plan(tmp_path, settings)
+    assert main(["report", "--root", str(tmp_path)]) == 0
+    for name in ("report.html", "report.md"):
+        text = " ".join((tmp_path / "report" / name).read_text().replace("\\", "").split())
+        text = text.replace("&gt;", ">")
+        assert text.count(words) >= 2  # below the table and under the figure
+        assert ("over test images and seeds" in text) is (words == "test images and seeds")
+        assert ("covers the choice of test images and not that of the seed" in text) is (1 in seeds)
+
+
+def test_a_difference_from_a_published_number_has_the_uncertainty_of_both(tmp_path):
+    for seed in range(3):
+        finish(cell(tmp_path, f"a-0.001-{seed}"), seed=seed)
+    published = {"mean": 0.5, "std": 0.2, "runs": 5, "metric": "quadratic_kappa", "source": "x"}
+    widths = []
+    for std in (None, 0.2):
+        at = {"dataset": "aptos2019", "model": "a"}
+        one = {**setting(at, cells("a", seeds=3)), "published": {**published, "std": std}}
+        write_plan(tmp_path, [one])
+        assert main(["report", "--root", str(tmp_path)]) == 0
+        (row,) = csv.DictReader((tmp_path / "report/numbers.csv").read_text().splitlines())
+        low, high = float(row["difference_low"]), float(row["difference_high"])
+        assert low < float(row["mean"]) - 0.5 < high
+        widths.append(high - low)
+        if std is None:
+            ours = float(row["ci_high"]) - float(row["ci_low"])
+            assert high - low == pytest.approx(ours)
+        for name in ("report.html", "report.md"):
+            text = (tmp_path / "report" / name).read_text()
+            assert f"{low:.3f} to {high:.3f}".replace("-", "\N{MINUS SIGN}") in text
+            assert ("no spread was published" in text) is (std is None)
+    # Of five runs with this deviation, the mean has Student's t of 4 degrees of freedom.
+    t = 2 * scipy.stats.t.ppf(0.975, 4) * 0.2 / np.sqrt(5)
+    assert widths[1] == pytest.approx(np.hypot(widths[0], t), rel=0.15)
 
 
 def planned_models(root: Path, names, **changes) -> list[Number]:
@@ -230,7 +372,12 @@ def planned_models(root: Path, names, **changes) -> list[Number]:
 
 
 def test_models_are_compared_on_the_very_same_images_alone(tmp_path):
-    changes = {"b": {"skill": 0.5}, "c": {"images": Images(count=61)}, "d": {"skill": 4.0}}
+    changes = {
+        "a": {"steps": 0},  # nothing is drawn: one run is enough for a test
+        "b": {"steps": 0, "skill": 0.5},
+        "c": {"steps": 0, "images": Images(count=61)},
+        "d": {"steps": 0, "skill": 4.0},
+    }
     numbers = planned_models(tmp_path, "abcd", **changes)
     (study,) = read_studies(tmp_path)
     samples, _ = Sampler(Cache(tmp_path / "cache"), 400).samples(numbers)
@@ -238,7 +385,9 @@ def test_models_are_compared_on_the_very_same_images_alone(tmp_path):
     (found,) = compare(study, numbers, samples)  # c is alone on its images
     assert list(found.numbers) == ["a", "b", "d"]
     assert found.at == {"dataset": "aptos2019", "head": "linear"}
-    assert found.best == "d"
+    assert found.axis == "model"
+    assert found.against("d") == Sides(better=["a", "b"], worse=[], alike=[])
+    assert found.against("b").worse == ["a", "d"]
     best, worst = numbers[3], numbers[1]
     pair = found.pair("d", "b")
     assert pair.difference == pytest.approx(best.mean - worst.mean)
@@ -347,20 +496,21 @@ def written(tmp_path_factory) -> Path:
                 name = f"{dataset}-{head}-{j}"
                 at = {"dataset": dataset, "head": head, "model": model}
                 published = 0.5 + 0.1 * j if dataset == "aptos2019" else None
-                settings.append(setting(at, cells(name, seeds=2), published=published))
+                settings.append(setting(at, cells(name, seeds=3), published=published))
                 per_group = 2 if dataset == "isic2019" else 0
                 images = Images(name=dataset, per_group=per_group, synthetic=bool(per_group))
-                for seed in (0, 1):
+                for seed in (0, 1, 2):
                     folder = cell(root, f"{name}-0.001-{seed}")
                     if (i, j, seed) == (1, 3, 1):
                         fail(folder, HOSTILE)
                     elif (i, j) != (1, 2):
-                        skill = 0.5 + 0.6 * j + seed / 9
-                        finish(folder, images=images, skill=skill, seed=seed, notes=(HOSTILE,))
+                        fields = {"skill": 0.5 + 0.6 * j + seed / 9, "val": 0.9 - 0.1 * j}
+                        notes = (HOSTILE, f"A note on {dataset}.")
+                        finish(folder, images=images, seed=seed, notes=notes, **fields)
     settings.append(
         setting({"dataset": "aptos2019", "head": "none", "model": "x"}, [], why_not="so")
     )
-    write_plan(root, settings, rows=["head", "model"], title=HOSTILE, seeds=2)
+    write_plan(root, settings, rows=["head", "model"], title=HOSTILE, seeds=3)
     assert main(["report", "--root", str(root)]) == 0
     return root / "report"
 
@@ -394,8 +544,8 @@ def test_every_link_leads_somewhere(written):
 def test_what_is_not_there_is_said(written):
     page = " ".join(Page((written / "report.html").read_text()).text.split())
     assert "Of 17 settings: 12 done, 2 partial, 2 missing, 1 not runnable." in page
-    assert "26 cells finished, 2 failed" in page
-    assert "n = 1 of 2" in page
+    assert "40 cells finished, 2 failed" in page
+    assert "n = 2 of 3" in page
     assert "1 seed failed" in page
     assert "not runnableso" in page
     assert "Synthetic data: isic2019." in page
@@ -404,19 +554,60 @@ def test_what_is_not_there_is_said(written):
     assert "missing: 1 cell not run" in text
 
 
-def test_the_best_of_a_column_is_marked_and_named(written):
+def test_what_validation_chooses_is_marked_and_named_with_its_own_test_score(written):
     text = (written / "report.html").read_text()
     page = " ".join(Page(text).text.split())
     found = list(csv.DictReader((written / "numbers.csv").read_text().splitlines()))
     for dataset in DATASETS:
         column = [row for row in found if row["dataset"] == dataset and row["mean"]]
+        chosen = max(column, key=lambda row: float(row["val_mean"]))
         best = max(column, key=lambda row: float(row["mean"]))
+        assert chosen["model"] == "one"
+        assert best["model"] == "four"
+        value = f"test {float(chosen['mean']):.3f}"
+        name = f"{chosen['head']} one"
+        assert (
+            f"Best on {dataset} by the validation quadratic weighted kappa: {name}, {value} ("
+            in page
+        )
+        assert f"; 3 seeds; validation {float(chosen['val_mean']):.3f})" in page
         value = f"{float(best['mean']):.3f}"
-        assert f"Best on {dataset} by quadratic weighted kappa: {best['head']}" in page
-        assert f", {value} (" in page
+        highest = f"Highest on the test images of {dataset}: {best['head']} four, {value}."
+        assert f"{highest} Were all 7 rows equally good, the highest would still look 0." in page
     assert text.count('class="best"') == len(DATASETS)
     assert text.count("★</span>") == len(DATASETS)
-    assert "published 0.800 ± 0.010 ★" in page  # of two that were printed the first
+    assert text.count("△</span>") == len(DATASETS)
+    assert "published 0.800 ± 0.010 △" in page  # of two that were printed the first
+    markdown = (written / "report.md").read_text()
+    assert markdown.count("** ★ [") == len(DATASETS)
+    assert markdown.count(" △ [") == len(DATASETS)
+
+
+def test_a_row_that_lacks_seeds_is_not_tested_and_its_command_is_told(written):
+    command = (
+        f"fmi-jax study run mine --seeds 3 --root {written.parent} --rates 0.001"
+        " --slice head=deit --slice model=four --retry-failed"
+    )
+    for name in ("report.html", "report.md"):
+        text = (written / name).read_text()
+        words = " ".join((Page(text).text if name.endswith("html") else text).split())
+        assert "a test needs 3 seeds of whatever draws anything: 2 numbers, deit four on" in words
+        assert command in words
+        assert "beyond chance" not in words
+
+
+def test_notes_stand_beside_their_data_set_and_are_not_folded_away(written):
+    text = (written / "report.html").read_text()
+    for dataset in DATASETS:
+        heading = f"<h3>What to know of the numbers on {dataset}</h3>"
+        _, after = text.split(heading)
+        section = after.split("</ul>")[0]
+        assert section.count(f"A note on {dataset}. (20 cells)") == 1
+        assert text.count(f"A note on {dataset}.") == 1
+        before = text.split(heading)[0]
+        assert before.count("<details") == before.count("</details>")
+    lines = (written / "report.md").read_text().splitlines()
+    assert lines.count("* A note on aptos2019. (20 cells)") == 1
 
 
 def test_numbers_csv_holds_what_the_cells_hold(written):
@@ -442,7 +633,8 @@ def test_numbers_csv_holds_what_the_cells_hold(written):
         published = expected.setting.published
         assert row["published_mean"] == ("" if published is None else repr(published.mean))
     pairs = list(csv.DictReader((written / "comparisons.csv").read_text().splitlines()))
-    assert len(pairs) == 2 * (6 + 3)  # four models under one head, three under the other
+    # Four models under one head, two with enough seeds under the other; two models by head.
+    assert [pair["compared"] for pair in pairs] == ["model"] * 2 * (6 + 1) + ["head"] * 2 * 2
     assert all(0 < float(row["p"]) <= float(row["p_adjusted"]) <= 1 for row in pairs)
 
 

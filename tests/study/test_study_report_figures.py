@@ -15,7 +15,7 @@ from fmi_jax.study.grids.recipe import DATASETS
 from fmi_jax.study.planned import read_studies
 from fmi_jax.study.published import published, rows
 from fmi_jax.study.report import drawing
-from fmi_jax.study.report.comparisons import agreements, compare
+from fmi_jax.study.report.comparisons import agreements, compare, differences
 from fmi_jax.study.report.drawing import looks
 from fmi_jax.study.report.figures import (
     curves,
@@ -113,7 +113,8 @@ def table_study(tmp_path_factory):
             at = {"dataset": dataset, "head": head, "model": model}
             settings.append(setting(at, cells(name), published=0.5 + 0.05 * j))
             if (model, dataset) != ("blip", "ddsm"):
-                finish(folder(root, f"{name}-0.001-0"), images=Images(name=dataset), skill=j / 2)
+                made = {"images": Images(name=dataset), "skill": j / 2, "steps": 0}
+                finish(folder(root, f"{name}-0.001-0"), **made)  # draws nothing: can be tested
     settings.sort(key=lambda s: s["at"]["head"], reverse=True)
     return study(root, settings, rows=["head", "model"])
 
@@ -145,14 +146,16 @@ def test_an_analysis_is_no_dot(tmp_path, drawn):
     dots.draw(table, samples, looks(MODELS), "model")
     assert "finetune" in drawn.words
     assert "cka" not in drawn.words
-    (best,) = best_of_columns(table, samples, [])
+    best, highest = best_of_columns(table, samples, [])
     assert "rows that have a number" not in best  # none is missing
+    assert "Were all 2 rows equally good" in highest
 
 
 def test_published_numbers_stand_against_ours(table_study, drawn):
     _, _, samples, table = table_study
-    found = agreements(table.numbers)
+    found = agreements(table.numbers, differences(table.numbers, samples), "model")
     assert [a.n for a in found] == [16, 14, 16, 16]
+    assert [(a.models, a.ranks.n) for a in found if a.ranks] == [(8, 8), (7, 7), (8, 8), (8, 8)]
     beside.draw(table.numbers, samples, found, looks(MODELS), "model", "head")
     drawn.check()
     assert any("τ = " in word and word.endswith("n = 14") for word in drawn.words)
@@ -160,7 +163,8 @@ def test_published_numbers_stand_against_ours(table_study, drawn):
 
 def test_models_that_differ_are_framed(table_study, drawn):
     planned, numbers, samples, _ = table_study
-    found = compare(planned, numbers, samples)
+    both = compare(planned, numbers, samples)
+    found = [comparison for comparison in both if comparison.axis == "model"]
     assert len(found) == 8
     saved = significance.draw(found)
     drawn.check()
@@ -193,7 +197,7 @@ def test_long_names_are_cut_and_long_metrics_wrapped(tmp_path, drawn):
         at = {"dataset": dataset, "protocol": "x" * 60, "model": model}
         settings.append(setting(at, cells(f"{i}-{j}"), published=0.5 + 0.1 * j))
         images = Images(name=dataset, metric="average_precision")
-        finish(folder(tmp_path, f"{i}-{j}-0.001-0"), images=images, skill=j)
+        finish(folder(tmp_path, f"{i}-{j}-0.001-0"), images=images, skill=j, steps=0)
     rows = ["protocol", "model"]
     planned, numbers, samples, table = study(tmp_path, settings, rows=rows)
     dots.draw(table, samples, looks(models), "model")
@@ -272,6 +276,8 @@ def test_published_gains_are_those_of_table_2(tmp_path, drawn):
     assert rows_by_model["sam"].datasets == ("aptos2019",)
     low, high = rows_by_model["sam"].interval
     assert low < ours < high
+    low, high = rows_by_model["dinov2"].published_interval
+    assert low < rows_by_model["dinov2"].published < high
     gain.draw(list(rows_by_model.values()), looks(MODELS), "model", "the baseline")
     drawn.check()
 

@@ -9,8 +9,10 @@ from study_trees import Images
 
 from fmi_jax.study.published import rows
 from fmi_jax.study.report.statistics import (
+    drawn_mean,
     holm,
     mean_relative,
+    optimism,
     paired_p,
     rank_correlation,
     reliability,
@@ -115,6 +117,25 @@ def test_a_paired_test_of_the_same_is_one_and_of_the_apart_is_least():
     assert paired_p(0.01, 0.01 + noise) == pytest.approx(2 * scipy.stats.norm.sf(1), abs=0.05)
     assert paired_p(0.2, np.r_[0.2 + noise, math.nan]) == 1 / 1000  # undefined: does not count
     assert math.isnan(paired_p(math.nan, noise))
+
+
+@pytest.mark.parametrize(("rows", "errors"), [(8, 1.42), (13, 1.67)])
+def test_the_highest_of_equal_rows_looks_better_than_it_is(rows, errors):
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(rows, 1))  # points of the rows, which do not matter
+    apart = means + rng.normal(size=(rows, 20_000))
+    assert optimism(apart) == pytest.approx(errors, abs=0.02)
+    shared = means + rng.normal(size=20_000)  # rows that err alike are ranked as they are
+    assert optimism(shared) == pytest.approx(0, abs=1e-9)
+    assert optimism(np.where(np.arange(20_000) == 3, math.nan, apart)) == pytest.approx(
+        errors, abs=0.02
+    )
+
+
+def test_a_published_mean_is_drawn_within_the_spread_of_its_runs():
+    drawn = drawn_mean(0.8, 0.02, 5, 50_000, seed=1)
+    expected = scipy.stats.t.interval(0.95, 4, 0.8, 0.02 / math.sqrt(5))
+    assert interval(drawn) == pytest.approx(expected, abs=1e-3)
 
 
 def test_pairing_finds_what_two_intervals_hide():

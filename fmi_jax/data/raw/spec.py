@@ -92,6 +92,7 @@ class DatasetSpec:
       class_groups: classes over which the metrics are averaged once more, by name: CheXpert's
         {"competition": (five of its fourteen classes)} adds `roc_auc_competition`.
       ordinal: True if the classes are grades, in their order.
+      notes: fact that a reader of results on a split must know, by name of the split.
     """
 
     name: str
@@ -109,3 +110,4 @@ class DatasetSpec:
     synthetic: bool = False
     class_groups: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     ordinal: bool = False
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)

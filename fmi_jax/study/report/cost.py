@@ -17,11 +17,13 @@ class CellCost:
       planned: cell in the plan.
       outcome: outcome of the cell.
       names: coordinates of its table row, data set last.
+      used: True if a number is made of it; False for a learning rate that was not chosen.
     """
 
     planned: PlannedCell
     outcome: Outcome
     names: tuple[str, ...]
+    used: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,12 +66,15 @@ def cost_of(study: PlannedStudy, numbers: Sequence[Number]) -> Cost:
     """Compute the cost of the finished cells, by row and for each cell."""
     rows: dict[tuple[str, ...], dict[str, CellCost]] = {}
     for number in numbers:
-        setting = number.setting
+        setting, used = number.setting, number.used
         names = tuple(setting.at.get(name, "") for name in study.rows)
         for planned, outcome in zip(setting.cells, number.outcomes, strict=True):
             if outcome.state is State.DONE:
                 rows.setdefault(names, {})[outcome.id] = CellCost(
-                    planned=planned, outcome=outcome, names=(*names, setting.dataset)
+                    planned=planned,
+                    outcome=outcome,
+                    names=(*names, setting.dataset),
+                    used=outcome in used,
                 )
     cells = {id_: cell for row in rows.values() for id_, cell in row.items()}
     phases = dict.fromkeys(phase for cell in cells.values() for phase in cell.outcome.seconds)

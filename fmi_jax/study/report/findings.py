@@ -1,17 +1,19 @@
 """Findings: sentences about the numbers of a study."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from fmi_jax.drawing.wording import between, count, listed, number, signed
-from fmi_jax.study.report.comparisons import Agreement, Comparison
+from fmi_jax.study.report.comparisons import LEVEL, Agreement, Comparison
 from fmi_jax.study.report.numbers import Number, Status
 from fmi_jax.study.report.relative import Gain, Iterations, Latency
 from fmi_jax.study.report.samples import Sample, bounds
+from fmi_jax.study.report.statistics import optimism
 from fmi_jax.study.report.table import Table
 from fmi_jax.study.state import State
+from fmi_jax.tasks.registry import describe
 
 
 def standing(numbers: Sequence[Number]) -> str:
@@ -28,53 +30,94 @@ def standing(numbers: Sequence[Number]) -> str:
 def best_of_columns(
     table: Table, samples: Mapping[Number, Sample], comparisons: Sequence[Comparison]
 ) -> list[str]:
-    """Name the best of each data set, beside the best published, and those that do not differ."""
+    """Name the row that validation chooses on each data set, with its test score and its tests
+    against the others, and the row that is highest on test."""
     return [
-        _best(table, dataset, cell.number, samples, comparisons)
+        sentence
         for dataset in table.columns
         for cell in table.column(dataset)
-        if cell.best
+        if cell.chosen
+        for sentence in (
+            _chosen(table, dataset, cell.number, samples, comparisons),
+            *_highest(table, dataset, cell.number, samples),
+        )
     ]
 
 
-def _best(
+def _chosen(
     table: Table,
     dataset: str,
-    best: Number,
+    chosen: Number,
     samples: Mapping[Number, Sample],
     comparisons: Sequence[Comparison],
 ) -> str:
-    details = [between(bounds(samples.get(best))), count(len(best.runs), "seed")]
+    details = [
+        between(bounds(samples.get(chosen))),
+        count(len(chosen.runs), "seed"),
+        f"validation {number(chosen.val)}",
+    ]
     text = (
-        f"Best on {dataset} by {_within(table.columns[dataset])}: {table.title(best)},"
-        f" {number(best.mean)} ({'; '.join(filter(None, details))})"
+        f"Best on {dataset} by the validation {_within(table.columns[dataset])}:"
+        f" {table.title(chosen)}, test {number(chosen.mean)} ({'; '.join(filter(None, details))})"
     )
     cells = [cell for cell in table.column(dataset) if cell.number.setting.shows == "score"]
     if missing := sum(not cell.number.runs for cell in cells):
         text += f", of the {len(cells) - missing} of {len(cells)} rows that have a number"
-    printed = next((cell.number for cell in cells if cell.published_best), None)
-    if printed is not None and printed.setting.published is not None:
-        value = number(printed.setting.published.mean)
-        text += f"; published best: {table.title(printed)}, {value}"
-    varying = {
-        name
-        for name in table.coordinates
-        if len({comparison.at.get(name) for comparison in comparisons}) > 1
-    }
     for comparison in comparisons:
-        if best in comparison.numbers.values():
-            text += f". {_alike(comparison, varying)}"
+        if chosen in comparison.numbers.values():
+            text += f". {_against(comparison, chosen, table.coordinates, comparisons)}"
     return text + "."
 
 
-def _alike(comparison: Comparison, varying: Collection[str]) -> str:
-    others = [value for name, value in comparison.at.items() if name in varying and value]
+def _highest(
+    table: Table, dataset: str, chosen: Number, samples: Mapping[Number, Sample]
+) -> Iterator[str]:
+    """Say which row is highest on test, and how much of that the choice alone explains."""
+    cells = table.column(dataset)
+    highest = next((cell.number for cell in cells if cell.best), None)
+    valued = [cell.number for cell in cells if cell.number.runs]
+    if highest is not None and len(valued) > 1:
+        same = "the same row" if highest is chosen else f"{table.title(highest)},"
+        text = f"Highest on the test images of {dataset}: {same} {number(highest.mean)}"
+        sampled = [samples[n] for n in valued if n in samples]
+        if len(sampled) > 1 and len({sample.images for sample in sampled}) == 1:
+            sign = 1 if describe(highest.metric).higher_is_better else -1
+            excess = optimism(np.stack([sign * sample.values for sample in sampled]))
+            error = float(np.median([np.nanstd(sample.values) for sample in sampled]))
+            text += (
+                f". Were all {len(sampled)} rows equally good, the highest would still look"
+                f" {number(excess)} better than it is (standard error of a row: {number(error)}),"
+                " so a row is not to be chosen by its test score"
+            )
+        yield text + "."
+    printed = next((cell.number for cell in cells if cell.published_best), None)
+    if printed is not None and printed.setting.published is not None:
+        value = number(printed.setting.published.mean)
+        yield f"Highest published test score on {dataset}: {table.title(printed)}, {value}."
+
+
+def _against(
+    comparison: Comparison,
+    chosen: Number,
+    coordinates: Sequence[str],
+    comparisons: Sequence[Comparison],
+) -> str:
+    name = next(name for name, n in comparison.numbers.items() if n is chosen)
+    varying = {
+        coordinate
+        for coordinate in coordinates
+        if len({other.at.get(coordinate) for other in comparisons}) > 1
+    }
+    others = [value for axis, value in comparison.at.items() if axis in varying and value]
     where = f" ({', '.join(others)})" if others else ""
-    if not comparison.as_good:
-        return f"It differs from every other in its place{where} beyond chance"
-    if len(comparison.as_good) == len(comparison.numbers) - 1:
-        return f"No other in its place{where} can be told apart from it"
-    return f"Not to be told apart from it in its place{where}: {listed(comparison.as_good)}"
+    sides = comparison.against(name)
+    words = (("better than", "every"), ("worse than", "every"), ("not told apart from", "any"))
+    parts = [
+        f"{text} {f'{each} other' if len(side) == len(comparison.numbers) - 1 else listed(side)}"
+        for (text, each), side in zip(words, sides, strict=True)
+        if side
+    ]
+    return f"By {comparison.axis}{where} it is {'; '.join(parts)} (p < {LEVEL:g} after Holm)"
 
 
 def _within(label: str) -> str:
@@ -107,11 +150,13 @@ def beside_published(found: Sequence[Agreement]) -> list[str]:
         return []
     n = sum(agreement.n for agreement in found)
     mean = sum(agreement.mean_difference * agreement.n for agreement in found) / n
+    apart = sum(agreement.apart for agreement in found)
     farthest = max(found, key=lambda agreement: abs(agreement.largest))
     return [
         f"Of {count(n, 'number')} that {'has' if n == 1 else 'have'} a published one, the mean"
         f" difference is {signed(mean)}, the largest {signed(farthest.largest)}"
-        f" ({farthest.dataset})."
+        f" ({farthest.dataset}); {apart} of the 95% intervals of these differences"
+        f" {'leaves' if apart == 1 else 'leave'} zero out."
     ]
 
 
@@ -127,10 +172,13 @@ def of_gains(found: Sequence[Gain], baseline: str) -> list[str]:
         )
     if printed := [gain for gain in found if not math.isnan(gain.published)]:
         best = max(printed, key=lambda gain: gain.published)
+        printed_details = [
+            between(best.published_interval, 1),
+            count(len(best.published_datasets), "data set"),
+        ]
         texts.append(
             f"By the published numbers: {' '.join(filter(None, best.row))},"
-            f" {signed(best.published, 1)} %"
-            f" ({count(len(best.published_datasets), 'data set')})."
+            f" {signed(best.published, 1)} % ({'; '.join(filter(None, printed_details))})."
         )
     return texts
 

@@ -15,8 +15,9 @@ from fmi_jax.drawing.wording import (
     signed,
     spread,
 )
+from fmi_jax.study.report.comparisons import LEVEL, Comparison
 from fmi_jax.study.report.numbers import Number, Status
-from fmi_jax.study.report.samples import RESAMPLES, bounds
+from fmi_jax.study.report.samples import bounds
 from fmi_jax.study.report.study_report import StudyReport
 from fmi_jax.study.report.table import Cell
 
@@ -47,17 +48,18 @@ def _study(r: StudyReport, out: Path) -> list[str]:
     if r.table.rows:
         parts += ["## Results", _results(r, out)]
     if r.samples:
-        parts.append(
-            "Mean ± standard deviation over n seeds; [95% interval over test images and seeds,"
-            f" {RESAMPLES:,} bootstrap resamples, {r.unit}]. The seed of the search over learning"
-            " rates is among the n. Bold: best of the column."
-        )
+        parts.append(escaped(" ".join(r.reading)))
+    for dataset, notes in r.provenance.notes.items():
+        parts.append(f"### What to know of the numbers on {escaped(dataset)}")
+        parts.append("\n".join(f"* {escaped(n)} ({count(k, 'cell')})" for n, k in notes.items()))
     parts += [
         f"![{escaped(drawn.caption)}](figures/{r.study.name}-{drawn.name}.png)"
         for drawn in r.all_figures
     ]
-    if r.comparisons:
-        parts += [f"## Which {escaped(r.compared or '')} differs", _comparisons(r)]
+    for axis, comparisons in r.axes.items():
+        parts += [f"## Which {escaped(axis)} differs", _comparisons(comparisons)]
+    if r.more_seeds is not None:
+        parts += [escaped(r.more_seeds.sentence), f"```sh\n{r.more_seeds.command}\n```"]
     if r.agreements:
         parts += ["## Order of the rows beside the published one", _agreements(r)]
     if r.cost.cells:
@@ -88,7 +90,7 @@ def _results(r: StudyReport, out: Path) -> str:
         for cell in row.cells:
             cells.append("" if cell is None else _ours(r, cell, out))
             if r.table.is_published:
-                cells += ["", ""] if cell is None else [_theirs(cell), _difference(cell.number)]
+                cells += ["", ""] if cell is None else [_theirs(cell), _difference(r, cell.number)]
         rows.append(cells)
     return _rows(head, rows)
 
@@ -100,11 +102,14 @@ def _ours(r: StudyReport, cell: Cell, out: Path) -> str:
     if not n.runs:
         return f"{n.status}: {escaped(n.reason)}" if n.reason else str(n.status)
     text = f"[{spread(n.mean, n.std)}]({link(n.runs[0].outcome.written, out)})"
-    text = f"**{text}**" if cell.best else text
+    text = f"**{text}** ★" if cell.chosen else text
+    text += " △" if cell.best else ""
     inside = between(bounds(r.samples.get(n)))
     seeds = f"n = {len(n.runs)}" + (f" of {n.expected}" if len(n.runs) < n.expected else "")
+    seeds += "".join(f"; {escaped(remark)}" for remark in n.remarks)
     partial = f"; partial: {escaped(n.reason)}" if n.status is Status.PARTIAL else ""
-    return f"{text} {f'[{inside}] ' if inside else ''}({seeds}{partial})"
+    shown = f"[{inside}] " if inside else ""
+    return f"{text} {shown}(validation {number(n.val)}; {seeds}{partial})"
 
 
 def _theirs(cell: Cell) -> str:
@@ -112,16 +117,19 @@ def _theirs(cell: Cell) -> str:
     if published is None:
         return ""
     text = spread(published.mean, published.std)
-    return f"**{text}**" if cell.published_best else text
+    return f"{text} △" if cell.published_best else text
 
 
-def _difference(n: Number) -> str:
-    return "" if n.difference != n.difference else signed(n.difference)
+def _difference(r: StudyReport, n: Number) -> str:
+    if n.difference != n.difference:
+        return ""
+    inside = between(r.differences[n]) if n in r.differences else ""
+    return signed(n.difference) + (f" [{inside}]" if inside else "")
 
 
-def _comparisons(r: StudyReport) -> str:
+def _comparisons(comparisons: Sequence[Comparison]) -> str:
     """List the pairs that differ; `comparisons.csv` has all pairs."""
-    pairs = [(c, pair) for c in r.comparisons for pair in c.pairs]
+    pairs = [(c, pair) for c in comparisons for pair in c.pairs]
     differing = [
         [
             escaped(c.title),
@@ -132,8 +140,9 @@ def _comparisons(r: StudyReport) -> str:
         if pair.differ
     ]
     text = (
-        f"{len(differing)} of {count(len(pairs), 'pair')} differ (bootstrap test on the same"
-        f" resamples, Holm over the pairs of each of {len(r.comparisons)} comparisons); all pairs:"
+        f"{len(differing)} of {count(len(pairs), 'pair')} differ with p < {LEVEL:g} (bootstrap"
+        " test on the same resamples, after Holm over the pairs of each of"
+        f" {count(len(comparisons), 'comparison')}); all pairs:"
         " comparisons.csv."
     )
     return text + ("\n\n" + _rows(["where", "pair", "adjusted"], differing) if differing else "")
@@ -142,14 +151,24 @@ def _comparisons(r: StudyReport) -> str:
 def _agreements(r: StudyReport) -> str:
     rows = []
     for a in r.agreements:
-        ranks = ["too few rows" if a.too_few else "all equal on one side", ""]
+        ranks = ["too few models" if a.too_few else "all equal on one side", ""]
         if a.ranks is not None:
             ranks = [
                 f"{number(a.ranks.tau, 2)} ({p_value(a.ranks.tau_p)})",
                 f"{number(a.ranks.rho, 2)} ({p_value(a.ranks.rho_p)})",
             ]
-        rows.append([escaped(a.dataset), str(a.n), signed(a.mean_difference), *ranks])
-    return _rows(["data set", "rows", "mean difference", "Kendall's tau-b", "Spearman's rho"], rows)
+        mean = f"{signed(a.mean_difference)} [{between(a.interval)}]"
+        rows.append([escaped(a.dataset), str(a.n), mean, str(a.apart), str(a.models), *ranks])
+    head = [
+        "data set",
+        "rows",
+        "mean difference [95% interval]",
+        "intervals without zero",
+        "models",
+    ]
+    text = "Rank correlations are between the means over the rows of each model, since rows of one"
+    table = _rows([*head, "Kendall's tau-b", "Spearman's rho"], rows)
+    return f"{table}\n\n{text} model are not independent."
 
 
 def _cost(r: StudyReport) -> str:

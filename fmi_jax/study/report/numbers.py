@@ -34,6 +34,7 @@ class Run:
     Attributes:
       outcome: outcome of the run's cell; the seeds of a `probe_grid` share one.
       seed: random seed; None: the protocol has no such choice.
+      val: validation metric that chose its best step or setting.
       value: test metric; NaN if it is undefined.
       predictions: file with the predictions for every test image.
       steps: optimizer steps to the best validation score.
@@ -41,6 +42,7 @@ class Run:
 
     outcome: Outcome
     seed: int | None
+    val: float
     value: float
     predictions: Path
     steps: int
@@ -57,6 +59,7 @@ class Number:
       expected: number of seeds it should have.
       runs: finished seeds; empty: there is no number.
       learning_rate: learning rate that was chosen, if there was a choice.
+      rates: learning rates that were to be tried, ascending; empty if it has none.
       analysis: outcome of a finished analysis, if the setting is one.
       outcomes: outcomes of all cells that could be needed.
     """
@@ -67,6 +70,7 @@ class Number:
     expected: int = 0
     runs: tuple[Run, ...] = ()
     learning_rate: float | None = None
+    rates: tuple[float, ...] = ()
     analysis: Outcome | None = None
     outcomes: tuple[Outcome, ...] = ()
 
@@ -96,6 +100,11 @@ class Number:
         return float(self.values.mean()) if self.runs else math.nan
 
     @property
+    def val(self) -> float:
+        """Mean validation metric over the seeds; NaN if there is none or it is undefined."""
+        return float(np.mean([run.val for run in self.runs])) if self.runs else math.nan
+
+    @property
     def std(self) -> float:
         """Sample standard deviation over the seeds; NaN for fewer than two."""
         return float(self.values.std(ddof=1)) if len(self.runs) > 1 else math.nan
@@ -104,6 +113,30 @@ class Number:
     def score(self) -> float:
         """Mean with a sign such that more is better."""
         return describe(self.metric).score(self.mean)
+
+    @property
+    def draws(self) -> bool:
+        """Test whether its protocol draws anything, so that other seeds give other values."""
+        return any(run.seed is not None for run in self.runs)
+
+    @property
+    def search_seed(self) -> int | None:
+        """Seed that chose the learning rate and is among the runs; None without one."""
+        several = len({cell.learning_rate for cell in self.setting.cells}) > 1
+        return self.runs[0].seed if several and len(self.runs) > 1 else None
+
+    @property
+    def remarks(self) -> list[str]:
+        """Facts about the choice of its learning rate, a few words each, for beside the number."""
+        found = []
+        if len(self.rates) > 1 and self.learning_rate in (self.rates[0], self.rates[-1]):
+            found.append(
+                f"rate {self.learning_rate:g} at an end of its grid"
+                f" ({self.rates[0]:g} to {self.rates[-1]:g})"
+            )
+        if self.search_seed is not None:
+            found.append(f"search seed {self.search_seed} is among the n")
+        return found
 
     @property
     def difference(self) -> float:
@@ -192,9 +225,17 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
         return Number(**common, expected=1, analysis=done[0], learning_rate=rate)
     runs = tuple(run for outcome in done for run in _runs(outcome))
     grid = done[0].finished.finding.values
+    rates = {cell.learning_rate for cell in cells if cell.learning_rate is not None}
     if "heads" in grid:
         rate = grid["chosen"]["learning_rate"]
-    return Number(**common, expected=max(len(same), len(runs)), runs=runs, learning_rate=rate)
+        rates = {head["learning_rate"] for head in grid["heads"]}
+    return Number(
+        **common,
+        expected=max(len(same), len(runs)),
+        runs=runs,
+        learning_rate=rate,
+        rates=tuple(sorted(rates)),
+    )
 
 
 def _runs(outcome: Outcome) -> list[Run]:
@@ -206,6 +247,7 @@ def _runs(outcome: Outcome) -> list[Run]:
             Run(
                 outcome=outcome,
                 seed=result.seed if result.steps else None,
+                val=best.value,
                 value=result.test.values[best.metric],
                 predictions=outcome.folder / TASKS[result.test.task].file,
                 steps=best.step,
@@ -216,6 +258,7 @@ def _runs(outcome: Outcome) -> list[Run]:
         Run(
             outcome=outcome,
             seed=head["seed"],
+            val=math.nan if (val := head["val"][best.metric]) is None else val,
             value=math.nan if (value := head["test"][best.metric]) is None else value,
             predictions=outcome.folder / files[str(head["seed"])],
             steps=head["best_step"],

@@ -137,6 +137,7 @@ def _check(result: Result) -> None:
     metric(result.test.values)
     for head in values.get("heads", ()):
         operator.itemgetter("seed", "best_step")(head)
+        metric(head["val"])
         metric(head["test"])
         if head["learning_rate"] == values["chosen"]["learning_rate"]:
             operator.itemgetter(str(head["seed"]))(values["seeds"]["predictions"])

@@ -52,7 +52,8 @@ class Provenance:
     """Provenance of the cells that the numbers of a table are made of.
 
     Attributes:
-      datasets, weights, devices, notes: number of cells for each that occurs; remarks on the data
+      datasets, weights, devices: number of cells for each that occurs.
+      notes: number of cells for each note of the runs, by name of the data set; remarks on the data
         stand with the data sets.
       versions: number of cells for each version of each library.
       warnings: differences that make the numbers of the table incomparable, one sentence each.
@@ -61,7 +62,7 @@ class Provenance:
     datasets: Mapping[Dataset, int]
     weights: Mapping[Weights, int]
     devices: Mapping[str, int]
-    notes: Mapping[str, int]
+    notes: Mapping[str, Mapping[str, int]]
     versions: Mapping[str, Mapping[str, int]]
     warnings: tuple[str, ...]
 
@@ -105,12 +106,7 @@ def provenance_of(numbers: Sequence[Number]) -> Provenance:
         datasets=datasets,
         weights=weights,
         devices=devices,
-        notes=collections.Counter(
-            note
-            for cell in cells
-            for note in cell.finished.all_notes
-            if note not in cell.finished.dataset.get("remarks", ())
-        ),
+        notes=_notes(cells),
         versions=versions,
         warnings=tuple(_differing(compared)),
     )
@@ -132,6 +128,15 @@ def _counts(images: Mapping[str, int], groups: Mapping[str, int]) -> str:
     """Write images by split: "30 train (of 21 patients or lesions), 7 test"."""
     of = {split: f" (of {n:,} patients or lesions)" for split, n in groups.items() if n}
     return ", ".join(f"{n:,} {split}{of.get(split, '')}" for split, n in images.items())
+
+
+def _notes(cells: Sequence[Outcome]) -> dict[str, collections.Counter[str]]:
+    notes: dict[str, collections.Counter[str]] = {}
+    for cell in cells:
+        remarks = cell.finished.dataset.get("remarks", ())
+        if found := [note for note in cell.finished.all_notes if note not in remarks]:
+            notes.setdefault(_dataset(cell).name, collections.Counter()).update(found)
+    return notes
 
 
 def _weights(cell: Outcome) -> Iterator[Weights]:

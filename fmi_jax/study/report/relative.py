@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fmi_jax.artifacts.result import Speed
+from fmi_jax.study.report.comparisons import published_draws
 from fmi_jax.study.report.numbers import Number
-from fmi_jax.study.report.samples import Sample
+from fmi_jax.study.report.samples import RESAMPLES, Sample
 from fmi_jax.study.report.statistics import mean_relative
 from fmi_jax.study.report.table import Table
 from fmi_jax.tasks.weighted import interval
@@ -29,17 +30,22 @@ class Gain:
       at: coordinates of the row, by name.
       ours: mean of 100 (value / baseline - 1) over `datasets`; NaN if there are none.
       interval: 95% interval of `ours`; NaN if a number has no sample.
+      numbers: numbers that `ours` is made of.
       datasets: data sets that have both numbers.
       published, published_datasets: mean gain and data sets by the published numbers.
+      published_interval: 95% interval of `published` over the published runs; NaN if a number was
+        published without a spread.
     """
 
     row: tuple[str, ...]
     at: Mapping[str, str]
     ours: float
     interval: tuple[float, float]
+    numbers: tuple[Number, ...]
     datasets: tuple[str, ...]
     published: float
     published_datasets: tuple[str, ...]
+    published_interval: tuple[float, float]
 
 
 def is_base(at: Mapping[str, str]) -> bool:
@@ -83,10 +89,28 @@ def _gain(
         at=numbers[0].setting.at,
         ours=_mean({n.setting.dataset: (n.mean, b.mean) for n, b in both}),
         interval=bounds,
+        numbers=tuple(number for pair in both for number in pair),
         datasets=tuple(n.setting.dataset for n, _ in both),
         published=_mean(printed),
         published_datasets=tuple(printed),
+        published_interval=_published_interval(pairs),
     )
+
+
+def _published_interval(pairs: Sequence[tuple[Number, Number]]) -> tuple[float, float]:
+    both = {
+        n.setting.dataset: (n, b)
+        for n, b in pairs
+        if n.setting.published is not None and b.setting.published is not None
+    }
+    printed = [one.setting.published for pair in both.values() for one in pair]
+    if not all(one is not None and one.has_spread for one in printed) or not printed:
+        return math.nan, math.nan
+    own, base = (
+        {name: published_draws(pair[side], RESAMPLES) for name, pair in both.items()}
+        for side in (0, 1)
+    )
+    return interval(mean_relative(own, base))
 
 
 def _mean(pairs: Mapping[str, tuple[float, float]]) -> float:

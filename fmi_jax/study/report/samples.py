@@ -12,7 +12,7 @@ import hashlib
 import math
 import threading
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +138,7 @@ class Sampler:
                     f" beside it {run.value:.4f}: they are not of one run"
                 )
         each = np.stack([part["resampled"] for part in parts])
-        values = two_level(each, _integer(number.setting.cells[0].id))
+        values = two_level(each, integer(number.setting.cells[0].id))
         return Sample(
             values=values,
             interval=interval(values),
@@ -194,7 +194,7 @@ def _resampled(
     num_groups = int(member.max()) + 1
     found = [
         task.resampled(measured, metric, member, block)
-        for block in draw_times(num_groups, resamples, _integer(split))
+        for block in draw_times(num_groups, resamples, integer(split))
     ]
     (point,) = task.resampled(measured, metric, member, np.ones((1, num_groups)))
     truth = task.truth(measured).tolist()
@@ -207,8 +207,17 @@ def _resampled(
     }
 
 
-def _integer(text: str) -> int:
+def integer(text: str) -> int:
+    """Seed that follows from a text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def covered(numbers: Iterable[Number]) -> str:
+    """Say what the intervals of numbers cover: "test images and seeds", or the images alone."""
+    several = {len(number.runs) > 1 for number in numbers if number.runs}
+    if several == {True}:
+        return "test images and seeds"
+    return "test images, and seeds where n > 1" if True in several else "test images only"
 
 
 def bounds(sample: Sample | None) -> tuple[float, float]:

@@ -48,6 +48,21 @@ def paired_p(difference: float, resampled: Float[np.ndarray, "r"]) -> float:
     return float((1 + as_far.sum()) / (1 + len(defined)))
 
 
+def drawn_mean(
+    mean: float, std: float, runs: int, resamples: int, seed: int
+) -> Float[np.ndarray, "r"]:
+    """Draw means that a published mean over a few runs may stand for: Student's t about it.
+
+    Args:
+      mean, std: published mean and sample standard deviation over the runs.
+      runs: number of runs, at least 2.
+      resamples: number of draws.
+      seed: seed of the draws.
+    """
+    t = np.random.default_rng(seed).standard_t(runs - 1, resamples)
+    return mean + std / math.sqrt(runs) * t
+
+
 def holm(p: Sequence[float]) -> Float[np.ndarray, "m"]:
     """Adjust p-values for multiple tests (Holm 1979); NaN was not tested and does not count."""
     values = np.asarray(p, np.float64)
@@ -57,6 +72,22 @@ def holm(p: Sequence[float]) -> Float[np.ndarray, "m"]:
     stepped = values[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
     return adjusted
+
+
+def optimism(values: Float[np.ndarray, "k r"]) -> float:
+    """Mean excess of the highest of `k` scores over its expectation, were all `k` equally good.
+
+    Each row's resamples are moved to mean zero, and the highest is taken on each resample. For
+    independent rows this is 1.42 standard errors of 8 rows and 1.67 of 13.
+
+    Args:
+      values: score of each row on each resample, more being better; resamples without a value
+        count as NaN and are left out.
+    """
+    defined = values[:, ~np.isnan(values).any(axis=0)]
+    if not defined.size:
+        return math.nan
+    return float((defined - defined.mean(axis=1, keepdims=True)).max(axis=0).mean())
 
 
 class RankCorrelation(NamedTuple):

@@ -12,6 +12,8 @@ from fmi_jax.study.report.comparisons import (
     agreements,
     compare,
     compared_coordinate,
+    differences,
+    untested,
 )
 from fmi_jax.study.report.cost import Cost, cost_of
 from fmi_jax.study.report.drawing import Drawn, Look
@@ -25,13 +27,15 @@ from fmi_jax.study.report.figures import (
     significance,
     time,
 )
+from fmi_jax.study.report.more_seeds import MoreSeeds, more_seeds
 from fmi_jax.study.report.numbers import Number, numbers_of
 from fmi_jax.study.report.outcomes import Outcome, Outcomes
 from fmi_jax.study.report.provenance import Provenance, provenance_of
 from fmi_jax.study.report.relative import BASELINE, gains, iterations, latencies
-from fmi_jax.study.report.samples import Sample, Sampler
+from fmi_jax.study.report.samples import RESAMPLES, Sample, Sampler, covered
 from fmi_jax.study.report.table import Table, make_table
 from fmi_jax.study.state import State
+from fmi_jax.tasks.weighted import interval
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,10 +50,12 @@ class StudyReport:
       standing: progress of the study, in words.
       findings: sentences, the most important first.
       figures: the study's own figure, then the comparison with the published numbers.
-      calibration, significance: figures of the statistics; None if there is nothing to show.
-      compared: coordinate whose values are compared.
+      calibration: figure of the calibration; None if there is nothing to show.
+      significance: figure of the tests between models; None if there are none.
       comparisons: paired tests.
+      more_seeds: numbers that lack seeds for a test; None if none does.
       agreements: agreement with the published numbers, by data set.
+      differences: 95% interval of our number less the published one.
       cost, provenance, choices: cost, provenance and choices of the cells.
       problems: files that cannot be used, a sentence each.
     """
@@ -63,9 +69,10 @@ class StudyReport:
     figures: tuple[Drawn, ...]
     calibration: Drawn | None
     significance: Drawn | None
-    compared: str | None
     comparisons: tuple[Comparison, ...]
+    more_seeds: MoreSeeds | None
     agreements: tuple[Agreement, ...]
+    differences: Mapping[Number, tuple[float, float]]
     cost: Cost
     provenance: Provenance
     choices: tuple[Made, ...]
@@ -81,6 +88,46 @@ class StudyReport:
         """All figures of the report."""
         extra = [self.significance, self.calibration]
         return [*self.figures, *(figure for figure in extra if figure is not None)]
+
+    @property
+    def axes(self) -> dict[str, list[Comparison]]:
+        """Comparisons by the coordinate that they compare."""
+        axes: dict[str, list[Comparison]] = {}
+        for comparison in self.comparisons:
+            axes.setdefault(comparison.axis, []).append(comparison)
+        return axes
+
+    @property
+    def reading(self) -> tuple[str, ...]:
+        """Sentences that say how to read the table of results."""
+        published = [n.setting.published for n in self.differences]
+        one_seed = any(len(number.runs) == 1 for number in self.samples)
+        found = [
+            "Mean ± standard deviation over n seeds at the learning rate that is best on"
+            " validation, and its 95% interval over"
+            f" {covered(self.samples)}: percentile bootstrap, {RESAMPLES:,} resamples of the test"
+            f" images ({self.unit})"
+            + ("." if one_seed else ", each with the seeds drawn anew, so that it covers both."),
+            "With one seed it covers the choice of test images and not that of the seed."
+            if one_seed
+            else "",
+            "The spread between few seeds is understated (its variance by half with 2, by a fifth"
+            " with 5).",
+            "★ and bold: the row that the validation mean chooses. △: the highest test mean of its"
+            " column, here and among the published numbers.",
+            "The search seed chose the learning rate and is counted among the n, so the mean is"
+            " slightly too high."
+            if any(number.search_seed is not None for number in self.samples)
+            else "",
+            "Differences from published numbers: 95% interval over our test images and seeds and"
+            " over the published runs (Student's t)."
+            if published
+            else "",
+            "Where no spread was published, the published number counts as exact."
+            if any(one is not None and not one.has_spread for one in published)
+            else "",
+        ]
+        return tuple(filter(None, found))
 
     @property
     def failed(self) -> list[Outcome]:
@@ -104,7 +151,9 @@ def make_report(study: PlannedStudy, outcomes: Outcomes, sampler: Sampler) -> St
     samples, wrong = sampler.samples(numbers)
     table = make_table(study, numbers)
     comparisons = compare(study, numbers, samples)
-    found = agreements(table.numbers)
+    of_models = [c for c in comparisons if c.axis == compared_coordinate(study)]
+    apart = differences(table.numbers, samples)
+    found = agreements(table.numbers, apart, compared_coordinate(study))
     lines = study.figure.lines if study.figure else compared_coordinate(study) or ""
     looks = drawing.looks(n.setting.at[lines] for n in numbers if lines in n.setting.at)
     own, sentences = _own(study, table, numbers, samples, looks, lines)
@@ -138,10 +187,11 @@ def make_report(study: PlannedStudy, outcomes: Outcomes, sampler: Sampler) -> St
         calibration=reliability.draw(table, samples)
         if any(len(sample.confidence) for sample in samples.values())
         else None,
-        significance=significance.draw(comparisons) if comparisons else None,
-        compared=compared_coordinate(study),
+        significance=significance.draw(of_models) if of_models else None,
         comparisons=tuple(comparisons),
+        more_seeds=more_seeds(study, table, untested(study, numbers, samples), outcomes.root),
         agreements=tuple(found),
+        differences={number: interval(values) for number, values in apart.items()},
         cost=cost_of(study, numbers),
         provenance=provenance_of(numbers),
         choices=tuple(choices_of(numbers)),

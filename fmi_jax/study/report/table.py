@@ -15,11 +15,13 @@ class Cell:
 
     Attributes:
       number: number of the cell, which may be missing.
-      best: True if it is the best of its column.
+      chosen: True if validation would choose its row in the column.
+      best: True if it has the best test mean of its column.
       published_best: True if its published number is the best of its column.
     """
 
     number: Number
+    chosen: bool
     best: bool
     published_best: bool
 
@@ -89,6 +91,10 @@ def make_table(study: PlannedStudy, numbers: Sequence[Number]) -> Table:
         names = tuple(number.setting.at.get(name, "") for name in study.rows)
         columns.setdefault(number.setting.dataset, []).append(number)
         places.setdefault(names, {})[number.setting.dataset] = number
+    chosen = {
+        _best([(n, n.metric, n.val) for n in column if not math.isnan(n.val)])
+        for column in columns.values()
+    }
     best = {
         _best([(n, n.metric, n.mean) for n in column if not math.isnan(n.mean)])
         for column in columns.values()
@@ -102,7 +108,12 @@ def make_table(study: PlannedStudy, numbers: Sequence[Number]) -> Table:
         cells = tuple(
             None
             if number is None
-            else Cell(number=number, best=number in best, published_best=number in published_best)
+            else Cell(
+                number=number,
+                chosen=number in chosen,
+                best=number in best,
+                published_best=number in published_best,
+            )
             for number in map(row.get, columns)
         )
         shown = ("" if names[:i] == above[:i] else names[i - 1] for i in range(1, len(names) + 1))

@@ -84,9 +84,19 @@ def _numbers_csv(reports: Sequence[StudyReport], out: Path) -> bytes:
     )
     rows = [
         [
-            *("study", *coordinates, "metric", "mean", "std", "seeds", "ci_low", "ci_high"),
+            *("study", *coordinates, "metric", "val_mean", "mean", "std", "seeds", "ci_low"),
+            "ci_high",
             *("learning_rate", "published_metric", "published_mean", "published_std"),
-            *("published_runs", "status", "reason", "seconds", "ece", "results"),
+            *(
+                "published_runs",
+                "difference_low",
+                "difference_high",
+                "status",
+                "reason",
+                "seconds",
+                "ece",
+                "results",
+            ),
         ]
     ]
     rows += [
@@ -104,9 +114,9 @@ def _numbers_csv(reports: Sequence[StudyReport], out: Path) -> bytes:
 def _row(report: StudyReport, number: Number, out: Path) -> list[str]:
     sample = report.samples.get(number)
     published = number.setting.published
-    metric, mean = "", ""
+    metric, val, mean = "", "", ""
     if number.runs:
-        metric, mean = number.metric, repr(number.mean)
+        metric, val, mean = number.metric, repr(number.val), repr(number.mean)
     elif (headline := number.headline) is not None and headline.value is not None:
         metric, mean = headline.name, repr(headline.value)
     printed = ("", "", "", "")
@@ -115,12 +125,14 @@ def _row(report: StudyReport, number: Number, out: Path) -> list[str]:
         printed = (published.metric, repr(published.mean), std, str(published.runs))
     return [
         metric,
+        val,
         mean,
         _or_empty(number.std),
         str(len(number.runs)),
         *map(_or_empty, bounds(sample)),
         _or_empty(number.learning_rate),
         *printed,
+        *map(_or_empty, report.differences.get(number, (math.nan, math.nan))),
         str(number.status),
         number.reason,
         repr(round(number.seconds, 3)),

@@ -13,7 +13,7 @@ from fmi_jax.study.planned import DATASET, Figure as FigureSpec
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.drawing import ONE_COLUMN, TWO_COLUMNS, Drawn, Look
 from fmi_jax.study.report.numbers import Number
-from fmi_jax.study.report.samples import Sample, bounds
+from fmi_jax.study.report.samples import Sample, bounds, covered
 
 _HEIGHT = 1.55  # height of a panel, in inches
 _LETTER = 0.08  # width of a title's letter, in inches
@@ -41,7 +41,7 @@ def draw(
     """
     return drawing.save(
         "curves",
-        "Test metric: the mean over the seeds, and its 95% interval over test images and seeds as a"
+        f"Test metric: the mean over the seeds, and its 95% interval over {covered(numbers)} as a"
         " band.",
         lambda: _figure(spec, numbers, samples, looks),
     )

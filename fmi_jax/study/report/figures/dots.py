@@ -10,7 +10,7 @@ from fmi_jax.drawing.style import GREY, short
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.drawing import PLAIN, TWO_COLUMNS, Drawn, Look
 from fmi_jax.study.report.numbers import Number
-from fmi_jax.study.report.samples import Sample, bounds
+from fmi_jax.study.report.samples import Sample, bounds, covered
 from fmi_jax.study.report.table import Cell, Table
 
 
@@ -27,7 +27,7 @@ def draw(
     """
     return drawing.save(
         "dots",
-        "Test metric: the mean over the seeds, and its 95% interval over test images and seeds."
+        f"Test metric: the mean over the seeds, and its 95% interval over {covered(table.numbers)}."
         + (" Hollow: as published." if table.is_published else ""),
         lambda: _figure(table, samples, looks, lines),
     )

@@ -8,6 +8,7 @@ from fmi_jax.drawing.style import GREY, short
 from fmi_jax.study.report import drawing
 from fmi_jax.study.report.drawing import ONE_COLUMN, PLAIN, Drawn, Look
 from fmi_jax.study.report.relative import Gain
+from fmi_jax.study.report.samples import covered
 
 
 def draw(gains: Sequence[Gain], looks: Mapping[str, Look], lines: str, baseline: str) -> Drawn:
@@ -23,8 +24,9 @@ def draw(gains: Sequence[Gain], looks: Mapping[str, Look], lines: str, baseline:
     return drawing.save(
         "gain",
         f"Test metric relative to {baseline}, in percent and in the mean over the data sets"
-        f" ({most} where nothing else is said), with 95% intervals. Hollow: the same of the"
-        " published numbers.",
+        f" ({most} where nothing else is said), with 95% intervals over"
+        f" {covered(number for gain in gains for number in gain.numbers)}. Hollow: the published"
+        " numbers, with 95% intervals over their runs in grey.",
         lambda: _figure(gains, looks, lines, baseline, most),
     )
 
@@ -45,6 +47,7 @@ def _figure(
             ax.plot(gain.interval, (y, y), color=look.colour)
             ax.plot(gain.ours, y, **drawing.filled(look))
         if gain.published_datasets:
+            ax.plot(gain.published_interval, (y, y), color=GREY, linewidth=0.5, zorder=1)
             ax.plot(gain.published, y, **drawing.hollow(look))
         if gain.datasets and len(gain.datasets) < most:
             ax.annotate(

@@ -13,7 +13,7 @@ from fmi_jax.study.report import drawing
 from fmi_jax.study.report.comparisons import Agreement
 from fmi_jax.study.report.drawing import PLAIN, TWO_COLUMNS, Drawn, Look
 from fmi_jax.study.report.numbers import Number
-from fmi_jax.study.report.samples import Sample, bounds
+from fmi_jax.study.report.samples import Sample, bounds, covered
 
 _SIDE = TWO_COLUMNS / 4
 
@@ -40,7 +40,8 @@ def draw(
     return drawing.save(
         "published",
         "Ours against the published numbers; on the line both are equal. Vertical bars: 95%"
-        " intervals; horizontal ones: the published standard deviation.",
+        f" intervals over {covered(both)}; horizontal ones: the published standard deviation. Rank"
+        " correlations are between the means over the rows of each model.",
         lambda: _figure(both, samples, found, looks, lines, fills),
     )
 
@@ -96,5 +97,6 @@ def _frame(ax: Axes, agreement: Agreement) -> None:
     ax.set_title(short(agreement.dataset, 20))
     text = f"n = {agreement.n}"
     if agreement.ranks is not None:
-        text = f"\N{GREEK SMALL LETTER TAU} = {number(agreement.ranks.tau, 2)}, {text}"
+        tau = f"\N{GREEK SMALL LETTER TAU} = {number(agreement.ranks.tau, 2)}"
+        text = f"{tau} ({agreement.models} models), {text}"
     ax.set_xlabel(f"published\n{text}")
