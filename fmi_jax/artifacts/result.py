@@ -243,7 +243,8 @@ class Result:
         and "std" normalise the images); where there is a transformer on top,
         "transformer", "transformer_weights" and "transformer_weights_sha256".
       dataset: "name"; "split" (the rule) and "split_sha256"; "counts" (images by split);
-        "synthetic" (true for drawn images).
+        "synthetic" (true for drawn images). Of an external test, also "evaluated_split", and the
+        data set that the network was "trained_on".
       seed: number that all randomness of the run follows from.
       steps: optimizer steps of the whole run.
       best: checkpoint or setting that was chosen on validation; None if there was no choice.
