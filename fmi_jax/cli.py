@@ -23,6 +23,7 @@ examples:
   fmi-jax run --config=quickstart --workdir=runs/quickstart
   fmi-jax study run table1 --slice dataset=aptos2019
   fmi-jax predict --workdir runs/quickstart image1.png image2.png
+  fmi-jax evaluate --workdir runs/quickstart --data other_hospital
 
 Converting a public PyTorch checkpoint: python -m weights_convert --help
 """
@@ -61,7 +62,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         dest="command", metavar="COMMAND", required=True, parser_class=_Parser
     )
     commands.add_parser("run", help="train and evaluate a config; the same as run.py")
-    for add in (_studies, _data, _predict, _protocols, _models, _doctor):
+    for add in (_studies, _data, _predict, _evaluate, _protocols, _models, _doctor):
         add(commands)
     return parser.parse_args(arguments)
 
@@ -141,6 +142,52 @@ def _predict(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--workdir", required=True, type=Path, help="folder of the run")
     parser.add_argument(
         "--out", type=Path, default=Path("predictions.csv"), help="CSV (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=32, help="images per step (default: %(default)s)"
+    )
+
+
+def _evaluate(commands: argparse._SubParsersAction) -> None:
+    def main(values: argparse.Namespace) -> None:
+        from fmi_jax.run.evaluate import announce, evaluate
+
+        out = values.out or values.workdir / "external" / f"{values.data}-{values.split}"
+        result = evaluate(
+            values.workdir,
+            values.data,
+            out,
+            data_dir=values.data_dir,
+            rule=values.split_rule,
+            split=values.split,
+            size=values.size,
+            batch_size=values.batch_size,
+        )
+        announce(result, out)
+
+    parser = _command(
+        commands, "evaluate", "measure a finished run on another data set: an external test", main
+    )
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of the run")
+    parser.add_argument(
+        "--data", required=True, metavar="NAME", help="prepared data set; classes match by name"
+    )
+    parser.add_argument(
+        "--split", default="test", help="train, val, test or all (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--split-rule", default="", metavar="RULE", help="split rule that the set was prepared by"
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, help="folder of the prepared sets (default: the run's)"
+    )
+    parser.add_argument(
+        "--size", type=int, default=0, help="size it was prepared at (default: the run's)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder of the result and its page (default: WORKDIR/external/NAME-SPLIT)",
     )
     parser.add_argument(
         "--batch-size", type=int, default=32, help="images per step (default: %(default)s)"

@@ -244,7 +244,8 @@ class Result:
         "transformer", "transformer_weights" and "transformer_weights_sha256".
       dataset: "name"; "split" (the rule) and "split_sha256"; "counts" (images by split);
         "group_counts" (patients or lesions by split, none where the data name none); "remarks"
-        (notes that are about the data); "synthetic" (true for drawn images).
+        (notes that are about the data); "synthetic" (true for drawn images). Of an external test,
+        also "evaluated_split", and the data set that the network was "trained_on".
       seed: number that all randomness of the run follows from.
       steps: optimizer steps of the whole run.
       best: checkpoint or setting that was chosen on validation; None if there was no choice.
