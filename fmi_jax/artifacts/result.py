@@ -15,10 +15,31 @@ from fmi_jax.artifacts.charts import Chart
 from fmi_jax.errors import UserError
 
 FILE_NAME = "result.json"
-FORMAT = 4
-"""Format number of `result.json`. Formats 1 and 2 had one document for runs that classify and
+FORMAT = 5
+"""Format number of `result.json`. Format 4 lacked the intervals of classes, their methods and
+`redrawn`, and had percentile intervals. Formats 1 and 2 had one document for runs that classify and
 another for analyses; format 1 lacked `unread`, `headline` and `speeds`, format 3 `adapt` and
 `head`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Agreement of the probabilities of a class with its frequency.
+
+    Attributes:
+      error: expected calibration error, in 15 bins of equal width.
+      interval: 95% interval of `error`.
+      ideal: mean error that a perfectly calibrated model with these probabilities would show.
+      brier: mean squared error of the probabilities.
+      slope, intercept: logistic regression of the class on the log-odds; 1 and 0 are perfect.
+    """
+
+    error: float
+    interval: tuple[float, float]
+    ideal: float
+    brier: float
+    slope: float
+    intercept: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +55,10 @@ class Evaluation:
       confusion: images by true (row) and predicted (column) class, int64 `[k, k]`; for a
         multi-label task the table of each class, `[k, 2, 2]`.
       undefined: names of the metrics that are NaN: "roc_auc", "recall[Mild]".
-      intervals: 95% confidence intervals of `values`; empty: not computed.
+      intervals: 95% confidence intervals by metric, named as in `undefined`; a metric for which the
+        images give none is left out; empty: not computed.
+      methods: name of the method of each interval.
+      redrawn: number of bootstrap resamples that lacked a class and were drawn again.
     """
 
     task: str
@@ -45,6 +69,12 @@ class Evaluation:
     confusion: np.ndarray
     undefined: tuple[str, ...]
     intervals: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    methods: dict[str, str] = dataclasses.field(default_factory=dict)
+    redrawn: int = 0
+
+    def named(self) -> dict[str, float]:
+        """Every metric by its name in `undefined` and `intervals`."""
+        return _named(self.values, self.per_class)
 
     def to_json(self) -> dict[str, Any]:
         """The evaluation as strict JSON values: NaN becomes None."""
@@ -55,6 +85,8 @@ class Evaluation:
                 "count": self.count,
                 "values": self.values,
                 "intervals": self.intervals,
+                "methods": self.methods,
+                "redrawn": self.redrawn,
                 "per_class": self.per_class,
                 "confusion": self.confusion.tolist(),
                 "undefined": self.undefined,
@@ -73,6 +105,8 @@ class Evaluation:
                 name: (_or_nan(low), _or_nan(high))
                 for name, (low, high) in values["intervals"].items()
             },
+            methods=dict(values["methods"]),
+            redrawn=values["redrawn"],
             per_class={
                 name: {metric: _or_nan(value) for metric, value in row.items()}
                 for name, row in values["per_class"].items()
@@ -86,14 +120,31 @@ def undefined_in(
     values: Mapping[str, float], per_class: Mapping[str, Mapping[str, float]]
 ) -> tuple[str, ...]:
     """List the metrics that are NaN, for `Evaluation.undefined`."""
-    undefined = [name for name, value in values.items() if math.isnan(value)]
-    undefined += [
-        f"{metric}[{name}]"
+    return tuple(name for name, value in _named(values, per_class).items() if math.isnan(value))
+
+
+def named_columns(
+    classes: Sequence[str], per_class: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Name the columns of metrics `[s, k]` of the classes as `Evaluation.named` does."""
+    return {
+        f"{metric}[{name}]": values[:, c]
+        for c, name in enumerate(classes)
+        for metric, values in per_class.items()
+        if metric != "support"
+    }
+
+
+def _named(
+    values: Mapping[str, float], per_class: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
+    of_classes = {
+        f"{metric}[{name}]": value
         for name, row in per_class.items()
         for metric, value in row.items()
-        if math.isnan(value)
-    ]
-    return tuple(undefined)
+        if metric != "support"
+    }
+    return {**values, **of_classes}
 
 
 def _or_nan(value: float | None) -> float:

@@ -1,5 +1,6 @@
 """The report of a run: its figures, and one HTML page that needs nothing but itself."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from fmi_jax import atomic
@@ -82,6 +83,7 @@ def _evaluated(workdir: Path, result: Result, image_of: ImageOf | None) -> bytes
         headline_label=headline.label,
         metrics=_metrics(test),
         per_class=task.per_class,
+        class_methods=_class_methods(test, task.per_class),
         of_classes=task.of_classes,
         curves=pictures.pop("curves", None),
         pictures=pictures.values(),
@@ -107,6 +109,16 @@ def _others(workdir: Path, result: Result) -> list[tuple[Finding, _Pairs, _Pairs
 def _metrics(test: Evaluation) -> _Pairs:
     """Name and label of every metric."""
     return [(name, describe(name, test.task).label) for name in test.values]
+
+
+def _class_methods(test: Evaluation, per_class: Mapping[str, str]) -> list[str]:
+    """Say which metrics of single classes have intervals of which method."""
+    used: dict[str, dict[str, None]] = {}
+    for name, row in test.per_class.items():
+        for metric in row:
+            if method := test.methods.get(f"{metric}[{name}]"):
+                used.setdefault(method, {})[per_class[metric]] = None
+    return [f"{method} for {', '.join(labels)}" for method, labels in used.items()]
 
 
 def _figures(workdir: Path, found: Finding) -> _Pairs:

@@ -11,7 +11,7 @@ from fmi_jax.data.preparing.images import load_image
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.run.assembly import BARE, evaluation_step
 from fmi_jax.run.network import read_trained
-from fmi_jax.tasks.classification import Classification
+from fmi_jax.tasks.logits import Classification
 from fmi_jax.tasks.predictions import Predictions
 from fmi_jax.tasks.registry import task_of
 from fmi_jax.training.evaluation import predict_split

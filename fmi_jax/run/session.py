@@ -176,8 +176,10 @@ class Session(Run):
           notes: facts about the measurement that a reader must know.
         """
         task, train, rows = self.task, self.config.train, self.dataset.rows("test")
-        on_val, on_test = task.evaluate(val), task.evaluate(test)
-        intervals = task.bootstrap(test, train.bootstrap_samples, train.seed, rows.groups)
+        on_val = task.evaluate(val)
+        on_test = task.bounded(
+            task.evaluate(test), test, train.bootstrap_samples, train.seed, rows.groups
+        )
         self._lap("test")
         judge, file, title = self.protocol.name, task.file, ""
         if (added := self._added) is not None:
@@ -188,10 +190,10 @@ class Session(Run):
         return Finding(
             judge=judge,
             title=title,
-            evaluations={"val": on_val, "test": dataclasses.replace(on_test, intervals=intervals)},
+            evaluations={"val": on_val, "test": on_test},
             resampled="image" if rows.groups is None else "group",
             values=dict(values or {}),
-            notes=notes,
+            notes=(*notes, *task.cautions(on_test, rows.groups)),
         )
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from html_page import Page
 from hypothesis import given, settings, strategies as st
-from measuring import bootstrap, evaluate
+from measuring import evaluate
 from PIL import Image
 from rich.console import Console
 
@@ -48,8 +48,8 @@ def make_run(folder, task=Multiclass, classes=HOSTILE, n=47, absent=None, histor
     logits = rng.normal(size=(n, k)) + 2 * truth
     metric = "mAP" if task is Multilabel else "quadratic_kappa"
     test = evaluate(task, logits, labels, classes)
-    intervals = bootstrap(task, logits, labels, classes, samples=50, seed=0)
-    test = dataclasses.replace(test, intervals=intervals)
+    measured = {"logits": logits, "labels": labels}
+    test = task(tuple(classes)).bounded(test, measured, samples=50, seed=0)
     result = Result(
         config=as_dict(ExperimentConfig()),
         protocol="finetune",
@@ -136,7 +136,9 @@ def test_page_says_what_was_run_and_how_sure_it_is(run):
         "Synthetic data.", f"{value:.3f}", f"95% interval {low:.3f} to {high:.3f}",
         "Finetune; images of 224", "seed 3", "random initialisation, 1.2 million parameters",
         "were trained for 120 steps on 211 images",
-        "step 80", "drawn by patient", "c0ffee", "optim.learning_rate", "2 h 2 min", "jax",
+        "step 80", "drawn by patient", "bootstrap, logit scale",
+        "Wilson for Precision, Recall, Specificity", "DeLong, logit scale for AUROC",
+        "c0ffee", "optim.learning_rate", "2 h 2 min", "jax",
     ):  # fmt: skip
         assert part in words, part
     assert page.tags.count("img") == 3 + len(shown)

@@ -22,9 +22,9 @@ from fmi_jax.cores import available_cores
 from fmi_jax.errors import UserError
 from fmi_jax.study.report.numbers import Number, Run
 from fmi_jax.study.report.statistics import reliability, two_level
-from fmi_jax.tasks.base import Measured, Task
+from fmi_jax.tasks.base import Measured, Task, members
 from fmi_jax.tasks.registry import TASKS
-from fmi_jax.tasks.weighted import draw_times, interval
+from fmi_jax.tasks.weighted import interval, resample
 from fmi_jax.types import Rows
 
 RESAMPLES = 2000
@@ -32,7 +32,7 @@ RESAMPLES = 2000
 
 Reader = Callable[[Run], tuple[Task, Measured, Rows]]
 
-_VERSION = 1  # version of the cached values; raise it when their computation changes
+_VERSION = 2  # version of the cached values; raise it when their computation changes
 _TOLERANCE = 0.005  # tolerance of a metric: probabilities have 9 digits, which can make ties
 
 
@@ -188,15 +188,10 @@ def _resampled(
     count = len(rows.ids)
     if not count:
         raise UserError("there are no predictions in it.")
-    member = np.arange(count)
-    if rows.groups is not None:
-        member = np.unique(np.asarray(rows.groups), return_inverse=True)[1]
-    num_groups = int(member.max()) + 1
-    found = [
-        task.resampled(measured, metric, member, block)
-        for block in draw_times(num_groups, resamples, _integer(split))
-    ]
-    (point,) = task.resampled(measured, metric, member, np.ones((1, num_groups)))
+    member = members(rows.groups, count)
+    drawn = resample(task.kinds(measured), member, resamples, _integer(split))
+    found = [task.resampled(measured, metric, member, block) for block, _ in drawn]
+    (point,) = task.resampled(measured, metric, member, np.ones((1, int(member.max()) + 1)))
     truth = task.truth(measured).tolist()
     images = hashlib.sha256(repr((list(rows.ids), truth, rows.groups)).encode())
     return {

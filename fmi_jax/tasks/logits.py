@@ -1,0 +1,267 @@
+"""What the kinds of classification share: networks that give `k` logits per image."""
+
+import abc
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from fmi_jax.artifacts.result import Evaluation, named_columns, undefined_in
+from fmi_jax.errors import UserError
+from fmi_jax.tasks import condense, weighted
+from fmi_jax.tasks.base import ExampleGroup, ImageOf, Measured, Metric, Task
+from fmi_jax.tasks.intervals import Interval, auroc, proportion
+from fmi_jax.tasks.predictions import Predictions, read_predictions
+from fmi_jax.types import Rows
+
+GROUP_PREFIX = "roc_auc_"
+"""Prefix of the metric of a group of classes: mean AUROC of these, each against the rest."""
+
+
+class Classification(Task):
+    """A task whose networks give `k` logits per image."""
+
+    file = "predictions.csv"
+    shown = ("quadratic_kappa", "mAP", "accuracy", "balanced_accuracy", "f1", "roc_auc")
+    per_class: ClassVar[Mapping[str, str]] = {
+        "support": "Images",
+        "precision": "Precision",
+        "recall": "Recall",
+        "specificity": "Specificity",
+        "f1": "F1",
+        "roc_auc": "AUROC",
+        "average_precision": "Average precision",
+    }
+    of_classes = "Each class against the rest"
+
+    @classmethod
+    def find_metric(cls, name: str) -> Metric | None:
+        """Find a metric by name; None if there is none."""
+        if name in cls.metrics or not name.startswith(GROUP_PREFIX):
+            return cls.metrics.get(name)
+        return Metric(label=f"AUROC (macro, {name.removeprefix(GROUP_PREFIX)} classes)")
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics that this data set has, those of groups of classes last."""
+        return (*self.metrics, *(GROUP_PREFIX + group for group in self.class_groups))
+
+    def measure(self, outputs: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep logits and labels."""
+        return {"logits": outputs, "labels": batch["labels"]}
+
+    @abc.abstractmethod
+    def log_probabilities(self, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+        """Compute log-probabilities of the classes in float64."""
+
+    def probabilities(self, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+        """Compute probabilities of the classes in float64."""
+        return np.exp(self.log_probabilities(logits))
+
+    @abc.abstractmethod
+    def logits(self, probabilities: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+        """Find logits with these `probabilities`, in float64: infinite for 0 and 1.
+
+        So probabilities (kNN) are measured without a second activation on top of them
+        (docs/protocols.md, B11 and B12).
+        """
+
+    @abc.abstractmethod
+    def hard_labels(self, labels: np.ndarray) -> Int[np.ndarray, "..."]:
+        """Convert labels to those that are evaluated."""
+
+    @abc.abstractmethod
+    def wrong_labels(self, labels: np.ndarray) -> tuple[np.ndarray, str]:
+        """Find labels that are none, and say what was expected."""
+
+    @abc.abstractmethod
+    def weigh(
+        self, measured: Measured, weights: Float[np.ndarray, "s n"]
+    ) -> weighted.WeightedMetrics:
+        """Compute metrics, also those of each class, for each weighting of the images."""
+
+    def checked(self, measured: Measured) -> Measured:
+        """Convert logits to float64 and labels to int64, or say which image is wrong."""
+        logits, labels = np.asarray(measured["logits"], np.float64), np.asarray(measured["labels"])
+        k = len(self.classes)
+        if logits.shape != (len(logits), k) or labels.shape != (len(logits), *self.label.shape(k)):
+            raise ValueError(
+                f"logits {logits.shape} and labels {labels.shape} do not fit {k} classes"
+                f" of a {self.name} task"
+            )
+        if not len(logits):
+            raise UserError("there are no images to evaluate: expected a split with at least one.")
+        wrong, valid = self.wrong_labels(labels)
+        if wrong.any():
+            raise UserError(
+                f"label {labels[wrong][0]} of image {int(np.argwhere(wrong)[0, 0])} of the split is"
+                f" no class: expected {valid}."
+            )
+        impossible = np.isnan(self.log_probabilities(logits)).any(axis=1)
+        if impossible.any():
+            raise UserError(
+                f"the logits of {int(impossible.sum())} images (first: image"
+                f" {int(impossible.argmax())} of the split) are not numbers: the model has"
+                " diverged."
+            )
+        return {"logits": logits, "labels": self.hard_labels(labels)}
+
+    def values(
+        self, measured: Measured, weights: Float[np.ndarray, "s n"]
+    ) -> dict[str, Float[np.ndarray, "s"]]:
+        """Compute every metric for each weighting of the images; undefined ones are NaN."""
+        return self._values(self.weigh(measured, weights))
+
+    def _values(self, found: weighted.WeightedMetrics) -> dict[str, np.ndarray]:
+        areas, known = found.per_class["roc_auc"], found.known["roc_auc"]
+        groups = {
+            name: weighted.mean_over(known[c], areas[:, c]) for name, c in self._members().items()
+        }
+        return found.values | groups
+
+    def all_values(
+        self, measured: Measured, weights: Float[np.ndarray, "s n"]
+    ) -> dict[str, Float[np.ndarray, "s"]]:
+        """Compute every metric, also of each class, for each weighting of the images."""
+        found = self.weigh(measured, weights)
+        return self._values(found) | named_columns(self.classes, found.per_class)
+
+    def exact(self, measured: Measured, member: Int[np.ndarray, "n"]) -> dict[str, Interval]:
+        """Wilson's intervals of proportions and DeLong's of the AUROC of each class."""
+        scores, has = self.scores(measured["logits"]), self.present(measured["labels"])
+        called = self.called(measured["logits"])
+        found = {
+            "accuracy": proportion((called == has).all(axis=1), np.ones(len(has), bool), member)
+        }
+        for c, name in enumerate(self.classes):
+            found |= {
+                f"precision[{name}]": proportion(has[:, c], called[:, c], member),
+                f"recall[{name}]": proportion(called[:, c], has[:, c], member),
+                f"specificity[{name}]": proportion(~called[:, c], ~has[:, c], member),
+                f"roc_auc[{name}]": auroc(scores[:, c], has[:, c], member),
+            }
+        return found
+
+    def scores(self, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+        """Scores that rank the images of each class against the rest."""
+        return self.log_probabilities(logits)
+
+    @abc.abstractmethod
+    def called(self, logits: Float[np.ndarray, "n k"]) -> Bool[np.ndarray, "n k"]:
+        """Classes that each image is given."""
+
+    def _members(self) -> dict[str, list[int]]:
+        """Indices of the classes of each group, by the group's metric."""
+        return {
+            GROUP_PREFIX + group: [self.classes.index(name) for name in members]
+            for group, members in self.class_groups.items()
+        }
+
+    def evaluate(self, measured: Measured) -> Evaluation:
+        """Measure a whole split, each image counted once."""
+        measured = self.checked(measured)
+        count = len(measured["logits"])
+        found = self.weigh(measured, np.ones((1, count)))
+        values = {name: float(value[0]) for name, value in self._values(found).items()}
+        per_class = {
+            name: {
+                metric: int(value[0, c]) if metric == "support" else float(value[0, c])
+                for metric, value in found.per_class.items()
+            }
+            for c, name in enumerate(self.classes)
+        }
+        return Evaluation(
+            task=self.name,
+            classes=self.classes,
+            count=count,
+            values=values,
+            per_class=per_class,
+            confusion=np.rint(found.confusion[0]).astype(np.int64),
+            undefined=undefined_in(values, per_class),
+        )
+
+    def resampled(
+        self,
+        measured: Measured,
+        metric: str,
+        member: Int[np.ndarray, "n"],
+        times: Float[np.ndarray, "s g"],
+    ) -> Float[np.ndarray, "s"]:
+        """Compute one metric for many weightings of groups, from fewer rows than images."""
+        parts = self.condensed(measured, metric)
+        # A weighting makes tables of as many columns as there are rows; these stay in the cache.
+        size = max(1, 250_000 // max(len(part.logits) for part in parts))
+        return np.concatenate(
+            [
+                condense.values(parts, member, times[start : start + size])
+                for start in range(0, len(times), size)
+            ]
+        )
+
+    def kinds(self, measured: Measured) -> Bool[np.ndarray, "n m"]:
+        """Images with each class, and those without it."""
+        has = self.present(measured["labels"])
+        return np.hstack([has, ~has])
+
+    @abc.abstractmethod
+    def present(self, labels: np.ndarray) -> Bool[np.ndarray, "n k"]:
+        """Presence of each class by the labels."""
+
+    @abc.abstractmethod
+    def condensed(self, measured: Measured, metric: str) -> list[condense.Problem]:
+        """Find what has to be weighed for a metric: its value is the mean over these."""
+
+    def predictions(self, measured: Measured, rows: Rows) -> Predictions:
+        """Make the table of what a network says of each image; labels may be unknown."""
+        labels = measured.get("labels")
+        return Predictions(
+            classes=self.classes,
+            label=self.label,
+            ids=rows.ids,
+            probabilities=self.probabilities(measured["logits"]),
+            labels=None if labels is None else self.hard_labels(labels),
+            groups=rows.groups,
+        )
+
+    def truth(self, measured: Measured) -> np.ndarray:
+        """Labels."""
+        return measured["labels"]
+
+    def figures(self, path: Path, evaluation: Evaluation) -> dict[str, tuple[str, bytes]]:
+        """Draw ROC curves and, where images have one class each, the confusion matrix."""
+        from fmi_jax.tasks import figures  # it imports matplotlib
+
+        table = read_predictions(path, self.label, self.classes)
+        assert table.labels is not None
+        drawn = {}
+        if evaluation.confusion.ndim == 2:  # one table for all classes
+            drawn["confusion"] = (
+                "Confusion matrix of the test images",
+                figures.confusion(evaluation),
+            )
+        drawn["roc"] = (
+            "ROC curves of the test images",
+            figures.roc(evaluation, table.labels, table.probabilities),
+        )
+        return drawn
+
+    def examples(self, path: Path, image_of: ImageOf) -> list[ExampleGroup]:
+        """Choose images of every class, and the surest mistakes."""
+        from fmi_jax.tasks import examples
+
+        return examples.groups(read_predictions(path, self.label, self.classes), image_of)
+
+    def keep(self, path: Path, measured: Measured, rows: Rows) -> None:
+        """Write `predictions.csv`."""
+        self.predictions(measured, rows).write(path)
+
+    def read(self, path: Path) -> tuple[Measured, Rows]:
+        """Read `predictions.csv`."""
+        table = read_predictions(path, self.label, self.classes)
+        assert table.labels is not None
+        return (
+            {"logits": self.logits(table.probabilities), "labels": table.labels},
+            Rows(table.ids, table.groups),
+        )
