@@ -85,7 +85,7 @@ _NEW = {"format": 4, "adapt": "", "head": ""}
 
 
 def _finding(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Name the method of the intervals of formats 1 to 4."""
+    """Name the method of the intervals of formats 1 to 4, and add that nothing was chosen."""
     return {
         **values,
         "evaluations": {
@@ -93,6 +93,7 @@ def _finding(values: Mapping[str, Any]) -> dict[str, Any]:
                 **found,
                 "methods": dict.fromkeys(found["intervals"], "percentile bootstrap"),
                 "redrawn": 0,
+                **{name: {} for name in ("calibration", "choices", "decisions")},
             }
             for split, found in values["evaluations"].items()
         },

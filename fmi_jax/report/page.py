@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fmi_jax import atomic
 from fmi_jax.artifacts import history as _history
-from fmi_jax.artifacts.result import FILE_NAME as RESULT, Evaluation, Finding, Result
+from fmi_jax.artifacts.evaluation import Evaluation
+from fmi_jax.artifacts.result import FILE_NAME as RESULT, Finding, Result
 from fmi_jax.drawing.template import png_uri, render
 from fmi_jax.errors import UserError
 from fmi_jax.report.charts import curves
@@ -85,6 +87,7 @@ def _evaluated(workdir: Path, result: Result, image_of: ImageOf | None) -> bytes
         per_class=task.per_class,
         class_methods=_class_methods(test, task.per_class),
         of_classes=task.of_classes,
+        rule=_rule(result.config.get("operating", {})),
         curves=pictures.pop("curves", None),
         pictures=pictures.values(),
         figures=_figures(workdir, result.finding),
@@ -107,8 +110,18 @@ def _others(workdir: Path, result: Result) -> list[tuple[Finding, _Pairs, _Pairs
 
 
 def _metrics(test: Evaluation) -> _Pairs:
-    """Name and label of every metric."""
-    return [(name, describe(name, test.task).label) for name in test.values]
+    """Name and label of every metric that is shown."""
+    left_out = TASKS[test.task].left_out
+    return [(name, describe(name, test.task).label) for name in test.values if name not in left_out]
+
+
+def _rule(operating: Mapping[str, Any]) -> str:
+    """Say how thresholds were chosen."""
+    name, target = operating.get("name", ""), operating.get("target", 0)
+    return {
+        "youden": "largest sum of sensitivity and specificity",
+        "cost": f"least cost, a miss costing {operating.get('miss', 1):g} false alarms",
+    }.get(name, f"{name} of at least {target:g}")
 
 
 def _class_methods(test: Evaluation, per_class: Mapping[str, str]) -> list[str]:

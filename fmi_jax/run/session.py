@@ -25,6 +25,7 @@ from fmi_jax.run.features import extract
 from fmi_jax.run.origin import CHECKPOINTS, Origin, find_origin
 from fmi_jax.settings import BaseConfig
 from fmi_jax.tasks.base import Measured
+from fmi_jax.tasks.operating import Rule
 from fmi_jax.tasks.registry import task_of
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.step import Arrays
@@ -177,9 +178,10 @@ class Session(Run):
         """
         task, train, rows = self.task, self.config.train, self.dataset.rows("test")
         on_val = task.evaluate(val)
-        on_test = task.bounded(
-            task.evaluate(test), test, train.bootstrap_samples, train.seed, rows.groups
-        )
+        rule = Rule(**dataclasses.asdict(self.config.operating))
+        resampling = (train.bootstrap_samples, train.seed, rows.groups)
+        on_test = task.bounded(task.evaluate(test), test, *resampling)
+        on_test = task.assessed(on_test, test, task.chosen(val, rule), rule, *resampling)
         self._lap("test")
         judge, file, title = self.protocol.name, task.file, ""
         if (added := self._added) is not None:

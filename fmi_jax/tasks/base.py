@@ -16,10 +16,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from fmi_jax.artifacts.result import Evaluation
+from fmi_jax.artifacts.evaluation import Evaluation
 from fmi_jax.data.labels import Label
 from fmi_jax.errors import unknown_name
 from fmi_jax.tasks.intervals import BOOTSTRAP, Interval, scaled
+from fmi_jax.tasks.operating import Rule
 from fmi_jax.tasks.weighted import resample
 from fmi_jax.types import Rows
 
@@ -41,11 +42,13 @@ class Metric:
       label: name in tables.
       higher_is_better: True if larger values are better.
       bounds: smallest and largest possible value.
+      ordinal: True if it is for classes in an order.
     """
 
     label: str
     higher_is_better: bool = True
     bounds: tuple[float, float] = (0.0, 1.0)
+    ordinal: bool = False
 
     def score(self, value: float) -> float:
         """Turn a value around if need be, so that more is better; -inf where it is undefined."""
@@ -117,23 +120,27 @@ class Task(Objective):
     Attributes:
       classes: name of each of the `k` classes.
       class_groups: classes that one more metric averages over, by the group's name.
+      ordinal: True if the classes are in an order; without one, metrics that need it are absent.
       name: task's name in manifests and results.
       label: form of the labels.
       metrics: every metric by name, in the order of tables.
       selects: metric that selects the best checkpoint where a data set has none of its own.
       file: name of the file in a run's folder that `keep` writes.
       shown: metrics of the table on the console.
+      left_out: metrics that a page does not show.
       per_class: label of each metric of a single class, in the order of tables.
       of_classes: heading of the table of the classes.
     """
 
     classes: tuple[str, ...] = ()
     class_groups: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    ordinal: bool = True
     label: ClassVar[Label]
     metrics: ClassVar[Mapping[str, Metric]]
     selects: ClassVar[str]
     file: ClassVar[str]
     shown: ClassVar[tuple[str, ...]]
+    left_out: ClassVar[tuple[str, ...]] = ()
     per_class: ClassVar[Mapping[str, str]]
     of_classes: ClassVar[str] = "Each class"
 
@@ -150,7 +157,9 @@ class Task(Objective):
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of the metrics that this data set has."""
-        return tuple(self.metrics)
+        return tuple(
+            name for name, metric in self.metrics.items() if self.ordinal or not metric.ordinal
+        )
 
     def metric(self, name: str) -> Metric:
         """Look a metric of this data set up; an unknown name raises `UsageError`."""
@@ -207,12 +216,14 @@ class Task(Objective):
     def truth(self, measured: Measured) -> np.ndarray:
         """Part of the measurements that the labels alone decide, `[n, ...]`."""
 
-    def outcomes(self, measured: Measured) -> tuple[Float[np.ndarray, "m"], np.ndarray]:
-        """Probabilities that the network stated, and whether each came true, bool `[m]`.
+    def outcomes(
+        self, measured: Measured
+    ) -> tuple[Float[np.ndarray, "n k"], Bool[np.ndarray, "n k"]]:
+        """Probabilities of classes that the network stated, and whether each came true.
 
         None where the task keeps no probabilities.
         """
-        return np.zeros(0), np.zeros(0, bool)
+        return np.zeros((0, 0)), np.zeros((0, 0), bool)
 
     def figures(self, path: Path, evaluation: Evaluation) -> dict[str, tuple[str, bytes]]:
         """Draw the figures of a page, `{name: (words, PNG)}`.
@@ -269,6 +280,29 @@ class Task(Objective):
             for name, value in self.all_values(measured, times[:, member]).items():
                 drawn.setdefault(name, []).append(value)
         return Resamples({name: np.concatenate(parts) for name, parts in drawn.items()}, redrawn)
+
+    def chosen(self, measured: Measured, rule: Rule) -> dict[str, Any]:
+        """Choose on the validation images what `Evaluation.choices` keeps, as JSON values."""
+        return {}
+
+    def assessed(
+        self,
+        evaluation: Evaluation,
+        measured: Measured,
+        choices: Mapping[str, Any],
+        rule: Rule,
+        samples: int,
+        seed: int,
+        groups: Sequence[str] | None = None,
+    ) -> Evaluation:
+        """Add calibration, and decisions at what was `chosen`, to an evaluation.
+
+        Args:
+          evaluation: what `evaluate` found of `measured`.
+          choices: what `chosen` chose by `rule`.
+          measured, samples, seed, groups: as for `bootstrap`.
+        """
+        return evaluation
 
     def cautions(
         self, evaluation: Evaluation, groups: Sequence[str] | None = None

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Bool, Float, Int
 
-from fmi_jax.artifacts.result import Calibration
+from fmi_jax.artifacts.evaluation import Calibration
 from fmi_jax.tasks.weighted import draw_times, log_softmax
 
 BINS = 15
@@ -34,9 +34,9 @@ def log_loss(probabilities: Float[np.ndarray, "n"], truth: Bool[np.ndarray, "n"]
     return float(-np.log(np.where(truth, p, 1 - p)).mean())
 
 
-def equal_width(probabilities: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-    """Bin of each probability: 15 of equal width, each with its upper end, the first with 0."""
-    return np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], probabilities, side="left")
+def equal_width(probabilities: Float[np.ndarray, "n"], bins: int = BINS) -> Int[np.ndarray, "n"]:
+    """Bin of each probability: of equal width, each with its upper end, the first with 0."""
+    return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], probabilities, side="left")
 
 
 def equal_counts(probabilities: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
@@ -122,6 +122,7 @@ def calibration(
     member: Int[np.ndarray, "n"],
     resamples: int,
     seed: int,
+    scaled: Float[np.ndarray, "n"] | None = None,
 ) -> Calibration:
     """Calibration of one class.
 
@@ -131,6 +132,7 @@ def calibration(
       member: each image's group, which is drawn as one.
       resamples: bootstrap resamples of the interval.
       seed: random seed.
+      scaled: probability of the class after temperature scaling; None without it.
     """
     observed, _ = calibration_error(probabilities, truth)
     bins, away = equal_width(probabilities), probabilities - truth
@@ -156,6 +158,7 @@ def calibration(
         error=observed,
         interval=(float(low), float(high)),
         ideal=float(np.mean(ideal)),
+        scaled=math.nan if scaled is None else calibration_error(scaled, truth)[0],
         brier=brier(probabilities, truth),
         slope=slope,
         intercept=intercept,

@@ -36,7 +36,7 @@ _MACRO = {
     "f1": Metric(label="Macro F1"),
 }
 _ONE_CLASS = {
-    "quadratic_kappa": Metric(label="Quadratic weighted kappa", bounds=(-1.0, 1.0)),
+    "quadratic_kappa": Metric(label="Quadratic weighted kappa", bounds=(-1.0, 1.0), ordinal=True),
     "cohen_kappa": Metric(label="Cohen's kappa", bounds=(-1.0, 1.0)),
     "accuracy": Metric(label="Accuracy"),
     "balanced_accuracy": Metric(label="Balanced accuracy"),
@@ -94,11 +94,6 @@ class _OneClass(Classification):
         scores, truth = self.log_probabilities(logits), np.eye(logits.shape[1], dtype=np.int64)
         return [condense.by_order(scores[:, c], truth[labels][:, c]) for c in classes]
 
-    def outcomes(self, measured: Measured) -> tuple[Float[np.ndarray, "m"], np.ndarray]:
-        """Probabilities of the predicted classes."""
-        logits = measured["logits"]  # of equal ones the first, which rounding must not decide
-        return self.probabilities(logits).max(axis=1), logits.argmax(axis=1) == measured["labels"]
-
     def _ranked(self, metric: str) -> list[int]:
         """Classes whose AUROC, each against the rest, a metric is the mean of; none: another."""
         return self._members().get(metric, [])
@@ -110,6 +105,12 @@ class Binary(_OneClass):
 
     name = "binary"
     selects = "roc_auc"
+    left_out = tuple(_MACRO)
+    per_class: ClassVar[Mapping[str, str]] = {
+        **Classification.per_class,
+        "precision": "Predictive value",
+        "recall": "Sensitivity",
+    }
     metrics: ClassVar[Mapping[str, Metric]] = {
         **_ONE_CLASS,
         "roc_auc": Metric(label="AUROC"),
@@ -133,6 +134,10 @@ class Binary(_OneClass):
     ) -> weighted.WeightedMetrics:
         """Compute metrics; AUROC and average precision are those of the second class."""
         return weighted.one_class(measured["logits"], measured["labels"], weights, binary=True)
+
+    def decided(self) -> Sequence[int]:
+        """Presence of the second class is decided."""
+        return (1,)
 
     def exact(self, measured: Measured, member: Int[np.ndarray, "n"]) -> dict[str, Interval]:
         """Add the AUROC, that of the second class."""
@@ -215,6 +220,10 @@ class Multilabel(Classification):
         """Any number of classes for each image."""
         return labels.astype(bool)
 
+    def decided(self) -> Sequence[int]:
+        """Presence of every class is decided."""
+        return range(len(self.classes))
+
     def scores(self, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
         """Logits, which keep their order where probabilities reach 1."""
         return logits
@@ -240,7 +249,3 @@ class Multilabel(Classification):
         if not classes:
             return [condense.whole(logits, labels, self.weigh, metric)]
         return [condense.by_order(logits[:, c], labels[:, c]) for c in classes]
-
-    def outcomes(self, measured: Measured) -> tuple[Float[np.ndarray, "m"], np.ndarray]:
-        """Probabilities of all classes."""
-        return self.probabilities(measured["logits"]).ravel(), measured["labels"].ravel() == 1

@@ -1,18 +1,21 @@
 """What the kinds of classification share: networks that give `k` logits per image."""
 
 import abc
-from collections.abc import Mapping
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fmi_jax.artifacts.result import Evaluation, named_columns, undefined_in
+from fmi_jax.artifacts.evaluation import Evaluation, named_columns, undefined_in
 from fmi_jax.errors import UserError
-from fmi_jax.tasks import condense, weighted
-from fmi_jax.tasks.base import ExampleGroup, ImageOf, Measured, Metric, Task
+from fmi_jax.tasks import calibration, condense, weighted
+from fmi_jax.tasks.base import ExampleGroup, ImageOf, Measured, Metric, Task, members
 from fmi_jax.tasks.intervals import Interval, auroc, proportion
+from fmi_jax.tasks.operating import Rule, decide
 from fmi_jax.tasks.predictions import Predictions, read_predictions
 from fmi_jax.types import Rows
 
@@ -46,7 +49,7 @@ class Classification(Task):
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of the metrics that this data set has, those of groups of classes last."""
-        return (*self.metrics, *(GROUP_PREFIX + group for group in self.class_groups))
+        return (*super().metric_names, *(GROUP_PREFIX + group for group in self.class_groups))
 
     def measure(self, outputs: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Keep logits and labels."""
@@ -119,7 +122,11 @@ class Classification(Task):
         groups = {
             name: weighted.mean_over(known[c], areas[:, c]) for name, c in self._members().items()
         }
-        return found.values | groups
+        return {
+            name: value
+            for name, value in (found.values | groups).items()
+            if name in self.metric_names
+        }
 
     def all_values(
         self, measured: Measured, weights: Float[np.ndarray, "s n"]
@@ -143,6 +150,71 @@ class Classification(Task):
                 f"roc_auc[{name}]": auroc(scores[:, c], has[:, c], member),
             }
         return found
+
+    def chosen(self, measured: Measured, rule: Rule) -> dict[str, Any]:
+        """Choose the temperature, and a threshold for each class that is decided on."""
+        measured = self.checked(measured)
+        p, has = self.probabilities(measured["logits"]), self.present(measured["labels"])
+        thresholds = {self.classes[c]: rule.choose(p[:, c], has[:, c]) for c in self.decided()}
+        return {
+            "temperature": calibration.temperature(measured["logits"], measured["labels"]),
+            "thresholds": {n: t for n, t in thresholds.items() if math.isfinite(t)},
+        }
+
+    def assessed(
+        self,
+        evaluation: Evaluation,
+        measured: Measured,
+        choices: Mapping[str, Any],
+        rule: Rule,
+        samples: int,
+        seed: int,
+        groups: Sequence[str] | None = None,
+    ) -> Evaluation:
+        """Add calibration of every class, and decisions at what was `chosen`."""
+        measured, member = self.checked(measured), members(groups, evaluation.count)
+        logits, has = measured["logits"], self.present(measured["labels"])
+        p, at = self.probabilities(logits), choices["temperature"]
+        scaled = None if math.isnan(at) else self.probabilities(logits / at)
+        calibrated = {
+            self.classes[c]: calibration.calibration(
+                p[:, c],
+                has[:, c],
+                member,
+                samples,
+                seed,
+                None if scaled is None else scaled[:, c],
+            )
+            for c in (self._stated() if samples else ())
+        }
+        index = {name: c for c, name in enumerate(self.classes)}
+        decisions = {
+            name: decide(p[:, c], has[:, c], member, threshold, rule.prevalence)
+            for name, threshold in choices["thresholds"].items()
+            for c in [index[name]]
+        }
+        return dataclasses.replace(
+            evaluation,
+            calibration=calibrated,
+            choices=dict(choices),
+            decisions=decisions,
+        )
+
+    def outcomes(
+        self, measured: Measured
+    ) -> tuple[Float[np.ndarray, "n k"], Bool[np.ndarray, "n k"]]:
+        """Probabilities of every class, of two the second."""
+        stated = [*self._stated()]
+        p, has = self.probabilities(measured["logits"]), self.present(measured["labels"])
+        return p[:, stated], has[:, stated]
+
+    def _stated(self) -> Sequence[int]:
+        """Classes whose probabilities are not one minus those of another."""
+        return self.decided() or range(len(self.classes))
+
+    def decided(self) -> Sequence[int]:
+        """Classes whose presence is decided by a threshold; none: by the most probable class."""
+        return ()
 
     def scores(self, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
         """Scores that rank the images of each class against the rest."""
@@ -230,7 +302,7 @@ class Classification(Task):
         return measured["labels"]
 
     def figures(self, path: Path, evaluation: Evaluation) -> dict[str, tuple[str, bytes]]:
-        """Draw ROC curves and, where images have one class each, the confusion matrix."""
+        """Draw ROC and precision-recall curves and, where images have one class, the confusions."""
         from fmi_jax.tasks import figures  # it imports matplotlib
 
         table = read_predictions(path, self.label, self.classes)
@@ -241,9 +313,11 @@ class Classification(Task):
                 "Confusion matrix of the test images",
                 figures.confusion(evaluation),
             )
-        drawn["roc"] = (
-            "ROC curves of the test images",
-            figures.roc(evaluation, table.labels, table.probabilities),
+        curves = (evaluation, table.labels, table.probabilities)
+        drawn["roc"] = ("ROC curves of the test images", figures.roc(*curves))
+        drawn["precision_recall"] = (
+            "Precision-recall curves of the test images; dotted: prevalence",
+            figures.precision_recall(*curves),
         )
         return drawn
 

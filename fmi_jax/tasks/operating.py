@@ -8,7 +8,38 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
+
+from fmi_jax.artifacts.evaluation import Decision
+from fmi_jax.tasks.intervals import proportion
+
+RULES = ("youden", "sensitivity", "specificity", "cost")
+
+
+class Rule(NamedTuple):
+    """Choice of a threshold.
+
+    Attributes:
+      name: one of `RULES`.
+      target: least sensitivity or specificity, for these two.
+      miss: cost of a missed positive in false alarms, for "cost".
+      prevalence: share of positives that predictive values are stated for as well; 0: none.
+    """
+
+    name: str = "youden"
+    target: float = 0.9
+    miss: float = 1.0
+    prevalence: float = 0.0
+
+    def choose(self, probabilities: np.ndarray, truth: np.ndarray) -> float:
+        """Choose a threshold; NaN without a positive and a negative."""
+        curve = roc(probabilities, truth)
+        if self.name == "youden":
+            return youden(curve).threshold
+        if self.name == "cost":
+            return cheapest(curve, self.miss).threshold
+        at = at_sensitivity if self.name == "sensitivity" else at_specificity
+        return at(curve, self.target).threshold
 
 
 class Point(NamedTuple):
@@ -130,4 +161,45 @@ def predictive_values(
     return (
         found / (found + alarms) if found + alarms else math.nan,
         cleared / (cleared + missed) if cleared + missed else math.nan,
+    )
+
+
+def decide(
+    probabilities: Float[np.ndarray, "n"],
+    truth: Bool[np.ndarray, "n"],
+    member: Int[np.ndarray, "n"],
+    threshold: float,
+    prevalence: float,
+) -> Decision:
+    """Measure the decisions at a threshold, with Wilson's intervals.
+
+    Args:
+      probabilities: probability of the class.
+      truth: images that have it.
+      member: each image's group.
+      threshold: lowest probability that is called positive.
+      prevalence: share of positives that predictive values are stated for as well; 0: none.
+    """
+    called = probabilities >= threshold
+    parts = {
+        "sensitivity": (called, truth),
+        "specificity": (~called, ~truth),
+        "ppv": (truth, called),
+        "npv": (~truth, ~called),
+    }
+    values = {
+        name: float(hit[counted].mean()) if counted.any() else math.nan
+        for name, (hit, counted) in parts.items()
+    }
+    bounds = {name: proportion(*part, member) for name, part in parts.items()}
+    ppv, npv = math.nan, math.nan
+    if prevalence:
+        ppv, npv = predictive_values(values["sensitivity"], values["specificity"], prevalence)
+    return Decision(
+        threshold=threshold,
+        values=values,
+        intervals={name: (one.low, one.high) for name, one in bounds.items() if one.defined},
+        prevalence=prevalence or math.nan,
+        ppv=ppv,
+        npv=npv,
     )

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from fmi_jax import atomic
-from fmi_jax.artifacts.result import Evaluation, named_columns, undefined_in
+from fmi_jax.artifacts.evaluation import Evaluation, named_columns, undefined_in
 from fmi_jax.data.labels import IGNORE, Label, resized_maps
 from fmi_jax.errors import UserError
 from fmi_jax.tasks.base import Measured, Metric, Task

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fmi_jax.artifacts.result import Evaluation
+from fmi_jax.artifacts.evaluation import Evaluation
 from fmi_jax.tasks.logits import Classification
 from fmi_jax.tasks.weighted import interval
 

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from benchmarks import uncertainty
-from fmi_jax.artifacts.result import Evaluation
+from fmi_jax.artifacts.evaluation import Evaluation
 from fmi_jax.tasks.base import Task
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
 from fmi_jax.tasks.intervals import auroc, delong, proportion, scaled, wilson
