@@ -6,6 +6,7 @@ more so the fewer the images: `calibration` states what a calibrated model would
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -89,7 +90,8 @@ def temperature(logits: Float[np.ndarray, "n k"], labels: np.ndarray) -> float:
     ends = (-math.log(1000), math.log(1000))
     if slope(ends[0]) >= 0 or slope(ends[1]) <= 0:
         return math.nan
-    return math.exp(-float(scipy.optimize.brentq(slope, *ends, xtol=1e-12)))
+    sharpness: Any = scipy.optimize.brentq(slope, *ends, xtol=1e-12)
+    return math.exp(-sharpness)
 
 
 def slope_and_intercept(

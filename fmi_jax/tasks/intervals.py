@@ -6,10 +6,11 @@ has a form that counts groups.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.optimize
+import scipy.special
 import scipy.stats
 from jaxtyping import Bool, Float, Int
 
@@ -164,7 +165,7 @@ def _newcombe(area: float, positive: int, negative: int) -> Interval:
         return math.sqrt(at * (1 - at) * tail / (positive * negative))
 
     # Symmetric: an area of 0 is one of 1 with the classes exchanged.
-    end = float(scipy.optimize.brentq(lambda at: 1 - at - Z * error(at), 1e-9, 1 - 1e-12))
+    end: Any = scipy.optimize.brentq(lambda at: 1 - at - Z * error(at), 1e-9, 1 - 1e-12)
     return Interval(end, 1.0, NEWCOMBE) if area == 1 else Interval(0.0, 1 - end, NEWCOMBE)
 
 
@@ -191,5 +192,5 @@ def scaled(
     width = high - low
     at = (value - low) / width
     centre, half = math.log(at / (1 - at)), Z * error / width / (at * (1 - at))
-    ends = (low + width / (1 + math.exp(-x)) for x in (centre - half, centre + half))
-    return Interval(*ends, method)
+    ends = low + width * scipy.special.expit([centre - half, centre + half])
+    return Interval(float(ends[0]), float(ends[1]), method)

@@ -191,7 +191,7 @@ def decide(
         name: float(hit[counted].mean()) if counted.any() else math.nan
         for name, (hit, counted) in parts.items()
     }
-    bounds = {name: proportion(*part, member) for name, part in parts.items()}
+    bounds = {name: proportion(hit, counted, member) for name, (hit, counted) in parts.items()}
     ppv, npv = math.nan, math.nan
     if prevalence:
         ppv, npv = predictive_values(values["sensitivity"], values["specificity"], prevalence)

@@ -112,9 +112,10 @@ class Segmentation(Task):
     ) -> dict[str, Float[np.ndarray, "s"]]:
         """Compute every metric for each weighting of the images; undefined ones are NaN."""
         dice, iou = self._per_class(measured, weights)
-        known = (measured["predicted"] + measured["true"]).any(axis=0)[1:]
+        seen = measured["true"].sum(axis=0)[1:]
+        known = seen + measured["predicted"].sum(axis=0)[1:] > 0
         # A class that no mask shows and some images are given has 0, also where these do not count.
-        absent = ~measured["true"].any(axis=0)[1:]
+        absent = seen == 0
         return {
             "dice": mean_over(known, np.where(absent, 0.0, dice[:, 1:])),
             "iou": mean_over(known, np.where(absent, 0.0, iou[:, 1:])),

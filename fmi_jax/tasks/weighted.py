@@ -102,6 +102,7 @@ def _redrawn(held: Float[np.ndarray, "g m"], seed: tuple[int, int]) -> Float[np.
     """Draw one resample until it holds every kind, or give up and return the last."""
     rng, groups = np.random.default_rng(seed), len(held)
     at_once = max(1, min(64, _BLOCK // groups))
+    times = np.zeros((1, groups))
     for _ in range(0, _TRIES, at_once):
         draws = rng.integers(groups, size=(at_once, groups))
         draws += groups * np.arange(at_once)[:, None]
@@ -239,7 +240,7 @@ def _per_class(
 
 def _known(truth: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
     """Find the classes `[k]` that have each metric on the rows as they are."""
-    has, lacks, called = truth.any(axis=0), ~truth.all(axis=0), predicted.any(axis=0)
+    has, lacks, called = (part.sum(axis=0) > 0 for part in (truth, ~truth, predicted))
     return {
         "precision": has | called,
         "recall": has,
