@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fmi_jax.artifacts.result import Evaluation, Result
+from fmi_jax.artifacts.evaluation import Evaluation
+from fmi_jax.artifacts.result import Result
 from fmi_jax.tasks.predictions import read_predictions
 from fmi_jax.tasks.registry import TASKS
 

@@ -258,6 +258,24 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(slots=True)
+class OperatingConfig:
+    """Threshold that the validation images choose for each class that is present or not.
+
+    Attributes:
+      name: rule: "youden" (largest sensitivity + specificity), "sensitivity" or "specificity" (at
+        least `target`), or "cost" (least, where a miss costs `miss` false alarms).
+      target: least sensitivity or specificity.
+      miss: cost of a missed positive, in false alarms.
+      prevalence: share of positives that predictive values are stated for as well; 0: none.
+    """
+
+    name: str = one_of("youden", "youden", "sensitivity", "specificity", "cost")
+    target: float = fraction(0.9)
+    miss: float = positive(1.0)
+    prevalence: float = fraction(0.0)
+
+
+@dataclasses.dataclass(slots=True)
 class BaseConfig:
     """Config of an experiment, without the options of single protocols.
 
@@ -282,6 +300,7 @@ class BaseConfig:
     backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    operating: OperatingConfig = dataclasses.field(default_factory=OperatingConfig)
 
     def contradictions(self) -> Iterator[str]:
         """Messages for fields that do not fit together."""

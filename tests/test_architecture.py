@@ -48,17 +48,18 @@ ALLOWED: dict[str, set[str]] = {
         *("types", "errors", "settings", "nn", "parallel", "artifacts", "jax"),
     },
     "fmi_jax.tasks.segmentation": {
-        *("types", "errors", "atomic", "tasks", "data.labels", "artifacts.result", "jax"),
+        *("types", "errors", "atomic", "tasks", "data.labels", "artifacts.evaluation", "jax"),
     },
     "fmi_jax.tasks.self_supervision": {"tasks", "jax"},
     "fmi_jax.tasks": {
-        *("types", "errors", "atomic", "data.labels", "data.prepared", "artifacts.result"),
+        *("types", "errors", "atomic", "data.labels", "data.prepared", "artifacts.evaluation"),
         *("augment", "drawing"),
     },
     "fmi_jax.protocols": {
         *("types", "errors", "atomic", "cores", "registry", "rules", "settings", "parallel"),
         *("nn", "models", "augment", "data.prepared", "data.labels", "data.loader"),
-        *("training", "tasks", "artifacts.result", "artifacts.charts", "artifacts.history", "jax"),
+        *("training", "tasks", "artifacts.evaluation", "artifacts.result", "artifacts.charts"),
+        *("artifacts.history", "jax"),
     },
     "fmi_jax.config": {"settings", "protocols", "tasks"},
     "fmi_jax.options": {"errors", "settings", "config", "protocols"},

@@ -40,14 +40,16 @@ def format_of(values: Mapping[str, Any], known: int, path: Path) -> int:
 
 
 def result(values: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Upgrade a `result.json` of format 1, 2 or 3.
+    """Upgrade a `result.json` of format 1 to 4.
 
     Args:
       values: content of the file.
       number: file's format number.
     """
+    if number == 4:
+        return {**values, "format": 5, "findings": [*map(_finding, values["findings"])]}
     if number == 3:
-        return {**values, **_NEW}
+        return result({**values, **_NEW}, 4)
     if number == 1:
         values = {**values, **_unread(values)}
     kept = {name: value for name, value in values.items() if name not in _FINDING}
@@ -75,10 +77,28 @@ def result(values: Mapping[str, Any], number: int) -> dict[str, Any]:
             "resampled": values["resampled"],
         }
     finding |= {"headline": values.get("headline"), "speeds": values.get("speeds", [])}
-    return kept | _NEW | {"findings": [{"judge": values["config"]["protocol"], **finding}]}
+    finding = {"judge": values["config"]["protocol"], **finding}
+    return result({**kept, **_NEW, "findings": [finding]}, 4)
 
 
 _NEW = {"format": 4, "adapt": "", "head": ""}
+
+
+def _finding(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the method of the intervals of formats 1 to 4, and add that nothing was chosen."""
+    return {
+        **values,
+        "evaluations": {
+            split: {
+                **found,
+                "methods": dict.fromkeys(found["intervals"], "percentile bootstrap"),
+                "redrawn": 0,
+                **{name: {} for name in ("calibration", "choices", "decisions")},
+            }
+            for split, found in values["evaluations"].items()
+        },
+    }
+
 
 _FINDING = (
     *("kind", "title", "values", "text", "figures", "headline", "speeds"),

@@ -2,102 +2,22 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
-
 from fmi_jax import atomic
 from fmi_jax.artifacts import older
 from fmi_jax.artifacts.charts import Chart
+from fmi_jax.artifacts.evaluation import Evaluation, or_nan, strict
 from fmi_jax.errors import UserError
 
 FILE_NAME = "result.json"
-FORMAT = 4
+FORMAT = 5
 """Format number of `result.json`. Formats 1 and 2 had one document for runs that classify and
 another for analyses; format 1 lacked `unread`, `headline` and `speeds`, format 3 `adapt` and
-`head`."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Evaluation:
-    """What was measured on one split.
-
-    Attributes:
-      task: task's name.
-      classes: names of the classes, in the order of the network's outputs.
-      count: number of images.
-      values: aggregate metrics of the task by name.
-      per_class: metrics of each class by its name.
-      confusion: images by true (row) and predicted (column) class, int64 `[k, k]`; for a
-        multi-label task the table of each class, `[k, 2, 2]`.
-      undefined: names of the metrics that are NaN: "roc_auc", "recall[Mild]".
-      intervals: 95% confidence intervals of `values`; empty: not computed.
-    """
-
-    task: str
-    classes: tuple[str, ...]
-    count: int
-    values: dict[str, float]
-    per_class: dict[str, dict[str, float]]
-    confusion: np.ndarray
-    undefined: tuple[str, ...]
-    intervals: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """The evaluation as strict JSON values: NaN becomes None."""
-        return _strict(
-            {
-                "task": self.task,
-                "classes": self.classes,
-                "count": self.count,
-                "values": self.values,
-                "intervals": self.intervals,
-                "per_class": self.per_class,
-                "confusion": self.confusion.tolist(),
-                "undefined": self.undefined,
-            }
-        )
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
-        return cls(
-            task=values["task"],
-            classes=tuple(values["classes"]),
-            count=values["count"],
-            values={name: _or_nan(value) for name, value in values["values"].items()},
-            intervals={
-                name: (_or_nan(low), _or_nan(high))
-                for name, (low, high) in values["intervals"].items()
-            },
-            per_class={
-                name: {metric: _or_nan(value) for metric, value in row.items()}
-                for name, row in values["per_class"].items()
-            },
-            confusion=np.asarray(values["confusion"], np.int64),
-            undefined=tuple(values["undefined"]),
-        )
-
-
-def undefined_in(
-    values: Mapping[str, float], per_class: Mapping[str, Mapping[str, float]]
-) -> tuple[str, ...]:
-    """List the metrics that are NaN, for `Evaluation.undefined`."""
-    undefined = [name for name, value in values.items() if math.isnan(value)]
-    undefined += [
-        f"{metric}[{name}]"
-        for name, row in per_class.items()
-        for metric, value in row.items()
-        if math.isnan(value)
-    ]
-    return tuple(undefined)
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
+`head`. Format 4 had percentile intervals, none of single classes, and lacked `methods`, `redrawn`,
+`calibration`, `choices` and `decisions`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -305,14 +225,14 @@ class Result:
             "best": None if self.best is None else dataclasses.asdict(self.best),
             "findings": [finding.to_json() for finding in self.findings],
         }
-        return {"format": FORMAT, **_strict(values)}
+        return {"format": FORMAT, **strict(values)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`, of values that are `current`."""
         best = values["best"]
         if best is not None:
-            best = Best(**{**best, "value": _or_nan(best["value"])})
+            best = Best(**{**best, "value": or_nan(best["value"])})
         parts = {
             "best": best,
             "findings": [Finding.from_json(finding) for finding in values["findings"]],
@@ -343,13 +263,3 @@ class Result:
                 f"{path} is not the result of a run ({type(error).__name__}: {error});"
                 " expected the file as run.py wrote it."
             ) from error
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fmi_jax.artifacts.result import Evaluation
+from fmi_jax.artifacts.evaluation import Evaluation
 from fmi_jax.tasks.registry import TASKS, describe
 
 
@@ -26,7 +26,7 @@ def console_table(evaluation: Evaluation, title: str, console: Console | None = 
     task = TASKS[evaluation.task]
     of_groups = [name for name in evaluation.values if name not in task.metrics]
     for name in (*task.shown, *of_groups, "loss"):
-        if name in evaluation.values:
+        if name in evaluation.values and name not in task.left_out:
             label = describe(name, evaluation.task).label
             low, high = evaluation.intervals.get(name, (math.nan, math.nan))
             interval = "" if math.isnan(low) else f"{low:.3f} to {high:.3f}"

@@ -1,10 +1,13 @@
 """The report of a run: its figures, and one HTML page that needs nothing but itself."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fmi_jax import atomic
 from fmi_jax.artifacts import history as _history
-from fmi_jax.artifacts.result import FILE_NAME as RESULT, Evaluation, Finding, Result
+from fmi_jax.artifacts.evaluation import Evaluation
+from fmi_jax.artifacts.result import FILE_NAME as RESULT, Finding, Result
 from fmi_jax.drawing.template import png_uri, render
 from fmi_jax.errors import UserError
 from fmi_jax.report.charts import curves
@@ -82,7 +85,9 @@ def _evaluated(workdir: Path, result: Result, image_of: ImageOf | None) -> bytes
         headline_label=headline.label,
         metrics=_metrics(test),
         per_class=task.per_class,
+        class_methods=_class_methods(test, task.per_class),
         of_classes=task.of_classes,
+        rule=_rule(result.config.get("operating", {})),
         curves=pictures.pop("curves", None),
         pictures=pictures.values(),
         figures=_figures(workdir, result.finding),
@@ -105,8 +110,28 @@ def _others(workdir: Path, result: Result) -> list[tuple[Finding, _Pairs, _Pairs
 
 
 def _metrics(test: Evaluation) -> _Pairs:
-    """Name and label of every metric."""
-    return [(name, describe(name, test.task).label) for name in test.values]
+    """Name and label of every metric that is shown."""
+    left_out = TASKS[test.task].left_out
+    return [(name, describe(name, test.task).label) for name in test.values if name not in left_out]
+
+
+def _rule(operating: Mapping[str, Any]) -> str:
+    """Say how thresholds were chosen."""
+    name, target = operating.get("name", ""), operating.get("target", 0)
+    return {
+        "youden": "largest sum of sensitivity and specificity",
+        "cost": f"least cost, a miss costing {operating.get('miss', 1):g} false alarms",
+    }.get(name, f"{name} of at least {target:g}")
+
+
+def _class_methods(test: Evaluation, per_class: Mapping[str, str]) -> list[str]:
+    """Say which metrics of single classes have intervals of which method."""
+    used: dict[str, dict[str, None]] = {}
+    for name, row in test.per_class.items():
+        for metric in row:
+            if method := test.methods.get(f"{metric}[{name}]"):
+                used.setdefault(method, {})[per_class[metric]] = None
+    return [f"{method} for {', '.join(labels)}" for method, labels in used.items()]
 
 
 def _figures(workdir: Path, found: Finding) -> _Pairs:

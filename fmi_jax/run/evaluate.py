@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from fmi_jax.run.assembly import BARE, evaluation_step
 from fmi_jax.run.network import Trained, read_trained
 from fmi_jax.run.session import now
 from fmi_jax.tasks.base import Measured
+from fmi_jax.tasks.operating import Rule
 from fmi_jax.tasks.registry import task_of
 from fmi_jax.training.evaluation import predict_split
 from fmi_jax.types import Rows
@@ -78,10 +79,11 @@ def evaluate(
     measured = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     rows = _rows(dataset, splits)
     train = run.config.train
-    test = dataclasses.replace(
-        task.evaluate(measured),
-        intervals=task.bootstrap(measured, train.bootstrap_samples, train.seed, rows.groups),
-    )
+    resampling = (train.bootstrap_samples, train.seed, rows.groups)
+    test = task.bounded(task.evaluate(measured), measured, *resampling)
+    if choices := _choices(own, matched.measured):
+        rule = Rule(**dataclasses.asdict(run.config.operating))
+        test = task.assessed(test, measured, choices, rule, *resampling)
     result = dataclasses.replace(
         own,
         dataset={
@@ -99,6 +101,7 @@ def evaluate(
                 resampled="image" if rows.groups is None else "group",
                 values={"own_test": own.test.to_json()["values"]},
                 figures={},
+                notes=task.cautions(test, rows.groups),
             ),
         ),
         seconds={},
@@ -225,11 +228,24 @@ def _measured(
     return measured
 
 
+def _choices(own: Result, classes: Sequence[str]) -> dict[str, Any]:
+    """What the run chose on its validation images, for the classes that are measured."""
+    choices = dict(own.test.choices)
+    if "thresholds" in choices:
+        choices["thresholds"] = {
+            name: value for name, value in choices["thresholds"].items() if name in classes
+        }
+    return choices
+
+
 def _rows(dataset: PreparedDataset, splits: Sequence[str]) -> Rows:
     """Join what is known of the images of several splits."""
     parts = [dataset.rows(split) for split in splits]
     groups = [name for part in parts for name in part.groups or ()]
-    return Rows([name for part in parts for name in part.ids], groups or None)
+    columns = {
+        name: [value for part in parts for value in part.columns[name]] for name in parts[0].columns
+    }
+    return Rows([name for part in parts for name in part.ids], groups or None, columns)
 
 
 def _notes(

@@ -1,17 +1,19 @@
 """Class probabilities for new images from a finished run."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fmi_jax import parallel
+from fmi_jax.artifacts.result import Result
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.data.preparing.images import load_image
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.run.assembly import BARE, evaluation_step
 from fmi_jax.run.network import read_trained
-from fmi_jax.tasks.classification import Classification
+from fmi_jax.tasks.logits import Classification
 from fmi_jax.tasks.predictions import Predictions
 from fmi_jax.tasks.registry import task_of
 from fmi_jax.training.evaluation import predict_split
@@ -21,7 +23,8 @@ from fmi_jax.types import Batch, Rows
 def predict(workdir: Path, images: Sequence[Path], batch_size: int = 32) -> Predictions:
     """Classify image files with the best checkpoint of the run in `workdir`.
 
-    The files go through the same decoding, resizing and normalisation as the prepared data.
+    The files go through the same decoding, resizing and normalisation as the prepared data. Classes
+    are decided on at the thresholds that the run chose on its validation images.
 
     Args:
       workdir: folder of a finished run.
@@ -50,7 +53,9 @@ def predict(workdir: Path, images: Sequence[Path], batch_size: int = 32) -> Pred
         mesh,
     )
     del measured["labels"]  # which say nothing
-    return task.predictions(measured, Rows([str(path) for path in images]))
+    said = task.predictions(measured, Rows([str(path) for path in images]))
+    chosen = Result.read(workdir).test.choices
+    return dataclasses.replace(said, thresholds=chosen.get("thresholds", {}))
 
 
 def _batches(

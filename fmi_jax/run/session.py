@@ -25,6 +25,7 @@ from fmi_jax.run.features import extract
 from fmi_jax.run.origin import CHECKPOINTS, Origin, find_origin
 from fmi_jax.settings import BaseConfig
 from fmi_jax.tasks.base import Measured
+from fmi_jax.tasks.operating import Rule
 from fmi_jax.tasks.registry import task_of
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.step import Arrays
@@ -178,8 +179,11 @@ class Session(Run):
           notes: facts about the measurement that a reader must know.
         """
         task, train, rows = self.task, self.config.train, self.dataset.rows("test")
-        on_val, on_test = task.evaluate(val), task.evaluate(test)
-        intervals = task.bootstrap(test, train.bootstrap_samples, train.seed, rows.groups)
+        on_val = task.evaluate(val)
+        rule = Rule(**dataclasses.asdict(self.config.operating))
+        resampling = (train.bootstrap_samples, train.seed, rows.groups)
+        on_test = task.bounded(task.evaluate(test), test, *resampling)
+        on_test = task.assessed(on_test, test, task.chosen(val, rule), rule, *resampling)
         self._lap("test")
         judge, file, title = self.protocol.name, task.file, ""
         if (added := self._added) is not None:
@@ -190,10 +194,10 @@ class Session(Run):
         return Finding(
             judge=judge,
             title=title,
-            evaluations={"val": on_val, "test": dataclasses.replace(on_test, intervals=intervals)},
+            evaluations={"val": on_val, "test": on_test},
             resampled="image" if rows.groups is None else "group",
             values=dict(values or {}),
-            notes=notes,
+            notes=(*notes, *task.cautions(on_test, rows.groups)),
         )
 
     @property

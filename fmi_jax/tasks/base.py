@@ -14,13 +14,21 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
-from fmi_jax.artifacts.result import Evaluation
+from fmi_jax.artifacts.evaluation import Evaluation
 from fmi_jax.data.labels import Label
 from fmi_jax.errors import unknown_name
-from fmi_jax.tasks.weighted import draw_times, interval
+from fmi_jax.tasks.intervals import BOOTSTRAP, Interval, scaled
+from fmi_jax.tasks.operating import Rule
+from fmi_jax.tasks.weighted import resample
 from fmi_jax.types import Rows
+
+FEW_IMAGES = 10
+"""Fewest images of a class whose metrics are shown without a caution."""
+
+FEW_GROUPS = 20
+"""Fewest groups of images whose intervals are shown without a caution."""
 
 Measured = Mapping[str, np.ndarray]
 """What was measured of each image of a split, by name, in the order of its rows."""
@@ -33,10 +41,14 @@ class Metric:
     Attributes:
       label: name in tables.
       higher_is_better: True if larger values are better.
+      bounds: smallest and largest possible value.
+      ordinal: True if it is for classes in an order.
     """
 
     label: str
     higher_is_better: bool = True
+    bounds: tuple[float, float] = (0.0, 1.0)
+    ordinal: bool = False
 
     def score(self, value: float) -> float:
         """Turn a value around if need be, so that more is better; -inf where it is undefined."""
@@ -108,23 +120,27 @@ class Task(Objective):
     Attributes:
       classes: name of each of the `k` classes.
       class_groups: classes that one more metric averages over, by the group's name.
+      ordinal: True if the classes are in an order; without one, metrics that need it are absent.
       name: task's name in manifests and results.
       label: form of the labels.
       metrics: every metric by name, in the order of tables.
       selects: metric that selects the best checkpoint where a data set has none of its own.
       file: name of the file in a run's folder that `keep` writes.
       shown: metrics of the table on the console.
+      left_out: metrics that a page does not show.
       per_class: label of each metric of a single class, in the order of tables.
       of_classes: heading of the table of the classes.
     """
 
     classes: tuple[str, ...] = ()
     class_groups: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    ordinal: bool = True
     label: ClassVar[Label]
     metrics: ClassVar[Mapping[str, Metric]]
     selects: ClassVar[str]
     file: ClassVar[str]
     shown: ClassVar[tuple[str, ...]]
+    left_out: ClassVar[tuple[str, ...]] = ()
     per_class: ClassVar[Mapping[str, str]]
     of_classes: ClassVar[str] = "Each class"
 
@@ -141,7 +157,9 @@ class Task(Objective):
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of the metrics that this data set has."""
-        return tuple(self.metrics)
+        return tuple(
+            name for name, metric in self.metrics.items() if self.ordinal or not metric.ordinal
+        )
 
     def metric(self, name: str) -> Metric:
         """Look a metric of this data set up; an unknown name raises `UsageError`."""
@@ -163,6 +181,20 @@ class Task(Objective):
         self, measured: Measured, weights: Float[np.ndarray, "s n"]
     ) -> dict[str, Float[np.ndarray, "s"]]:
         """Compute every metric for each weighting of the images; undefined ones are NaN."""
+
+    def all_values(
+        self, measured: Measured, weights: Float[np.ndarray, "s n"]
+    ) -> dict[str, Float[np.ndarray, "s"]]:
+        """Compute `values`, and metrics of single classes by names such as "recall[Mild]"."""
+        return self.values(measured, weights)
+
+    def exact(self, measured: Measured, member: Int[np.ndarray, "n"]) -> dict[str, Interval]:
+        """Compute the intervals that need no bootstrap, by the names of `all_values`."""
+        return {}
+
+    @abc.abstractmethod
+    def kinds(self, measured: Measured) -> Bool[np.ndarray, "n m"]:
+        """Kinds of images of which a resample needs one each, so that every metric has a value."""
 
     @abc.abstractmethod
     def evaluate(self, measured: Measured) -> Evaluation:
@@ -188,12 +220,14 @@ class Task(Objective):
         """Say what a reader must know before any of these numbers; empty: nothing."""
         return ""
 
-    def outcomes(self, measured: Measured) -> tuple[Float[np.ndarray, "m"], np.ndarray]:
-        """Probabilities that the network stated, and whether each came true, bool `[m]`.
+    def outcomes(
+        self, measured: Measured
+    ) -> tuple[Float[np.ndarray, "n k"], Bool[np.ndarray, "n k"]]:
+        """Probabilities of classes that the network stated, and whether each came true.
 
         None where the task keeps no probabilities.
         """
-        return np.zeros(0), np.zeros(0, bool)
+        return np.zeros((0, 0)), np.zeros((0, 0), bool)
 
     def figures(self, path: Path, evaluation: Evaluation) -> dict[str, tuple[str, bytes]]:
         """Draw the figures of a page, `{name: (words, PNG)}`.
@@ -231,27 +265,120 @@ class Task(Objective):
         samples: int,
         seed: int,
         groups: Sequence[str] | None = None,
-    ) -> dict[str, tuple[float, float]]:
-        """95% percentile bootstrap intervals of all metrics.
+    ) -> "Resamples":
+        """Compute every metric on bootstrap resamples, those of single classes too.
 
         Args:
           measured: per-image measurements, as for `evaluate`.
-          samples: number of resamples; 0 gives no intervals.
-          seed: random seed; the same seed gives the same intervals.
+          samples: number of resamples.
+          seed: random seed; the same seed gives the same resamples.
           groups: patient, lesion or study of each image. Images of one group are not
             independent, so whole groups are drawn; None draws single images.
-
-        Returns:
-          `(low, high)` by metric; resamples that leave a metric undefined do not count for it.
         """
-        if samples == 0:
-            return {}
         measured = self.checked(measured)
         count = len(next(iter(measured.values())))
-        names = np.arange(count) if groups is None else np.asarray(groups)
-        member = np.unique(names, return_inverse=True)[1]
+        member, redrawn = members(groups, count), 0
         drawn: dict[str, list[np.ndarray]] = {}
-        for times in draw_times(int(member.max()) + 1, samples, seed, size=count):
-            for name, value in self.values(measured, times[:, member]).items():
+        for times, anew in resample(self.kinds(measured), member, samples, seed, size=count):
+            redrawn += anew
+            for name, value in self.all_values(measured, times[:, member]).items():
                 drawn.setdefault(name, []).append(value)
-        return {name: interval(np.concatenate(parts)) for name, parts in drawn.items()}
+        return Resamples({name: np.concatenate(parts) for name, parts in drawn.items()}, redrawn)
+
+    def chosen(self, measured: Measured, rule: Rule) -> dict[str, Any]:
+        """Choose on the validation images what `Evaluation.choices` keeps, as JSON values."""
+        return {}
+
+    def assessed(
+        self,
+        evaluation: Evaluation,
+        measured: Measured,
+        choices: Mapping[str, Any],
+        rule: Rule,
+        samples: int,
+        seed: int,
+        groups: Sequence[str] | None = None,
+    ) -> Evaluation:
+        """Add calibration, and decisions at what was `chosen`, to an evaluation.
+
+        Args:
+          evaluation: what `evaluate` found of `measured`.
+          choices: what `chosen` chose by `rule`.
+          measured, samples, seed, groups: as for `bootstrap`.
+        """
+        return evaluation
+
+    def cautions(
+        self, evaluation: Evaluation, groups: Sequence[str] | None = None
+    ) -> tuple[str, ...]:
+        """Say what makes the metrics of a split uncertain beyond their intervals.
+
+        Args:
+          evaluation: what `evaluate` found.
+          groups: patient, lesion or study of each image; None if there are none.
+        """
+        found = []
+        support = {name: row["support"] for name, row in evaluation.per_class.items()}
+        few = [f"{name} ({n})" for name, n in support.items() if n < FEW_IMAGES]
+        if few:
+            found.append(
+                f"Fewer than {FEW_IMAGES} test images of {', '.join(few)}: metrics of these classes"
+                " hang on single images, and an average over classes counts each as much as any"
+                " other."
+            )
+        if groups is not None and (count := len({*groups})) < FEW_GROUPS:
+            found.append(
+                f"The test images come from {count} groups: with fewer than {FEW_GROUPS}, intervals"
+                " are too narrow."
+            )
+        return tuple(found)
+
+    def bounded(
+        self,
+        evaluation: Evaluation,
+        measured: Measured,
+        samples: int,
+        seed: int,
+        groups: Sequence[str] | None = None,
+    ) -> Evaluation:
+        """Add a 95% interval to every metric of an evaluation that has one.
+
+        Args:
+          evaluation: what `evaluate` found of `measured`.
+          measured, samples, seed, groups: as for `bootstrap`; 0 samples give no intervals.
+        """
+        if samples == 0:
+            return evaluation
+        resampled = self.bootstrap(measured, samples, seed, groups)
+        measured = self.checked(measured)
+        found = self.exact(measured, members(groups, evaluation.count))
+        for name, value in evaluation.named().items():
+            spread, metric = resampled.values.get(name), self.find_metric(name)
+            if name not in found and spread is not None:
+                bounds = (0.0, 1.0) if metric is None else metric.bounds
+                found[name] = scaled(value, float(spread.std()), bounds, BOOTSTRAP)
+        found = {name: one for name, one in found.items() if one.defined}
+        return dataclasses.replace(
+            evaluation,
+            intervals={name: (one.low, one.high) for name, one in found.items()},
+            methods={name: one.method for name, one in found.items()},
+            redrawn=resampled.redrawn,
+        )
+
+
+class Resamples(NamedTuple):
+    """Metrics on bootstrap resamples.
+
+    Attributes:
+      values: metric on each resample by name, `[s]`; that of a class by "recall[Mild]".
+      redrawn: number of resamples that lacked a class and were drawn again.
+    """
+
+    values: Mapping[str, Float[np.ndarray, "s"]]
+    redrawn: int
+
+
+def members(groups: Sequence[str] | None, count: int) -> Int[np.ndarray, "n"]:
+    """Number the groups of `count` images; without groups every image is its own."""
+    names = np.arange(count) if groups is None else np.asarray(groups)
+    return np.unique(names, return_inverse=True)[1]

@@ -8,32 +8,27 @@ A metric that the data do not define is NaN and named, never 0 or 0.5 (docs/prot
 * the recall, AUROC and average precision of a class without images, the precision of a class
   that was never predicted, kappa where labels and predictions are one and the same class;
 * a macro average runs over the classes (for one-vs-one AUROC: the pairs of classes) that have a
-  value. The exception is macro precision, where a class that has images and was never predicted
-  counts as 0, as it does in the study and in scikit-learn: leaving it out would reward ignoring it.
+  value on the whole split; a bootstrap resample averages over the same ones. The exception is macro
+  precision, where a class that has images and was never predicted counts as 0, as it does in the
+  study and in scikit-learn: leaving it out would reward ignoring it.
 
 Labels are trained on as they are and evaluated as yes or no: a soft label of one of several classes
 counts as positive from one half on (`hard_labels`).
 """
 
-import abc
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from fmi_jax.artifacts.result import Evaluation, undefined_in
 from fmi_jax.data.labels import Label
-from fmi_jax.errors import UserError
 from fmi_jax.tasks import condense, weighted
-from fmi_jax.tasks.base import ExampleGroup, ImageOf, Measured, Metric, Task
-from fmi_jax.tasks.predictions import Predictions, read_predictions
-from fmi_jax.types import Rows
-
-GROUP_PREFIX = "roc_auc_"
-"""Prefix of the metric of a group of classes: mean AUROC of these, each against the rest."""
+from fmi_jax.tasks.base import Measured, Metric
+from fmi_jax.tasks.intervals import Interval
+from fmi_jax.tasks.logits import Classification
 
 _MACRO = {
     "precision": Metric(label="Macro precision"),
@@ -41,230 +36,12 @@ _MACRO = {
     "f1": Metric(label="Macro F1"),
 }
 _ONE_CLASS = {
-    "quadratic_kappa": Metric(label="Quadratic weighted kappa"),
-    "cohen_kappa": Metric(label="Cohen's kappa"),
+    "quadratic_kappa": Metric(label="Quadratic weighted kappa", bounds=(-1.0, 1.0), ordinal=True),
+    "cohen_kappa": Metric(label="Cohen's kappa", bounds=(-1.0, 1.0)),
     "accuracy": Metric(label="Accuracy"),
     "balanced_accuracy": Metric(label="Balanced accuracy"),
     **_MACRO,
 }
-
-
-class Classification(Task):
-    """A task whose networks give `k` logits per image."""
-
-    file = "predictions.csv"
-    shown = ("quadratic_kappa", "mAP", "accuracy", "balanced_accuracy", "f1", "roc_auc")
-    per_class: ClassVar[Mapping[str, str]] = {
-        "support": "Images",
-        "precision": "Precision",
-        "recall": "Recall",
-        "specificity": "Specificity",
-        "f1": "F1",
-        "roc_auc": "AUROC",
-        "average_precision": "Average precision",
-    }
-    of_classes = "Each class against the rest"
-
-    @classmethod
-    def find_metric(cls, name: str) -> Metric | None:
-        """Find a metric by name; None if there is none."""
-        if name in cls.metrics or not name.startswith(GROUP_PREFIX):
-            return cls.metrics.get(name)
-        return Metric(label=f"AUROC (macro, {name.removeprefix(GROUP_PREFIX)} classes)")
-
-    @property
-    def metric_names(self) -> tuple[str, ...]:
-        """Names of the metrics that this data set has, those of groups of classes last."""
-        return (*self.metrics, *(GROUP_PREFIX + group for group in self.class_groups))
-
-    def measure(self, outputs: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep logits and labels."""
-        return {"logits": outputs, "labels": batch["labels"]}
-
-    @abc.abstractmethod
-    def log_probabilities(self, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-        """Compute log-probabilities of the classes in float64."""
-
-    def probabilities(self, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-        """Compute probabilities of the classes in float64."""
-        return np.exp(self.log_probabilities(logits))
-
-    @abc.abstractmethod
-    def logits(self, probabilities: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-        """Find logits with these `probabilities`, in float64: infinite for 0 and 1.
-
-        So probabilities (kNN) are measured without a second activation on top of them
-        (docs/protocols.md, B11 and B12).
-        """
-
-    @abc.abstractmethod
-    def hard_labels(self, labels: np.ndarray) -> Int[np.ndarray, "..."]:
-        """Convert labels to those that are evaluated."""
-
-    @abc.abstractmethod
-    def wrong_labels(self, labels: np.ndarray) -> tuple[np.ndarray, str]:
-        """Find labels that are none, and say what was expected."""
-
-    @abc.abstractmethod
-    def weigh(
-        self, measured: Measured, weights: Float[np.ndarray, "s n"]
-    ) -> weighted.WeightedMetrics:
-        """Compute metrics, also those of each class, for each weighting of the images."""
-
-    def checked(self, measured: Measured) -> Measured:
-        """Convert logits to float64 and labels to int64, or say which image is wrong."""
-        logits, labels = np.asarray(measured["logits"], np.float64), np.asarray(measured["labels"])
-        k = len(self.classes)
-        if logits.shape != (len(logits), k) or labels.shape != (len(logits), *self.label.shape(k)):
-            raise ValueError(
-                f"logits {logits.shape} and labels {labels.shape} do not fit {k} classes"
-                f" of a {self.name} task"
-            )
-        if not len(logits):
-            raise UserError("there are no images to evaluate: expected a split with at least one.")
-        wrong, valid = self.wrong_labels(labels)
-        if wrong.any():
-            raise UserError(
-                f"label {labels[wrong][0]} of image {int(np.argwhere(wrong)[0, 0])} of the split is"
-                f" no class: expected {valid}."
-            )
-        impossible = np.isnan(self.log_probabilities(logits)).any(axis=1)
-        if impossible.any():
-            raise UserError(
-                f"the logits of {int(impossible.sum())} images (first: image"
-                f" {int(impossible.argmax())} of the split) are not numbers: the model has"
-                " diverged."
-            )
-        return {"logits": logits, "labels": self.hard_labels(labels)}
-
-    def values(
-        self, measured: Measured, weights: Float[np.ndarray, "s n"]
-    ) -> dict[str, Float[np.ndarray, "s"]]:
-        """Compute every metric for each weighting of the images; undefined ones are NaN."""
-        return self._values(self.weigh(measured, weights))
-
-    def _values(self, found: weighted.WeightedMetrics) -> dict[str, np.ndarray]:
-        areas = found.per_class["roc_auc"]
-        groups = {name: weighted.mean_defined(areas[:, c]) for name, c in self._members().items()}
-        return found.values | groups
-
-    def _members(self) -> dict[str, list[int]]:
-        """Indices of the classes of each group, by the group's metric."""
-        return {
-            GROUP_PREFIX + group: [self.classes.index(name) for name in members]
-            for group, members in self.class_groups.items()
-        }
-
-    def evaluate(self, measured: Measured) -> Evaluation:
-        """Measure a whole split, each image counted once."""
-        measured = self.checked(measured)
-        count = len(measured["logits"])
-        found = self.weigh(measured, np.ones((1, count)))
-        values = {name: float(value[0]) for name, value in self._values(found).items()}
-        per_class = {
-            name: {
-                metric: int(value[0, c]) if metric == "support" else float(value[0, c])
-                for metric, value in found.per_class.items()
-            }
-            for c, name in enumerate(self.classes)
-        }
-        return Evaluation(
-            task=self.name,
-            classes=self.classes,
-            count=count,
-            values=values,
-            per_class=per_class,
-            confusion=np.rint(found.confusion[0]).astype(np.int64),
-            undefined=undefined_in(values, per_class),
-        )
-
-    def warning(self, evaluation: Evaluation) -> str:
-        """Say that the same class, or the same classes, are predicted for all images."""
-        predicted = evaluation.confusion.sum(axis=-2) > 0  # of a multi-label task: without, with
-        if predicted.sum(axis=-1).max() > 1:
-            return ""
-        one = predicted.ndim == 1
-        names = np.array(self.classes)[predicted if one else predicted[:, 1]]
-        return (
-            f"{'Only one class is' if one else 'The same classes are'} predicted for all"
-            f" {evaluation.count} test images ({', '.join(names) or 'none'}): nothing is told"
-            " apart."
-        )
-
-    def resampled(
-        self,
-        measured: Measured,
-        metric: str,
-        member: Int[np.ndarray, "n"],
-        times: Float[np.ndarray, "s g"],
-    ) -> Float[np.ndarray, "s"]:
-        """Compute one metric for many weightings of groups, from fewer rows than images."""
-        parts = self.condensed(measured, metric)
-        # A weighting makes tables of as many columns as there are rows; these stay in the cache.
-        size = max(1, 250_000 // max(len(part.logits) for part in parts))
-        return np.concatenate(
-            [
-                condense.values(parts, member, times[start : start + size])
-                for start in range(0, len(times), size)
-            ]
-        )
-
-    @abc.abstractmethod
-    def condensed(self, measured: Measured, metric: str) -> list[condense.Problem]:
-        """Find what has to be weighed for a metric: its value is the mean over these."""
-
-    def predictions(self, measured: Measured, rows: Rows) -> Predictions:
-        """Make the table of what a network says of each image; labels may be unknown."""
-        labels = measured.get("labels")
-        return Predictions(
-            classes=self.classes,
-            label=self.label,
-            ids=rows.ids,
-            probabilities=self.probabilities(measured["logits"]),
-            labels=None if labels is None else self.hard_labels(labels),
-            groups=rows.groups,
-        )
-
-    def truth(self, measured: Measured) -> np.ndarray:
-        """Labels."""
-        return measured["labels"]
-
-    def figures(self, path: Path, evaluation: Evaluation) -> dict[str, tuple[str, bytes]]:
-        """Draw ROC curves and, where images have one class each, the confusion matrix."""
-        from fmi_jax.tasks import figures  # it imports matplotlib
-
-        table = read_predictions(path, self.label, self.classes)
-        assert table.labels is not None
-        drawn = {}
-        if evaluation.confusion.ndim == 2:  # one table for all classes
-            drawn["confusion"] = (
-                "Confusion matrix of the test images",
-                figures.confusion(evaluation),
-            )
-        drawn["roc"] = (
-            "ROC curves of the test images",
-            figures.roc(evaluation, table.labels, table.probabilities),
-        )
-        return drawn
-
-    def examples(self, path: Path, image_of: ImageOf) -> list[ExampleGroup]:
-        """Choose images of every class, and the surest mistakes."""
-        from fmi_jax.tasks import examples
-
-        return examples.groups(read_predictions(path, self.label, self.classes), image_of)
-
-    def keep(self, path: Path, measured: Measured, rows: Rows) -> None:
-        """Write `predictions.csv`."""
-        self.predictions(measured, rows).write(path)
-
-    def read(self, path: Path) -> tuple[Measured, Rows]:
-        """Read `predictions.csv`."""
-        table = read_predictions(path, self.label, self.classes)
-        assert table.labels is not None
-        return (
-            {"logits": self.logits(table.probabilities), "labels": table.labels},
-            Rows(table.ids, table.groups),
-        )
 
 
 class _OneClass(Classification):
@@ -293,6 +70,14 @@ class _OneClass(Classification):
         """Convert to int64."""
         return labels.astype(np.int64)
 
+    def present(self, labels: np.ndarray) -> Bool[np.ndarray, "n k"]:
+        """One class for each image."""
+        return np.eye(len(self.classes), dtype=bool)[labels]
+
+    def called(self, logits: Float[np.ndarray, "n k"]) -> Bool[np.ndarray, "n k"]:
+        """Most probable class."""
+        return self.present(logits.argmax(axis=1))
+
     def wrong_labels(self, labels: np.ndarray) -> tuple[np.ndarray, str]:
         """Find those that are no index of a class."""
         k = len(self.classes)
@@ -309,11 +94,6 @@ class _OneClass(Classification):
         scores, truth = self.log_probabilities(logits), np.eye(logits.shape[1], dtype=np.int64)
         return [condense.by_order(scores[:, c], truth[labels][:, c]) for c in classes]
 
-    def outcomes(self, measured: Measured) -> tuple[Float[np.ndarray, "m"], np.ndarray]:
-        """Probabilities of the predicted classes."""
-        logits = measured["logits"]  # of equal ones the first, which rounding must not decide
-        return self.probabilities(logits).max(axis=1), logits.argmax(axis=1) == measured["labels"]
-
     def _ranked(self, metric: str) -> list[int]:
         """Classes whose AUROC, each against the rest, a metric is the mean of; none: another."""
         return self._members().get(metric, [])
@@ -325,11 +105,17 @@ class Binary(_OneClass):
 
     name = "binary"
     selects = "roc_auc"
+    left_out = tuple(_MACRO)
+    per_class: ClassVar[Mapping[str, str]] = {
+        **Classification.per_class,
+        "precision": "Predictive value",
+        "recall": "Sensitivity",
+    }
     metrics: ClassVar[Mapping[str, Metric]] = {
         **_ONE_CLASS,
         "roc_auc": Metric(label="AUROC"),
         "average_precision": Metric(label="Average precision"),
-        "loss": Metric(label="Cross-entropy", higher_is_better=False),
+        "loss": Metric(label="Cross-entropy", higher_is_better=False, bounds=(0.0, math.inf)),
     }
 
     @classmethod
@@ -349,6 +135,15 @@ class Binary(_OneClass):
         """Compute metrics; AUROC and average precision are those of the second class."""
         return weighted.one_class(measured["logits"], measured["labels"], weights, binary=True)
 
+    def decided(self) -> Sequence[int]:
+        """Presence of the second class is decided."""
+        return (1,)
+
+    def exact(self, measured: Measured, member: Int[np.ndarray, "n"]) -> dict[str, Interval]:
+        """Add the AUROC, that of the second class."""
+        found = super().exact(measured, member)
+        return found | {"roc_auc": found[f"roc_auc[{self.classes[1]}]"]}
+
     def _ranked(self, metric: str) -> list[int]:
         return [1] if metric == "roc_auc" else super()._ranked(metric)
 
@@ -364,7 +159,7 @@ class Multiclass(_OneClass):
         "roc_auc": Metric(label="AUROC (macro, one-vs-one)"),
         "roc_auc_ovr": Metric(label="AUROC (macro, one-vs-rest)"),
         "average_precision": Metric(label="Average precision (macro, one-vs-rest)"),
-        "loss": Metric(label="Cross-entropy", higher_is_better=False),
+        "loss": Metric(label="Cross-entropy", higher_is_better=False, bounds=(0.0, math.inf)),
     }
 
     @classmethod
@@ -394,7 +189,9 @@ class Multilabel(Classification):
         **_MACRO,
         "roc_auc": Metric(label="AUROC (macro)"),
         "mAP": Metric(label="Mean average precision"),
-        "loss": Metric(label="Binary cross-entropy", higher_is_better=False),
+        "loss": Metric(
+            label="Binary cross-entropy", higher_is_better=False, bounds=(0.0, math.inf)
+        ),
     }
 
     def loss(
@@ -419,6 +216,22 @@ class Multilabel(Classification):
         """Call a class present from one half on, int64."""
         return (np.asarray(labels) >= 0.5).astype(np.int64)
 
+    def present(self, labels: np.ndarray) -> Bool[np.ndarray, "n k"]:
+        """Any number of classes for each image."""
+        return labels.astype(bool)
+
+    def decided(self) -> Sequence[int]:
+        """Presence of every class is decided."""
+        return range(len(self.classes))
+
+    def scores(self, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+        """Logits, which keep their order where probabilities reach 1."""
+        return logits
+
+    def called(self, logits: Float[np.ndarray, "n k"]) -> Bool[np.ndarray, "n k"]:
+        """Classes more probable than not."""
+        return logits > 0
+
     def wrong_labels(self, labels: np.ndarray) -> tuple[np.ndarray, str]:
         """Find those outside 0 to 1."""
         return ~((labels >= 0) & (labels <= 1)), "a value from 0 to 1"
@@ -436,7 +249,3 @@ class Multilabel(Classification):
         if not classes:
             return [condense.whole(logits, labels, self.weigh, metric)]
         return [condense.by_order(logits[:, c], labels[:, c]) for c in classes]
-
-    def outcomes(self, measured: Measured) -> tuple[Float[np.ndarray, "m"], np.ndarray]:
-        """Probabilities of all classes."""
-        return self.probabilities(measured["logits"]).ravel(), measured["labels"].ravel() == 1

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float, Int
 
-from fmi_jax.tasks.weighted import WeightedMetrics, mean_defined, several_classes
+from fmi_jax.tasks.weighted import WeightedMetrics, mean_over, several_classes
 
 Weigh = Callable[[Mapping[str, np.ndarray], np.ndarray], WeightedMetrics]
 
@@ -45,13 +45,14 @@ def whole(logits: np.ndarray, labels: np.ndarray, weigh: Weigh, metric: str) -> 
 
 
 def by_confusion(logits: np.ndarray, labels: np.ndarray, weigh: Weigh, metric: str) -> Problem:
-    """A row for each true and predicted class."""
+    """A row for each true and predicted class that images have."""
     k = logits.shape[1]
-    true, predicted = np.divmod(np.arange(k * k), k)
+    cells, row = np.unique(labels * k + logits.argmax(axis=1), return_inverse=True)
+    true, predicted = np.divmod(cells, k)
     return Problem(
         logits=np.eye(k)[predicted],
         labels=true,
-        row=labels * k + logits.argmax(axis=1),
+        row=row,
         weigh=weigh,
         metric=metric,
     )
@@ -83,14 +84,15 @@ def values(
     member: Int[np.ndarray, "n"],
     times: Float[np.ndarray, "s g"],
 ) -> Float[np.ndarray, "s"]:
-    """Compute the mean over the parts that are defined, under several weightings of the images.
+    """Compute the mean over the parts that the images define, under several weightings of them.
 
     Args:
       parts: problems whose mean is the metric.
       member: each image's group.
       times: number of times that each group counts.
     """
-    found = np.empty((len(parts), len(times)))
+    found = np.empty((len(parts), 1 + len(times)))
+    times = np.vstack([np.ones(times.shape[1]), times])
     for i, part in enumerate(parts):
         # How many images of a group stand in a row: weights need not be made for each image.
         table = scipy.sparse.csr_matrix(
@@ -99,4 +101,4 @@ def values(
         )
         measured = {"logits": part.logits, "labels": part.labels}
         found[i] = part.weigh(measured, (table @ times.T).T).values[part.metric]
-    return mean_defined(found.T)
+    return mean_over(~np.isnan(found[:, 0]), found[:, 1:].T)

@@ -1,13 +1,19 @@
 """Figures of a classification, each as the bytes of a PNG."""
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from fmi_jax.artifacts.result import Evaluation
+from fmi_jax.artifacts.evaluation import Evaluation
 from fmi_jax.drawing.style import COLOURS, GREY, LINES, png, short
+
+_TOGETHER = 6
+"""Most curves in one panel."""
+
+_ACROSS = 5
 
 
 @png
@@ -63,6 +69,23 @@ def confusion(evaluation: Evaluation) -> Figure:
     return figure
 
 
+class _Curve(NamedTuple):
+    """A curve of one class.
+
+    Attributes:
+      name: class.
+      value: metric that the curve belongs to.
+      x, y: points.
+      base: line of a classifier without skill, from the left to the right edge.
+    """
+
+    name: str
+    value: float
+    x: np.ndarray
+    y: np.ndarray
+    base: tuple[float, float]
+
+
 @png
 def roc(
     evaluation: Evaluation, labels: np.ndarray, probabilities: Float[np.ndarray, "n k"]
@@ -76,31 +99,79 @@ def roc(
     """
     from sklearn.metrics import roc_curve  # slow to import, and needed here alone
 
-    figure = Figure(figsize=(3.6, 3.6))
-    ax = figure.subplots()
-    ax.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=0.8)
-    ax.annotate("chance", (0.16, 0.16), xytext=(2, -3), textcoords="offset points",
-                rotation=45, ha="left", va="top", color="#8A8A8A", fontsize=7)  # fmt: skip
-    k = len(evaluation.classes)
-    curves = range(1, 2) if k == 2 and labels.ndim == 1 else range(k)
-    for c in curves:
-        name = evaluation.classes[c]
+    curves = []
+    for name, truth, scores in _defined(evaluation, labels, probabilities):
+        false_alarms, found, _ = roc_curve(truth, scores)
         area = evaluation.per_class[name]["roc_auc"]
-        if np.isnan(area):
-            continue
-        truth = labels[:, c] if labels.ndim > 1 else labels == c
-        false_alarms, found, _ = roc_curve(truth, probabilities[:, c])
-        ax.plot(
-            false_alarms, found, label=f"{area:.3f}  {short(name)}", linewidth=1.4,
-            color=COLOURS[c % len(COLOURS)], linestyle=LINES[c // len(COLOURS) % len(LINES)],
-        )  # fmt: skip
-    ax.set(
-        xlabel="1 \N{MINUS SIGN} specificity", xlim=(-0.02, 1.02), xticks=[0, 0.25, 0.5, 0.75, 1],
-        ylabel="Sensitivity", ylim=(-0.02, 1.02), yticks=[0, 0.25, 0.5, 0.75, 1], aspect="equal",
-    )  # fmt: skip
-    if ax.get_legend_handles_labels()[0]:
-        where: dict[str, Any] = {"loc": "lower right"}
-        if len(curves) > 6:  # beside the axes
-            where = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
-        ax.legend(title="AUROC", alignment="left", handlelength=1.6, labelspacing=0.35, **where)
+        curves.append(_Curve(name, area, false_alarms, found, (0, 1)))
+    return _drawn(curves, "AUROC", "1 \N{MINUS SIGN} specificity", "Sensitivity", "default")
+
+
+@png
+def precision_recall(
+    evaluation: Evaluation, labels: np.ndarray, probabilities: Float[np.ndarray, "n k"]
+) -> Figure:
+    """Precision against recall of the classes that `roc` shows; dotted: their prevalence.
+
+    Args:
+      evaluation, labels, probabilities: as for `roc`.
+    """
+    from sklearn.metrics import precision_recall_curve  # slow to import, and needed here alone
+
+    curves = []
+    for name, truth, scores in _defined(evaluation, labels, probabilities):
+        precision, recall, _ = precision_recall_curve(truth, scores)
+        value, share = evaluation.per_class[name]["average_precision"], float(truth.mean())
+        curves.append(_Curve(name, value, recall[::-1], precision[::-1], (share, share)))
+    return _drawn(curves, "Average precision", "Recall", "Precision", "steps-pre")
+
+
+def _defined(
+    evaluation: Evaluation, labels: np.ndarray, probabilities: np.ndarray
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, truth and scores of each class with a curve; of two classes the second."""
+    k = len(evaluation.classes)
+    for c in range(1, 2) if k == 2 and labels.ndim == 1 else range(k):
+        name = evaluation.classes[c]
+        if not np.isnan(evaluation.per_class[name]["roc_auc"]):
+            truth = labels[:, c] if labels.ndim > 1 else labels == c
+            yield name, truth, probabilities[:, c]
+
+
+def _drawn(curves: Sequence[_Curve], metric: str, x: str, y: str, style: str) -> Figure:
+    """Draw curves in one panel, or in one each where there are many."""
+    many = len(curves) > _TOGETHER
+    across = _ACROSS if many else 1
+    down = -(-len(curves) // across) if many else 1
+    side = 1.6 if many else 3.6
+    figure = Figure(figsize=(side * across, side * down + (0.3 if many else 0)))
+    axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+    for ax in axes[len(curves) :] if many else ():
+        ax.set_visible(False)
+    for c, curve in enumerate(curves):
+        ax = axes[c] if many else axes[0]
+        look: dict[str, Any] = {
+            "color": COLOURS[0 if many else c % len(COLOURS)],
+            "linestyle": LINES[0 if many else c // len(COLOURS) % len(LINES)],
+        }
+        chance = {"color": GREY} if curve.base == (0, 1) else look
+        ax.plot((0, 1), curve.base, **{**chance, "linewidth": 0.8, "linestyle": ":"})
+        label = f"{curve.value:.3f}  {short(curve.name)}"
+        ax.plot(curve.x, curve.y, label=label, linewidth=1.4, drawstyle=style, **look)
+        if many:
+            ax.set_title(f"{short(curve.name, 18)}\n{curve.value:.3f}", fontsize=7)
+    ticks = [0, 0.5, 1] if many else [0, 0.25, 0.5, 0.75, 1]
+    axes[0].set(xlim=(-0.02, 1.02), xticks=ticks, ylim=(-0.02, 1.02), yticks=ticks)
+    for ax in axes:
+        ax.set_aspect("equal")
+    if many:
+        figure.suptitle(metric, fontsize=8)
+        figure.supxlabel(x, fontsize=8)
+        figure.supylabel(y, fontsize=8)
+        return figure
+    axes[0].set(xlabel=x, ylabel=y)
+    if curves:
+        axes[0].legend(
+            title=metric, alignment="left", handlelength=1.6, labelspacing=0.35, loc="best"
+        )
     return figure

@@ -2,7 +2,7 @@
 
 import csv
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Predictions:
       labels: true class index `[n]`, or 0/1 `[n, k]` for a multi-label task; None for images
         whose class is not known.
       groups: patient, lesion or study of each image, where the data name one.
+      thresholds: lowest probability of a class that is decided to be present, by class.
     """
 
     label: Label
@@ -34,6 +35,7 @@ class Predictions:
     probabilities: Float[np.ndarray, "n k"]
     labels: np.ndarray | None = None
     groups: Sequence[str] | None = None
+    thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def predicted(self) -> np.ndarray:
@@ -46,7 +48,8 @@ class Predictions:
         """Write a CSV (RFC 4180): id, group, label, predicted, and `p_<class>` for each class.
 
         Class names stand for classes. A multi-label task has a 0/1 column `label_<class>` and
-        `predicted_<class>` for each. Without groups or labels there are no columns for them.
+        `predicted_<class>` for each. A class with a threshold has a 0/1 column `decision_<class>`.
+        Without groups or labels there are no columns for them.
         Probabilities have 9 significant digits, enough to restore any float32.
         """
         known = [] if self.labels is None else [("label", self.labels)]
@@ -62,6 +65,8 @@ class Predictions:
                 columns[name] = [self.classes[int(v)] for v in values]
         for name, column in zip(self.classes, np.asarray(self.probabilities).T, strict=True):
             columns[f"p_{name}"] = [f"{p:.9g}" for p in column]
+            if name in self.thresholds:
+                columns[f"decision_{name}"] = (column >= self.thresholds[name]).astype(np.int64)
         table = [columns, *zip(*columns.values(), strict=True)]
         atomic.write_bytes(path, atomic.csv_bytes(table, end="\r\n"))
 

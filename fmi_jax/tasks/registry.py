@@ -42,7 +42,7 @@ def task_of(info: DatasetInfo) -> Task:
     """Make the task of a data set; `UsageError` where this program has none of that name."""
     if info.task not in TASKS:
         raise unknown_name("task", info.task, TASKS)
-    return TASKS[info.task](info.classes, info.class_groups)
+    return TASKS[info.task](info.classes, info.class_groups, info.ordinal)
 
 
 def describe(metric: str, task: str = "") -> Metric:

@@ -6,25 +6,27 @@ Everything is measured at the size of the network's input, to which a prepared m
 Dice and IoU are pooled: the pixels of all images are added up first, so an image with a large
 lesion weighs more than one with a small lesion, and one without any still counts, by its false
 alarms. A class that is neither in the predictions nor in the masks of the weighted images has no
-value (NaN); the means are over the foreground classes that have one. Distances between outlines,
-such as Hausdorff's, are not measured: they need whole images on the host.
+value (NaN); the means are over the foreground classes that have one when every image counts.
+Distances between outlines, such as Hausdorff's, are not measured: they need whole images on the
+host.
 """
 
 import csv
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from fmi_jax import atomic
-from fmi_jax.artifacts.result import Evaluation, undefined_in
+from fmi_jax.artifacts.evaluation import Evaluation, named_columns, undefined_in
 from fmi_jax.data.labels import IGNORE, Label, resized_maps
 from fmi_jax.errors import UserError
 from fmi_jax.tasks.base import Measured, Metric, Task
-from fmi_jax.tasks.weighted import mean_defined
+from fmi_jax.tasks.weighted import mean_over
 from fmi_jax.types import Rows
 
 _SUMS = {"intersection": "overlap", "predicted": "predicted", "true": "true"}
@@ -44,7 +46,9 @@ class Segmentation(Task):
     metrics: ClassVar[Mapping[str, Metric]] = {
         "dice": Metric(label="Dice (mean over foreground classes)"),
         "iou": Metric(label="IoU (mean over foreground classes)"),
-        "loss": Metric(label="Cross-entropy + soft Dice loss", higher_is_better=False),
+        "loss": Metric(
+            label="Cross-entropy + soft Dice loss", higher_is_better=False, bounds=(0.0, math.inf)
+        ),
     }
 
     def loss(
@@ -108,9 +112,13 @@ class Segmentation(Task):
     ) -> dict[str, Float[np.ndarray, "s"]]:
         """Compute every metric for each weighting of the images; undefined ones are NaN."""
         dice, iou = self._per_class(measured, weights)
+        seen = measured["true"].sum(axis=0)[1:]
+        known = seen + measured["predicted"].sum(axis=0)[1:] > 0
+        # A class that no mask shows and some images are given has 0, also where these do not count.
+        absent = seen == 0
         return {
-            "dice": mean_defined(dice[:, 1:]),
-            "iou": mean_defined(iou[:, 1:]),
+            "dice": mean_over(known, np.where(absent, 0.0, dice[:, 1:])),
+            "iou": mean_over(known, np.where(absent, 0.0, iou[:, 1:])),
             "loss": weights @ measured["loss"] / weights.sum(axis=1),
         }
 
@@ -122,6 +130,14 @@ class Segmentation(Task):
         total = predicted + true
         either = np.where(total > 0, total - overlap, np.nan)
         return 2 * overlap / np.where(total > 0, total, np.nan), overlap / either
+
+    def all_values(
+        self, measured: Measured, weights: Float[np.ndarray, "s n"]
+    ) -> dict[str, Float[np.ndarray, "s"]]:
+        """Compute every metric, also of each class, for each weighting of the images."""
+        dice, iou = self._per_class(measured, weights)
+        of_classes = named_columns(self.classes, {"dice": dice, "iou": iou})
+        return self.values(measured, weights) | of_classes
 
     def evaluate(self, measured: Measured) -> Evaluation:
         """Measure a whole split; `confusion` counts the pixels with and without each class."""
@@ -147,6 +163,10 @@ class Segmentation(Task):
             confusion=table.reshape(-1, 2, 2).astype(np.int64),
             undefined=undefined_in(values, per_class),
         )
+
+    def kinds(self, measured: Measured) -> Bool[np.ndarray, "n m"]:
+        """Presence of each class in the masks."""
+        return measured["true"] > 0
 
     def truth(self, measured: Measured) -> np.ndarray:
         """Pixels of each class in the masks."""

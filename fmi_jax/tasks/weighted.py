@@ -3,6 +3,10 @@
 A weighting `[n]` says how often each image counts: a row of ones for the point estimate, the
 number of draws for a bootstrap resample. Shapes: `s` weightings, `n` images, `k` classes. What
 is undefined is NaN; `fmi_jax.tasks.classification` says what that means.
+
+Averages run over the classes that have a value on the images as they are, whatever the weighting;
+one that leaves such a class without a value has no average. `resample` draws none that
+does.
 """
 
 import itertools
@@ -11,9 +15,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 _BLOCK = 1_000_000  # numbers of resamples in memory at a time
+_TRIES = 1024  # draws for one resample before it is given up
 
 
 class WeightedMetrics(NamedTuple):
@@ -22,11 +27,13 @@ class WeightedMetrics(NamedTuple):
     Attributes:
       values: aggregate metrics by name, `[s]`.
       per_class: metrics of each class against the rest by name, `[s, k]`.
+      known: classes that have such a metric on the images themselves by name, `[k]`.
       confusion: weight by true and predicted class, `[s, k, k]`; multi-label `[s, k, 2, 2]`.
     """
 
     values: dict[str, np.ndarray]
     per_class: dict[str, np.ndarray]
+    known: dict[str, np.ndarray]
     confusion: np.ndarray
 
 
@@ -54,12 +61,63 @@ def draw_times(
         yield times.reshape(count, num_groups).astype(np.float64)
 
 
+def resample(
+    kinds: Bool[np.ndarray, "n m"],
+    member: Int[np.ndarray, "n"],
+    resamples: int,
+    seed: int,
+    *,
+    size: int = 0,
+) -> Iterator[tuple[Float[np.ndarray, "b g"], int]]:
+    """Draw resamples of groups (`draw_times`) that hold an image of every kind.
+
+    One that lacks a kind is redrawn, from a stream of its own, so that the others do not depend on
+    it. It is given up after 1,024 draws, and then lacks a kind.
+
+    Args:
+      kinds: membership of each image in kinds without which a metric has no value; kinds that no
+        image has are not asked for.
+      member: each image's group.
+      resamples: number of resamples.
+      seed: random seed.
+      size: numbers that the caller makes of a resample; 0: one for each group.
+
+    Yields:
+      A block of resamples, and how many of it were redrawn.
+    """
+    groups = int(member.max()) + 1
+    held = np.zeros((groups, kinds.shape[1]))
+    np.maximum.at(held, member, kinds.astype(np.float64))
+    held = held[:, held.any(axis=0)]
+    start = 0
+    for times in draw_times(groups, resamples, seed, size=size):
+        lacking = np.flatnonzero((times @ held == 0).any(axis=1))
+        for row in lacking:
+            times[row] = _redrawn(held, (seed, start + int(row)))
+        start += len(times)
+        yield times, len(lacking)
+
+
+def _redrawn(held: Float[np.ndarray, "g m"], seed: tuple[int, int]) -> Float[np.ndarray, "g"]:
+    """Draw one resample until it holds every kind, or give up and return the last."""
+    rng, groups = np.random.default_rng(seed), len(held)
+    at_once = max(1, min(64, _BLOCK // groups))
+    times = np.zeros((1, groups))
+    for _ in range(0, _TRIES, at_once):
+        draws = rng.integers(groups, size=(at_once, groups))
+        draws += groups * np.arange(at_once)[:, None]
+        times = np.bincount(draws.ravel(), minlength=at_once * groups).reshape(at_once, groups)
+        whole = (times @ held > 0).all(axis=1)
+        if whole.any():
+            return times[whole.argmax()].astype(np.float64)
+    return times[-1].astype(np.float64)
+
+
 def interval(values: Float[np.ndarray, "r"]) -> tuple[float, float]:
-    """Compute the 95% percentile interval; resamples without a value do not count."""
-    defined = values[~np.isnan(values)]
-    if not len(defined):
+    """Compute the 95% percentile interval; NaN if a resample has no value."""
+    if not len(values) or np.isnan(values).any():
         return math.nan, math.nan
-    low, high = np.percentile(defined, (2.5, 97.5))
+    low, high = np.percentile(values, (2.5, 97.5))
     return float(low), float(high)
 
 
@@ -99,7 +157,8 @@ def one_class(
 
     hits = np.diagonal(confusion, axis1=1, axis2=2)
     per_class = _per_class(hits, confusion.sum(2), confusion.sum(1), scores, truth, weights)
-    macro = _macro(per_class, confusion.sum(1))
+    known = _known(truth, np.eye(k, dtype=bool)[predicted])
+    macro = _macro(per_class, known)
     index = np.arange(k)
     values = {
         "quadratic_kappa": _kappa(confusion, (index[:, None] - index) ** 2),
@@ -113,10 +172,12 @@ def one_class(
         values["average_precision"] = per_class["average_precision"][:, 1]
     else:
         values["roc_auc"] = _one_vs_one(scores, labels, weights)
-        values["roc_auc_ovr"] = mean_defined(per_class["roc_auc"])
-        values["average_precision"] = mean_defined(per_class["average_precision"])
+        values["roc_auc_ovr"] = mean_over(known["roc_auc"], per_class["roc_auc"])
+        values["average_precision"] = mean_over(
+            known["average_precision"], per_class["average_precision"]
+        )
     values["loss"] = _mean_loss(-scores[np.arange(n), labels], weights)
-    return WeightedMetrics(values, per_class, confusion)
+    return WeightedMetrics(values, per_class, known, confusion)
 
 
 def several_classes(
@@ -136,18 +197,19 @@ def several_classes(
     hits = weights @ (truth & predicted)
     positive, called = weights @ truth, weights @ predicted
     per_class = _per_class(hits, positive, called, logits, truth, weights)
+    known = _known(truth, predicted)
     loss = np.logaddexp(0.0, np.where(truth, -logits, logits)).mean(axis=1)
     values = {
         "accuracy": _ratio(weights @ (truth == predicted).all(axis=1), total),
-        **_macro(per_class, called),
-        "roc_auc": mean_defined(per_class["roc_auc"]),
-        "mAP": mean_defined(per_class["average_precision"]),
+        **_macro(per_class, known),
+        "roc_auc": mean_over(known["roc_auc"], per_class["roc_auc"]),
+        "mAP": mean_over(known["average_precision"], per_class["average_precision"]),
         "loss": _mean_loss(loss, weights),
     }
     false_alarms, misses = called - hits, positive - hits
     rest = total[:, None] - positive - false_alarms
     table = np.stack([rest, false_alarms, misses, hits], axis=-1)
-    return WeightedMetrics(values, per_class, table.reshape(*hits.shape, 2, 2))
+    return WeightedMetrics(values, per_class, known, table.reshape(*hits.shape, 2, 2))
 
 
 def _per_class(
@@ -176,12 +238,25 @@ def _per_class(
     }
 
 
-def _macro(per_class: dict[str, np.ndarray], called: np.ndarray) -> dict[str, np.ndarray]:
-    ignored = (per_class["support"] > 0) & (called == 0)
+def _known(truth: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+    """Find the classes `[k]` that have each metric on the rows as they are."""
+    has, lacks, called = (part.sum(axis=0) > 0 for part in (truth, ~truth, predicted))
     return {
-        "precision": mean_defined(np.where(ignored, 0.0, per_class["precision"])),
-        "recall": mean_defined(per_class["recall"]),
-        "f1": mean_defined(per_class["f1"]),
+        "precision": has | called,
+        "recall": has,
+        "f1": has | called,
+        "roc_auc": has & lacks,
+        "average_precision": has,
+    }
+
+
+def _macro(per_class: dict[str, np.ndarray], known: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    # Precision is 0 where a class that has images is never predicted. A class without images that
+    # was predicted has precision and F1 0 on the images, and under a weighting without these too.
+    return {
+        "precision": mean_over(known["precision"], np.nan_to_num(per_class["precision"])),
+        "recall": mean_over(known["recall"], per_class["recall"]),
+        "f1": mean_over(known["f1"], np.nan_to_num(per_class["f1"])),
     }
 
 
@@ -190,9 +265,11 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole != 0)
 
 
-def mean_defined(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of what is not NaN; NaN where nothing is left."""
-    return _ratio(np.nansum(values, axis=-1), (~np.isnan(values)).sum(axis=-1))
+def mean_over(
+    known: Bool[np.ndarray, "k"], values: Float[np.ndarray, "s k"]
+) -> Float[np.ndarray, "s"]:
+    """Mean over the `known` classes: NaN if one has no value, or if there are none."""
+    return _ratio(np.where(known, values, 0.0).sum(axis=-1), np.asarray(known.sum()))
 
 
 def _mean_loss(loss: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -244,10 +321,11 @@ def _average_precision(positive: np.ndarray, negative: np.ndarray) -> np.ndarray
 
 def _one_vs_one(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mean AUROC over all ordered pairs of classes (Hand and Till 2001), as in the study."""
-    pairs = []
+    pairs, known = [], []
     for a, b in itertools.permutations(range(scores.shape[1]), 2):
         rows = np.flatnonzero((labels == a) | (labels == b))
         if len(rows):
             at = _by_threshold(scores[rows, a], labels[rows] == a, weights[:, rows])
             pairs.append(_roc_auc(*at))
-    return mean_defined(np.stack(pairs, axis=-1))
+            known.append(len({*labels[rows]}) == 2)
+    return mean_over(np.array(known), np.stack(pairs, axis=-1))

@@ -105,6 +105,21 @@ def test_a_result_of_format_3_is_read(left: Path, tmp_path: Path) -> None:
     assert Result.read(tmp_path).to_json() == {**written, "adapt": "", "head": ""}
 
 
+def test_a_result_of_format_4_is_read(left: Path, tmp_path: Path) -> None:
+    """It did not name the method of an interval: there was one, the percentile bootstrap."""
+    written = Result.read(left / "finished").to_json()
+    old = copy.deepcopy(written) | {"format": 4}
+    for finding in old["findings"]:
+        for evaluation in finding["evaluations"].values():
+            for name in ("methods", "redrawn", "calibration", "choices", "decisions"):
+                del evaluation[name]
+    (tmp_path / "result.json").write_text(json.dumps(old))
+    found = Result.read(tmp_path)
+    assert found.to_json() == written
+    assert set(found.test.methods.values()) == {"percentile bootstrap"}
+    assert set(found.test.methods) == set(found.test.intervals) > {"accuracy"}
+
+
 def test_prepared_images_and_kept_features_are_read(left: Path) -> None:
     dataset = open_dataset(left / "data", "squares", 16)
     batches = loader.eval_batches(dataset, "test", batch_size=3, threads=1, places=np.arange(3))

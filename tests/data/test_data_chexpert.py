@@ -1,6 +1,5 @@
 """CheXpert: the study's split to the row, and what becomes of uncertain findings."""
 
-import dataclasses
 import hashlib
 import io
 import itertools
@@ -249,7 +248,7 @@ def test_an_evaluation_adds_the_auroc_of_the_competition(prepared):
     logits = labels + np.random.default_rng(0).normal(0, 0.7, labels.shape)
     task, measured = task_of(prepared.info), {"logits": logits, "labels": labels}
     ours = task.evaluate(measured)
-    ours = dataclasses.replace(ours, intervals=task.bootstrap(measured, samples=50, seed=0))
+    ours = task.bounded(ours, measured, samples=50, seed=0)
     auc = [ours.per_class[name]["roc_auc"] for name in COMPETITION]
     assert ours.values["roc_auc_competition"] == pytest.approx(np.mean(auc))
     assert ours.values["roc_auc_competition"] != ours.values["roc_auc"]

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fmi_jax.artifacts.result import Evaluation
-from fmi_jax.tasks.classification import Classification
+from fmi_jax.artifacts.evaluation import Evaluation
+from fmi_jax.tasks.logits import Classification
+from fmi_jax.tasks.weighted import interval
 
 Groups = Mapping[str, Sequence[str]]
 
@@ -31,5 +32,8 @@ def bootstrap(
     groups: Sequence[str] | None = None,
     class_groups: Groups | None = None,
 ) -> dict[str, tuple[float, float]]:
+    """Percentile intervals of the metrics on resamples."""
     measured = {"logits": logits, "labels": labels}
-    return task(tuple(classes), class_groups or {}).bootstrap(measured, samples, seed, groups)
+    of_set = task(tuple(classes), class_groups or {})
+    drawn = of_set.bootstrap(measured, samples, seed, groups).values
+    return {name: interval(drawn[name]) for name in of_set.metric_names if name in drawn}

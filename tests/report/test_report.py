@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from html_page import Page
 from hypothesis import given, settings, strategies as st
-from measuring import bootstrap, evaluate
+from measuring import evaluate
 from PIL import Image
 from rich.console import Console
 
@@ -27,6 +27,7 @@ from fmi_jax.settings import as_dict
 from fmi_jax.tasks import figures
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
 from fmi_jax.tasks.examples import confident_mistakes, example, typical_rows
+from fmi_jax.tasks.operating import Rule
 from fmi_jax.tasks.predictions import Predictions, read_predictions
 
 HOSTILE = (
@@ -48,10 +49,16 @@ def make_run(folder, task=Multiclass, classes=HOSTILE, n=47, absent=None, histor
     logits = rng.normal(size=(n, k)) + 2 * truth
     metric = "mAP" if task is Multilabel else "quadratic_kappa"
     test = evaluate(task, logits, labels, classes)
-    intervals = bootstrap(task, logits, labels, classes, samples=50, seed=0)
-    test = dataclasses.replace(test, intervals=intervals)
+    measured = {"logits": logits, "labels": labels}
+    on_set, rule = task(tuple(classes)), Rule("specificity", target=0.8, prevalence=0.02)
+    test = on_set.bounded(test, measured, samples=50, seed=0)
+    choices = on_set.chosen(measured, rule)
+    test = on_set.assessed(test, measured, choices, rule, samples=50, seed=0)
+    config = ExperimentConfig()
+    config.operating.name, config.operating.target = rule.name, rule.target
+    config.operating.prevalence = rule.prevalence
     result = Result(
-        config=as_dict(ExperimentConfig()),
+        config=as_dict(config),
         protocol="finetune",
         backbone={
             "name": "<b>tiny</b>", "params": 1_234_567, "trained_params": 1_234_567,
@@ -136,10 +143,12 @@ def test_page_says_what_was_run_and_how_sure_it_is(run):
         "Synthetic data.", f"{value:.3f}", f"95% interval {low:.3f} to {high:.3f}",
         "Finetune; images of 224", "seed 3", "random initialisation, 1.2 million parameters",
         "were trained for 120 steps on 211 images",
-        "step 80", "drawn by patient", "c0ffee", "optim.learning_rate", "2 h 2 min", "jax",
+        "step 80", "drawn by patient", "bootstrap, logit scale",
+        "Wilson for Precision, Recall, Specificity", "DeLong, logit scale for AUROC",
+        "c0ffee", "optim.learning_rate", "2 h 2 min", "jax",
     ):  # fmt: skip
         assert part in words, part
-    assert page.tags.count("img") == 3 + len(shown)
+    assert page.tags.count("img") == 4 + len(shown)
     assert len(shown) > 14  # typical images and mistakes
 
 
@@ -148,7 +157,7 @@ def test_real_data_carry_no_synthetic_banner(tmp_path):
     dataclasses.replace(result, dataset=result.dataset | {"synthetic": False}).write(tmp_path)
     page = write_report(tmp_path).read_text()
     assert "Synthetic data" not in page
-    assert page.count("<img") == 2  # no history, no images: confusion matrix and ROC curves
+    assert page.count("<img") == 3  # no history, no images: confusion matrix and two curves
 
 
 def test_only_what_validation_chose_has_a_test_score_on_the_page(tmp_path):
@@ -183,9 +192,9 @@ def test_report_leaves_its_files_and_no_drafts(run):
     written = {path.name for path in run[0].iterdir()}
     assert written == {
         "result.json", "predictions.csv", "metrics.jsonl", "report.html", "confusion.png",
-        "roc.png", "curves.png",
+        "roc.png", "precision_recall.png", "curves.png",
     }  # fmt: skip
-    for name in ("confusion", "roc", "curves"):
+    for name in ("confusion", "roc", "precision_recall", "curves"):
         with Image.open(run[0] / f"{name}.png") as image:
             image.verify()
             assert min(image.size) > 300
@@ -205,6 +214,10 @@ def test_every_task_and_an_absent_class(tmp_path, task, classes, absent):
     assert (tmp_path / "confusion.png").exists() is (task is not Multilabel)
     assert ("Undefined on these images: recall[b]" in words) is (absent is not None)
     assert all(name in words for name in result.test.per_class)
+    assert "Calibration error" in words
+    assert ("specificity of at least 0.8" in words) is (task is not Multiclass)
+    assert ("at 2.0% prevalence" in words) is (task is not Multiclass)
+    assert ("Macro F1" in words) is (task is not Binary)  # which shows predictive values
 
 
 def test_result_survives_strict_json(run):
@@ -314,6 +327,22 @@ def test_confusion_of_many_classes_and_long_names():
     evaluation = evaluate(Multiclass, np.eye(23)[labels], labels, names)
     with Image.open(io.BytesIO(figures.confusion(evaluation))) as image:
         assert max(image.size) < 4000
+
+
+def test_many_classes_have_a_panel_each():
+    rng = np.random.default_rng(0)
+    labels, names = rng.integers(2, size=(31, 13)), [f"finding {c}" for c in range(13)]
+    logits = rng.normal(size=(31, 13)) + labels
+    evaluation = evaluate(Multilabel, logits, labels, names)
+    p = Multilabel().probabilities(logits)
+    for draw in (figures.roc, figures.precision_recall):
+        size = []
+        for k in (13, 3):
+            part = evaluate(Multilabel, logits[:, :k], labels[:, :k], names[:k])
+            with Image.open(io.BytesIO(draw(part, labels[:, :k], p[:, :k]))) as image:
+                size.append(image.size[0])
+        assert size[0] > 2 * size[1]
+    assert len(evaluation.classes) == 13
 
 
 def test_history_of_a_killed_run(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from measuring import bootstrap, evaluate
 from tolerances import METRIC
 
-from fmi_jax.artifacts.result import Evaluation
+from fmi_jax.artifacts.evaluation import Evaluation
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
 from fmi_jax.tasks.registry import describe

@@ -17,7 +17,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fmi_jax.artifacts.result import Evaluation, Finding
+from fmi_jax.artifacts.evaluation import Evaluation
+from fmi_jax.artifacts.result import Finding
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Backbone, ParameterKeys
 from fmi_jax.nn.linear import linear

@@ -22,9 +22,10 @@ from fmi_jax.cores import available_cores
 from fmi_jax.errors import UserError
 from fmi_jax.study.report.numbers import Number, Run
 from fmi_jax.study.report.statistics import reliability, two_level
-from fmi_jax.tasks.base import Measured, Task
+from fmi_jax.tasks.base import Measured, Task, members
+from fmi_jax.tasks.calibration import BINS
 from fmi_jax.tasks.registry import TASKS
-from fmi_jax.tasks.weighted import draw_times, interval
+from fmi_jax.tasks.weighted import interval, resample
 from fmi_jax.types import Rows
 
 RESAMPLES = 2000
@@ -32,7 +33,7 @@ RESAMPLES = 2000
 
 Reader = Callable[[Run], tuple[Task, Measured, Rows]]
 
-_VERSION = 1  # version of the cached values; raise it when their computation changes
+_VERSION = 2  # version of the cached values; raise it when their computation changes
 _TOLERANCE = 0.005  # tolerance of a metric: probabilities have 9 digits, which can make ties
 
 
@@ -45,8 +46,9 @@ class Sample:
       interval: 95% interval of `values`.
       images: hash of the test images, labels and groups; samples with the same hash are paired.
       unit: kind of draw: "image" or "group".
-      ece: expected calibration error over the runs together.
-      confidence, frequency: axes of the runs' reliability diagram, `[b]`.
+      ece: expected calibration error, the mean over runs and classes; NaN without probabilities.
+      confidence, frequency: axes of the reliability diagram, a line for each run and class,
+        `[l, b]`; NaN where a bin is empty.
     """
 
     values: np.ndarray
@@ -161,12 +163,17 @@ class Sampler:
 
     def _reliability(self, number: Number, read: Reader) -> dict[str, np.ndarray]:
         def compute() -> dict[str, np.ndarray]:
-            pooled = [
-                task.outcomes(measured) for task, measured, _ in (read(run) for run in number.runs)
+            lines = [
+                reliability(p, true)
+                for task, measured, _ in (read(run) for run in number.runs)
+                for p, true in zip(*(part.T for part in task.outcomes(measured)), strict=True)
             ]
-            probabilities, true = (np.concatenate(part) for part in zip(*pooled, strict=True))
-            found = reliability(probabilities, true)
-            return {name: np.asarray(value) for name, value in found._asdict().items()}
+            axes = np.full((2, len(lines), BINS), np.nan)
+            for i, line in enumerate(lines):
+                axes[0, i, : len(line.confidence)] = line.confidence
+                axes[1, i, : len(line.frequency)] = line.frequency
+            ece = np.mean([line.ece for line in lines]) if lines else math.nan
+            return {"confidence": axes[0], "frequency": axes[1], "ece": np.asarray(ece)}
 
         digests = [atomic.sha256(run.predictions) for run in number.runs]
         return self._cache.get(
@@ -188,15 +195,10 @@ def _resampled(
     count = len(rows.ids)
     if not count:
         raise UserError("there are no predictions in it.")
-    member = np.arange(count)
-    if rows.groups is not None:
-        member = np.unique(np.asarray(rows.groups), return_inverse=True)[1]
-    num_groups = int(member.max()) + 1
-    found = [
-        task.resampled(measured, metric, member, block)
-        for block in draw_times(num_groups, resamples, integer(split))
-    ]
-    (point,) = task.resampled(measured, metric, member, np.ones((1, num_groups)))
+    member = members(rows.groups, count)
+    drawn = resample(task.kinds(measured), member, resamples, integer(split))
+    found = [task.resampled(measured, metric, member, block) for block, _ in drawn]
+    (point,) = task.resampled(measured, metric, member, np.ones((1, int(member.max()) + 1)))
     truth = task.truth(measured).tolist()
     images = hashlib.sha256(repr((list(rows.ids), truth, rows.groups)).encode())
     return {

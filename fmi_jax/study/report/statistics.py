@@ -13,6 +13,8 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Bool, Float
 
+from fmi_jax.tasks.calibration import BINS, equal_width
+
 _EXACT = 8
 """Largest number of rows for which every permutation is counted: 8! is 40,320."""
 
@@ -146,10 +148,10 @@ def _two_sided(of_orders: np.ndarray, observed: float, n: int) -> float:
 
 
 class Reliability(NamedTuple):
-    """Reliability of a classifier: whether it is as often right as it is sure.
+    """Reliability of the probabilities of one class: whether it is as frequent as they say.
 
     Attributes:
-      confidence: mean probability in each of `b` bins of equally many predictions, ascending.
+      confidence: mean probability in each of the `b` bins that hold a prediction, ascending.
       frequency: share of predictions in each bin that came true.
       ece: expected calibration error: the mean distance of the two.
     """
@@ -160,23 +162,15 @@ class Reliability(NamedTuple):
 
 
 def reliability(
-    probabilities: Float[np.ndarray, "m"], true: Bool[np.ndarray, "m"], bins: int = 10
+    probabilities: Float[np.ndarray, "m"], true: Bool[np.ndarray, "m"], bins: int = BINS
 ) -> Reliability:
-    """Compute the reliability of predictions, in bins of equal counts (fewer bins if there are
-    fewer predictions).
-
-    Equal probabilities share a bin, so bins may differ in size.
-    """
-    if not len(probabilities):  # of a task that states none
-        return Reliability(np.zeros(0), np.zeros(0), math.nan)
-    order = np.argsort(probabilities, kind="stable")
-    p, hits = probabilities[order], true[order].astype(np.float64)
-    starts = np.linspace(0, len(p), min(bins, len(p)), endpoint=False).astype(int)
-    starts = np.unique(np.searchsorted(p, p[starts], side="left"))
-    counts = np.diff(np.r_[starts, len(p)])
-    confidence = np.add.reduceat(p, starts) / counts
-    frequency = np.add.reduceat(hits, starts) / counts
-    ece = float((counts * np.abs(confidence - frequency)).sum() / len(p))
+    """Compute the reliability of predictions, in bins of equal width."""
+    at = equal_width(probabilities, bins)
+    counts = np.bincount(at, minlength=bins)
+    used = counts > 0
+    confidence = np.bincount(at, probabilities, bins)[used] / counts[used]
+    frequency = np.bincount(at, true, bins)[used] / counts[used]
+    ece = float((counts[used] * np.abs(confidence - frequency)).sum() / counts.sum())
     return Reliability(confidence, frequency, ece)
 
 

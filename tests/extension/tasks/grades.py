@@ -1,6 +1,7 @@
 """Grades: classes in an order, so that a far grade is a worse mistake than the next one."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -21,7 +22,9 @@ class Grades(Multiclass):
     selects = "grade_distance"
     shown = ("grade_distance", "accuracy")
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "grade_distance": Metric(label="Mean distance in grades", higher_is_better=False),
+        "grade_distance": Metric(
+            label="Mean distance in grades", higher_is_better=False, bounds=(0.0, math.inf)
+        ),
         **Multiclass.metrics,
     }
 

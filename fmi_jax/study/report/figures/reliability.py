@@ -1,4 +1,4 @@
-"""Reliability diagrams: whether classifiers are as often right as they are sure."""
+"""Reliability diagrams: whether classes are as frequent as they are probable."""
 
 from collections.abc import Mapping, Sequence
 
@@ -39,9 +39,9 @@ def draw(table: Table, samples: Mapping[Number, Sample]) -> Drawn:
     which = "" if len(shown) == total else f" Of {total}, the best of each data set."
     return drawing.save(
         "reliability",
-        "Share of predictions that came true against their mean probability, in ten bins of equally"
-        " many, all runs together; on the diagonal a classifier is as often right as it is sure."
-        f" ECE: mean distance from it.{which}",
+        "Frequency of a class against its mean probability, in 15 bins of equal width: a line for"
+        " each class and run; on the diagonal a class is as frequent as it is probable. ECE: mean"
+        f" distance from it, the mean over classes and runs.{which}",
         lambda: _figure(table, shown, samples),
     )
 
@@ -64,11 +64,9 @@ def _figure(table: Table, shown: Sequence[Number], samples: Mapping[Number, Samp
 
 def _panel(ax: Axes, sample: Sample) -> None:
     ax.plot((0, 1), (0, 1), color=GREY, linewidth=0.6)
-    ax.fill_between(
-        sample.confidence, sample.confidence, sample.frequency, color=BLUE, alpha=0.15, linewidth=0
-    )
-    ax.plot(sample.confidence, sample.frequency, "o-", color=BLUE, markersize=2.4, linewidth=0.9,
-            clip_on=False)  # fmt: skip
+    strength = max(0.15, 1 / len(sample.confidence))
+    ax.plot(sample.confidence.T, sample.frequency.T, "o-", color=BLUE, alpha=strength,
+            markersize=2, linewidth=0.8, clip_on=False)  # fmt: skip
     ax.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
     ax.set_xticklabels(["0", "0.5", "1"])
     ax.set_yticklabels(["0", "0.5", "1"])
