@@ -82,8 +82,8 @@ def evaluate(
     resampling = (train.bootstrap_samples, train.seed, rows.groups)
     test = task.bounded(task.evaluate(measured), measured, *resampling)
     if choices := _choices(own, matched.measured):
-        rule = Rule(**dataclasses.asdict(run.config.operating))
-        test = task.assessed(test, measured, choices, rule, *resampling)
+        operating = Rule(**dataclasses.asdict(run.config.operating))
+        test = task.assessed(test, measured, choices, operating, *resampling)
     result = dataclasses.replace(
         own,
         dataset={

@@ -65,11 +65,6 @@ def _study(r: StudyReport, out: Path) -> list[str]:
     if r.cost.cells:
         parts += ["## What it took", _cost(r)]
         parts += ["## Where it comes from", _datasets(r), _choices(r)]
-    if r.provenance.notes:
-        notes = [
-            f"* {escaped(note)} ({count(n, 'cell')})" for note, n in r.provenance.notes.items()
-        ]
-        parts += ["## Notes of the runs", "\n".join(notes)]
     return [part for part in parts if part]
 
 
