@@ -132,7 +132,7 @@ def test_it_is_the_wheel_that_runs(installed: Installed) -> None:
 def test_a_config_runs_by_its_name(installed: Installed) -> None:
     """Drawn, prepared, trained for two steps and reported; the report of a study beside it."""
     installed.fmi_jax("draw", "isic2019", "raw", "--images", 48)
-    installed.fmi_jax("prepare", "isic2019", "--source", "raw", "--size", 32)
+    installed.fmi_jax("prepare", "isic2019", "--source", "raw", "--size", 32, "--split", "upstream")
     assert list(installed.home.glob("data/isic2019/*/card.html"))
     small = {
         "image_size": 32,

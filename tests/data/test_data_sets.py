@@ -123,6 +123,13 @@ def test_every_rule_divides_the_rows(spec, raw):
     assert all("needs" in refusal for refusal in refusals), refusals
 
 
+def test_the_default_split_keeps_groups_together(spec, raw):
+    """Also where the study, or a published list, puts images of one patient into two splits."""
+    _, rows = assign(spec, "", raw.examples)
+    groups = [{raw.examples[row].group for row in rows[split]} - {None} for split in SPLITS]
+    assert sum(map(len, groups)) == len(set.union(*groups))
+
+
 def test_it_is_prepared_row_by_row_and_called_synthetic(spec, raw, prepared):
     info = prepared.info
     rule, rows = assign(spec, "", raw.examples)
