@@ -156,8 +156,9 @@ class Classification(Task):
         measured = self.checked(measured)
         p, has = self.probabilities(measured["logits"]), self.present(measured["labels"])
         thresholds = {self.classes[c]: rule.choose(p[:, c], has[:, c]) for c in self.decided()}
+        at = calibration.temperature(measured["logits"], measured["labels"])
         return {
-            "temperature": calibration.temperature(measured["logits"], measured["labels"]),
+            "temperature": None if math.isnan(at) else at,
             "thresholds": {n: t for n, t in thresholds.items() if math.isfinite(t)},
         }
 
@@ -175,7 +176,7 @@ class Classification(Task):
         measured, member = self.checked(measured), members(groups, evaluation.count)
         logits, has = measured["logits"], self.present(measured["labels"])
         p, at = self.probabilities(logits), choices["temperature"]
-        scaled = None if math.isnan(at) else self.probabilities(logits / at)
+        scaled = None if at is None else self.probabilities(logits / at)
         calibrated = {
             self.classes[c]: calibration.calibration(
                 p[:, c],
