@@ -47,9 +47,10 @@ ALLOWED: dict[str, set[str]] = {
         *("types", "errors", "atomic", "tasks", "data.labels", "artifacts.result", "jax"),
     },
     "fmi_jax.tasks.self_supervision": {"tasks", "jax"},
+    "fmi_jax.tasks.imbalance": {"errors", "settings", "data.labels", "tasks", "jax"},
     "fmi_jax.tasks": {
-        *("types", "errors", "atomic", "data.labels", "data.prepared", "artifacts.result"),
-        *("augment", "drawing"),
+        *("types", "errors", "atomic", "settings", "data.labels", "data.prepared"),
+        *("artifacts.result", "augment", "drawing"),
     },
     "fmi_jax.protocols": {
         *("types", "errors", "atomic", "cores", "registry", "rules", "settings", "parallel"),

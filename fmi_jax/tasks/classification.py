@@ -27,8 +27,10 @@ from jaxtyping import Float, Int
 from fmi_jax.artifacts.result import Evaluation, undefined_in
 from fmi_jax.data.labels import Label
 from fmi_jax.errors import UserError
+from fmi_jax.settings import LossConfig
 from fmi_jax.tasks import condense, weighted
-from fmi_jax.tasks.base import ExampleGroup, ImageOf, Measured, Metric, Task
+from fmi_jax.tasks.base import ExampleGroup, ImageOf, Measured, Metric, Objective, Task
+from fmi_jax.tasks.imbalance import imbalance_loss
 from fmi_jax.tasks.predictions import Predictions, read_predictions
 from fmi_jax.types import Rows
 
@@ -76,6 +78,12 @@ class Classification(Task):
     def metric_names(self) -> tuple[str, ...]:
         """Names of the metrics that this data set has, those of groups of classes last."""
         return (*self.metrics, *(GROUP_PREFIX + group for group in self.class_groups))
+
+    def objective(self, config: LossConfig, counts: Sequence[float], total: int) -> Objective:
+        """Make the plain loss, or one for classes of unequal frequency."""
+        if config == LossConfig():
+            return self
+        return imbalance_loss(self.label, self.classes, config, counts, total)
 
     def measure(self, outputs: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Keep logits and labels."""
