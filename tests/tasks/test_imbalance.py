@@ -1,7 +1,5 @@
 """Losses for classes of unequal frequency: PyTorch's, and what they refuse."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,6 @@ from tolerances import SAME_FLOAT32
 from fmi_jax.errors import UsageError
 from fmi_jax.settings import LossConfig
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
-from fmi_jax.tasks.segmentation import Segmentation
 from fmi_jax.training import side_by_side
 
 CLASSES = ("a", "b", "c", "d")
@@ -83,12 +80,7 @@ def test_logit_adjustment_adds_the_logarithm_of_the_share_of_each_class():
 
 
 def test_by_default_the_task_is_its_own_objective_and_heads_have_their_own_losses():
-    for task in (
-        Binary(("a", "b")),
-        Multiclass(CLASSES),
-        Multilabel(CLASSES),
-        Segmentation(CLASSES),
-    ):
+    for task in (Binary(("a", "b")), Multiclass(CLASSES), Multilabel(CLASSES)):
         assert task.objective(LossConfig(), COUNTS, TOTAL) is task
     options = LossConfig(class_weights="balanced", focal_gamma=1.0)
     objective = Multiclass(CLASSES).objective(options, COUNTS, TOTAL)
@@ -97,13 +89,6 @@ def test_by_default_the_task_is_its_own_objective_and_heads_have_their_own_losse
     for i in range(2):
         alone, _ = objective.loss(both[:, i], {"labels": LABELS})
         np.testing.assert_allclose(together[:, i], alone, rtol=SAME_FLOAT32)
-
-
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(LossConfig)])
-def test_masks_take_none_of_these_options(field):
-    options = LossConfig(**{field: "balanced" if field == "class_weights" else 0.5})
-    with pytest.raises(UsageError, match="for classification, and this is a segmentation task"):
-        Segmentation(CLASSES).objective(options, COUNTS, TOTAL)
 
 
 def test_what_does_not_apply_is_refused_with_the_choice_that_does():
