@@ -46,6 +46,8 @@ class DataConfig:
       fraction: share of the training images to use, the same for every class.
       shots: training images to use per class; 0: all. Set at most one of `fraction` and `shots`.
       subset_seed: random seed that draws the subset.
+      sampling: order of the training images: "uniform", each once in every pass, or "balanced",
+        each drawn anew, all classes equally often (one class per image).
     """
 
     name: str = "synthetic"
@@ -57,6 +59,7 @@ class DataConfig:
     fraction: float = factor(1.0)
     shots: int = not_negative(0)
     subset_seed: int = not_negative(0)
+    sampling: str = one_of("uniform", "uniform", "balanced")
 
     def contradictions(self) -> Iterator[str]:
         """Messages for fields that do not fit together."""
@@ -222,6 +225,26 @@ class OptimConfig:
 
 
 @dataclasses.dataclass(slots=True)
+class LossConfig:
+    """Loss of a classification, for classes of unequal frequency. Metrics stay as they are.
+
+    Attributes:
+      class_weights: "none", or "balanced": a class counts in inverse proportion to its training
+        images, with several findings per image its positives as much as its negatives.
+      focal_gamma: exponent of the focal loss, which counts images less that are predicted surely
+        and rightly; 0: off, 2 in its paper.
+      label_smoothing: share of the truth that is spread over all classes, as in PyTorch.
+      logit_adjustment: factor on the logarithm of each class's share of the training images, which
+        is added to its logit in training (one class per image); 0: off, 1 in its paper.
+    """
+
+    class_weights: str = one_of("none", "none", "balanced")
+    focal_gamma: float = not_negative(0.0)
+    label_smoothing: float = fraction(0.0)
+    logit_adjustment: float = not_negative(0.0)
+
+
+@dataclasses.dataclass(slots=True)
 class TrainConfig:
     """Training: its length, batch sizes, evaluation, seed and sharding.
 
@@ -299,6 +322,7 @@ class BaseConfig:
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     operating: OperatingConfig = dataclasses.field(default_factory=OperatingConfig)
 

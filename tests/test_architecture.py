@@ -51,9 +51,10 @@ ALLOWED: dict[str, set[str]] = {
         *("types", "errors", "atomic", "tasks", "data.labels", "artifacts.evaluation", "jax"),
     },
     "fmi_jax.tasks.self_supervision": {"tasks", "jax"},
+    "fmi_jax.tasks.imbalance": {"errors", "settings", "data.labels", "tasks", "jax"},
     "fmi_jax.tasks": {
-        *("types", "errors", "atomic", "data.labels", "data.prepared", "artifacts.evaluation"),
-        *("augment", "drawing"),
+        *("types", "errors", "atomic", "settings", "data.labels", "data.prepared"),
+        *("artifacts.evaluation", "augment", "drawing"),
     },
     "fmi_jax.protocols": {
         *("types", "errors", "atomic", "cores", "registry", "rules", "settings", "parallel"),

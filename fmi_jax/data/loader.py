@@ -35,6 +35,9 @@ READ_AHEAD_BYTES = 2**30
 IN_MEMORY_BYTES = 2**30
 """Largest size of the pixels of a training split whose images are decompressed only once."""
 
+Strata = Sequence[Int[np.ndarray, "n"]]
+"""Rows of the training split, by class."""
+
 _PASSES = _STEPS = 2**31  # stands for "endless", because grain's own endless length overflows
 _LIBC = ctypes.CDLL(None)
 _NAMED = 3  # number of a batch's images that a message names
@@ -49,6 +52,7 @@ def train_batches(
     threads: int = 0,
     workers: int = 0,
     places: Int[np.ndarray, "p"] | None = None,
+    strata: Strata | None = None,
 ) -> Iterator[Batch]:
     """Yield training batches from step `start_step` on, without end, or a process's part of them.
 
@@ -64,6 +68,8 @@ def train_batches(
       workers: reading processes beside this one; 0: none. With workers nothing stays in memory.
       places: places in each batch to read, 0 to `batch_size - 1` (`parallel.held_places`); None:
         all.
+      strata: sets of rows to draw from equally often, an image anew at each place; None: every
+        image comes once in each pass.
 
     Raises:
       UsageError: `batch_size` is not positive, or `seed` is out of range.
@@ -82,7 +88,7 @@ def train_batches(
         image_and_label = functools.cache(image_and_label)
 
     def read(step: int) -> Batch:
-        rows = batch_rows(count, seed, step, batch_size, places)
+        rows = batch_rows(count, seed, step, batch_size, places, strata)
         return _read(image_and_label, dataset.info, rows)
 
     batches = grain.MapDataset.range(start_step, _STEPS).map(read)
@@ -95,7 +101,7 @@ def train_batches(
             worker_init_fn=functools.partial(_start_worker, os.getpid()),
         )
     return _until_error(
-        iter(reader), start_step, lambda step: batch_ids(dataset, seed, step, batch_size)
+        iter(reader), start_step, lambda step: batch_ids(dataset, seed, step, batch_size, strata)
     )
 
 
@@ -159,10 +165,11 @@ def feature_train_batches(
     seed: int,
     start_step: int,
     places: Int[np.ndarray, "p"],
+    strata: Strata | None = None,
 ) -> Iterator[Batch]:
     """Same as `train_batches`, with kept features instead of images."""
     for step in itertools.count(start_step):
-        rows = batch_rows(len(features), seed, step, batch_size, places)
+        rows = batch_rows(len(features), seed, step, batch_size, places, strata)
         yield _feature_batch(features, labels, rows)
 
 
@@ -193,17 +200,32 @@ def _feature_batch(features: np.ndarray, labels: np.ndarray, rows: np.ndarray) -
     )
 
 
-def batch_ids(dataset: PreparedDataset, seed: int, step: int, batch_size: int) -> list[str]:
+def batch_ids(
+    dataset: PreparedDataset,
+    seed: int,
+    step: int,
+    batch_size: int,
+    strata: Strata | None = None,
+) -> list[str]:
     """List the image ids of the whole training batch of `step`, without reading an image."""
-    ids = dataset.ids("train")
-    return [ids[i] for i in batch_rows(len(ids), seed, step, batch_size, np.arange(batch_size))]
+    ids, places = dataset.ids("train"), np.arange(batch_size)
+    return [ids[i] for i in batch_rows(len(ids), seed, step, batch_size, places, strata)]
 
 
 def batch_rows(
-    count: int, seed: int, step: int, batch_size: int, places: Int[np.ndarray, "p"]
+    count: int,
+    seed: int,
+    step: int,
+    batch_size: int,
+    places: Int[np.ndarray, "p"],
+    strata: Strata | None = None,
 ) -> Int[np.ndarray, "p"]:
     """Rows at the given places of the training batch of `step`, for a split of `count` images."""
     positions = (step * batch_size + places).tolist()
+    if strata is not None:
+        drawn = [np.random.default_rng((seed, position)).random(2) for position in positions]
+        among = [(strata[int(a * len(strata))], b) for a, b in drawn]
+        return np.array([rows[int(b * len(rows))] for rows, b in among], np.int32)
     return np.array([_row_at(count, seed, position) for position in positions], np.int32)
 
 

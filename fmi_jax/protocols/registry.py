@@ -84,6 +84,9 @@ FITS: Registry[FitSpec] = Registry(
 )
 """Protocols whose fit is no pair of an adaptation and a head."""
 
+SUPERVISED = ("loss", "data.sampling")
+"""Sections and fields that whatever trains by the labels reads."""
+
 _PARTS: tuple[Part, ...] = (
     *ADAPTS.values(),
     *HEADS.values(),
@@ -138,7 +141,7 @@ def combine(name: str, adapt: AdaptSpec, head: HeadSpec) -> FitSpec:
         judge=head.judge,
         variants=head.variants,
         small={**adapt.small, **head.small},
-        reads=(*adapt.reads, *head.reads),
+        reads=(*adapt.reads, *head.reads, *SUPERVISED),
         ignores=(*adapt.ignores, *head.ignores),
         check=check,
     )
@@ -173,7 +176,7 @@ def _protocol(
     own = () if fit is None else (fit,)
     parts: tuple[Part, ...] = (*own, *judges)
     read = {name for part in parts for name in part.reads}
-    owned = dict.fromkeys(name for part in _PARTS for name in part.reads)
+    owned = dict.fromkeys((*(name for part in _PARTS for name in part.reads), *SUPERVISED))
     ignored = dict.fromkeys(name for part in parts for name in part.ignores)
     return ProtocolSpec(
         name=name,
@@ -322,7 +325,8 @@ def alone(config: _Config) -> _Config:
 def check_read(config: BaseConfig) -> None:
     """Raise `UsageError` if `config` sets something that only other protocols read."""
     protocol = protocol_of(config)
-    others = set(protocol.unread) & {name for part in _PARTS for name in part.reads}
+    owned = {name for part in _PARTS for name in part.reads} | {*SUPERVISED}
+    others = set(protocol.unread) & owned
     default = type(config)()
     set_fields(default, earlier_defaults(default))
     earlier = differences(default, config)

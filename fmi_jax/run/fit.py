@@ -124,7 +124,7 @@ def fit(run: Session) -> Session:
     report.say(f"{run.heading()}: {what} {plan.total_steps} steps")
     writer = MetricWriter(run.workdir, start_step, active=run.active)
     if start_step < plan.total_steps and not selection.ended(config.optim):
-        task = fit.task or run.task
+        task = fit.task or run.objective
         state = Loop(
             config=config,
             plan=plan,
@@ -147,7 +147,11 @@ def fit(run: Session) -> Session:
             validate=validate,
             learning_rate=rate,
             batch_ids=lambda step: loader.batch_ids(
-                run.dataset, config.train.seed, step, config.train.batch_size
+                run.dataset,
+                config.train.seed,
+                step,
+                config.train.batch_size,
+                run.strata,
             ),
             checkpoints=checkpoints,
             writer=writer,
@@ -185,6 +189,7 @@ def _image_feed(run: Session) -> Feed:
             threads=config.data.threads,
             workers=config.data.workers,
             places=parallel.held_places(run.mesh, train.batch_size),
+            strata=run.strata,
         ),
         eval_batches=lambda split: loader.eval_batches(
             run.dataset,
@@ -209,6 +214,7 @@ def _feature_feed(run: Session) -> Feed:
             seed=train.seed,
             start_step=start_step,
             places=parallel.held_places(run.mesh, train.batch_size),
+            strata=run.strata,
         ),
         eval_batches=lambda split: loader.feature_eval_batches(
             splits[split].features,

@@ -8,12 +8,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fmi_jax import atomic, parallel
 from fmi_jax.artifacts.checkpoints import RunCheckpoints, model_sha256
 from fmi_jax.artifacts.record import RunRecord
 from fmi_jax.artifacts.result import Finding
+from fmi_jax.data.labels import Label
+from fmi_jax.data.loader import Strata
 from fmi_jax.data.prepared import DatasetInfo, open_or_draw
 from fmi_jax.data.subset import training_subset
+from fmi_jax.errors import UsageError
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn import hardware
 from fmi_jax.protocols.judging import Judgement, Network, Run, SplitFeatures
@@ -24,7 +29,7 @@ from fmi_jax.run.assembly import Assembly, assemble, find_weights
 from fmi_jax.run.features import extract
 from fmi_jax.run.origin import CHECKPOINTS, Origin, find_origin
 from fmi_jax.settings import BaseConfig
-from fmi_jax.tasks.base import Measured
+from fmi_jax.tasks.base import Measured, Objective, Task
 from fmi_jax.tasks.operating import Rule
 from fmi_jax.tasks.registry import task_of
 from fmi_jax.training.loop import Plan
@@ -92,6 +97,19 @@ class Session(Run):
     def info(self) -> DatasetInfo:
         """Description of the data set."""
         return self.dataset.info
+
+    @property
+    def objective(self) -> Objective:
+        """Objective of the training, as `config.loss` has it."""
+        return objective_of(self.task, self.config, self.info)
+
+    @property
+    def strata(self) -> Strata | None:
+        """Rows of each class of training images, where all are drawn equally often."""
+        if self.config.data.sampling == "uniform":
+            return None
+        labels = self.dataset.labels("train")
+        return [np.flatnonzero(labels == each) for each in np.unique(labels)]
 
     def predict(self, split: str) -> Measured:
         """Measure every image of a split with the trained network; each head on axis 1."""
@@ -225,6 +243,16 @@ class Session(Run):
         )
 
 
+def objective_of(task: Task, config: BaseConfig, info: DatasetInfo) -> Objective:
+    """Make the objective of a training; `UsageError` where the config does not fit the labels."""
+    if config.data.sampling == "balanced" and info.label is not Label.INDEX:
+        raise UsageError(
+            f"data.sampling='balanced' is for images of one class each, and the labels of"
+            f" {info.name!r} are {info.label.words}: expected 'uniform'."
+        )
+    return task.objective(config.loss, info.class_counts.get("train", ()), info.counts["train"])
+
+
 def begin(config: BaseConfig, workdir: Path) -> Session:
     """Open the data, describe the network, and write or check the record of the run.
 
@@ -260,6 +288,7 @@ def begin(config: BaseConfig, workdir: Path) -> Session:
 
     protocol = protocol_of(config)
     check(config, info)
+    objective_of(task, config, info)
     for needed in protocol.networks(config):  # by a judge that may come after a long training
         find_weights(
             needed.weights,

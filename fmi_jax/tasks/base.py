@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from fmi_jax.artifacts.evaluation import Evaluation
 from fmi_jax.data.labels import Label
-from fmi_jax.errors import unknown_name
+from fmi_jax.errors import UsageError, unknown_name
+from fmi_jax.settings import LossConfig
 from fmi_jax.tasks.intervals import BOOTSTRAP, Interval, scaled
 from fmi_jax.tasks.operating import Rule
 from fmi_jax.tasks.weighted import resample
@@ -167,6 +168,24 @@ class Task(Objective):
         if found is None:
             raise unknown_name(f"metric for a {self.name} task", name, self.metric_names)
         return found
+
+    def objective(self, config: LossConfig, counts: Sequence[float], total: int) -> Objective:
+        """Make the objective of a training, which is the task's own loss by default.
+
+        Args:
+          config: options of the loss.
+          counts: training images of each class.
+          total: training images.
+
+        Raises:
+          UsageError: the task has no such option.
+        """
+        if config != LossConfig():
+            raise UsageError(
+                f"loss: its options are for classification, and this is a {self.name} task;"
+                " expected the defaults."
+            )
+        return self
 
     @abc.abstractmethod
     def measure(self, outputs: Any, batch: Mapping[str, Any]) -> dict[str, Any]:

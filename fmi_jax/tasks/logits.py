@@ -12,8 +12,10 @@ from jaxtyping import Bool, Float, Int
 
 from fmi_jax.artifacts.evaluation import Evaluation, named_columns, undefined_in
 from fmi_jax.errors import UserError
+from fmi_jax.settings import LossConfig
 from fmi_jax.tasks import calibration, condense, weighted
-from fmi_jax.tasks.base import ExampleGroup, ImageOf, Measured, Metric, Task, members
+from fmi_jax.tasks.base import ExampleGroup, ImageOf, Measured, Metric, Objective, Task, members
+from fmi_jax.tasks.imbalance import imbalance_loss
 from fmi_jax.tasks.intervals import Interval, auroc, proportion
 from fmi_jax.tasks.operating import Rule, decide
 from fmi_jax.tasks.predictions import Predictions, read_predictions
@@ -50,6 +52,12 @@ class Classification(Task):
     def metric_names(self) -> tuple[str, ...]:
         """Names of the metrics that this data set has, those of groups of classes last."""
         return (*super().metric_names, *(GROUP_PREFIX + group for group in self.class_groups))
+
+    def objective(self, config: LossConfig, counts: Sequence[float], total: int) -> Objective:
+        """Make the plain loss, or one for classes of unequal frequency."""
+        if config == LossConfig():
+            return self
+        return imbalance_loss(self.label, self.classes, config, counts, total)
 
     def measure(self, outputs: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Keep logits and labels."""

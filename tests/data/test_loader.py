@@ -360,3 +360,20 @@ def test_workers_end_with_the_trainer_even_when_it_is_killed(dataset, tmp_path):
     while any(os.path.exists(f"/proc/{pid}") for pid in workers):
         assert time.monotonic() < deadline, "a worker outlived the trainer"
         time.sleep(0.05)
+
+
+def test_classes_are_drawn_equally_often_as_a_function_of_seed_and_position():
+    labels = np.array([0] * 31 + [1] * 5 + [3])
+    strata = [np.flatnonzero(labels == each) for each in np.unique(labels)]
+    size = 600
+    whole = loader.batch_rows(len(labels), 5, 2, size, np.arange(size), strata)
+    shares = np.bincount(labels[whole], minlength=4) / size
+    np.testing.assert_allclose(shares[[0, 1, 3]], 1 / 3, atol=0.06)  # 3 standard deviations
+    assert {*whole[labels[whole] == 1]} == {*strata[1]}
+    # A process reads its places, a resumed run begins at its step, and a batch is cut as it likes.
+    places = np.array([7, 3, 599])
+    part = loader.batch_rows(len(labels), 5, 2, size, places, strata)
+    np.testing.assert_array_equal(part, whole[places])
+    halves = [loader.batch_rows(37, 5, step, size // 2, np.arange(300), strata) for step in (4, 5)]
+    np.testing.assert_array_equal(np.concatenate(halves), whole)
+    assert (loader.batch_rows(37, 6, 2, size, np.arange(size), strata) != whole).any()

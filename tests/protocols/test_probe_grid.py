@@ -22,11 +22,12 @@ from fmi_jax.errors import UsageError
 from fmi_jax.models.base import ParameterKeys
 from fmi_jax.protocols.heads import head_grid
 from fmi_jax.protocols.heads.head_grid import ProbeGridConfig
+from fmi_jax.protocols.registry import check_read
 from fmi_jax.protocols.spec import Head
 from fmi_jax.report.page import write_report
 from fmi_jax.run import experiment
 from fmi_jax.run.predict import predict
-from fmi_jax.settings import OptimConfig
+from fmi_jax.settings import LossConfig, OptimConfig
 from fmi_jax.tasks.classification import Classification, Multiclass, Multilabel
 from fmi_jax.tasks.predictions import read_predictions
 from fmi_jax.tasks.registry import TASKS
@@ -182,6 +183,45 @@ def test_a_grid_ends_early_as_it_would_have_at_its_end_also_when_it_is_stopped_t
     assert again.steps == early.steps
     for name in ("metrics.jsonl", "predictions.csv"):
         assert (stopped / name).read_bytes() == (tmp_path / "early" / name).read_bytes(), name
+
+
+def test_options_of_the_loss_hold_for_every_head_however_the_batch_is_cut(
+    config: ExperimentConfig, tmp_path: Path
+) -> None:
+    config = copy.deepcopy(config)
+    config.train.max_steps, config.optim.schedule = 5, "constant"
+    config.loss = LossConfig(class_weights="balanced", focal_gamma=1.0, label_smoothing=0.1)
+    config.data.sampling = "balanced"
+    first = short_runs.run_stopped(config, tmp_path / "whole", after=3)
+    found = rows(tmp_path / "whole")
+    cut = copy.deepcopy(config)
+    cut.optim.accumulate = 2
+    short_runs.run(cut, tmp_path / "cut", devices=8)
+    for mine, theirs in zip(rows(tmp_path / "cut"), found, strict=True):
+        assert mine == pytest.approx(theirs, rel=PARITY_FORWARD, abs=PARITY_FORWARD)
+    # The metrics have the plain cross entropy.
+    measured = read_predictions(
+        tmp_path / "whole" / "predictions.csv", TASKS[first.test.task].label, first.test.classes
+    )
+    assert measured.labels is not None
+    plain = -np.log(measured.probabilities[np.arange(len(measured.labels)), measured.labels]).mean()
+    assert first.test.values["loss"] == pytest.approx(plain, abs=1e-4)
+    plainly = copy.deepcopy(config)
+    plainly.loss = LossConfig()
+    short_runs.run(plainly, tmp_path / "plain")
+    assert rows(tmp_path / "plain")[0] != found[0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("loss.focal_gamma", 2.0), ("data.sampling", "balanced")]
+)
+@pytest.mark.parametrize("protocol", ["knn", "logistic", "cka", "timing", "dino"])
+def test_what_does_not_train_by_labels_refuses_their_options(
+    config: ExperimentConfig, tmp_path: Path, protocol: str, field: str, value: object
+) -> None:
+    wrong = short_runs.changed(ExperimentConfig(), {"protocol": protocol, field: value})
+    with pytest.raises(UsageError, match=rf"'{protocol}' does not read {field}"):
+        check_read(wrong)
 
 
 def test_on_kept_features_it_is_the_grid_on_images_without_augmentation(

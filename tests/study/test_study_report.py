@@ -35,6 +35,7 @@ from fmi_jax.study.plan import make_plan
 from fmi_jax.study.planned import PlannedStudy, read_studies
 from fmi_jax.study.published import rows as published_rows
 from fmi_jax.study.registry import STUDIES
+from fmi_jax.study.report import findings
 from fmi_jax.study.report.choices import CHOICES, choices_of
 from fmi_jax.study.report.comparisons import Sides, compare, compared_coordinate, untested
 from fmi_jax.study.report.cost import cost_of
@@ -80,6 +81,9 @@ def test_the_rate_is_chosen_by_validation_and_not_by_test(tmp_path):
         test["findings"][0]["evaluations"]["test"]["values"]["quadratic_kappa"] for test in tests
     ]
     assert found.learning_rate == 1e-4
+    (said,) = findings.at_an_end([found])
+    assert said.startswith("Of 1 chosen learning rate, 1 is the lowest or the highest that was")
+    assert not findings.at_an_end([dataclasses.replace(found, learning_rate=None)])
     assert found.status is Status.DONE
     assert [run.seed for run in found.runs] == [0, 1, 2]
     assert found.mean == pytest.approx(np.mean(values))

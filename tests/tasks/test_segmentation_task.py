@@ -1,6 +1,7 @@
 """Segmentation: its loss, what it measures of an image, its metrics, its file and its heads."""
 
 import csv
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -16,11 +17,11 @@ from tiny_backbones import ONE_PER_FAMILY, TINY
 
 from fmi_jax import parallel
 from fmi_jax.data.labels import IGNORE, Label
-from fmi_jax.errors import UserError
+from fmi_jax.errors import UsageError, UserError
 from fmi_jax.models.base import Execution
 from fmi_jax.models.deit import DeiT
 from fmi_jax.protocols.per_pixel import Decoder, PerPatchClassifier
-from fmi_jax.settings import OptimConfig
+from fmi_jax.settings import LossConfig, OptimConfig
 from fmi_jax.tasks.registry import describe, suitable
 from fmi_jax.tasks.segmentation import Segmentation
 from fmi_jax.training import optim
@@ -240,3 +241,12 @@ def test_a_head_learns_where_bright_squares_are(head: Callable[..., nnx.Module])
     mirrored = task.evaluate(task.measure(logits[:, :, ::-1], test)).values["dice"]
     assert dice > 0.7
     assert mirrored < dice - 0.2
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(LossConfig)])
+def test_masks_take_none_of_the_options_of_a_classification(field):
+    task = Segmentation(("background", "a"))
+    assert task.objective(LossConfig(), (), 5) is task
+    options = LossConfig(**{field: "balanced" if field == "class_weights" else 0.5})
+    with pytest.raises(UsageError, match="for classification, and this is a segmentation task"):
+        task.objective(options, (), 5)

@@ -1,0 +1,106 @@
+"""Loss of a classification whose classes are of unequal frequency.
+
+Class weights, focal loss (arXiv 1708.02002), label smoothing and logit adjustment (arXiv
+2007.07314), alone or together. They act on training alone: the loss among the metrics stays the
+plain cross entropy. A weighted loss is divided by the number of images, not by the sum of their
+weights as in PyTorch, so that the loss of a batch is the mean over its parts however it is cut.
+Balanced weights have the mean 1 over the training images, so that over these the two agree.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from fmi_jax.data.labels import Label
+from fmi_jax.errors import UsageError
+from fmi_jax.settings import LossConfig
+from fmi_jax.tasks.base import Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class ImbalanceLoss(Objective):
+    """Cross entropy of a softmax, or of a sigmoid for each class, with weights and corrections.
+
+    Attributes:
+      label: form of the labels, a class or a yes or no for each.
+      focal_gamma, label_smoothing: see `LossConfig`.
+      weights: factor of each class (of its positives, where there is a sigmoid for each).
+      shift: what is added to the logits.
+    """
+
+    name = "imbalance"
+    label: Label
+    focal_gamma: float
+    label_smoothing: float
+    weights: tuple[float, ...]
+    shift: tuple[float, ...]
+
+    def loss(
+        self, outputs: Any, batch: Mapping[str, Any]
+    ) -> tuple[Float[Any, "b"], dict[str, Any]]:
+        """Compute the loss of each image."""
+        import jax  # which reading results does without
+        import jax.numpy as jnp
+
+        labels, k, smoothing = batch["labels"], len(self.weights), self.label_smoothing
+        logits = outputs.astype(jnp.float32) + np.array(self.shift, np.float32)
+        weights = np.array(self.weights, np.float32)
+        if self.label is Label.INDEX:
+            truth = jax.nn.one_hot(labels, k) * (1 - smoothing) + smoothing / k
+            return (weights * truth * self._terms(jax.nn.log_softmax(logits))).sum(axis=-1), {}
+        truth = labels * (1 - smoothing) + smoothing / 2
+        yes, no = (self._terms(jax.nn.log_sigmoid(x)) for x in (logits, -logits))
+        return (weights * truth * yes + (1 - truth) * no).mean(axis=-1), {}
+
+    def _terms(self, log_p: Any) -> Any:
+        """Compute what a truth costs whose probability has this logarithm."""
+        import jax.numpy as jnp
+
+        if not self.focal_gamma:
+            return -log_p
+        return -((1 - jnp.exp(log_p)) ** self.focal_gamma) * log_p
+
+
+def imbalance_loss(
+    label: Label, classes: Sequence[str], config: LossConfig, counts: Sequence[float], total: int
+) -> ImbalanceLoss:
+    """Make the loss that a config asks for.
+
+    Args:
+      label: form of the labels.
+      classes: names of the classes.
+      config: options.
+      counts: training images of each class.
+      total: training images.
+
+    Raises:
+      UsageError: an option is not for these labels, or needs images of a class that has none.
+    """
+    one, n = label is Label.INDEX, np.array(counts, float)
+    if config.logit_adjustment and not one:
+        raise UsageError(
+            f"loss.logit_adjustment={config.logit_adjustment:g} is for images of one class each:"
+            " expected 0, or loss.class_weights='balanced'."
+        )
+    weigh = config.class_weights == "balanced"
+    if (weigh or config.logit_adjustment) and not n.all():
+        field = "class_weights='balanced'" if weigh else "logit_adjustment"
+        raise UsageError(
+            f"loss.{field}: no training image is of class {classes[int(np.argmin(n))]!r}; expected"
+            " at least one of each."
+        )
+    weights, shift = np.ones(len(n)), np.zeros(len(n))
+    if weigh:
+        weights = total / (len(n) * n) if one else (total - n) / n
+    if config.logit_adjustment:
+        shift = config.logit_adjustment * np.log(n / total)
+    return ImbalanceLoss(
+        label=label,
+        focal_gamma=config.focal_gamma,
+        label_smoothing=config.label_smoothing,
+        weights=tuple(weights.tolist()),
+        shift=tuple(shift.tolist()),
+    )
