@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
@@ -45,7 +45,9 @@ class Rows(NamedTuple):
     Attributes:
       ids: id of each image.
       groups: patient, lesion or study of each image; None where the data name none.
+      columns: further facts about each image (sex, age, site) by column; empty texts are missing.
     """
 
     ids: Sequence[str]
     groups: Sequence[str] | None = None
+    columns: Mapping[str, Sequence[str]] = {}

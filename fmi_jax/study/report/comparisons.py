@@ -13,10 +13,10 @@ from fmi_jax.study.report.samples import Sample
 from fmi_jax.study.report.statistics import (
     FEW,
     RankCorrelation,
-    holm,
     paired_p,
     rank_correlation,
 )
+from fmi_jax.tasks.intervals import holm
 
 _NOT_COMPARED = ("protocol", "head", "backbone")
 """Coordinates of a row that say how a model is used; they are not compared."""

@@ -50,17 +50,6 @@ def paired_p(difference: float, resampled: Float[np.ndarray, "r"]) -> float:
     return float((1 + as_far.sum()) / (1 + len(defined)))
 
 
-def holm(p: Sequence[float]) -> Float[np.ndarray, "m"]:
-    """Adjust p-values for multiple tests (Holm 1979); NaN was not tested and does not count."""
-    values = np.asarray(p, np.float64)
-    adjusted = np.full(len(values), np.nan)
-    tested = np.flatnonzero(~np.isnan(values))
-    order = tested[np.argsort(values[tested], kind="stable")]
-    stepped = values[order] * np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
-    return adjusted
-
-
 class RankCorrelation(NamedTuple):
     """Agreement of two orders of the same things.
 
