@@ -70,12 +70,12 @@ class Subgroup(NamedTuple):
     """Images of one subgroup.
 
     Attributes:
-      count: number of images.
+      size: number of images.
       value: metric of these images.
       interval: its 95% interval; NaN if there is none.
     """
 
-    count: int
+    size: int
     value: float
     interval: tuple[float, float]
 
@@ -110,8 +110,8 @@ class Subgroups:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Invert `dataclasses.asdict`, None being NaN."""
         levels = {
-            name: Subgroup(count, or_nan(value), (or_nan(ends[0]), or_nan(ends[1])))
-            for name, (count, value, ends) in values["levels"].items()
+            name: Subgroup(size, or_nan(value), (or_nan(ends[0]), or_nan(ends[1])))
+            for name, (size, value, ends) in values["levels"].items()
         }
         low, high = values["interval"]
         parts = {
