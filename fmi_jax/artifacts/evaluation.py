@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -66,6 +66,62 @@ class Decision:
         return cls(**parts, **{name: or_nan(values[name]) for name in numbers})
 
 
+class Subgroup(NamedTuple):
+    """Images of one subgroup.
+
+    Attributes:
+      size: number of images.
+      value: metric of these images.
+      interval: its 95% interval; NaN if there is none.
+    """
+
+    size: int
+    value: float
+    interval: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subgroups:
+    """A metric by the subgroups of one column.
+
+    Attributes:
+      column: name of the column.
+      metric: name of the metric.
+      levels: subgroups that are large enough, by name.
+      worst: subgroup with the worst metric.
+      gap: distance between the best and the worst; NaN with fewer than two subgroups.
+      interval: 95% interval of the gap between these two.
+      p: p-value of no difference, adjusted over the columns.
+      detectable: gap that this test set would have detected in 4 of 5 cases.
+      small: subgroups with too few images.
+    """
+
+    column: str
+    metric: str
+    levels: dict[str, Subgroup]
+    worst: str
+    gap: float
+    interval: tuple[float, float]
+    p: float
+    detectable: float
+    small: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Invert `dataclasses.asdict`, None being NaN."""
+        levels = {
+            name: Subgroup(size, or_nan(value), (or_nan(ends[0]), or_nan(ends[1])))
+            for name, (size, value, ends) in values["levels"].items()
+        }
+        low, high = values["interval"]
+        parts = {
+            "levels": levels,
+            "interval": (or_nan(low), or_nan(high)),
+            "small": tuple(values["small"]),
+        }
+        return cls(**{name: or_nan(value) for name, value in {**values, **parts}.items()})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
     """What was measured on one split.
@@ -87,6 +143,7 @@ class Evaluation:
       choices: values that the validation images chose and these images were measured with:
         "temperature", and "thresholds" by class.
       decisions: decisions at these thresholds by class.
+      subgroups: metric that selects by the subgroups of each column of the data.
     """
 
     task: str
@@ -102,6 +159,7 @@ class Evaluation:
     calibration: dict[str, Calibration] = dataclasses.field(default_factory=dict)
     choices: dict[str, Any] = dataclasses.field(default_factory=dict)
     decisions: dict[str, Decision] = dataclasses.field(default_factory=dict)
+    subgroups: tuple[Subgroups, ...] = ()
 
     def named(self) -> dict[str, float]:
         """Every metric by its name in `undefined` and `intervals`."""
@@ -121,6 +179,7 @@ class Evaluation:
                 "calibration": _as_dicts(self.calibration),
                 "choices": self.choices,
                 "decisions": _as_dicts(self.decisions),
+                "subgroups": [dataclasses.asdict(one) for one in self.subgroups],
                 "per_class": self.per_class,
                 "confusion": self.confusion.tolist(),
                 "undefined": self.undefined,
@@ -141,6 +200,7 @@ class Evaluation:
             },
             methods=dict(values["methods"]),
             redrawn=values["redrawn"],
+            subgroups=tuple(Subgroups.from_json(one) for one in values["subgroups"]),
             calibration={
                 name: Calibration.from_json(one) for name, one in values["calibration"].items()
             },

@@ -94,6 +94,7 @@ def _finding(values: Mapping[str, Any]) -> dict[str, Any]:
                 "methods": dict.fromkeys(found["intervals"], "percentile bootstrap"),
                 "redrawn": 0,
                 **{name: {} for name in ("calibration", "choices", "decisions")},
+                "subgroups": [],
             }
             for split, found in values["evaluations"].items()
         },

@@ -17,7 +17,7 @@ FORMAT = 5
 """Format number of `result.json`. Formats 1 and 2 had one document for runs that classify and
 another for analyses; format 1 lacked `unread`, `headline` and `speeds`, format 3 `adapt` and
 `head`. Format 4 had percentile intervals, none of single classes, and lacked `methods`, `redrawn`,
-`calibration`, `choices` and `decisions`."""
+`calibration`, `choices`, `decisions` and `subgroups`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

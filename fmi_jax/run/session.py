@@ -29,9 +29,10 @@ from fmi_jax.run.assembly import Assembly, assemble, find_weights
 from fmi_jax.run.features import extract
 from fmi_jax.run.origin import CHECKPOINTS, Origin, find_origin
 from fmi_jax.settings import BaseConfig
-from fmi_jax.tasks.base import Measured, Objective, Task
+from fmi_jax.tasks.base import Measured, Objective, Task, members
 from fmi_jax.tasks.operating import Rule
 from fmi_jax.tasks.registry import task_of
+from fmi_jax.tasks.subgroups import subgroups
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.step import Arrays
 
@@ -202,6 +203,10 @@ class Session(Run):
         resampling = (train.bootstrap_samples, train.seed, rows.groups)
         on_test = task.bounded(task.evaluate(test), test, *resampling)
         on_test = task.assessed(on_test, test, task.chosen(val, rule), rule, *resampling)
+        drawn = (train.bootstrap_samples, train.seed)
+        member = members(rows.groups, on_test.count)
+        by = subgroups(task, test, rows.columns, self.metric, member, *drawn)
+        on_test = dataclasses.replace(on_test, subgroups=by)
         self._lap("test")
         judge, file, title = self.protocol.name, task.file, ""
         if (added := self._added) is not None:

@@ -6,6 +6,7 @@ has a form that counts groups.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -194,3 +195,14 @@ def scaled(
     centre, half = math.log(at / (1 - at)), Z * error / width / (at * (1 - at))
     ends = low + width * scipy.special.expit([centre - half, centre + half])
     return Interval(float(ends[0]), float(ends[1]), method)
+
+
+def holm(p: Sequence[float]) -> Float[np.ndarray, "m"]:
+    """Adjust p-values for multiple tests (Holm 1979); NaN was not tested and does not count."""
+    values = np.asarray(p, np.float64)
+    adjusted = np.full(len(values), np.nan)
+    tested = np.flatnonzero(~np.isnan(values))
+    order = tested[np.argsort(values[tested], kind="stable")]
+    stepped = values[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    return adjusted

@@ -111,7 +111,7 @@ def test_a_result_of_format_4_is_read(left: Path, tmp_path: Path) -> None:
     old = copy.deepcopy(written) | {"format": 4}
     for finding in old["findings"]:
         for evaluation in finding["evaluations"].values():
-            for name in ("methods", "redrawn", "calibration", "choices", "decisions"):
+            for name in ("methods", "redrawn", "calibration", "choices", "decisions", "subgroups"):
                 del evaluation[name]
     (tmp_path / "result.json").write_text(json.dumps(old))
     found = Result.read(tmp_path)

@@ -29,6 +29,7 @@ from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
 from fmi_jax.tasks.examples import confident_mistakes, example, typical_rows
 from fmi_jax.tasks.operating import Rule
 from fmi_jax.tasks.predictions import Predictions, read_predictions
+from fmi_jax.tasks.subgroups import subgroups
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -54,6 +55,9 @@ def make_run(folder, task=Multiclass, classes=HOSTILE, n=47, absent=None, histor
     test = on_set.bounded(test, measured, samples=50, seed=0)
     choices = on_set.chosen(measured, rule)
     test = on_set.assessed(test, measured, choices, rule, samples=50, seed=0)
+    columns = {"sex": ["f" if i < n // 2 else "m" for i in range(n)]}
+    by = subgroups(on_set, measured, columns, metric, np.arange(n), samples=50, seed=0)
+    test = dataclasses.replace(test, subgroups=by)
     config = ExperimentConfig()
     config.operating.name, config.operating.target = rule.name, rule.target
     config.operating.prevalence = rule.prevalence
@@ -215,6 +219,8 @@ def test_every_task_and_an_absent_class(tmp_path, task, classes, absent):
     assert ("Undefined on these images: recall[b]" in words) is (absent is not None)
     assert all(name in words for name in result.test.per_class)
     assert "Calibration error" in words
+    assert "By sex" in words
+    assert ("would have detected" in words) is (task is Binary)  # the others have few images
     assert ("specificity of at least 0.8" in words) is (task is not Multiclass)
     assert ("at 2.0% prevalence" in words) is (task is not Multiclass)
     assert ("Macro F1" in words) is (task is not Binary)  # which shows predictive values

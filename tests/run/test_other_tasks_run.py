@@ -1,16 +1,19 @@
 """Runs without labels and runs of masks: completed after a kill, handed on, exported."""
 
 import copy
+import csv
 import dataclasses
 from pathlib import Path
 from unittest import mock
 
 import pytest
 import short_runs
+from PIL import Image
 
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.run import conclusion, experiment
+from fmi_jax.run.predict import predict
 from weights_convert.export import read_source
 
 
@@ -74,3 +77,20 @@ def test_a_head_on_each_patch_is_not_exported_as_a_classifier(
     spec = BACKBONES["deit_nano"]
     assert read_source(spec, tmp_path / "masks").head is None
     assert read_source(spec, tmp_path / "probe").head is not None
+
+
+def test_new_images_are_decided_on_at_the_threshold_of_validation(
+    squares: ExperimentConfig, tmp_path: Path
+) -> None:
+    config = short_runs.changed(squares, {"protocol": "linear_probe"})
+    config.operating.name, config.operating.target = "sensitivity", 1.0
+    result = experiment.run(config, tmp_path / "probe")
+    [(name, threshold)] = result.test.choices["thresholds"].items()
+    assert result.test.decisions[name].threshold == threshold
+    assert "sensitivity of at least 1" in (tmp_path / "probe" / "report.html").read_text()
+    for colour in ("red", "blue"):
+        Image.new("RGB", (16, 16), colour).save(tmp_path / f"{colour}.png")
+    predict(tmp_path / "probe", [*tmp_path.glob("*.png")]).write(tmp_path / "new.csv")
+    with (tmp_path / "new.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            assert row[f"decision_{name}"] == str(int(float(row[f"p_{name}"]) >= threshold))

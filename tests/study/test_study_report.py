@@ -658,7 +658,7 @@ def test_a_second_report_measures_nothing_again(written, monkeypatch, capsys):
         raise AssertionError("measured again")
 
     monkeypatch.setattr(condense, "values", again)
-    monkeypatch.setattr("fmi_jax.tasks.classification.read_predictions", again)
+    monkeypatch.setattr("fmi_jax.tasks.logits.read_predictions", again)
     monkeypatch.setattr("fmi_jax.study.report.drawing.png", lambda draw: lambda: b"\x89PNG" * 9)
     out = written.parent / "again"
     out.mkdir()

@@ -10,7 +10,6 @@ from study_trees import Images
 from fmi_jax.study.published import rows
 from fmi_jax.study.report.statistics import (
     drawn_mean,
-    holm,
     mean_relative,
     optimism,
     paired_p,
@@ -19,6 +18,7 @@ from fmi_jax.study.report.statistics import (
     two_level,
 )
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
+from fmi_jax.tasks.intervals import holm
 from fmi_jax.tasks.weighted import draw_times, interval
 
 

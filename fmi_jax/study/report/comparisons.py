@@ -17,10 +17,10 @@ from fmi_jax.study.report.statistics import (
     FEW,
     RankCorrelation,
     drawn_mean,
-    holm,
     paired_p,
     rank_correlation,
 )
+from fmi_jax.tasks.intervals import holm
 from fmi_jax.tasks.registry import describe
 from fmi_jax.tasks.weighted import interval
 

@@ -65,17 +65,6 @@ def drawn_mean(
     return mean + std / math.sqrt(runs) * t
 
 
-def holm(p: Sequence[float]) -> Float[np.ndarray, "m"]:
-    """Adjust p-values for multiple tests (Holm 1979); NaN was not tested and does not count."""
-    values = np.asarray(p, np.float64)
-    adjusted = np.full(len(values), np.nan)
-    tested = np.flatnonzero(~np.isnan(values))
-    order = tested[np.argsort(values[tested], kind="stable")]
-    stepped = values[order] * np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
-    return adjusted
-
-
 def optimism(values: Float[np.ndarray, "k r"]) -> float:
     """Mean excess of the highest of `k` scores over its expectation, were all `k` equally good.
 
