@@ -19,9 +19,8 @@ from fmi_jax.report.page import FILE_NAME as PAGE, write_report
 from fmi_jax.run import runtime
 from fmi_jax.run.assembly import BARE, evaluation_step
 from fmi_jax.run.network import Trained, read_trained
-from fmi_jax.run.session import now
+from fmi_jax.run.session import assessed, now
 from fmi_jax.tasks.base import Measured
-from fmi_jax.tasks.operating import Rule
 from fmi_jax.tasks.registry import task_of
 from fmi_jax.training.evaluation import predict_split
 from fmi_jax.types import Rows
@@ -72,20 +71,25 @@ def evaluate(
     dataset = open_dataset(folder, name, _size(folder, name, size, run), rule)
     splits = _splits(dataset, split)
     matched = _match(run, dataset, splits, workdir)
-    task = dataclasses.replace(task_of(run.info), classes=matched.measured)
-    if matched.measured != run.info.classes:
-        task = dataclasses.replace(task, class_groups={})
+    task = task_of(run.info)
+    groups = {
+        name: members
+        for name, members in task.class_groups.items()
+        if {*members} <= {*matched.measured}
+    }
+    task = dataclasses.replace(task, classes=matched.measured, class_groups=groups)
     parts = [_measured(run, dataset, part, matched, batch_size) for part in splits]
     measured = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     rows = _rows(dataset, splits)
-    train = run.config.train
-    resampling = (train.bootstrap_samples, train.seed, rows.groups)
-    test = task.bounded(task.evaluate(measured), measured, *resampling)
-    if choices := _choices(own, matched.measured):
-        operating = Rule(**dataclasses.asdict(run.config.operating))
-        test = task.assessed(test, measured, choices, operating, *resampling)
+    best = own.best
+    assert best is not None  # a head was trained, and chosen
+    if best.metric not in task.metric_names:  # it is that of a group of classes
+        best = dataclasses.replace(best, metric=task.selects, value=own.val.values[task.selects])
+    choices = _choices(own, matched.measured)
+    test = assessed(task, measured, rows, choices, run.config, best.metric)
     result = dataclasses.replace(
         own,
+        best=best,
         dataset={
             **dataset.info.to_json(),
             "counts": {"test": test.count},

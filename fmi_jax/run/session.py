@@ -12,6 +12,7 @@ import numpy as np
 
 from fmi_jax import atomic, parallel
 from fmi_jax.artifacts.checkpoints import RunCheckpoints, model_sha256
+from fmi_jax.artifacts.evaluation import Evaluation
 from fmi_jax.artifacts.record import RunRecord
 from fmi_jax.artifacts.result import Finding
 from fmi_jax.data.labels import Label
@@ -35,6 +36,7 @@ from fmi_jax.tasks.registry import task_of
 from fmi_jax.tasks.subgroups import subgroups
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.step import Arrays
+from fmi_jax.types import Rows
 
 
 class Clock:
@@ -197,16 +199,9 @@ class Session(Run):
           values: further results, for `Finding.values`.
           notes: facts about the measurement that a reader must know.
         """
-        task, train, rows = self.task, self.config.train, self.dataset.rows("test")
-        on_val = task.evaluate(val)
-        rule = Rule(**dataclasses.asdict(self.config.operating))
-        resampling = (train.bootstrap_samples, train.seed, rows.groups)
-        on_test = task.bounded(task.evaluate(test), test, *resampling)
-        on_test = task.assessed(on_test, test, task.chosen(val, rule), rule, *resampling)
-        drawn = (train.bootstrap_samples, train.seed)
-        member = members(rows.groups, on_test.count)
-        by = subgroups(task, test, rows.columns, self.metric, member, *drawn)
-        on_test = dataclasses.replace(on_test, subgroups=by)
+        task, rows = self.task, self.dataset.rows("test")
+        on_val, choices = task.evaluate(val), task.chosen(val, rule_of(self.config))
+        on_test = assessed(task, test, rows, choices, self.config, self.metric)
         self._lap("test")
         judge, file, title = self.protocol.name, task.file, ""
         if (added := self._added) is not None:
@@ -256,6 +251,39 @@ def objective_of(task: Task, config: BaseConfig, info: DatasetInfo) -> Objective
             f" {info.name!r} are {info.label.words}: expected 'uniform'."
         )
     return task.objective(config.loss, info.class_counts.get("train", ()), info.counts["train"])
+
+
+def rule_of(config: BaseConfig) -> Rule:
+    """Read the rule by which thresholds are chosen."""
+    return Rule(**dataclasses.asdict(config.operating))
+
+
+def assessed(
+    task: Task,
+    measured: Measured,
+    rows: Rows,
+    choices: Mapping[str, Any],
+    config: BaseConfig,
+    metric: str,
+) -> Evaluation:
+    """Evaluate test images: metrics with intervals, calibration, decisions and subgroups.
+
+    Args:
+      task: task on them.
+      measured: measurements of every image.
+      rows: further facts about the images.
+      choices: what `Task.chosen` chose on validation; empty: nothing.
+      config: experiment that says how to resample, and the rule of the choices.
+      metric: metric of the subgroups.
+    """
+    drawn = (config.train.bootstrap_samples, config.train.seed)
+    found = task.bounded(task.evaluate(measured), measured, *drawn, rows.groups)
+    if choices:
+        rule = rule_of(config)
+        found = task.assessed(found, measured, choices, rule, *drawn, rows.groups)
+    member = members(rows.groups, found.count)
+    by = subgroups(task, measured, rows.columns, metric, member, *drawn)
+    return dataclasses.replace(found, subgroups=by)
 
 
 def begin(config: BaseConfig, workdir: Path) -> Session:
