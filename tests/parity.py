@@ -307,8 +307,12 @@ def _compare(
     if ours.shape != reference.shape:
         shapes = f"{name} (shape {ours.shape}, expected {reference.shape})"
         return Comparison(shapes, float("nan"), float("nan"), tolerance)
-    absolute = float(np.abs(ours.astype(np.float64) - reference).max(initial=0.0))
-    largest = float(np.abs(reference).max(initial=0.0)) if scale is None else scale
+    ours, finite = ours.astype(np.float64), np.isfinite(reference)
+    if not np.array_equal(ours[~finite], reference[~finite], equal_nan=True):
+        nan = float("nan")  # what is undefined or infinite there must be so here
+        return Comparison(f"{name} (expected {reference[~finite]})", nan, nan, tolerance)
+    absolute = float(np.abs(ours - reference)[finite].max(initial=0.0))
+    largest = float(np.abs(reference[finite]).max(initial=0.0)) if scale is None else scale
     return Comparison(name, absolute, absolute / largest if absolute else 0.0, tolerance)
 
 

@@ -78,6 +78,22 @@ def test_a_wrong_number_of_a_function_fails(tmp_path):
         assert failed == [*changed, "something/new (not covered)"]
 
 
+def test_what_is_undefined_must_be_undefined(tmp_path):
+    folder = tmp_path / "case"
+    shutil.copytree(HERE / "clinical_metrics", folder)
+    with np.load(folder / "io.npz") as io:
+        arrays = dict(io)
+    assert np.isnan(arrays["binary_one_class/expected/auroc"])
+    arrays["binary_one_class/expected/auroc"] = np.array(0.5)
+    arrays["binary_small/expected/auroc"] = np.array(np.nan)
+    np.savez(folder / "io.npz", **arrays)
+    failed = [c.name for c in compare_case(folder) if not c.passed]
+    assert sorted(failed) == [
+        "binary_one_class/expected/auroc",
+        "binary_small/expected/auroc (expected [nan])",
+    ]
+
+
 @pytest.fixture
 def case(tmp_path):
     """A copy of the smallest case, to spoil: its one-channel run and its gradients alone."""

@@ -12,6 +12,7 @@ from fmi_jax.artifacts.result import Evaluation
 from fmi_jax.data.labels import class_membership
 from fmi_jax.protocols import knn
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
+from parity_families.clinical import clinical_metrics
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -78,6 +79,7 @@ def _mean(found: Evaluation, metric: str, *, undefined: float) -> np.float64:
 
 
 NUMBERS: Mapping[str, Numbers] = {
+    "clinical_metrics": Numbers(clinical_metrics, METRIC),
     "knn": Numbers(_votes, PARITY_FORWARD),
     "metrics": Numbers(_metrics, METRIC),
 }
