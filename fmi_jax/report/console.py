@@ -42,7 +42,13 @@ def console_table(evaluation: Evaluation, title: str, console: Console | None = 
 
 def _table(console: Console, title: str, columns: tuple[str, ...]) -> Table:
     style = box.SIMPLE_HEAD if console.is_terminal else box.ASCII2
-    table = Table(title=Text(title), title_justify="left", title_style="bold", box=style)
+    table = Table(
+        title=Text(title),
+        title_justify="left",
+        title_style="bold",
+        box=style,
+        min_width=len(title),  # which would else be broken into lines of the table's width
+    )
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left")
     return table

@@ -129,7 +129,9 @@ def test_prepared_images_and_kept_features_are_read(left: Path) -> None:
     features = times(left / "data" / "features")
     result = short_runs.run(config, left / "knn_again")
     assert times(left / "data" / "features") == features
-    assert result.test.values == pytest.approx(Result.read(knn).test.values)
+    earlier = dict(Result.read(knn).test.values)
+    del earlier["quadratic_kappa"]  # since then only of classes that are in an order
+    assert result.test.values == pytest.approx(earlier)
 
 
 def test_converted_weights_are_loaded(left: Path, expected: dict) -> None:

@@ -174,6 +174,7 @@ def test_a_result_says_that_its_test_labels_depend_on_the_policy(spec, treatment
             info=part(name=spec.name, split=split, channels=1),
             dataset=part(train_rows=None),
             origin=part(notes=()),
+            fitted=None,
         )
         return [*common_notes(session)]
 

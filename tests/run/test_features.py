@@ -271,6 +271,7 @@ def test_the_program_judges_and_goes_on_after_a_kill(root: Path, tmp_path: Path)
         f"--workdir={tmp_path / 'run'}",
         "--config.protocol=knn",
         "--config.knn.k=(1,7)",
+        "--config.knn.temperature=(0.1,)",
     )
     process = runs.start(*arguments)
     assert process.stdout is not None

@@ -121,7 +121,7 @@ def test_votes_have_no_temperature() -> None:
     task = Binary(("a", "b"))
     votes = task.logits(np.array([[0.0, 1.0], [0.4, 0.6], [0.8, 0.2]]))
     choices = task.chosen({"logits": votes, "labels": np.array([1, 0, 0])}, Rule())
-    assert math.isnan(choices["temperature"])
+    assert choices["temperature"] is None
     assert choices["thresholds"] == {"b": 1.0}
 
 
