@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import short_runs
-from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from fmi_jax.artifacts.result import POOLED, Result
 from fmi_jax.config import ExperimentConfig
@@ -17,8 +17,9 @@ from fmi_jax.data.raw.csv_table import csv_spec
 from fmi_jax.errors import UsageError
 from fmi_jax.run import experiment
 from fmi_jax.run.evaluate import evaluate
-from fmi_jax.run.session import check_pooling
+from fmi_jax.run.session import check_pooling, per_group
 from fmi_jax.tasks.classification import Multiclass
+from fmi_jax.types import Rows
 
 
 class NeverPooled(Multiclass):
@@ -47,7 +48,10 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
     prepare(csv_spec("patients"), table, data, size=16, split="official")
     return short_runs.changed(
         config,
-        {"data.name": "patients", "group_pooling": "noisy_or", "judges": ("knn",), "knn.k": (3,)},
+        {
+            **{"data.name": "patients", "group_pooling": "noisy_or", "train.max_steps": 2},
+            **{"judges": ("knn",), "knn.k": (3,)},
+        },
     )
 
 
@@ -76,8 +80,9 @@ def test_a_run_states_metrics_of_images_and_of_patients(trained: Path) -> None:
     has = np.array([*truth.values()])
     assert found.values["roc_auc"] == pytest.approx(roc_auc_score(has, p))
     assert found.values["accuracy"] == pytest.approx(accuracy_score(has, p > 0.5))
-    low, high = found.intervals["accuracy"]
-    assert low < found.values["accuracy"] <= high
+    assert found.values["loss"] == pytest.approx(log_loss(has, p), rel=1e-4)
+    low, high = found.intervals["loss"]
+    assert low < found.values["loss"] < high
     # Chosen on pooled validation images, not on single ones.
     assert found.decisions["red"].threshold == found.choices["thresholds"]["red"]
     assert found.choices["thresholds"] != result.test.choices["thresholds"]
@@ -99,6 +104,24 @@ def test_an_external_test_is_pooled_as_the_run_was(trained: Path, tmp_path: Path
     assert POOLED not in without.finding.evaluations
     assert any("no groups" in note for note in without.all_notes)
     assert "Per group" not in (tmp_path / "without" / "report.html").read_text()
+
+
+def test_groups_of_several_classes_are_counted_in_a_note() -> None:
+    task, config = Multiclass(("a", "b", "c")), ExperimentConfig(group_pooling="mean")
+    config.train.bootstrap_samples = 7
+    measured = {"logits": np.eye(5, 3), "labels": np.array([0, 1, 2, 0, 0])}
+
+    def found(groups: list[str]):
+        return per_group(task, measured, Rows([*"12345"], groups), {}, config, "accuracy")
+
+    some = found([*"pqqrr"])
+    assert some.evaluations[POOLED].count == 2
+    assert some.notes == (
+        "1 of 3 groups have images of different classes: the metrics per group leave them out.",
+    )
+    none = found([*"ppppp"])
+    assert not none.evaluations
+    assert none.notes[0].startswith("1 of 1 groups")
 
 
 def test_what_cannot_be_pooled_is_refused_before_anything_is_computed(
