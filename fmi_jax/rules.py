@@ -78,7 +78,12 @@ def one_of(default: str, *choices: str, reasons: Mapping[str, str] | None = None
         Condition(lambda x, word=word: x != word, why) for word, why in (reasons or {}).items()
     ]
     return ruled(
-        default, *tried, Condition(lambda x: x in choices, f"expected one of {', '.join(choices)}")
+        default,
+        *tried,
+        Condition(
+            lambda x: x in choices,
+            f"expected one of {', '.join(choice or repr(choice) for choice in choices)}",
+        ),
     )
 
 

@@ -310,6 +310,8 @@ class BaseConfig:
       judges: judges beside the protocol's own.
       image_size: side in pixels of the network's input.
       metric: validation metric that selects the best checkpoint; empty: the data set's own.
+      group_pooling: rule that makes one prediction of the images of a group (patient, lesion or
+        study) at evaluation: "mean", "max" or "noisy_or"; empty: images are evaluated alone.
     """
 
     protocol: str = ""
@@ -318,6 +320,7 @@ class BaseConfig:
     judges: tuple[str, ...] = ()
     image_size: int = positive(224)
     metric: str = ""
+    group_pooling: str = one_of("", "", "mean", "max", "noisy_or")
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)

@@ -129,7 +129,7 @@ class Evaluation:
     Attributes:
       task: task's name.
       classes: names of the classes, in the order of the network's outputs.
-      count: number of images.
+      count: number of images, or of groups where the images of each are pooled.
       values: aggregate metrics of the task by name.
       per_class: metrics of each class by its name.
       confusion: images by true (row) and predicted (column) class, int64 `[k, k]`; for a

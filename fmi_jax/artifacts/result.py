@@ -20,6 +20,10 @@ another for analyses; format 1 lacked `unread`, `headline` and `speeds`, format 
 `calibration`, `choices`, `decisions` and `subgroups`."""
 
 
+POOLED = "test_pooled"
+"""Name in `Finding.evaluations` of the test images where those of each group are pooled."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Best:
     """The checkpoint that was evaluated: the one with the best validation metric.
@@ -87,7 +91,8 @@ class Finding:
     Attributes:
       judge: judge's name.
       title: heading of its page; empty for the page of a run that classifies.
-      evaluations: metrics by split; those of the test split have confidence intervals.
+      evaluations: metrics by split; those of the test split have confidence intervals, and so have
+        those of its groups (`POOLED`).
       resampled: unit that the bootstrap draws, "image" or "group"; empty without a bootstrap.
       values: further results as JSON values: every learning rate of a grid, every k of a kNN.
       text: short table for the console.
@@ -109,6 +114,11 @@ class Finding:
     figures: Mapping[str, str] = dataclasses.field(default_factory=dict)
     charts: Mapping[str, Chart] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def pooled(self) -> Evaluation | None:
+        """Test metrics per group; None where no images were pooled."""
+        return self.evaluations.get(POOLED)
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON values."""

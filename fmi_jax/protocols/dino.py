@@ -340,7 +340,10 @@ SPEC = FitSpec(
     fit=fit,
     options=DinoConfig,
     reads=("dino",),
-    ignores=("augment", "metric", "operating", "train.bootstrap_samples", "train.eval_batch_size"),
+    ignores=(
+        *("augment", "metric", "group_pooling", "operating"),
+        *("train.bootstrap_samples", "train.eval_batch_size"),
+    ),
     check=_check,
     judge=JudgeSpec(
         name="pretraining",

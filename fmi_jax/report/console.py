@@ -40,6 +40,12 @@ def console_table(evaluation: Evaluation, title: str, console: Console | None = 
         console.print(Text(f"Undefined on these images: {', '.join(evaluation.undefined)}."))
 
 
+def per_group_line(evaluation: Evaluation, metric: str) -> str:
+    """Say what a metric is where the images of each group are pooled."""
+    label = describe(metric, evaluation.task).label
+    return f"per group ({evaluation.count}): {label} {_number(evaluation.values[metric])}"
+
+
 def _table(console: Console, title: str, columns: tuple[str, ...]) -> Table:
     style = box.SIMPLE_HEAD if console.is_terminal else box.ASCII2
     table = Table(

@@ -81,6 +81,7 @@ def _evaluated(workdir: Path, result: Result, image_of: ImageOf | None) -> bytes
         r=result,
         details=result.finding.values,
         test=test,
+        pooled=result.finding.pooled,
         headline=best.metric,
         headline_label=headline.label,
         metrics=_metrics(test),

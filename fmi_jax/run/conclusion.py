@@ -13,7 +13,7 @@ from fmi_jax.data.registry import DATASETS
 from fmi_jax.data.remarks import remarks_on
 from fmi_jax.errors import UserError
 from fmi_jax.report.charts import draw_chart
-from fmi_jax.report.console import console_table
+from fmi_jax.report.console import console_table, per_group_line
 from fmi_jax.report.page import FILE_NAME as PAGE, write_report
 from fmi_jax.run import runtime
 from fmi_jax.run.origin import CHECKPOINTS, chosen_head, kept_step
@@ -129,6 +129,8 @@ def announce(session: Session, result: Result) -> None:
             test = found.evaluations["test"]
             title = f"{found.title}: test set" if found.title else "Test set"
             console_table(test, f"{title}, {test.count} images")
+        if found.pooled is not None:
+            print(per_group_line(found.pooled, session.metric))
         if found.text:
             print(found.text)
     if best is not None:

@@ -9,17 +9,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmi_jax import parallel
+from fmi_jax.artifacts.evaluation import Evaluation
 from fmi_jax.artifacts.result import Result
 from fmi_jax.data import loader
 from fmi_jax.data.labels import IGNORE, Label, class_membership
 from fmi_jax.data.prepared import PreparedDataset, list_prepared, open_dataset
 from fmi_jax.errors import UserError, unknown_name
-from fmi_jax.report.console import console_table
+from fmi_jax.report.console import console_table, per_group_line
 from fmi_jax.report.page import FILE_NAME as PAGE, write_report
 from fmi_jax.run import runtime
 from fmi_jax.run.assembly import BARE, evaluation_step
 from fmi_jax.run.network import Trained, read_trained
-from fmi_jax.run.session import assessed, now
+from fmi_jax.run.session import assessed, now, per_group
 from fmi_jax.tasks.base import Measured
 from fmi_jax.tasks.registry import task_of
 from fmi_jax.training.evaluation import predict_split
@@ -85,8 +86,10 @@ def evaluate(
     assert best is not None  # a head was trained, and chosen
     if best.metric not in task.metric_names:  # it is that of a group of classes
         best = dataclasses.replace(best, metric=task.selects, value=own.val.values[task.selects])
-    choices = _choices(own, matched.measured)
+    choices = _choices(own.test, matched.measured)
     test = assessed(task, measured, rows, choices, run.config, best.metric)
+    choices = _choices(own.finding.pooled, matched.measured)
+    groups = per_group(task, measured, rows, choices, run.config, best.metric)
     result = dataclasses.replace(
         own,
         best=best,
@@ -101,11 +104,11 @@ def evaluate(
         findings=(
             dataclasses.replace(
                 own.finding,
-                evaluations={"val": own.val, "test": test},
+                evaluations={"val": own.val, "test": test, **groups.evaluations},
                 resampled="image" if rows.groups is None else "group",
                 values={"own_test": own.test.to_json()["values"]},
                 figures={},
-                notes=task.cautions(test, rows.groups),
+                notes=(*task.cautions(test, rows.groups), *groups.notes),
             ),
         ),
         seconds={},
@@ -128,6 +131,8 @@ def announce(result: Result, out: Path) -> None:
     """Print what an external test found, and where its report is."""
     title = f"External test on {result.dataset['name']}, {result.test.count} images"
     console_table(result.test, title)
+    if (pooled := result.finding.pooled) is not None and result.best is not None:
+        print(per_group_line(pooled, result.best.metric))
     for note in result.notes:
         print(f"note: {note}")
     print(f"report: {out / PAGE}")
@@ -232,9 +237,9 @@ def _measured(
     return measured
 
 
-def _choices(own: Result, classes: Sequence[str]) -> dict[str, Any]:
+def _choices(own: Evaluation | None, classes: Sequence[str]) -> dict[str, Any]:
     """What the run chose on its validation images, for the classes that are measured."""
-    choices = dict(own.test.choices)
+    choices = {} if own is None else dict(own.choices)
     if "thresholds" in choices:
         choices["thresholds"] = {
             name: value for name, value in choices["thresholds"].items() if name in classes

@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,10 +15,10 @@ from fmi_jax import atomic, parallel
 from fmi_jax.artifacts.checkpoints import RunCheckpoints, model_sha256
 from fmi_jax.artifacts.evaluation import Evaluation
 from fmi_jax.artifacts.record import RunRecord
-from fmi_jax.artifacts.result import Finding
+from fmi_jax.artifacts.result import POOLED, Finding
 from fmi_jax.data.labels import Label
 from fmi_jax.data.loader import Strata
-from fmi_jax.data.prepared import DatasetInfo, open_or_draw
+from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, open_or_draw
 from fmi_jax.data.subset import training_subset
 from fmi_jax.errors import UsageError
 from fmi_jax.models.registry import BACKBONES
@@ -202,6 +203,8 @@ class Session(Run):
         task, rows = self.task, self.dataset.rows("test")
         on_val, choices = task.evaluate(val), task.chosen(val, rule_of(self.config))
         on_test = assessed(task, test, rows, choices, self.config, self.metric)
+        of_groups = self._chosen_per_group(val)
+        groups = per_group(task, test, rows, of_groups, self.config, self.metric)
         self._lap("test")
         judge, file, title = self.protocol.name, task.file, ""
         if (added := self._added) is not None:
@@ -212,11 +215,19 @@ class Session(Run):
         return Finding(
             judge=judge,
             title=title,
-            evaluations={"val": on_val, "test": on_test},
+            evaluations={"val": on_val, "test": on_test, **groups.evaluations},
             resampled="image" if rows.groups is None else "group",
             values=dict(values or {}),
-            notes=(*notes, *task.cautions(on_test, rows.groups)),
+            notes=(*notes, *task.cautions(on_test, rows.groups), *groups.notes),
         )
+
+    def _chosen_per_group(self, val: Measured) -> dict[str, Any]:
+        """Choose on validation, once more, for groups of images: pooling moves probabilities."""
+        groups, rule = self.dataset.groups("val"), self.config.group_pooling
+        if not rule or groups is None:
+            return {}
+        found = self.task.pooled(val, groups, rule)
+        return self.task.chosen(found.measured, rule_of(self.config)) if found.names else {}
 
     @property
     def _added(self) -> JudgeSpec | None:
@@ -286,6 +297,65 @@ def assessed(
     return dataclasses.replace(found, subgroups=by)
 
 
+class PerGroup(NamedTuple):
+    """Test metrics of groups, the images of each pooled.
+
+    Attributes:
+      evaluations: evaluation by its name in `Finding.evaluations`; none where nothing was pooled.
+      notes: facts that a reader must know.
+    """
+
+    evaluations: Mapping[str, Evaluation] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
+
+
+def per_group(
+    task: Task,
+    measured: Measured,
+    rows: Rows,
+    choices: Mapping[str, Any],
+    config: BaseConfig,
+    metric: str,
+) -> PerGroup:
+    """Evaluate test images by group, if `config.group_pooling` asks for it.
+
+    Args:
+      task, measured, rows, config, metric: as for `assessed`.
+      choices: what `Task.chosen` chose on pooled validation images; empty: nothing.
+    """
+    if not config.group_pooling:
+        return PerGroup()
+    if rows.groups is None:
+        return PerGroup(notes=("The data name no groups, so no images were pooled.",))
+    found = task.pooled(measured, rows.groups, config.group_pooling)
+    notes = ()
+    if found.left_out:
+        notes = (
+            f"{found.left_out} of {len({*rows.groups})} groups have images of different classes:"
+            " the metrics per group leave them out.",
+        )
+    if not found.names:
+        return PerGroup(notes=notes)
+    pooled = assessed(task, found.measured, Rows(found.names), choices, config, metric)
+    return PerGroup({POOLED: pooled}, notes)
+
+
+def check_pooling(rule: str, task: Task, dataset: PreparedDataset) -> None:
+    """Raise `UsageError` where the images of a group cannot be pooled by a rule; empty: none."""
+    if not rule:
+        return
+    if rule not in task.pools:
+        raise UsageError(
+            f"group_pooling={rule!r} is no rule for a {task.name} task: expected"
+            f" {' or '.join(map(repr, (*task.pools, '')))}."
+        )
+    if dataset.groups("test") is None:
+        raise UsageError(
+            f"group_pooling={rule!r} pools the images of a patient, lesion or study, and"
+            f" {dataset.info.name!r} names none: expected '', or a data set with groups."
+        )
+
+
 def begin(config: BaseConfig, workdir: Path) -> Session:
     """Open the data, describe the network, and write or check the record of the run.
 
@@ -317,6 +387,7 @@ def begin(config: BaseConfig, workdir: Path) -> Session:
     metric = config.metric or info.metric
     task = task_of(info)
     task.metric(metric)  # refuses one that the task does not have
+    check_pooling(config.group_pooling, task, dataset)
     clock.lap("data")
 
     protocol = protocol_of(config)

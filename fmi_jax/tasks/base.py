@@ -22,6 +22,7 @@ from fmi_jax.errors import UsageError, unknown_name
 from fmi_jax.settings import LossConfig
 from fmi_jax.tasks.intervals import BOOTSTRAP, Interval, scaled
 from fmi_jax.tasks.operating import Rule
+from fmi_jax.tasks.pooling import Pooled
 from fmi_jax.tasks.weighted import resample
 from fmi_jax.types import Rows
 
@@ -131,6 +132,7 @@ class Task(Objective):
       left_out: metrics that a page does not show.
       per_class: label of each metric of a single class, in the order of tables.
       of_classes: heading of the table of the classes.
+      pools: names of the rules by which `pooled` makes one case of a group's images.
     """
 
     classes: tuple[str, ...] = ()
@@ -144,6 +146,7 @@ class Task(Objective):
     left_out: ClassVar[tuple[str, ...]] = ()
     per_class: ClassVar[Mapping[str, str]]
     of_classes: ClassVar[str] = "Each class"
+    pools: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def suits(cls, label: Label, classes: Sequence[str]) -> bool:
@@ -303,6 +306,16 @@ class Task(Objective):
             for name, value in self.all_values(measured, times[:, member]).items():
                 drawn.setdefault(name, []).append(value)
         return Resamples({name: np.concatenate(parts) for name, parts in drawn.items()}, redrawn)
+
+    def pooled(self, measured: Measured, groups: Sequence[str], rule: str) -> Pooled:
+        """Pool the images of each group into one case.
+
+        Args:
+          measured: per-image measurements, as for `evaluate`.
+          groups: patient, lesion or study of each image.
+          rule: one of `pools`.
+        """
+        raise NotImplementedError(f"a {self.name} task pools no images")
 
     def chosen(self, measured: Measured, rule: Rule) -> dict[str, Any]:
         """Choose on the validation images what `Evaluation.choices` keeps, as JSON values."""

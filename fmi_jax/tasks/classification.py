@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fmi_jax.data.labels import Label
-from fmi_jax.tasks import condense, weighted
+from fmi_jax.tasks import condense, pooling, weighted
 from fmi_jax.tasks.base import Measured, Metric
 from fmi_jax.tasks.intervals import Interval
 from fmi_jax.tasks.logits import Classification
@@ -48,6 +48,7 @@ class _OneClass(Classification):
     """Images have one class each: a softmax over all of them."""
 
     label = Label.INDEX
+    pools = ("mean", "max")
 
     def loss(
         self, outputs: Any, batch: Mapping[str, Any]
@@ -83,6 +84,13 @@ class _OneClass(Classification):
         k = len(self.classes)
         return ~np.isin(labels, np.arange(k)), f"a whole number from 0 to {k - 1}"
 
+    def pool_logits(
+        self, logits: Float[np.ndarray, "n k"], member: Int[np.ndarray, "n"], rule: str
+    ) -> Float[np.ndarray, "g k"]:
+        """Pool each class alone; the softmax then makes the sum 1."""
+        pool = {"mean": pooling.log_mean, "max": pooling.highest}[rule]
+        return pool(self.log_probabilities(logits), member)
+
     def condensed(self, measured: Measured, metric: str) -> list[condense.Problem]:
         """One row per cell of the confusion matrix, or one problem per AUROC averaged over."""
         logits, labels = measured["logits"], measured["labels"]
@@ -106,6 +114,7 @@ class Binary(_OneClass):
     name = "binary"
     selects = "roc_auc"
     left_out = tuple(_MACRO)
+    pools = pooling.RULES
     per_class: ClassVar[Mapping[str, str]] = {
         **Classification.per_class,
         "precision": "Predictive value",
@@ -138,6 +147,15 @@ class Binary(_OneClass):
     def decided(self) -> Sequence[int]:
         """Presence of the second class is decided."""
         return (1,)
+
+    def pool_logits(
+        self, logits: Float[np.ndarray, "n k"], member: Int[np.ndarray, "n"], rule: str
+    ) -> Float[np.ndarray, "g k"]:
+        """Pool as several classes are, or by noisy-or of the second class."""
+        if rule != "noisy_or":
+            return super().pool_logits(logits, member, rule)
+        log_odds = pooling.noisy_or(logits[:, 1:] - logits[:, :1], member)
+        return -np.logaddexp(0.0, np.hstack([log_odds, -log_odds]))
 
     def exact(self, measured: Measured, member: Int[np.ndarray, "n"]) -> dict[str, Interval]:
         """Add the AUROC, that of the second class."""
@@ -173,6 +191,10 @@ class Multiclass(_OneClass):
         """Compute metrics, averaged over classes or pairs of classes."""
         return weighted.one_class(measured["logits"], measured["labels"], weights, binary=False)
 
+    def agreed(self, labels: np.ndarray, member: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "g"]:
+        """Find the groups whose images have the same class."""
+        return pooling.highest(labels, member) == -pooling.highest(-labels, member)
+
     def _ranked(self, metric: str) -> list[int]:
         return [*range(len(self.classes))] if metric == "roc_auc_ovr" else super()._ranked(metric)
 
@@ -184,6 +206,7 @@ class Multilabel(Classification):
     name = "multilabel"
     selects = "roc_auc"
     label = Label.VECTOR
+    pools = pooling.RULES
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": Metric(label="Subset accuracy"),
         **_MACRO,
@@ -231,6 +254,17 @@ class Multilabel(Classification):
     def called(self, logits: Float[np.ndarray, "n k"]) -> Bool[np.ndarray, "n k"]:
         """Classes more probable than not."""
         return logits > 0
+
+    def pool_logits(
+        self, logits: Float[np.ndarray, "n k"], member: Int[np.ndarray, "n"], rule: str
+    ) -> Float[np.ndarray, "g k"]:
+        """Pool each class alone."""
+        if rule == "noisy_or":
+            return pooling.noisy_or(logits, member)
+        if rule == "max":
+            return pooling.highest(logits, member)
+        present, absent = self.log_probabilities(logits), self.log_probabilities(-logits)
+        return pooling.log_mean(present, member) - pooling.log_mean(absent, member)
 
     def wrong_labels(self, labels: np.ndarray) -> tuple[np.ndarray, str]:
         """Find those outside 0 to 1."""

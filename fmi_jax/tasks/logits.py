@@ -13,11 +13,12 @@ from jaxtyping import Bool, Float, Int
 from fmi_jax.artifacts.evaluation import Evaluation, named_columns, undefined_in
 from fmi_jax.errors import UserError
 from fmi_jax.settings import LossConfig
-from fmi_jax.tasks import calibration, condense, weighted
+from fmi_jax.tasks import calibration, condense, pooling, weighted
 from fmi_jax.tasks.base import ExampleGroup, ImageOf, Measured, Metric, Objective, Task, members
 from fmi_jax.tasks.imbalance import imbalance_loss
 from fmi_jax.tasks.intervals import Interval, auroc, proportion
 from fmi_jax.tasks.operating import Rule, decide
+from fmi_jax.tasks.pooling import Pooled
 from fmi_jax.tasks.predictions import Predictions, read_predictions
 from fmi_jax.types import Rows
 
@@ -158,6 +159,31 @@ class Classification(Task):
                 f"roc_auc[{name}]": auroc(scores[:, c], has[:, c], member),
             }
         return found
+
+    def pooled(self, measured: Measured, groups: Sequence[str], rule: str) -> Pooled:
+        """Pool probabilities by a rule, and labels: a finding of any image is one of the group."""
+        measured = self.checked(measured)
+        labels = measured["labels"]
+        names, member = np.unique(np.asarray(groups), return_inverse=True)
+        known = self.agreed(labels, member)
+        return Pooled(
+            measured={
+                "logits": self.pool_logits(measured["logits"], member, rule)[known],
+                "labels": pooling.highest(labels, member)[known],
+            },
+            names=names[known].tolist(),
+            left_out=int((~known).sum()),
+        )
+
+    @abc.abstractmethod
+    def pool_logits(
+        self, logits: Float[np.ndarray, "n k"], member: Int[np.ndarray, "n"], rule: str
+    ) -> Float[np.ndarray, "g k"]:
+        """Compute logits of the pooled probabilities of each group."""
+
+    def agreed(self, labels: np.ndarray, member: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "g"]:
+        """Find the groups that have one label."""
+        return np.ones(member.max() + 1, bool)
 
     def chosen(self, measured: Measured, rule: Rule) -> dict[str, Any]:
         """Choose the temperature, and a threshold for each class that is decided on."""
