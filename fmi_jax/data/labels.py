@@ -15,7 +15,7 @@ class Label(enum.StrEnum):
 
     Attributes:
       INDEX: index of its class, int32 `[]`.
-      VECTOR: value from 0 to 1 for each class, float32 `[k]`.
+      VECTOR: value from 0 to 1 for each class, or NaN where it is not known, float32 `[k]`.
       MAP: index of the class of each pixel, uint8 `[h, w]`, or `IGNORE`; class 0 is the background.
     """
 
@@ -49,14 +49,20 @@ class Label(enum.StrEnum):
     def array(self, labels: Sequence[Any]) -> np.ndarray:
         """Stack the labels of several images in an index: `[n]`, or for each class `[n, k]`.
 
-        An index holds no maps, but for each class whether the map has it (0 or 1).
+        An index holds no maps, but for each class whether the map has it (0 or 1). Its null is NaN.
         """
         return np.asarray(labels, np.int32 if self is Label.INDEX else np.float32)
 
 
 def class_membership(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Membership of each image in each class, 0 to 1, `[n, k]`, from `Label.array`."""
+    """Membership of each image in each class, 0 to 1 or NaN, `[n, k]`, from `Label.array`."""
     return labels if labels.ndim > 1 else np.eye(num_classes, dtype=np.float32)[labels]
+
+
+def disagree(labels: Sequence[Any]) -> bool:
+    """Test whether labels of one form contradict each other; what is not known contradicts none."""
+    values = np.asarray(labels, np.float64)
+    return bool((np.fmax.reduce(values) > np.fmin.reduce(values)).any())
 
 
 def resized_maps(maps: Any, height: int, width: int) -> Any:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from tensorflow_datasets.proto import tf_example_pb2
 
 from fmi_jax.data.labels import Label
@@ -69,10 +69,13 @@ class DatasetInfo:
       split_sha256: checksum of "split,id" of every image in order; equal exactly if the same
         images are trained and tested on.
       counts: images in each split.
-      class_counts: images of each class in each split (for a multi-label set: sums of the labels).
+      class_counts: images of each class in each split (for a multi-label set: sums of the labels
+        that are known).
       group_counts: groups (patients, lesions) in each split; none where the data name none.
       class_groups: classes over which the metrics are averaged once more, by name.
       ordinal: True if the classes are grades, in their order.
+      unknown_counts: images in each split whose label of each class is not known; empty where all
+        labels are known.
       synthetic: True if the images were drawn by a program, not photographed.
       manifest_sha256: checksum of the manifest, which stands for everything about the data.
     """
@@ -96,10 +99,19 @@ class DatasetInfo:
     manifest_sha256: str
     group_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     ordinal: bool = False
+    unknown_counts: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+
+    def known_counts(self, split: str) -> Float[np.ndarray, "k"]:
+        """Count the images of a split whose label of each class is known."""
+        unknown = self.unknown_counts.get(split, (0.0,) * len(self.classes))
+        return self.counts[split] - np.asarray(unknown, np.float64)
 
     def to_json(self) -> dict[str, Any]:
         """Convert to plain JSON values."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        values = json.loads(json.dumps(dataclasses.asdict(self)))
+        if not self.unknown_counts:  # the description of most sets, which older versions read
+            del values["unknown_counts"]
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -109,7 +121,7 @@ class DatasetInfo:
         known["label"] = Label(known["label"])
         for name in ("classes", "mean", "std"):
             known[name] = tuple(known[name])
-        for name in ("class_counts", "class_groups"):
+        for name in ("class_counts", "class_groups", "unknown_counts"):
             known[name] = {k: tuple(v) for k, v in known[name].items()}
         return cls(**known)
 
@@ -379,6 +391,7 @@ def _upgraded(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "split_revision": 1,
         "group_counts": {},
         "columns": [],
+        "unknown_counts": {},  # absent from all manifests of sets whose labels are all known
     }
     return {**added, **manifest, "format": FORMAT}
 

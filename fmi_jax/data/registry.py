@@ -6,7 +6,12 @@ import functools
 from fmi_jax.data.raw.aptos2019 import APTOS2019
 from fmi_jax.data.raw.cbis_ddsm import CBIS_DDSM, CBIS_DDSM_CROPS, CBIS_DDSM_TYPE
 from fmi_jax.data.raw.chestxray14 import CHESTXRAY14
-from fmi_jax.data.raw.chexpert import CHEXPERT, CHEXPERT_SMOOTH, CHEXPERT_U_ONES
+from fmi_jax.data.raw.chexpert import (
+    CHEXPERT,
+    CHEXPERT_SMOOTH,
+    CHEXPERT_U_IGNORE,
+    CHEXPERT_U_ONES,
+)
 from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.data.raw.csv_table import csv_spec
 from fmi_jax.data.raw.ddsm import DDSM, DDSM_3CLASS
@@ -38,6 +43,7 @@ DATASETS: Registry[DatasetSpec] = Registry(
         CHEXPERT,
         CHEXPERT_U_ONES,
         CHEXPERT_SMOOTH,
+        CHEXPERT_U_IGNORE,
         DDSM,
         DDSM_3CLASS,
         CHESTXRAY14,

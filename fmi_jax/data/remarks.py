@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from fmi_jax.data.labels import Label
+from fmi_jax.data.labels import Label, disagree
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
 from fmi_jax.drawing.wording import percent
 
@@ -66,7 +66,7 @@ def find_duplicates(dataset: PreparedDataset) -> Duplicates:
         if len(found) > 1:
             spread = len({split for split, _ in found}) > 1
             (across if spread else within).append([f"{split}: {id_}" for split, id_ in found])
-            disagreeing += any(labels[key] != labels[found[0]] for key in found)
+            disagreeing += disagree([labels[key] for key in found])
     return Duplicates(across, within, disagreeing)
 
 
@@ -118,7 +118,7 @@ def few_images(info: DatasetInfo, split: str) -> str:
     multilabel = info.label is not Label.INDEX
     few = np.asarray(info.class_counts[split])
     if multilabel:
-        few = np.minimum(few, info.counts[split] - few)
+        few = np.minimum(few, info.known_counts(split) - few)
     names = _named(info.classes, (few > 0) & (few < FEW), few)
     either = " with it, or without it," if multilabel else ""
     return f"Fewer than {FEW} images{either} in {split}: {names}." if names else ""
@@ -130,8 +130,8 @@ def _on_classes(dataset: PreparedDataset) -> list[str]:
     present = {split: np.asarray(counts) for split, counts in info.class_counts.items()}
     present = {split: counts for split, counts in present.items() if info.counts[split]}
     for split, counts in present.items():
-        total = info.counts[split]
-        full, absent = (_named(info.classes, counts == n) for n in (total, 0))
+        full = _named(info.classes, (counts == info.known_counts(split)) & (counts > 0))
+        absent = _named(info.classes, counts == 0)
         if full:
             found.append(f"Every image in {split} is of: {full}.")
         if absent and (multilabel or not full):
@@ -140,7 +140,7 @@ def _on_classes(dataset: PreparedDataset) -> list[str]:
             found.append(text)
     if "train" not in present:
         return ["Without training images: only trained networks can be tested on it.", *found]
-    train, total = present["train"], info.counts["train"]
+    train, total = present["train"], np.maximum(info.known_counts("train"), 1)
     most, least = int(train.argmax()), int(np.where(train > 0, train, np.inf).argmin())
     if train[most] > _UNEQUAL * train[least] > 0:
         found.append(
@@ -148,7 +148,7 @@ def _on_classes(dataset: PreparedDataset) -> list[str]:
             f" as {info.classes[least]}."
         )
     for split in present:
-        n = info.counts[split]
+        n = np.maximum(info.known_counts(split), 1)
         share = (present[split] + train) / (n + total)
         error = np.sqrt(share * (1 - share) * (1 / n + 1 / total))
         apart = np.abs(present[split] / n - train / total) > _SIGMAS * error

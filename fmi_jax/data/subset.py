@@ -7,6 +7,7 @@ larger one of the same seed, and images added to a data set later do not move th
 
 import dataclasses
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
@@ -65,7 +66,10 @@ def training_subset(
     info = dataclasses.replace(
         info,
         counts={**info.counts, "train": len(rows)},
-        class_counts={**info.class_counts, "train": tuple(sums.sum(axis=0).tolist())},
+        class_counts={**info.class_counts, "train": tuple(np.nansum(sums, axis=0).tolist())},
+        unknown_counts={**info.unknown_counts, "train": tuple(np.isnan(sums).sum(axis=0).tolist())}
+        if info.unknown_counts
+        else {},
         group_counts={**info.group_counts, "train": len({groups[i] for i in rows})}
         if groups
         else info.group_counts,
@@ -77,7 +81,8 @@ def training_subset(
 def fraction_rows(ids: Sequence[str], labels: np.ndarray, fraction: float, seed: int) -> list[int]:
     """Select the rows of a stratified fraction, in order.
 
-    Every class (in a multi-label set: every combination of classes) keeps its share up to
+    Every class (in a multi-label set: every combination of classes, those not known told from
+    those absent) keeps its share up to
     rounding; the total is `fraction` of all rows, rounded. A class never loses its last image; a
     combination of classes may.
 
@@ -131,7 +136,9 @@ def _strata(
     """Place and row of the images of each label, in the order in which they are taken."""
     strata = defaultdict(list)
     for row, (id, label) in enumerate(zip(ids, labels.tolist(), strict=True)):
-        key = tuple(label) if isinstance(label, list) else label
+        key = label
+        if isinstance(label, list):  # one NaN is not equal to another
+            key = tuple(None if math.isnan(value) else value for value in label)
         strata[key].append((_uniform(seed, id), row))
     return {label: sorted(rows) for label, rows in strata.items()}
 

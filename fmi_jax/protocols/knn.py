@@ -196,6 +196,7 @@ SPEC = JudgeSpec(
     summary="k nearest neighbours of frozen features",
     judge=of_features(judge),
     images=every_image,
+    unknown=False,
     small={"knn.k": (5, 20), "knn.temperature": (0.1,)},
     options=KnnConfig,
     reads=("knn",),

@@ -213,6 +213,7 @@ SPEC = JudgeSpec(
     summary="logistic regression on frozen features",
     judge=of_features(judge),
     images=every_image,
+    unknown=False,
     options=LogisticConfig,
     reads=("logistic",),
 )

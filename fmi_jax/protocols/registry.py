@@ -295,6 +295,12 @@ def check(config: BaseConfig, info: DatasetInfo) -> None:
     for part in protocol.parts:
         if info.label not in part.labels:
             raise UsageError(_no_such_labels(protocol, part, info))
+        if not part.unknown and any(info.unknown_counts.get("train", ())):
+            raise UsageError(
+                f"judge {part.name!r} needs every label of the training images, and some of"
+                f" {info.name!r} are not known: expected a data set whose labels are all known, or"
+                f" a protocol that trains by the loss, such as {next(iter(PAIRS))!r}."
+            )
         part.check(config, info)
 
 

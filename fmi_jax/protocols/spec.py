@@ -108,6 +108,7 @@ class Part:
         without it must leave them as they are.
       ignores: other sections and fields that the part does not read.
       labels: forms of labels that the part takes.
+      unknown: True if it takes training labels some of which are not known.
       check: raises `UsageError` where the config does not fit the data; asked before anything is
         computed.
       small: fields to set in an experiment on tiny backbones and few images, by dotted name.
@@ -119,6 +120,7 @@ class Part:
     reads: tuple[str, ...] = ()
     ignores: tuple[str, ...] = ()
     labels: tuple[Label, ...] = (Label.INDEX, Label.VECTOR)
+    unknown: bool = True
     check: Callable[[BaseConfig, DatasetInfo], None] = lambda config, info: None
     small: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

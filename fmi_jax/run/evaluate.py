@@ -189,7 +189,7 @@ def _match(
     if theirs.label is Label.VECTOR and known:
         return _Matched(tuple(ours.classes[index] for index in known), known, to)
     labels = np.concatenate([dataset.labels(split) for split in splits])
-    counts = class_membership(labels, len(theirs.classes)).sum(axis=0)
+    counts = np.nansum(class_membership(labels, len(theirs.classes)), axis=0)
     strange = [theirs.classes[i] for i in np.flatnonzero(counts) if to[i] < 0]
     if strange or not known:
         near = difflib.get_close_matches((strange or theirs.classes)[0], ours.classes, 1)

@@ -261,7 +261,8 @@ def objective_of(task: Task, config: BaseConfig, info: DatasetInfo) -> Objective
             f"data.sampling='balanced' is for images of one class each, and the labels of"
             f" {info.name!r} are {info.label.words}: expected 'uniform'."
         )
-    return task.objective(config.loss, info.class_counts.get("train", ()), info.counts["train"])
+    counts = info.class_counts.get("train", ())
+    return task.objective(config.loss, counts, info.known_counts("train"))
 
 
 def rule_of(config: BaseConfig) -> Rule:

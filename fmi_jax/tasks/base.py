@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+from numpy.typing import ArrayLike
 
 from fmi_jax.artifacts.evaluation import Evaluation
 from fmi_jax.data.labels import Label
@@ -172,13 +173,13 @@ class Task(Objective):
             raise unknown_name(f"metric for a {self.name} task", name, self.metric_names)
         return found
 
-    def objective(self, config: LossConfig, counts: Sequence[float], total: int) -> Objective:
+    def objective(self, config: LossConfig, counts: Sequence[float], total: ArrayLike) -> Objective:
         """Make the objective of a training, which is the task's own loss by default.
 
         Args:
           config: options of the loss.
           counts: training images of each class.
-          total: training images.
+          total: training images whose label of a class is known, one number or one for each.
 
         Raises:
           UsageError: the task has no such option.
@@ -246,6 +247,8 @@ class Task(Objective):
         self, measured: Measured
     ) -> tuple[Float[np.ndarray, "n k"], Bool[np.ndarray, "n k"]]:
         """Probabilities of classes that the network stated, and whether each came true.
+
+        A probability is NaN where that is not known.
 
         None where the task keeps no probabilities.
         """

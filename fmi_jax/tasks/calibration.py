@@ -72,7 +72,7 @@ def temperature(logits: Float[np.ndarray, "n k"], labels: np.ndarray) -> float:
 
     Args:
       logits: logits of a softmax, or of a sigmoid each.
-      labels: class indices `[n]`, or 0/1 `[n, k]` for sigmoids.
+      labels: class indices `[n]`, or 0/1 `[n, k]` for sigmoids, NaN where it is not known.
 
     Returns:
       Temperature; NaN where the cross-entropy has no minimum between 1/1000 and 1000.
@@ -81,11 +81,12 @@ def temperature(logits: Float[np.ndarray, "n k"], labels: np.ndarray) -> float:
         return math.nan
     one_of = labels.ndim == 1
     truth = np.eye(logits.shape[1])[labels] if one_of else labels
+    known = ~np.isnan(truth)
 
     def slope(log_sharpness: float) -> float:
         sharp = math.exp(log_sharpness) * logits
         p = np.exp(log_softmax(sharp)) if one_of else np.exp(-np.logaddexp(0, -sharp))
-        return float(((p - truth) * logits).sum())
+        return float((np.where(known, p - truth, 0.0) * logits).sum())
 
     ends = (-math.log(1000), math.log(1000))
     if slope(ends[0]) >= 0 or slope(ends[1]) <= 0:

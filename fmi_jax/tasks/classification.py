@@ -13,20 +13,23 @@ A metric that the data do not define is NaN and named, never 0 or 0.5 (docs/prot
   study and in scikit-learn: leaving it out would reward ignoring it.
 
 Labels are trained on as they are and evaluated as yes or no: a soft label of one of several classes
-counts as positive from one half on (`hard_labels`).
+counts as positive from one half on (`hard_labels`). A label of several that is NaN is not known: it
+counts neither in a loss nor in a metric.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
 from fmi_jax.data.labels import Label
 from fmi_jax.tasks import condense, pooling, weighted
 from fmi_jax.tasks.base import Measured, Metric
+from fmi_jax.tasks.imbalance import over_known
 from fmi_jax.tasks.intervals import Interval
 from fmi_jax.tasks.logits import Classification
 
@@ -220,10 +223,11 @@ class Multilabel(Classification):
     def loss(
         self, outputs: Any, batch: Mapping[str, Any]
     ) -> tuple[Float[Any, "b"], dict[str, Any]]:
-        """Mean over the classes of the cross entropy of each sigmoid."""
+        """Mean over the classes of the cross entropy of each sigmoid; 0 where it is not known."""
         import optax  # with jax, which reading results does without
 
-        return optax.sigmoid_binary_cross_entropy(outputs, batch["labels"]).mean(axis=-1), {}
+        cost = functools.partial(optax.sigmoid_binary_cross_entropy, outputs)
+        return over_known(cost, batch["labels"]), {}
 
     def log_probabilities(self, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
         """Compute logarithms of the sigmoids in float64."""
@@ -235,13 +239,18 @@ class Multilabel(Classification):
         with np.errstate(divide="ignore"):
             return np.log(p) - np.log1p(-p)
 
-    def hard_labels(self, labels: np.ndarray) -> Int[np.ndarray, "..."]:
-        """Call a class present from one half on, int64."""
-        return (np.asarray(labels) >= 0.5).astype(np.int64)
+    def hard_labels(self, labels: np.ndarray) -> Num[np.ndarray, "..."]:
+        """Call a class present from one half on, int64; float64 if any label is NaN."""
+        hard, unknown = (np.asarray(labels) >= 0.5).astype(np.int64), np.isnan(labels)
+        return np.where(unknown, np.nan, hard) if unknown.any() else hard
 
     def present(self, labels: np.ndarray) -> Bool[np.ndarray, "n k"]:
         """Any number of classes for each image."""
-        return labels.astype(bool)
+        return labels == 1
+
+    def known(self, labels: np.ndarray) -> Bool[np.ndarray, "n k"]:
+        """Classes whose label is not NaN."""
+        return ~np.isnan(labels)
 
     def decided(self) -> Sequence[int]:
         """Presence of every class is decided."""
@@ -267,8 +276,8 @@ class Multilabel(Classification):
         return pooling.log_mean(present, member) - pooling.log_mean(absent, member)
 
     def wrong_labels(self, labels: np.ndarray) -> tuple[np.ndarray, str]:
-        """Find those outside 0 to 1."""
-        return ~((labels >= 0) & (labels <= 1)), "a value from 0 to 1"
+        """Find those outside 0 to 1; NaN is not known."""
+        return (labels < 0) | (labels > 1), "a value from 0 to 1"
 
     def weigh(
         self, measured: Measured, weights: Float[np.ndarray, "s n"]
@@ -280,6 +289,8 @@ class Multilabel(Classification):
         """One problem per AUROC averaged over; all images for another metric."""
         logits, labels = measured["logits"], measured["labels"]
         classes = range(logits.shape[1]) if metric == "roc_auc" else self._members().get(metric, [])
+        # A class of which nothing is known has no AUROC, and no part in the mean.
+        classes = [c for c in classes if self.known(labels)[:, c].any()]
         if not classes:
             return [condense.whole(logits, labels, self.weigh, metric)]
         return [condense.by_order(logits[:, c], labels[:, c]) for c in classes]

@@ -25,7 +25,7 @@ class Problem:
     Attributes:
       logits: scores, `[m, k]`.
       labels: labels as `weigh` takes them.
-      row: row of every image, `[n]`.
+      row: row of every image, `[n]`; -1 for those that do not count.
       weigh: computes metrics of weighted rows.
       metric: name of the one that counts.
     """
@@ -59,7 +59,12 @@ def by_confusion(logits: np.ndarray, labels: np.ndarray, weigh: Weigh, metric: s
 
 
 def by_order(scores: np.ndarray, truth: np.ndarray) -> Problem:
-    """A row for each stretch of one truth in the order of the scores; ties stay ties."""
+    """A row for each stretch of one truth in the order of the scores; ties stay ties.
+
+    Images whose truth is NaN do not count; that of one at least is known.
+    """
+    known = ~np.isnan(truth)
+    scores, truth = scores[known], truth[known].astype(np.int64)
     level = np.unique(scores, return_inverse=True)[1]  # of every image, from the lowest score on
     of_level = np.zeros((level.max() + 1, 2), bool)
     of_level[level, truth] = True
@@ -67,7 +72,9 @@ def by_order(scores: np.ndarray, truth: np.ndarray) -> Problem:
     kind = np.where(mixed, 2, of_level.argmax(axis=1))
     # Of every level, equal ones a stretch.
     rank = np.cumsum(np.r_[True, (kind[1:] != kind[:-1]) | mixed[1:]]) - 1
-    rows, row = np.unique(2 * rank[level] + truth, return_inverse=True)
+    rows, found = np.unique(2 * rank[level] + truth, return_inverse=True)
+    row = np.full(len(known), -1)
+    row[known] = found
     return Problem(
         logits=(rows // 2).astype(np.float64)[:, None],
         labels=(rows % 2)[:, None],
@@ -95,8 +102,9 @@ def values(
     times = np.vstack([np.ones(times.shape[1]), times])
     for i, part in enumerate(parts):
         # How many images of a group stand in a row: weights need not be made for each image.
+        counted = part.row >= 0
         table = scipy.sparse.csr_matrix(
-            (np.ones(len(member)), (part.row, member)),
+            (np.ones(counted.sum()), (part.row[counted], member[counted])),
             shape=(len(part.logits), times.shape[1]),
         )
         measured = {"logits": part.logits, "labels": part.labels}

@@ -59,7 +59,7 @@ def example(predictions: Predictions, row: int, image_of: ImageOf) -> Example:
 
     def name(value: np.ndarray) -> str:
         if predictions.label is Label.VECTOR:
-            return ", ".join(predictions.classes[c] for c in np.flatnonzero(value)) or "none"
+            return ", ".join(predictions.classes[c] for c in np.flatnonzero(value == 1)) or "none"
         return predictions.classes[int(value)]
 
     return Example(
@@ -83,7 +83,8 @@ def _certainty(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
     labels, predicted, p = _labels(predictions), predictions.predicted, predictions.probabilities
     if predictions.label is Label.VECTOR:
         sure = np.where(predicted == 1, p, 1 - p)
-        right = (predicted == labels).all(axis=1)
-        counted = np.where(right[:, None], True, predicted != labels)
+        wrong = (predicted != labels) & ~np.isnan(labels)
+        right = ~wrong.any(axis=1)
+        counted = np.where(right[:, None], True, wrong)
         return np.where(counted, sure, 0).max(axis=1), right
     return p.max(axis=1), predicted == labels

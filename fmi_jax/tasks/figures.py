@@ -94,7 +94,7 @@ def roc(
 
     Args:
       evaluation: the AUROCs of the legend; classes whose AUROC is undefined have no curve.
-      labels: class index `[n]`, or 0/1 `[n, k]` for a multi-label task.
+      labels: class index `[n]`, or 0/1 `[n, k]` for a multi-label task, NaN where not known.
       probabilities: probability of each class.
     """
     from sklearn.metrics import roc_curve  # slow to import, and needed here alone
@@ -135,7 +135,8 @@ def _defined(
         name = evaluation.classes[c]
         if not np.isnan(evaluation.per_class[name]["roc_auc"]):
             truth = labels[:, c] if labels.ndim > 1 else labels == c
-            yield name, truth, probabilities[:, c]
+            known = ~np.isnan(truth)
+            yield name, truth[known], probabilities[known, c]
 
 
 def _drawn(curves: Sequence[_Curve], metric: str, x: str, y: str, style: str) -> Figure:

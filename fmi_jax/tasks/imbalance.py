@@ -8,11 +8,12 @@ Balanced weights have the mean 1 over the training images, so that over these th
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from fmi_jax.data.labels import Label
 from fmi_jax.errors import UsageError
@@ -51,9 +52,13 @@ class ImbalanceLoss(Objective):
         if self.label is Label.INDEX:
             truth = jax.nn.one_hot(labels, k) * (1 - smoothing) + smoothing / k
             return (weights * truth * self._terms(jax.nn.log_softmax(logits))).sum(axis=-1), {}
-        truth = labels * (1 - smoothing) + smoothing / 2
         yes, no = (self._terms(jax.nn.log_sigmoid(x)) for x in (logits, -logits))
-        return (weights * truth * yes + (1 - truth) * no).mean(axis=-1), {}
+
+        def cost(labels: Any) -> Any:
+            truth = labels * (1 - smoothing) + smoothing / 2
+            return weights * truth * yes + (1 - truth) * no
+
+        return over_known(cost, labels), {}
 
     def _terms(self, log_p: Any) -> Any:
         """Compute what a truth costs whose probability has this logarithm."""
@@ -64,8 +69,28 @@ class ImbalanceLoss(Objective):
         return -((1 - jnp.exp(log_p)) ** self.focal_gamma) * log_p
 
 
+def over_known(cost: Callable[[Any], Any], labels: Float[Any, "b k"]) -> Float[Any, "b"]:
+    """Mean over the classes of what their labels cost, 0 where a label is not known (NaN).
+
+    The sum is divided by the number of all classes, so that every known label counts the same,
+    however many others of its image are known.
+
+    Args:
+      cost: computes what labels without NaN cost, `[b, k]`.
+      labels: labels, 0 to 1 or NaN.
+    """
+    import jax.numpy as jnp  # which reading results does without
+
+    known = ~jnp.isnan(labels)
+    return jnp.where(known, cost(jnp.where(known, labels, 0)), 0).mean(axis=-1)
+
+
 def imbalance_loss(
-    label: Label, classes: Sequence[str], config: LossConfig, counts: Sequence[float], total: int
+    label: Label,
+    classes: Sequence[str],
+    config: LossConfig,
+    counts: Sequence[float],
+    total: ArrayLike,
 ) -> ImbalanceLoss:
     """Make the loss that a config asks for.
 
@@ -74,12 +99,12 @@ def imbalance_loss(
       classes: names of the classes.
       config: options.
       counts: training images of each class.
-      total: training images.
+      total: training images whose label of a class is known, one number or one for each class.
 
     Raises:
       UsageError: an option is not for these labels, or needs images of a class that has none.
     """
-    one, n = label is Label.INDEX, np.array(counts, float)
+    one, n, total = label is Label.INDEX, np.array(counts, float), np.asarray(total)
     if config.logit_adjustment and not one:
         raise UsageError(
             f"loss.logit_adjustment={config.logit_adjustment:g} is for images of one class each:"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
+from numpy.typing import ArrayLike
 
 from fmi_jax.artifacts.evaluation import Evaluation, named_columns, undefined_in
 from fmi_jax.errors import UserError
@@ -54,7 +55,7 @@ class Classification(Task):
         """Names of the metrics that this data set has, those of groups of classes last."""
         return (*super().metric_names, *(GROUP_PREFIX + group for group in self.class_groups))
 
-    def objective(self, config: LossConfig, counts: Sequence[float], total: int) -> Objective:
+    def objective(self, config: LossConfig, counts: Sequence[float], total: ArrayLike) -> Objective:
         """Make the plain loss, or one for classes of unequal frequency."""
         if config == LossConfig():
             return self
@@ -81,8 +82,8 @@ class Classification(Task):
         """
 
     @abc.abstractmethod
-    def hard_labels(self, labels: np.ndarray) -> Int[np.ndarray, "..."]:
-        """Convert labels to those that are evaluated."""
+    def hard_labels(self, labels: np.ndarray) -> Num[np.ndarray, "..."]:
+        """Convert labels to those that are evaluated; NaN stays NaN."""
 
     @abc.abstractmethod
     def wrong_labels(self, labels: np.ndarray) -> tuple[np.ndarray, str]:
@@ -95,7 +96,7 @@ class Classification(Task):
         """Compute metrics, also those of each class, for each weighting of the images."""
 
     def checked(self, measured: Measured) -> Measured:
-        """Convert logits to float64 and labels to int64, or say which image is wrong."""
+        """Convert logits to float64 and labels to hard ones, or say which image is wrong."""
         logits, labels = np.asarray(measured["logits"], np.float64), np.asarray(measured["labels"])
         k = len(self.classes)
         if logits.shape != (len(logits), k) or labels.shape != (len(logits), *self.label.shape(k)):
@@ -147,16 +148,16 @@ class Classification(Task):
     def exact(self, measured: Measured, member: Int[np.ndarray, "n"]) -> dict[str, Interval]:
         """Wilson's intervals of proportions and DeLong's of the AUROC of each class."""
         scores, has = self.scores(measured["logits"]), self.present(measured["labels"])
-        called = self.called(measured["logits"])
-        found = {
-            "accuracy": proportion((called == has).all(axis=1), np.ones(len(has), bool), member)
-        }
+        called, known = self.called(measured["logits"]), self.known(measured["labels"])
+        found = {"accuracy": proportion((called == has).all(axis=1), known.all(axis=1), member)}
         for c, name in enumerate(self.classes):
+            at = known[:, c]
+            yes, said, of = has[at, c], called[at, c], member[at]
             found |= {
-                f"precision[{name}]": proportion(has[:, c], called[:, c], member),
-                f"recall[{name}]": proportion(called[:, c], has[:, c], member),
-                f"specificity[{name}]": proportion(~called[:, c], ~has[:, c], member),
-                f"roc_auc[{name}]": auroc(scores[:, c], has[:, c], member),
+                f"precision[{name}]": proportion(yes, said, of),
+                f"recall[{name}]": proportion(said, yes, of),
+                f"specificity[{name}]": proportion(~said, ~yes, of),
+                f"roc_auc[{name}]": auroc(scores[at, c], yes, of),
             }
         return found
 
@@ -189,7 +190,11 @@ class Classification(Task):
         """Choose the temperature, and a threshold for each class that is decided on."""
         measured = self.checked(measured)
         p, has = self.probabilities(measured["logits"]), self.present(measured["labels"])
-        thresholds = {self.classes[c]: rule.choose(p[:, c], has[:, c]) for c in self.decided()}
+        known = self.known(measured["labels"])
+        thresholds = {
+            self.classes[c]: rule.choose(p[known[:, c], c], has[known[:, c], c])
+            for c in self.decided()
+        }
         at = calibration.temperature(measured["logits"], measured["labels"])
         return {
             "temperature": None if math.isnan(at) else at,
@@ -211,22 +216,26 @@ class Classification(Task):
         logits, has = measured["logits"], self.present(measured["labels"])
         p, at = self.probabilities(logits), choices["temperature"]
         scaled = None if at is None else self.probabilities(logits / at)
+        known = self.known(measured["labels"])
         calibrated = {
             self.classes[c]: calibration.calibration(
-                p[:, c],
-                has[:, c],
-                member,
+                p[of, c],
+                has[of, c],
+                np.unique(member[of], return_inverse=True)[1],
                 samples,
                 seed,
-                None if scaled is None else scaled[:, c],
+                None if scaled is None else scaled[of, c],
             )
             for c in (self._stated() if samples else ())
+            for of in [np.flatnonzero(known[:, c])]
+            if len(of)
         }
         index = {name: c for c, name in enumerate(self.classes)}
         decisions = {
-            name: decide(p[:, c], has[:, c], member, threshold, rule.prevalence)
+            name: decide(p[of, c], has[of, c], member[of], threshold, rule.prevalence)
             for name, threshold in choices["thresholds"].items()
             for c in [index[name]]
+            for of in [known[:, c]]
         }
         return dataclasses.replace(
             evaluation,
@@ -239,9 +248,9 @@ class Classification(Task):
         self, measured: Measured
     ) -> tuple[Float[np.ndarray, "n k"], Bool[np.ndarray, "n k"]]:
         """Probabilities of every class, of two the second."""
-        stated = [*self._stated()]
-        p, has = self.probabilities(measured["logits"]), self.present(measured["labels"])
-        return p[:, stated], has[:, stated]
+        stated, labels = [*self._stated()], measured["labels"]
+        p = np.where(self.known(labels), self.probabilities(measured["logits"]), np.nan)
+        return p[:, stated], self.present(labels)[:, stated]
 
     def _stated(self) -> Sequence[int]:
         """Classes whose probabilities are not one minus those of another."""
@@ -321,13 +330,17 @@ class Classification(Task):
         )
 
     def kinds(self, measured: Measured) -> Bool[np.ndarray, "n m"]:
-        """Images with each class, and those without it."""
-        has = self.present(measured["labels"])
-        return np.hstack([has, ~has])
+        """Images with each class, those without it, and those of which everything is known."""
+        has, known = self.present(measured["labels"]), self.known(measured["labels"])
+        return np.hstack([has, known & ~has, known.all(axis=1, keepdims=True)])
 
     @abc.abstractmethod
     def present(self, labels: np.ndarray) -> Bool[np.ndarray, "n k"]:
-        """Presence of each class by the labels."""
+        """Presence of each class by the labels; False where it is not known."""
+
+    def known(self, labels: np.ndarray) -> Bool[np.ndarray, "n k"]:
+        """Classes whose presence or absence the labels tell, by default all."""
+        return np.ones((len(labels), len(self.classes)), bool)
 
     @abc.abstractmethod
     def condensed(self, measured: Measured, metric: str) -> list[condense.Problem]:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ class Predictions:
       classes: names of the `k` classes.
       ids: ids of the `n` images.
       probabilities: `[n, k]`.
-      labels: true class index `[n]`, or 0/1 `[n, k]` for a multi-label task; None for images
-        whose class is not known.
+      labels: true class index `[n]`, or 0/1 `[n, k]` for a multi-label task, NaN where a label is
+        not known; None for images of which no label is known.
       groups: patient, lesion or study of each image, where the data name one.
       thresholds: lowest probability of a class that is decided to be present, by class.
     """
@@ -48,7 +49,8 @@ class Predictions:
         """Write a CSV (RFC 4180): id, group, label, predicted, and `p_<class>` for each class.
 
         Class names stand for classes. A multi-label task has a 0/1 column `label_<class>` and
-        `predicted_<class>` for each. A class with a threshold has a 0/1 column `decision_<class>`.
+        `predicted_<class>` for each; a label that is not known is empty. A class with a threshold
+        has a 0/1 column `decision_<class>`.
         Without groups or labels there are no columns for them.
         Probabilities have 9 significant digits, enough to restore any float32.
         """
@@ -59,7 +61,8 @@ class Predictions:
         for name, values in [*known, ("predicted", self.predicted)]:
             if self.label is Label.VECTOR:
                 columns |= {
-                    f"{name}_{c}": values[:, i].astype(np.int64) for i, c in enumerate(self.classes)
+                    f"{name}_{c}": ["" if v != v else int(v) for v in values[:, i].tolist()]
+                    for i, c in enumerate(self.classes)
                 }
             else:
                 columns[name] = [self.classes[int(v)] for v in values]
@@ -83,7 +86,10 @@ def read_predictions(path: Path, label: Label, classes: Sequence[str]) -> Predic
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         if label is Label.VECTOR:
-            labels = [[int(row[f"label_{c}"]) for c in classes] for row in rows]
+            labels = [
+                [math.nan if row[f"label_{c}"] == "" else int(row[f"label_{c}"]) for c in classes]
+                for row in rows
+            ]
         else:
             labels = [list(classes).index(row["label"]) for row in rows]
         return Predictions(

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
 _BLOCK = 1_000_000  # numbers of resamples in memory at a time
 _TRIES = 1024  # draws for one resample before it is given up
@@ -156,8 +156,9 @@ def one_class(
     truth = np.eye(k, dtype=bool)[labels]
 
     hits = np.diagonal(confusion, axis1=1, axis2=2)
-    per_class = _per_class(hits, confusion.sum(2), confusion.sum(1), scores, truth, weights)
-    known = _known(truth, np.eye(k, dtype=bool)[predicted])
+    of_class = (confusion.sum(2), confusion.sum(1))
+    per_class = _per_class(hits, *of_class, scores, truth, ~truth, weights)
+    known = _known(truth, ~truth, np.eye(k, dtype=bool)[predicted])
     macro = _macro(per_class, known)
     index = np.arange(k)
     values = {
@@ -182,32 +183,36 @@ def one_class(
 
 def several_classes(
     logits: Float[np.ndarray, "n k"],
-    labels: Int[np.ndarray, "n k"],
+    labels: Num[np.ndarray, "n k"],
     weights: Float[np.ndarray, "s n"],
 ) -> WeightedMetrics:
     """Metrics of images that have any number of `k` classes.
 
+    Metrics of a class are those of the images whose label of it is known, the accuracy is that of
+    the images whose labels are all known, and the loss is the mean over all known labels.
+
     Args:
       logits: float64 scores, not NaN; positive where a class is more probable than not.
-      labels: 1 for classes that an image has, else 0.
+      labels: 1 for classes that an image has, 0 for others, NaN where it is not known.
       weights: number of times that each image counts; every row counts at least one.
     """
-    truth, predicted = labels.astype(bool), logits > 0  # a probability above one half
-    total = weights.sum(axis=1)
+    stated = ~np.isnan(labels)
+    truth, predicted = labels == 1, (logits > 0) & stated  # a probability above one half
     hits = weights @ (truth & predicted)
     positive, called = weights @ truth, weights @ predicted
-    per_class = _per_class(hits, positive, called, logits, truth, weights)
-    known = _known(truth, predicted)
-    loss = np.logaddexp(0.0, np.where(truth, -logits, logits)).mean(axis=1)
+    lacks, whole = stated & ~truth, stated.all(axis=1)
+    per_class = _per_class(hits, positive, called, logits, truth, lacks, weights)
+    known = _known(truth, lacks, predicted)
+    loss = np.where(stated, np.logaddexp(0.0, np.where(truth, -logits, logits)), 0.0)
     values = {
-        "accuracy": _ratio(weights @ (truth == predicted).all(axis=1), total),
+        "accuracy": _ratio(weights @ (whole & (truth == predicted).all(axis=1)), weights @ whole),
         **_macro(per_class, known),
         "roc_auc": mean_over(known["roc_auc"], per_class["roc_auc"]),
         "mAP": mean_over(known["average_precision"], per_class["average_precision"]),
-        "loss": _mean_loss(loss, weights),
+        "loss": _mean_loss(loss.mean(axis=1), weights, stated.mean(axis=1)),
     }
     false_alarms, misses = called - hits, positive - hits
-    rest = total[:, None] - positive - false_alarms
+    rest = weights @ lacks - false_alarms
     table = np.stack([rest, false_alarms, misses, hits], axis=-1)
     return WeightedMetrics(values, per_class, known, table.reshape(*hits.shape, 2, 2))
 
@@ -217,15 +222,15 @@ def _per_class(
     positive: np.ndarray,
     called: np.ndarray,
     scores: np.ndarray,
-    truth: np.ndarray,
+    has: np.ndarray,
+    lacks: np.ndarray,
     weights: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Each class against the rest, `[s, k]`: `positive` have it, `called` were given it."""
-    total = weights.sum(axis=1)[:, None]
-    negative = total - positive
-    auc, precision = np.empty_like(hits), np.empty_like(hits)
+    negative, auc, precision = (np.empty_like(hits) for _ in range(3))
     for c in range(scores.shape[1]):
-        at = _by_threshold(scores[:, c], truth[:, c], weights)
+        at = _by_threshold(scores[:, c], has[:, c], lacks[:, c], weights)
+        negative[:, c] = at[1].sum(axis=1)
         auc[:, c], precision[:, c] = _roc_auc(*at), _average_precision(*at)
     return {
         "support": positive,
@@ -238,9 +243,9 @@ def _per_class(
     }
 
 
-def _known(truth: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+def _known(has: np.ndarray, lacks: np.ndarray, called: np.ndarray) -> dict[str, np.ndarray]:
     """Find the classes `[k]` that have each metric on the rows as they are."""
-    has, lacks, called = (part.sum(axis=0) > 0 for part in (truth, ~truth, predicted))
+    has, lacks, called = (part.sum(axis=0) > 0 for part in (has, lacks, called))
     return {
         "precision": has | called,
         "recall": has,
@@ -272,10 +277,16 @@ def mean_over(
     return _ratio(np.where(known, values, 0.0).sum(axis=-1), np.asarray(known.sum()))
 
 
-def _mean_loss(loss: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean over the images; NaN where one counts whose true class has probability 0 (kNN)."""
+def _mean_loss(
+    loss: np.ndarray, weights: np.ndarray, share: np.ndarray | None = None
+) -> np.ndarray:
+    """Mean over the images; NaN where one counts whose true class has probability 0 (kNN).
+
+    An image of which a `share` of the labels is known counts as this part of one.
+    """
     infinite = np.isinf(loss)
-    mean = weights @ np.where(infinite, 0.0, loss) / weights.sum(axis=1)
+    total = weights.sum(axis=1) if share is None else weights @ share
+    mean = _ratio(weights @ np.where(infinite, 0.0, loss), total)
     return np.where(weights @ infinite > 0, np.nan, mean)
 
 
@@ -291,15 +302,15 @@ def _kappa(confusion: np.ndarray, disagreement: np.ndarray) -> np.ndarray:
 
 
 def _by_threshold(
-    scores: np.ndarray, truth: np.ndarray, weights: np.ndarray
+    scores: np.ndarray, has: np.ndarray, lacks: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weight of positives and of negatives at each distinct score, ascending, `[s, t]`."""
     order = np.argsort(scores, kind="stable")
-    ranked, truth, weights = scores[order], truth[order], weights[:, order]
+    ranked, has, lacks, weights = scores[order], has[order], lacks[order], weights[:, order]
     starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
     return (
-        np.add.reduceat(weights * truth, starts, axis=1),
-        np.add.reduceat(weights * ~truth, starts, axis=1),
+        np.add.reduceat(weights * has, starts, axis=1),
+        np.add.reduceat(weights * lacks, starts, axis=1),
     )
 
 
@@ -325,7 +336,8 @@ def _one_vs_one(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> 
     for a, b in itertools.permutations(range(scores.shape[1]), 2):
         rows = np.flatnonzero((labels == a) | (labels == b))
         if len(rows):
-            at = _by_threshold(scores[rows, a], labels[rows] == a, weights[:, rows])
+            has = labels[rows] == a
+            at = _by_threshold(scores[rows, a], has, ~has, weights[:, rows])
             pairs.append(_roc_auc(*at))
             known.append(len({*labels[rows]}) == 2)
     return mean_over(np.array(known), np.stack(pairs, axis=-1))

@@ -1,5 +1,6 @@
 """CheXpert: the study's split to the row, and what becomes of uncertain findings."""
 
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -16,22 +17,30 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from fmi_jax.config import ExperimentConfig
+from fmi_jax.data.labels import disagree
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.chexpert import (
     CHEXPERT,
     CHEXPERT_SMOOTH,
+    CHEXPERT_U_IGNORE,
     CHEXPERT_U_ONES,
     CLASSES,
     COMPETITION,
     upstream,
 )
 from fmi_jax.data.raw.spec import SPLITS, RawExample
+from fmi_jax.data.raw.splits import class_counts
+from fmi_jax.data.remarks import few_images, remarks_on
+from fmi_jax.data.subset import fraction_rows, training_subset
 from fmi_jax.errors import UsageError, UserError
+from fmi_jax.protocols.registry import check
 from fmi_jax.report.console import console_table
 from fmi_jax.run.conclusion import common_notes
 from fmi_jax.tasks.registry import task_of
 
-POLICIES = (CHEXPERT, CHEXPERT_U_ONES, CHEXPERT_SMOOTH)
+POLICIES = (CHEXPERT, CHEXPERT_U_ONES, CHEXPERT_SMOOTH, CHEXPERT_U_IGNORE)
+TREATMENTS = ("absent.", "present.", "present (in", "not known (left out of every metric).")
 HEADER = ",".join(("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CLASSES))
 
 # Rows of each split and the start of the SHA-256 of the three lists of row numbers as JSON, as
@@ -119,7 +128,7 @@ def test_uncertain_findings_under_each_policy(tmp_path):
     def labels(spec):
         return np.array([e.label for e in spec.read(folder).examples if e.split == "train"])
 
-    zeros, ones, smooth = map(labels, POLICIES)
+    zeros, ones, smooth, ignore = map(labels, POLICIES)
     no_finding = [1.0] + [0.0] * 13
     assert zeros.tolist() == [[0, 0, 0, 1] + [0] * 10, no_finding, no_finding]
     assert ones.tolist() == [[0, 0, 1, 1, 0, 1] + [0] * 8, [0, 1] + [0] * 12, no_finding]
@@ -129,6 +138,10 @@ def test_uncertain_findings_under_each_policy(tmp_path):
     assert ((smooth[soft] >= 0.55) & (smooth[soft] <= 0.85)).all()
     assert len(set(smooth[soft])) == 3
     assert (labels(CHEXPERT_SMOOTH) == smooth).all()
+    assert (np.isnan(ignore[:, 1:]) == soft[:, 1:]).all()
+    np.testing.assert_array_equal(np.where(soft, 0, ignore)[:, 1:], zeros[:, 1:])
+    # Whether an image with nothing but an uncertain finding is without any is not known.
+    np.testing.assert_array_equal(ignore[:, 0], [0, np.nan, 1])
 
 
 def test_smoothed_labels_fill_their_range_evenly(tmp_path):
@@ -158,12 +171,12 @@ def test_group_is_the_patient_and_valid_csv_is_the_official_test(drawn):
 @pytest.mark.parametrize("split", CHEXPERT.splits)
 def test_a_split_is_the_same_whatever_becomes_of_uncertain_findings(drawn, split):
     rows = [spec.splits[split](spec.read(drawn).examples) for spec in POLICIES]
-    assert rows[0] == rows[1] == rows[2]
+    assert rows[0] == rows[1] == rows[2] == rows[3]
 
 
 @pytest.mark.parametrize(
     ("spec", "treatment"),
-    [*zip(POLICIES, ("absent.", "present.", "present (in"), strict=True)],
+    [*zip(POLICIES, TREATMENTS, strict=True)],
 )
 def test_a_result_says_that_its_test_labels_depend_on_the_policy(spec, treatment):
     def notes(split):
@@ -240,6 +253,80 @@ def test_rows_in_two_splits_are_prepared_and_reported(drawn, prepared):
     (twice,) = ids["val"] & ids["test"]
     assert {("val", twice), ("test", twice)} in reported
     assert len(reported) == 2
+
+
+@pytest.fixture(scope="module")
+def partly_known(drawn, tmp_path_factory):
+    return prepare(
+        CHEXPERT_U_IGNORE, drawn, tmp_path_factory.mktemp("data"), size=7, split="grouped"
+    )
+
+
+def test_labels_that_are_not_known_are_prepared_and_not_counted(partly_known):
+    info = partly_known.info
+    unknown = {split: np.isnan(partly_known.labels(split)) for split in SPLITS}
+    assert all(part.any() for part in unknown.values())
+    for split, part in unknown.items():
+        labels = partly_known.labels(split)
+        assert info.class_counts[split] == tuple((labels == 1).sum(axis=0))
+        assert info.unknown_counts[split] == tuple(part.sum(axis=0))
+        np.testing.assert_array_equal(info.known_counts(split), (~part).sum(axis=0))
+        records = [partly_known.split(split)[row][1] for row in range(len(labels))]
+        np.testing.assert_array_equal(records, labels)
+    assert "NaN" not in (partly_known.folder / "index.csv").read_text()
+    assert type(info).from_json(info.to_json()) == info
+
+
+def test_remarks_and_subsets_leave_out_what_is_not_known(partly_known, prepared):
+    half = training_subset(partly_known, fraction=0.5)
+    labels = half.labels("train")
+    assert half.info.class_counts["train"] == tuple((labels == 1).sum(axis=0))
+    assert half.info.unknown_counts["train"] == tuple(np.isnan(labels).sum(axis=0))
+    assert not any("nan" in remark.lower() for remark in remarks_on(partly_known))
+    n, k = partly_known.info.counts["val"], len(CLASSES)
+    # Absent in 9 images and not known in the others: few are without it, all that are known.
+    few = dataclasses.replace(
+        partly_known.info,
+        class_counts={"val": (20.0,) * k},
+        counts={"val": 29 + n},
+        unknown_counts={"val": (float(n),) * k},
+    )
+    assert "Fewer than 10 images with it, or without it, in val: No Finding (9)" in few_images(
+        few, "val"
+    )
+    assert "unknown_counts" not in prepared.info.to_json()
+
+
+def test_combinations_that_are_not_known_are_one_stratum():
+    ids, nan = [str(i) for i in range(40)], float("nan")
+    labels = np.array([[nan, 1.0], [0.0, 1.0]] * 20, np.float32)
+    for fraction in (0.2, 0.5, 0.8):  # as strata of one image each they would all come at once
+        rows = fraction_rows(ids, labels, fraction, seed=0)
+        assert np.isnan(labels[rows, 0]).sum() == pytest.approx(20 * fraction, abs=1)
+
+
+def test_labels_disagree_only_where_both_are_known():
+    nan = float("nan")
+    assert not disagree([(1.0, nan), (1.0, 0.0), (nan, nan)])
+    assert disagree([(1.0, nan), (nan, 0.0), (0.0, nan)])
+    assert disagree([1, 2])
+    assert not disagree([2, 2])
+
+
+def test_a_drawn_split_is_balanced_by_the_labels_that_are_known():
+    nan = float("nan")
+    labels = {"a": (1.0, nan), "b": (nan, 0.0)}
+    rows = [RawExample(id=name, path=name, label=label) for name, label in labels.items()]
+    np.testing.assert_array_equal(class_counts(rows, np.array([0, 0]), 1), [[1, 0, 2]])
+
+
+@pytest.mark.parametrize("judge", ["knn", "logistic"])
+def test_judges_that_need_every_training_label_refuse_the_set(partly_known, prepared, judge):
+    config = ExperimentConfig(protocol=judge)
+    config.knn.k = (1,)
+    check(config, prepared.info)
+    with pytest.raises(UsageError, match=rf"judge '{judge}' needs every label"):
+        check(config, partly_known.info)
 
 
 def test_an_evaluation_adds_the_auroc_of_the_competition(prepared):

@@ -135,18 +135,18 @@ def _draw_classes(bars: Axes, shares: Axes, info: DatasetInfo) -> None:
     if len(shown) > _MOST_CLASSES:
         shown = np.sort(np.argsort(-counts.sum(axis=0), kind="stable")[:_MOST_CLASSES])
     y, totals = np.arange(len(shown)), counts.sum(axis=0)[shown]
-    everything = sum(info.counts.values())
+    known = np.array([info.known_counts(split) for split in _SPLITS])[:, shown]
+    everything = np.maximum(known.sum(axis=0), 1)
     left = np.zeros(len(shown))
-    for split, row in zip(_SPLITS, counts[:, shown], strict=True):
+    for split, row, of in zip(_SPLITS, counts[:, shown], np.maximum(known, 1), strict=True):
         colour, marker = _SPLITS[split]
         bars.barh(y, row, left=left, height=0.7, color=colour, label=split, ec="w", lw=0.5)
         left += row
-        share = row / max(info.counts[split], 1)
-        shares.plot(share, y, marker, color=colour, markersize=4.5, alpha=0.85, clip_on=False)
-    for at, total in zip(y, totals, strict=True):
+        shares.plot(row / of, y, marker, color=colour, markersize=4.5, alpha=0.85, clip_on=False)
+    for at, total, of in zip(y, totals, everything, strict=True):
         words = f"{round(float(total), 1):,g} " if total < 1e5 else f"{total:,.0f} "
         bars.annotate(
-            f"{words}({percent(total / everything)})", (total, at), (3, 0),
+            f"{words}({percent(total / of)})", (total, at), (3, 0),
             textcoords="offset points", va="center", color="#222222", fontsize=7,
         )  # fmt: skip
     title = "Images of each class" if info.label is Label.INDEX else "Images with each class"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fmi_jax.data.labels import Label
+from fmi_jax.data.labels import Label, disagree
 from fmi_jax.data.preparing.locate import locate_files
 from fmi_jax.data.preparing.reading import Scanned, scan_images
 from fmi_jax.data.preparing.selection import MaskFile, Row
@@ -83,7 +83,7 @@ def _doubts(
         *(
             " and ".join(f"{e.where}: {_words(raw, e)}" for e in examples)
             for examples in same.values()
-            if len({e.label for e in examples}) > 1
+            if disagree([e.label for e in examples])
         ),
     )
     splits: dict[str, dict[str, None]] = collections.defaultdict(dict)

@@ -151,10 +151,18 @@ def _label(row: Row, image: Seen) -> int | tuple[float, ...]:
     return row.example.label if image.present is None else image.present
 
 
+def _label_json(row: Row, image: Seen) -> str:
+    """Label as JSON, which has null for NaN."""
+    label = _label(row, image)
+    if isinstance(label, int):
+        return json.dumps(label)
+    return json.dumps([None if math.isnan(value) else value for value in label])
+
+
 def _index_csv(shards: Sequence[Shard], columns: Sequence[str]) -> bytes:
     """The index, one line per image."""
     lines = (
-        (row.split, row.example.id, json.dumps(_label(row, image)), row.example.group or "",
+        (row.split, row.example.id, _label_json(row, image), row.example.group or "",
          row.example.path, image.file_sha256, image.width, image.height,
          *(row.example.columns.get(name, "") for name in columns))
         for row, image in _seen(shards)
@@ -165,7 +173,9 @@ def _index_csv(shards: Sequence[Shard], columns: Sequence[str]) -> bytes:
 def _summary(shards: Sequence[Shard], num_classes: int) -> dict[str, Any]:
     """The part of the manifest that tells of the images."""
     seen = list(_seen(shards))
-    class_counts: dict[str, np.ndarray] = {split: np.zeros(num_classes) for split in SPLITS}
+    class_counts, unknown_counts = (
+        {split: np.zeros(num_classes) for split in SPLITS} for _ in range(2)
+    )
     groups: dict[str, dict[str, None]] = collections.defaultdict(dict)  # an ordered set of splits
     same_pixels: dict[str, list[dict[str, str]]] = collections.defaultdict(list)
     for row, image in seen:
@@ -173,15 +183,18 @@ def _summary(shards: Sequence[Shard], num_classes: int) -> dict[str, Any]:
         if isinstance(label, int):
             class_counts[row.split][label] += 1
         else:
-            class_counts[row.split] += label
+            class_counts[row.split] += np.nan_to_num(label)
+            unknown_counts[row.split] += np.isnan(label)
         if row.example.group:
             groups[row.example.group][row.split] = None
         same_pixels[image.pixels_sha256].append({"split": row.split, "id": row.example.id})
     same = [entries for entries in same_pixels.values() if len(entries) > 1]
     spread = [len({x["split"] for x in entries}) > 1 for entries in same]
+    unknown = {split: n.tolist() for split, n in unknown_counts.items()}
     return {
         "counts": {split: sum(row.split == split for row, _ in seen) for split in SPLITS},
         "class_counts": {split: n.tolist() for split, n in class_counts.items()},
+        **({"unknown_counts": unknown} if any(map(any, unknown.values())) else {}),
         "group_counts": {split: sum(split in s for s in groups.values()) for split in SPLITS},
         "groups_across_splits": {g: sorted(s) for g, s in groups.items() if len(s) > 1},
         "duplicates_across_splits": list(itertools.compress(same, spread)),

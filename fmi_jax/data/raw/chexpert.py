@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import random
 import re
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural
 U_ZEROS, U_ONES, SMOOTHED = (0.0, 0.0), (1.0, 1.0), (0.55, 0.85)
 """Ranges from which the value of an uncertain finding is drawn. Smoothed: Pham et al. 2021."""
 
+U_IGNORE = (math.nan, math.nan)
+"""Range of an uncertain finding that is not known."""
+
 _COLUMNS = {"Sex": "sex", "Age": "age", "Frontal/Lateral": "view", "AP/PA": "projection"}
 
 _PRESENT, _ABSENT, _UNCERTAIN = ("1.0", "1"), ("", "0.0", "0"), ("-1.0", "-1")
@@ -36,8 +40,9 @@ def read(source: Path, *, uncertain: tuple[float, float] = U_ZEROS) -> RawDatase
     """Read `train.csv` and `valid.csv`; a `Path` starts with the name of the folder itself.
 
     A finding that is not mentioned is absent, and an image without any finding has "No Finding",
-    as in the study. The group is the patient. The split is "train" for `train.csv`, whose labels
-    a program read from the reports, and "test" for `valid.csv`, labelled by radiologists.
+    as in the study; if all that it may have is not known, neither is "No Finding". The group is the
+    patient. The split is "train" for `train.csv`, whose labels a program read from the reports, and
+    "test" for `valid.csv`, labelled by radiologists.
 
     Args:
       source: folder of the two tables, or the folder around it.
@@ -139,8 +144,9 @@ def _example(
         return float(label in _PRESENT)
 
     label = tuple(value(name) for name in CLASSES)
-    if not any(label):
-        label = (1.0, *label[1:])  # "No Finding"
+    if not any(value > 0 for value in label):
+        no_finding = math.nan if any(map(math.isnan, label)) else 1.0
+        label = (no_finding, *label[1:])
     return RawExample(
         id=path,
         path=path,
@@ -214,4 +220,11 @@ CHEXPERT_SMOOTH = dataclasses.replace(
     name="chexpert_smooth",
     read=functools.partial(read, uncertain=SMOOTHED),
     notes=_notes("present (in training as 0.55 to 0.85)"),
+)
+
+CHEXPERT_U_IGNORE = dataclasses.replace(
+    CHEXPERT,
+    name="chexpert_u_ignore",
+    read=functools.partial(read, uncertain=U_IGNORE),
+    notes=_notes("not known (left out of every metric)"),
 )

@@ -104,7 +104,8 @@ def class_counts(
     if labels.ndim == 1:
         labels = np.eye(labels.max() + 1)[labels]
     counts = np.zeros((groups, labels.shape[1] + 1))
-    np.add.at(counts, group_of, np.column_stack([labels, np.ones(len(labels))]))
+    known = np.nan_to_num(labels)  # a label that is not known (NaN) is of no class
+    np.add.at(counts, group_of, np.column_stack([known, np.ones(len(labels))]))
     return counts
 
 

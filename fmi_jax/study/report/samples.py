@@ -164,9 +164,11 @@ class Sampler:
     def _reliability(self, number: Number, read: Reader) -> dict[str, np.ndarray]:
         def compute() -> dict[str, np.ndarray]:
             lines = [
-                reliability(p, true)
+                reliability(p[known], true[known])
                 for task, measured, _ in (read(run) for run in number.runs)
                 for p, true in zip(*(part.T for part in task.outcomes(measured)), strict=True)
+                for known in [~np.isnan(p)]
+                if known.any()
             ]
             axes = np.full((2, len(lines), BINS), np.nan)
             for i, line in enumerate(lines):
