@@ -149,7 +149,8 @@ class Classification(Task):
         """Wilson's intervals of proportions and DeLong's of the AUROC of each class."""
         scores, has = self.scores(measured["logits"]), self.present(measured["labels"])
         called, known = self.called(measured["logits"]), self.known(measured["labels"])
-        found = {"accuracy": proportion((called == has).all(axis=1), known.all(axis=1), member)}
+        right, whole = np.asarray((called == has).all(axis=1)), np.asarray(known.all(axis=1))
+        found = {"accuracy": proportion(right, whole, member)}
         for c, name in enumerate(self.classes):
             at = known[:, c]
             yes, said, of = has[at, c], called[at, c], member[at]
