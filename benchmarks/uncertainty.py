@@ -17,7 +17,7 @@ import numpy as np
 import scipy.stats
 
 from fmi_jax.study.report.statistics import paired_p, reliability, two_level
-from fmi_jax.tasks.base import Measured, Task, members
+from fmi_jax.tasks.base import Measured, Resampling, Task, members
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
 from fmi_jax.tasks.intervals import BOOTSTRAP, scaled
 from fmi_jax.tasks.weighted import draw_times, interval, resample
@@ -214,7 +214,7 @@ def class_set(resamples: int) -> Iterator[str]:
     )
     sets, counts = np.unique((~np.isnan(areas)).sum(axis=1), return_counts=True)
     loose = np.nanmean(areas, axis=1)
-    fixed = task.bootstrap(measured, resamples, 0)
+    fixed = task.bootstrap(measured, Resampling(resamples, 0))
     value = task.evaluate(measured).values["roc_auc"]
     usual = np.nanmean(areas[:, np.array(FINDINGS) >= 8])
     yield f"Macro AUROC of the 13 findings with positives {value:.3f}, of those with 8 or more"

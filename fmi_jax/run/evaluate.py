@@ -19,8 +19,9 @@ from fmi_jax.report.console import console_table, per_group_line
 from fmi_jax.report.page import FILE_NAME as PAGE, write_report
 from fmi_jax.run import runtime
 from fmi_jax.run.assembly import BARE, evaluation_step
+from fmi_jax.run.assessment import Assessor
 from fmi_jax.run.network import Trained, read_trained
-from fmi_jax.run.session import assessed, now, per_group
+from fmi_jax.run.session import now
 from fmi_jax.tasks.base import Measured
 from fmi_jax.tasks.registry import task_of
 from fmi_jax.training.evaluation import predict_split
@@ -86,10 +87,10 @@ def evaluate(
     assert best is not None  # a head was trained, and chosen
     if best.metric not in task.metric_names:  # it is that of a group of classes
         best = dataclasses.replace(best, metric=task.selects, value=own.val.values[task.selects])
-    choices = _choices(own.test, matched.measured)
-    test = assessed(task, measured, rows, choices, run.config, best.metric)
-    choices = _choices(own.finding.pooled, matched.measured)
-    groups = per_group(task, measured, rows, choices, run.config, best.metric)
+    assessor = Assessor(task, run.config, best.metric)
+    test = assessor.assess(measured, rows, _choices(own.test, matched.measured))
+    of_groups = _choices(own.finding.pooled, matched.measured)
+    per_group = assessor.assess_groups(measured, rows, of_groups)
     result = dataclasses.replace(
         own,
         best=best,
@@ -104,15 +105,15 @@ def evaluate(
         findings=(
             dataclasses.replace(
                 own.finding,
-                evaluations={"val": own.val, "test": test, **groups.evaluations},
+                evaluations={"val": own.val, "test": test, **per_group.evaluations},
                 resampled="image" if rows.groups is None else "group",
                 values={"own_test": own.test.to_json()["values"]},
                 figures={},
-                notes=(*task.cautions(test, rows.groups), *groups.notes),
+                notes=(*task.cautions(test, rows.groups), *per_group.notes),
             ),
         ),
         seconds={},
-        notes=(*_notes(run, dataset, splits, matched), *own.notes),
+        notes=tuple(_notes(run, dataset, splits, matched, own, task.warning(test))),
         device=runtime.device(),
         versions=runtime.versions(),
         started=started,
@@ -258,13 +259,19 @@ def _rows(dataset: PreparedDataset, splits: Sequence[str]) -> Rows:
 
 
 def _notes(
-    run: Trained, dataset: PreparedDataset, splits: Sequence[str], matched: _Matched
+    run: Trained,
+    dataset: PreparedDataset,
+    splits: Sequence[str],
+    matched: _Matched,
+    own: Result,
+    warning: str,
 ) -> list[str]:
-    """List facts that a reader of an external test must know."""
+    """List facts that a reader of an external test must know, and those of the run that hold."""
     ours, theirs = run.info, dataset.info
     found = [
+        *filter(None, [warning]),
         f"External test on {theirs.name} ({', '.join(splits)}): the network was trained on"
-        f" {ours.name}, and everything was chosen on the validation images of {ours.name}."
+        f" {ours.name}, and everything was chosen on the validation images of {ours.name}.",
     ]
     if theirs.size != run.config.data.prepared_size:
         found.append(
@@ -278,7 +285,9 @@ def _notes(
     ):
         if missing := [name for name in names if name not in known]:
             found.append(f"{words}: {', '.join(missing)}.")
-    return [*found, _overlap(run, dataset, splits)]
+    of_own_data = (*own.dataset.get("remarks", ()), task_of(ours).warning(own.test))
+    of_run = [note for note in own.notes if note not in of_own_data]
+    return [*found, _overlap(run, dataset, splits), *of_run]
 
 
 def _overlap(run: Trained, dataset: PreparedDataset, splits: Sequence[str]) -> str:

@@ -6,19 +6,17 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fmi_jax import atomic, parallel
 from fmi_jax.artifacts.checkpoints import RunCheckpoints, model_sha256
-from fmi_jax.artifacts.evaluation import Evaluation
 from fmi_jax.artifacts.record import RunRecord
-from fmi_jax.artifacts.result import POOLED, Finding
+from fmi_jax.artifacts.result import Finding
 from fmi_jax.data.labels import Label
 from fmi_jax.data.loader import Strata
-from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, open_or_draw
+from fmi_jax.data.prepared import DatasetInfo, open_or_draw
 from fmi_jax.data.subset import training_subset
 from fmi_jax.errors import UsageError
 from fmi_jax.models.registry import BACKBONES
@@ -28,16 +26,14 @@ from fmi_jax.protocols.registry import check, protocol_of, resolved
 from fmi_jax.protocols.spec import JudgeSpec, ProtocolSpec
 from fmi_jax.run import launch, network as networks, runtime
 from fmi_jax.run.assembly import Assembly, assemble, find_weights
+from fmi_jax.run.assessment import Assessor, check_pooling
 from fmi_jax.run.features import extract
 from fmi_jax.run.origin import CHECKPOINTS, Origin, find_origin
 from fmi_jax.settings import BaseConfig
-from fmi_jax.tasks.base import Measured, Objective, Task, members
-from fmi_jax.tasks.operating import Rule
+from fmi_jax.tasks.base import Measured, Objective, Task
 from fmi_jax.tasks.registry import task_of
-from fmi_jax.tasks.subgroups import subgroups
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.step import Arrays
-from fmi_jax.types import Rows
 
 
 class Clock:
@@ -201,10 +197,10 @@ class Session(Run):
           notes: facts about the measurement that a reader must know.
         """
         task, rows = self.task, self.dataset.rows("test")
-        on_val, choices = task.evaluate(val), task.chosen(val, rule_of(self.config))
-        on_test = assessed(task, test, rows, choices, self.config, self.metric)
-        of_groups = self._chosen_per_group(val)
-        groups = per_group(task, test, rows, of_groups, self.config, self.metric)
+        on_val, assessor = task.evaluate(val), Assessor(task, self.config, self.metric)
+        on_test = assessor.assess(test, rows, assessor.choose(val))
+        of_groups = assessor.choose_per_group(val, self.dataset.groups("val"))
+        groups = assessor.assess_groups(test, rows, of_groups)
         self._lap("test")
         judge, file, title = self.protocol.name, task.file, ""
         if (added := self._added) is not None:
@@ -220,14 +216,6 @@ class Session(Run):
             values=dict(values or {}),
             notes=(*notes, *task.cautions(on_test, rows.groups), *groups.notes),
         )
-
-    def _chosen_per_group(self, val: Measured) -> dict[str, Any]:
-        """Choose on validation, once more, for groups of images: pooling moves probabilities."""
-        groups, rule = self.dataset.groups("val"), self.config.group_pooling
-        if not rule or groups is None:
-            return {}
-        found = self.task.pooled(val, groups, rule)
-        return self.task.chosen(found.measured, rule_of(self.config)) if found.names else {}
 
     @property
     def _added(self) -> JudgeSpec | None:
@@ -263,98 +251,6 @@ def objective_of(task: Task, config: BaseConfig, info: DatasetInfo) -> Objective
         )
     counts = info.class_counts.get("train", ())
     return task.objective(config.loss, counts, info.known_counts("train"))
-
-
-def rule_of(config: BaseConfig) -> Rule:
-    """Read the rule by which thresholds are chosen."""
-    return Rule(**dataclasses.asdict(config.operating))
-
-
-def assessed(
-    task: Task,
-    measured: Measured,
-    rows: Rows,
-    choices: Mapping[str, Any],
-    config: BaseConfig,
-    metric: str,
-) -> Evaluation:
-    """Evaluate test images: metrics with intervals, calibration, decisions and subgroups.
-
-    Args:
-      task: task on them.
-      measured: measurements of every image.
-      rows: further facts about the images.
-      choices: what `Task.chosen` chose on validation; empty: nothing.
-      config: experiment that says how to resample, and the rule of the choices.
-      metric: metric of the subgroups.
-    """
-    drawn = (config.train.bootstrap_samples, config.train.seed)
-    found = task.bounded(task.evaluate(measured), measured, *drawn, rows.groups)
-    if choices:
-        rule = rule_of(config)
-        found = task.assessed(found, measured, choices, rule, *drawn, rows.groups)
-    member = members(rows.groups, found.count)
-    by = subgroups(task, measured, rows.columns, metric, member, *drawn)
-    return dataclasses.replace(found, subgroups=by)
-
-
-class PerGroup(NamedTuple):
-    """Test metrics of groups, the images of each pooled.
-
-    Attributes:
-      evaluations: evaluation by its name in `Finding.evaluations`; none where nothing was pooled.
-      notes: facts that a reader must know.
-    """
-
-    evaluations: Mapping[str, Evaluation] = MappingProxyType({})
-    notes: tuple[str, ...] = ()
-
-
-def per_group(
-    task: Task,
-    measured: Measured,
-    rows: Rows,
-    choices: Mapping[str, Any],
-    config: BaseConfig,
-    metric: str,
-) -> PerGroup:
-    """Evaluate test images by group, if `config.group_pooling` asks for it.
-
-    Args:
-      task, measured, rows, config, metric: as for `assessed`.
-      choices: what `Task.chosen` chose on pooled validation images; empty: nothing.
-    """
-    if not config.group_pooling:
-        return PerGroup()
-    if rows.groups is None:
-        return PerGroup(notes=("The data name no groups, so no images were pooled.",))
-    found = task.pooled(measured, rows.groups, config.group_pooling)
-    notes = ()
-    if found.left_out:
-        notes = (
-            f"{found.left_out} of {len({*rows.groups})} groups have images of different classes:"
-            " the metrics per group leave them out.",
-        )
-    if not found.names:
-        return PerGroup(notes=notes)
-    pooled = assessed(task, found.measured, Rows(found.names), choices, config, metric)
-    return PerGroup({POOLED: pooled}, notes)
-
-
-def check_pooling(rule: str, task: Task, dataset: PreparedDataset) -> None:
-    """Raise `UsageError` where the images of a group cannot be pooled by a rule; empty: none."""
-    if not rule:
-        return
-    if rule not in task.pools:
-        raise UsageError(
-            f"group_pooling={rule!r} is no rule for a {task.name} task: expected"
-            f" {' or '.join(map(repr, (*task.pools, '')))}."
-        )
-    if dataset.groups("test") is None:
-        raise UsageError(
-            f"group_pooling={rule!r} pools the images of a patient, lesion or study, and"
-            f" {dataset.info.name!r} names none: expected '', or a data set with groups."
-        )
 
 
 def begin(config: BaseConfig, workdir: Path) -> Session:

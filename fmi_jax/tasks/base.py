@@ -287,24 +287,21 @@ class Task(Objective):
     def bootstrap(
         self,
         measured: Measured,
-        samples: int,
-        seed: int,
-        groups: Sequence[str] | None = None,
+        how: "Resampling",
     ) -> "Resamples":
         """Compute every metric on bootstrap resamples, those of single classes too.
 
         Args:
           measured: per-image measurements, as for `evaluate`.
-          samples: number of resamples.
-          seed: random seed; the same seed gives the same resamples.
-          groups: patient, lesion or study of each image. Images of one group are not
-            independent, so whole groups are drawn; None draws single images.
+          how: number of resamples, and what is drawn.
         """
         measured = self.checked(measured)
         count = len(next(iter(measured.values())))
-        member, redrawn = members(groups, count), 0
+        member, redrawn = members(how.groups, count), 0
         drawn: dict[str, list[np.ndarray]] = {}
-        for times, anew in resample(self.kinds(measured), member, samples, seed, size=count):
+        for times, anew in resample(
+            self.kinds(measured), member, how.samples, how.seed, size=count
+        ):
             redrawn += anew
             for name, value in self.all_values(measured, times[:, member]).items():
                 drawn.setdefault(name, []).append(value)
@@ -318,7 +315,14 @@ class Task(Objective):
           groups: patient, lesion or study of each image.
           rule: one of `pools`.
         """
-        raise NotImplementedError(f"a {self.name} task pools no images")
+        raise self.no_pooling(rule)
+
+    def no_pooling(self, rule: str) -> UsageError:
+        """Word the refusal of a rule that is none of `pools`."""
+        return UsageError(
+            f"group_pooling={rule!r} is no rule for a {self.name} task: expected"
+            f" {' or '.join(map(repr, (*self.pools, '')))}."
+        )
 
     def chosen(self, measured: Measured, rule: Rule) -> dict[str, Any]:
         """Choose on the validation images what `Evaluation.choices` keeps, as JSON values."""
@@ -330,16 +334,14 @@ class Task(Objective):
         measured: Measured,
         choices: Mapping[str, Any],
         rule: Rule,
-        samples: int,
-        seed: int,
-        groups: Sequence[str] | None = None,
+        how: "Resampling",
     ) -> Evaluation:
         """Add calibration, and decisions at what was `chosen`, to an evaluation.
 
         Args:
           evaluation: what `evaluate` found of `measured`.
           choices: what `chosen` chose by `rule`.
-          measured, samples, seed, groups: as for `bootstrap`.
+          measured, how: as for `bootstrap`.
         """
         return evaluation
 
@@ -372,21 +374,19 @@ class Task(Objective):
         self,
         evaluation: Evaluation,
         measured: Measured,
-        samples: int,
-        seed: int,
-        groups: Sequence[str] | None = None,
+        how: "Resampling",
     ) -> Evaluation:
         """Add a 95% interval to every metric of an evaluation that has one.
 
         Args:
           evaluation: what `evaluate` found of `measured`.
-          measured, samples, seed, groups: as for `bootstrap`; 0 samples give no intervals.
+          measured, how: as for `bootstrap`; 0 samples give no intervals.
         """
-        if samples == 0:
+        if how.samples == 0:
             return evaluation
-        resampled = self.bootstrap(measured, samples, seed, groups)
+        resampled = self.bootstrap(measured, how)
         measured = self.checked(measured)
-        found = self.exact(measured, members(groups, evaluation.count))
+        found = self.exact(measured, members(how.groups, evaluation.count))
         for name, value in evaluation.named().items():
             spread, metric = resampled.values.get(name), self.find_metric(name)
             if name not in found and spread is not None:
@@ -399,6 +399,21 @@ class Task(Objective):
             methods={name: one.method for name, one in found.items()},
             redrawn=resampled.redrawn,
         )
+
+
+class Resampling(NamedTuple):
+    """Bootstrap of a split.
+
+    Attributes:
+      samples: number of resamples; 0: none.
+      seed: random seed; the same seed gives the same resamples.
+      groups: patient, lesion or study of each image. Images of one group are not independent, so
+        whole groups are drawn; None draws single images.
+    """
+
+    samples: int
+    seed: int
+    groups: Sequence[str] | None = None
 
 
 class Resamples(NamedTuple):

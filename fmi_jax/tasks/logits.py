@@ -15,7 +15,16 @@ from fmi_jax.artifacts.evaluation import Evaluation, named_columns, undefined_in
 from fmi_jax.errors import UserError
 from fmi_jax.settings import LossConfig
 from fmi_jax.tasks import calibration, condense, pooling, weighted
-from fmi_jax.tasks.base import ExampleGroup, ImageOf, Measured, Metric, Objective, Task, members
+from fmi_jax.tasks.base import (
+    ExampleGroup,
+    ImageOf,
+    Measured,
+    Metric,
+    Objective,
+    Resampling,
+    Task,
+    members,
+)
 from fmi_jax.tasks.imbalance import imbalance_loss
 from fmi_jax.tasks.intervals import Interval, auroc, proportion
 from fmi_jax.tasks.operating import Rule, decide
@@ -208,12 +217,10 @@ class Classification(Task):
         measured: Measured,
         choices: Mapping[str, Any],
         rule: Rule,
-        samples: int,
-        seed: int,
-        groups: Sequence[str] | None = None,
+        how: Resampling,
     ) -> Evaluation:
         """Add calibration of every class, and decisions at what was `chosen`."""
-        measured, member = self.checked(measured), members(groups, evaluation.count)
+        measured, member = self.checked(measured), members(how.groups, evaluation.count)
         logits, has = measured["logits"], self.present(measured["labels"])
         p, at = self.probabilities(logits), choices["temperature"]
         scaled = None if at is None else self.probabilities(logits / at)
@@ -223,11 +230,11 @@ class Classification(Task):
                 p[of, c],
                 has[of, c],
                 np.unique(member[of], return_inverse=True)[1],
-                samples,
-                seed,
+                how.samples,
+                how.seed,
                 None if scaled is None else scaled[of, c],
             )
-            for c in (self._stated() if samples else ())
+            for c in (self._stated() if how.samples else ())
             for of in [np.flatnonzero(known[:, c])]
             if len(of)
         }

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.stats
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 
 from fmi_jax.artifacts.evaluation import Subgroup, Subgroups
-from fmi_jax.tasks.base import Measured, Task
+from fmi_jax.tasks.base import Measured, Resampling, Task, members
 from fmi_jax.tasks.intervals import Z, holm, scaled
 from fmi_jax.tasks.weighted import resample
 
@@ -49,9 +49,7 @@ def subgroups(
     measured: Measured,
     columns: Mapping[str, Sequence[str]],
     metric: str,
-    member: Int[np.ndarray, "n"],
-    samples: int,
-    seed: int,
+    how: Resampling,
 ) -> tuple[Subgroups, ...]:
     """Measure a metric by the subgroups of every column, with the gap between best and worst.
 
@@ -63,11 +61,9 @@ def subgroups(
       measured: per-image measurements.
       columns: value of each image by column.
       metric: metric's name.
-      member: each image's group, which is drawn as one.
-      samples: number of resamples; 0 measures nothing.
-      seed: random seed.
+      how: resamples of the images; 0 samples measure nothing.
     """
-    if samples == 0:
+    if how.samples == 0:
         return ()
     measured = task.checked(measured)
     kinds = task.kinds(measured)
@@ -81,7 +77,7 @@ def subgroups(
             if kinds[rows].sum(axis=0).min(initial=len(rows)) >= LEAST
         }
         small = tuple(level for level in parts if level not in large)
-        one = _of_column(task, measured, large, metric, kinds, member, samples, seed)
+        one = _of_column(task, measured, large, metric, kinds, how)
         found.append(dataclasses.replace(one, column=name, small=small))
     adjusted = holm([one.p for one in found])
     tested = int(np.isfinite(adjusted).sum())
@@ -100,9 +96,7 @@ def _of_column(
     rows: Mapping[str, Bool[np.ndarray, "n"]],
     metric: str,
     kinds: Bool[np.ndarray, "n m"],
-    member: Int[np.ndarray, "n"],
-    samples: int,
-    seed: int,
+    how: Resampling,
 ) -> Subgroups:
     nothing = math.nan
     empty = Subgroups("", metric, {}, "", nothing, (nothing, nothing), nothing, nothing, ())
@@ -110,11 +104,12 @@ def _of_column(
         return empty
     weights = np.stack([*rows.values()]).astype(np.float64)
     values = task.values(measured, weights)[metric]
+    member = members(how.groups, len(kinds))
     needed = np.hstack([kinds & part[:, None] for part in rows.values()])
     drawn = np.concatenate(
         [
             np.stack([task.values(measured, times[:, member] * w)[metric] for w in weights], axis=1)
-            for times, _ in resample(needed, member, samples, seed, size=len(member))
+            for times, _ in resample(needed, member, how.samples, how.seed, size=len(member))
         ]
     )
     about = task.metric(metric)

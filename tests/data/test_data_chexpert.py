@@ -17,6 +17,7 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from fmi_jax.tasks.base import Resampling
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.labels import disagree
 from fmi_jax.data.preparing.prepare import prepare
@@ -336,7 +337,7 @@ def test_an_evaluation_adds_the_auroc_of_the_competition(prepared):
     logits = labels + np.random.default_rng(0).normal(0, 0.7, labels.shape)
     task, measured = task_of(prepared.info), {"logits": logits, "labels": labels}
     ours = task.evaluate(measured)
-    ours = task.bounded(ours, measured, samples=50, seed=0)
+    ours = task.bounded(ours, measured, Resampling(50, 0))
     auc = [ours.per_class[name]["roc_auc"] for name in COMPETITION]
     assert ours.values["roc_auc_competition"] == pytest.approx(np.mean(auc))
     assert ours.values["roc_auc_competition"] != ours.values["roc_auc"]

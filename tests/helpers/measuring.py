@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fmi_jax.artifacts.evaluation import Evaluation
+from fmi_jax.tasks.base import Resampling
 from fmi_jax.tasks.logits import Classification
 from fmi_jax.tasks.weighted import interval
 
@@ -35,5 +36,5 @@ def bootstrap(
     """Percentile intervals of the metrics on resamples."""
     measured = {"logits": logits, "labels": labels}
     of_set = task(tuple(classes), class_groups or {})
-    drawn = of_set.bootstrap(measured, samples, seed, groups).values
+    drawn = of_set.bootstrap(measured, Resampling(samples, seed, groups)).values
     return {name: interval(drawn[name]) for name in of_set.metric_names if name in drawn}

@@ -25,6 +25,7 @@ from fmi_jax.report.console import console_table
 from fmi_jax.report.page import write_report
 from fmi_jax.settings import as_dict
 from fmi_jax.tasks import figures
+from fmi_jax.tasks.base import Resampling
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
 from fmi_jax.tasks.examples import confident_mistakes, example, typical_rows
 from fmi_jax.tasks.operating import Rule
@@ -52,11 +53,11 @@ def make_run(folder, task=Multiclass, classes=HOSTILE, n=47, absent=None, histor
     test = evaluate(task, logits, labels, classes)
     measured = {"logits": logits, "labels": labels}
     on_set, rule = task(tuple(classes)), Rule("specificity", target=0.8, prevalence=0.02)
-    test = on_set.bounded(test, measured, samples=50, seed=0)
+    test = on_set.bounded(test, measured, Resampling(50, 0))
     choices = on_set.chosen(measured, rule)
-    test = on_set.assessed(test, measured, choices, rule, samples=50, seed=0)
+    test = on_set.assessed(test, measured, choices, rule, Resampling(50, 0))
     columns = {"sex": ["f" if i < n // 2 else "m" for i in range(n)]}
-    by = subgroups(on_set, measured, columns, metric, np.arange(n), samples=50, seed=0)
+    by = subgroups(on_set, measured, columns, metric, Resampling(50, 0))
     test = dataclasses.replace(test, subgroups=by)
     config = ExperimentConfig()
     config.operating.name, config.operating.target = rule.name, rule.target

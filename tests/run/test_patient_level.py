@@ -16,8 +16,8 @@ from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.csv_table import csv_spec
 from fmi_jax.errors import UsageError
 from fmi_jax.run import experiment
+from fmi_jax.run.assessment import Assessor, check_pooling
 from fmi_jax.run.evaluate import evaluate
-from fmi_jax.run.session import check_pooling, per_group
 from fmi_jax.tasks.classification import Multiclass
 from fmi_jax.types import Rows
 
@@ -112,7 +112,8 @@ def test_groups_of_several_classes_are_counted_in_a_note() -> None:
     measured = {"logits": np.eye(5, 3), "labels": np.array([0, 1, 2, 0, 0])}
 
     def found(groups: list[str]):
-        return per_group(task, measured, Rows([*"12345"], groups), {}, config, "accuracy")
+        assessor = Assessor(task, config, "accuracy")
+        return assessor.assess_groups(measured, Rows([*"12345"], groups), {})
 
     some = found([*"pqqrr"])
     assert some.evaluations[POOLED].count == 2

@@ -10,7 +10,7 @@ import pytest
 
 from fmi_jax.artifacts.evaluation import Evaluation
 from fmi_jax.errors import UsageError
-from fmi_jax.tasks.base import Task
+from fmi_jax.tasks.base import Resampling, Task
 from fmi_jax.tasks.calibration import calibration, equal_width, slope_and_intercept
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
 from fmi_jax.tasks.operating import Rule
@@ -28,7 +28,7 @@ def drawn(task: Task, n: int, seed: int) -> dict[str, np.ndarray]:
 def assessed(task: Task, rule: Rule, groups: list[str] | None = None) -> Evaluation:
     val, test = drawn(task, 97, 1), drawn(task, 101, 2)
     evaluation = task.evaluate(test)
-    return task.assessed(evaluation, test, task.chosen(val, rule), rule, 53, 0, groups)
+    return task.assessed(evaluation, test, task.chosen(val, rule), rule, Resampling(53, 0, groups))
 
 
 def test_errors_of_two_classes_do_not_cancel() -> None:
@@ -147,5 +147,5 @@ def test_nominal_classes_have_no_quadratic_kappa() -> None:
     assert set(values) - set(nominal.metric_names) == {"quadratic_kappa"}
     with pytest.raises(UsageError, match="unknown metric for a multiclass task 'quadratic_kappa'"):
         nominal.metric("quadratic_kappa")
-    bounds = nominal.bounded(nominal.evaluate(measured), measured, 11, 0)
+    bounds = nominal.bounded(nominal.evaluate(measured), measured, Resampling(11, 0))
     assert "quadratic_kappa" not in bounds.intervals

@@ -8,7 +8,7 @@ import scipy.stats
 
 from benchmarks import uncertainty
 from fmi_jax.artifacts.evaluation import Evaluation
-from fmi_jax.tasks.base import Task
+from fmi_jax.tasks.base import Resampling, Task
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
 from fmi_jax.tasks.intervals import auroc, delong, proportion, scaled, wilson
 from fmi_jax.tasks.segmentation import Segmentation
@@ -19,7 +19,7 @@ def bounded(
     task: Task, logits: np.ndarray, labels: np.ndarray, groups: list[str] | None = None
 ) -> Evaluation:
     measured = {"logits": logits, "labels": labels}
-    return task.bounded(task.evaluate(measured), measured, 101, 0, groups)
+    return task.bounded(task.evaluate(measured), measured, Resampling(101, 0, groups))
 
 
 def findings() -> tuple[Multilabel, np.ndarray, np.ndarray]:
@@ -35,7 +35,7 @@ def findings() -> tuple[Multilabel, np.ndarray, np.ndarray]:
 def test_an_average_has_the_same_classes_on_every_resample() -> None:
     task, logits, labels = findings()
     measured = task.checked({"logits": logits, "labels": labels})
-    drawn = task.bootstrap(measured, 211, 3)
+    drawn = task.bootstrap(measured, Resampling(211, 3))
     each = np.stack([drawn.values[f"roc_auc[{name}]"] for name in ("common", "single")])
     assert not np.isnan(each).any()
     np.testing.assert_allclose(drawn.values["roc_auc"], each.mean(axis=0), rtol=1e-12)
@@ -159,7 +159,9 @@ def test_delong_with_groups_is_the_variance_of_a_bootstrap_of_them() -> None:
     scores = rng.normal(size=180) + truth + rng.normal(size=60)[member]
     task = Binary(("a", "b"))
     measured = {"logits": np.stack([0 * scores, scores], axis=1), "labels": truth.astype(int)}
-    drawn = task.bootstrap(measured, 2000, 0, member.astype(str).tolist()).values["roc_auc"]
+    drawn = task.bootstrap(measured, Resampling(2000, 0, member.astype(str).tolist())).values[
+        "roc_auc"
+    ]
     _, covariance = delong(scores[None], truth, member)
     assert math.sqrt(covariance[0, 0]) == pytest.approx(drawn.std(), rel=0.06)
 
@@ -193,7 +195,7 @@ def test_a_segmentation_has_intervals_of_each_class() -> None:
     overlap = true * rng.uniform(0.5, 1, size=true.shape)
     task = Segmentation(("background", "common", "single"))
     found = {"intersection": overlap, "predicted": true, "true": true, "loss": rng.uniform(size=23)}
-    bounds = task.bounded(task.evaluate(found), found, 101, 0)
+    bounds = task.bounded(task.evaluate(found), found, Resampling(101, 0))
     assert bounds.redrawn > 20  # most lack the single image
     assert set(bounds.intervals) == set(bounds.named()) - {"dice[single]", "iou[single]"}
 

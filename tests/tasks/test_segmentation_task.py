@@ -22,6 +22,7 @@ from fmi_jax.models.base import Execution
 from fmi_jax.models.deit import DeiT
 from fmi_jax.protocols.per_pixel import Decoder, PerPatchClassifier
 from fmi_jax.settings import LossConfig, OptimConfig
+from fmi_jax.tasks.base import Resampling
 from fmi_jax.tasks.registry import describe, suitable
 from fmi_jax.tasks.segmentation import Segmentation
 from fmi_jax.training import optim
@@ -145,7 +146,7 @@ def test_metrics_are_of_the_pooled_pixels_and_nan_where_a_class_is_nowhere() -> 
         assert values[name][1] == pytest.approx(result.values[name])
     nothing = {name: np.zeros_like(value) for name, value in found.items()}
     assert set(TASK.evaluate(nothing).undefined) >= {"dice", "iou"}
-    low, high = TASK.bounded(result, found, 200, seed=1).intervals["dice"]
+    low, high = TASK.bounded(result, found, Resampling(200, 1)).intervals["dice"]
     assert low < result.values["dice"] < high
 
 
@@ -155,8 +156,8 @@ def test_what_was_measured_is_kept_as_a_table(tmp_path: Path) -> None:
     TASK.keep(path, found, Rows(list("abcde"), groups))
     again, rows = TASK.read(path)
     assert rows == Rows(list("abcde"), groups)
-    for name, drawn in TASK.bootstrap(found, 50, 1, groups).values.items():
-        resampled = TASK.bootstrap(again, 50, 1, groups).values[name]
+    for name, drawn in TASK.bootstrap(found, Resampling(50, 1, groups)).values.items():
+        resampled = TASK.bootstrap(again, Resampling(50, 1, groups)).values[name]
         assert resampled == pytest.approx(drawn, rel=1e-6, nan_ok=True)
     with path.open(newline="") as file:
         first = next(csv.DictReader(file))

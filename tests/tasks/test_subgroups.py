@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 
 from fmi_jax.artifacts.evaluation import Subgroups
+from fmi_jax.tasks.base import Resampling
 from fmi_jax.tasks.classification import Binary
 from fmi_jax.tasks.subgroups import levels, subgroups
 
@@ -22,7 +23,7 @@ def measured(seed: int, bad: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def found(seed: int, bad: np.ndarray, **columns: list[str]) -> tuple[Subgroups, ...]:
-    return subgroups(TASK, measured(seed, bad), columns, "roc_auc", np.arange(len(bad)), 199, seed)
+    return subgroups(TASK, measured(seed, bad), columns, "roc_auc", Resampling(199, seed))
 
 
 def test_a_planted_gap_is_found_and_is_a_weight_of_0_and_1() -> None:
@@ -71,4 +72,4 @@ def test_numbers_are_cut_at_quartiles_and_missing_ones_belong_nowhere() -> None:
     assert [int(rows.sum()) for rows in parts.values()] == [3, 3, 3, 3]
     assert not any(rows[-1] for rows in parts.values())
     assert [*levels(["f", "m", "", "f"])] == ["f", "m"]
-    assert subgroups(TASK, measured(0, np.zeros(5, bool)), {}, "roc_auc", np.arange(5), 9, 0) == ()
+    assert subgroups(TASK, measured(0, np.zeros(5, bool)), {}, "roc_auc", Resampling(9, 0)) == ()

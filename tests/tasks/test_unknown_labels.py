@@ -14,7 +14,7 @@ from tolerances import METRIC, SAME_FLOAT32
 from fmi_jax.artifacts.evaluation import Evaluation
 from fmi_jax.settings import LossConfig
 from fmi_jax.tasks import calibration
-from fmi_jax.tasks.base import members
+from fmi_jax.tasks.base import Resampling, members
 from fmi_jax.tasks.classification import Multilabel
 from fmi_jax.tasks.examples import confident_mistakes
 from fmi_jax.tasks.operating import Rule, decide
@@ -81,7 +81,7 @@ def test_a_class_of_which_nothing_is_known_has_no_metric_and_no_part_in_an_avera
     labels = LABELS.copy()
     labels[:, 1] = np.nan
     measured = {"logits": LOGITS, "labels": labels}
-    ours = TASK.bounded(TASK.evaluate(measured), measured, samples=7, seed=0)
+    ours = TASK.bounded(TASK.evaluate(measured), measured, Resampling(7, 0))
     row = ours.per_class["b"]
     assert row.pop("support") == 0
     assert np.isnan([*row.values()]).all()
@@ -92,7 +92,9 @@ def test_a_class_of_which_nothing_is_known_has_no_metric_and_no_part_in_an_avera
     assert TASK.resampled(TASK.checked(measured), "roc_auc", np.arange(N), times) == pytest.approx(
         others
     )
-    assessed = TASK.assessed(ours, measured, TASK.chosen(measured, Rule()), Rule(), 7, 0)
+    assessed = TASK.assessed(
+        ours, measured, TASK.chosen(measured, Rule()), Rule(), Resampling(7, 0)
+    )
     assert [*assessed.calibration] == [*assessed.decisions] == ["a", "c", "d", "e"]
 
 
@@ -109,12 +111,12 @@ def test_resamples_from_fewer_rows_are_those_of_the_images(metric):
 
 
 def test_intervals_are_those_of_the_images_that_are_known():
-    ours = TASK.bounded(TASK.evaluate(MEASURED), MEASURED, samples=11, seed=0, groups=GROUPS)
+    ours = TASK.bounded(TASK.evaluate(MEASURED), MEASURED, Resampling(11, 0, GROUPS))
     for c, name in enumerate(CLASSES):
         rows = KNOWN[:, c]
         one = {"logits": LOGITS[rows], "labels": np.where(np.isnan(LABELS), 0, LABELS)[rows]}
         groups = [group for group, known in zip(GROUPS, rows, strict=True) if known]
-        theirs = TASK.bounded(TASK.evaluate(one), one, samples=11, seed=0, groups=groups)
+        theirs = TASK.bounded(TASK.evaluate(one), one, Resampling(11, 0, groups))
         for metric in ("precision", "recall", "specificity", "roc_auc"):
             key = f"{metric}[{name}]"
             assert ours.intervals[key] == pytest.approx(theirs.intervals[key]), key
@@ -135,7 +137,7 @@ def test_choices_and_calibration_are_those_of_the_images_that_are_known():
     rule, member = Rule(), members(GROUPS, N)
     choices = TASK.chosen(MEASURED, rule)
     p = TASK.probabilities(LOGITS)
-    ours = TASK.assessed(TASK.evaluate(MEASURED), MEASURED, choices, rule, 7, 0, GROUPS)
+    ours = TASK.assessed(TASK.evaluate(MEASURED), MEASURED, choices, rule, Resampling(7, 0, GROUPS))
     for c, name in enumerate(CLASSES):
         truth, rows = of_class(c)[0].astype(bool), KNOWN[:, c]
         threshold = rule.choose(p[rows, c], truth)
