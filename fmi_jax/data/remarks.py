@@ -13,6 +13,9 @@ from fmi_jax.drawing.wording import percent
 FEW = 10
 """Images of a class below which what a split says of the class is mostly chance."""
 
+FEW_GROUPS = 20
+"""Patients, lesions or studies below which intervals of what they say are too narrow."""
+
 _UNEQUAL = 10  # times as frequent as the rarest class: accuracy then mostly counts one class
 _SIGMAS = 5  # by which the share of a class must differ between splits to be called different
 
@@ -110,7 +113,20 @@ def remarks(dataset: PreparedDataset, duplicates: Duplicates, groups: Groups | N
         ),
         f"{_things(left_out, 'image')} left out as unusable ({share}).": left_out,
     }
-    return [*found, *(remark for remark, count in counted.items() if count), *_on_classes(dataset)]
+    found += [remark for remark, count in counted.items() if count]
+    if groups and (text := few_groups(groups.counts.get("test", 0), "test")):
+        found.append(text)
+    return [*found, *_on_classes(dataset)]
+
+
+def few_groups(count: int, split: str) -> str:
+    """Say that the images of a split are of fewer than `FEW_GROUPS` groups; empty if not."""
+    if not 0 < count < FEW_GROUPS:
+        return ""
+    return (
+        f"The images in {split} are of {count} patients, lesions or studies: with fewer than"
+        f" {FEW_GROUPS}, intervals are too narrow."
+    )
 
 
 def few_images(info: DatasetInfo, split: str) -> str:

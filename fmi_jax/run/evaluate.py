@@ -14,6 +14,7 @@ from fmi_jax.artifacts.result import Result
 from fmi_jax.data import loader
 from fmi_jax.data.labels import IGNORE, Label, class_membership
 from fmi_jax.data.prepared import PreparedDataset, list_prepared, open_dataset
+from fmi_jax.data.remarks import few_groups, few_images
 from fmi_jax.errors import UserError, unknown_name
 from fmi_jax.report.console import console_table, per_group_line
 from fmi_jax.report.page import FILE_NAME as PAGE, write_report
@@ -109,11 +110,11 @@ def evaluate(
                 resampled="image" if rows.groups is None else "group",
                 values={"own_test": own.test.to_json()["values"]},
                 figures={},
-                notes=(*task.cautions(test, rows.groups), *per_group.notes),
+                notes=per_group.notes,
             ),
         ),
         seconds={},
-        notes=tuple(_notes(run, dataset, splits, matched, own, task.warning(test))),
+        notes=tuple(_notes(run, dataset, splits, matched, rows, own, task.warning(test))),
         device=runtime.device(),
         versions=runtime.versions(),
         started=started,
@@ -263,6 +264,7 @@ def _notes(
     dataset: PreparedDataset,
     splits: Sequence[str],
     matched: _Matched,
+    rows: Rows,
     own: Result,
     warning: str,
 ) -> list[str]:
@@ -287,7 +289,9 @@ def _notes(
             found.append(f"{words}: {', '.join(missing)}.")
     of_own_data = (*own.dataset.get("remarks", ()), task_of(ours).warning(own.test))
     of_run = [note for note in own.notes if note not in of_own_data]
-    return [*found, _overlap(run, dataset, splits), *of_run]
+    few = [few_images(theirs, split) for split in splits]
+    few.append(few_groups(len({*(rows.groups or ())}), " and ".join(splits)))
+    return [*found, *filter(None, few), _overlap(run, dataset, splits), *of_run]
 
 
 def _overlap(run: Trained, dataset: PreparedDataset, splits: Sequence[str]) -> str:

@@ -214,7 +214,7 @@ class Session(Run):
             evaluations={"val": on_val, "test": on_test, **groups.evaluations},
             resampled="image" if rows.groups is None else "group",
             values=dict(values or {}),
-            notes=(*notes, *task.cautions(on_test, rows.groups), *groups.notes),
+            notes=(*notes, *groups.notes),
         )
 
     @property

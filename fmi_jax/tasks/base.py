@@ -27,12 +27,6 @@ from fmi_jax.tasks.pooling import Pooled
 from fmi_jax.tasks.weighted import resample
 from fmi_jax.types import Rows
 
-FEW_IMAGES = 10
-"""Fewest images of a class whose metrics are shown without a caution."""
-
-FEW_GROUPS = 20
-"""Fewest groups of images whose intervals are shown without a caution."""
-
 Measured = Mapping[str, np.ndarray]
 """What was measured of each image of a split, by name, in the order of its rows."""
 
@@ -344,31 +338,6 @@ class Task(Objective):
           measured, how: as for `bootstrap`.
         """
         return evaluation
-
-    def cautions(
-        self, evaluation: Evaluation, groups: Sequence[str] | None = None
-    ) -> tuple[str, ...]:
-        """Say what makes the metrics of a split uncertain beyond their intervals.
-
-        Args:
-          evaluation: what `evaluate` found.
-          groups: patient, lesion or study of each image; None if there are none.
-        """
-        found = []
-        support = {name: row["support"] for name, row in evaluation.per_class.items()}
-        few = [f"{name} ({n})" for name, n in support.items() if n < FEW_IMAGES]
-        if few:
-            found.append(
-                f"Fewer than {FEW_IMAGES} test images of {', '.join(few)}: metrics of these classes"
-                " hang on single images, and an average over classes counts each as much as any"
-                " other."
-            )
-        if groups is not None and (count := len({*groups})) < FEW_GROUPS:
-            found.append(
-                f"The test images come from {count} groups: with fewer than {FEW_GROUPS}, intervals"
-                " are too narrow."
-            )
-        return tuple(found)
 
     def bounded(
         self,

@@ -10,7 +10,7 @@ from PIL import Image
 from raw_sets import write_csv
 
 from fmi_jax.data.card.page import write_card
-from fmi_jax.data.remarks import Duplicates, find_groups, remarks, remarks_on
+from fmi_jax.data.remarks import Duplicates, Groups, find_groups, remarks, remarks_on
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, open_folder
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.csv_table import csv_spec
@@ -218,6 +218,18 @@ def test_remarks_on_the_balance_of_the_classes(tmp_path, test_counts, remark):
     dataset = PreparedDataset(tmp_path, info, {"quarantined": []})
     found = remarks(dataset, Duplicates([], [], 0), None)
     assert found == [] if remark is None else remark in found
+
+
+@pytest.mark.parametrize(("count", "named"), [(0, False), (19, True), (20, False)])
+def test_few_patients_in_test_are_a_remark(tmp_path, count, named):
+    whole = {"train": (1000, 1000), "val": (100, 100), "test": (500, 500)}
+    info = info_of({split: sum(counts) for split, counts in whole.items()}, whole)
+    dataset = PreparedDataset(tmp_path, info, {"quarantined": []})
+    groups = Groups(counts={"train": 50, "val": 3, "test": count}, shared={}, leaked={}, names=[])
+    found = remarks(dataset, Duplicates([], [], 0), groups)
+    assert [text.startswith(f"The images in test are of {count} ") for text in found] == (
+        [True] if named else []
+    )
 
 
 def test_remarks_on_a_subset_leave_out_what_is_not_in_it(messy):

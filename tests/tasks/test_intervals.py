@@ -108,8 +108,6 @@ def test_one_positive_image_gives_no_interval_of_its_auroc() -> None:
     assert "roc_auc[single]" not in found.intervals
     assert "roc_auc[common]" in found.intervals
     assert set(found.intervals) == set(found.methods)
-    (note,) = task.cautions(found)
-    assert note.startswith("Fewer than 10 test images of single (1), none (0)")
 
 
 def test_every_interval_holds_its_value_and_stays_in_bounds() -> None:
@@ -177,15 +175,6 @@ def test_a_scaled_interval_respects_every_kind_of_bound() -> None:
     for value, error in ((1.0, 0.1), (0.5, 0.0), (math.nan, 0.1), (0.5, math.nan)):
         assert not scaled(value, error, (0.0, 1.0)).defined
     assert math.isnan(interval(np.array([0.1, math.nan]))[0])
-
-
-def test_few_groups_are_named() -> None:
-    task = Binary(("a", "b"))
-    labels = np.arange(40) % 2
-    found = task.evaluate({"logits": np.eye(2)[labels], "labels": labels})
-    assert task.cautions(found) == task.cautions(found, [str(i) for i in range(40)]) == ()
-    (note,) = task.cautions(found, [str(i % 19) for i in range(40)])
-    assert note.startswith("The test images come from 19 groups")
 
 
 def test_a_segmentation_has_intervals_of_each_class() -> None:
