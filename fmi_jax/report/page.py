@@ -1,8 +1,11 @@
 """The report of a run: its figures, and one HTML page that needs nothing but itself."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from fmi_jax import atomic
 from fmi_jax.artifacts import history as _history
@@ -90,12 +93,18 @@ def _evaluated(workdir: Path, result: Result, image_of: ImageOf | None) -> bytes
         of_classes=task.of_classes,
         rule=_rule(result.config.get("operating", {})),
         curves=pictures.pop("curves", None),
-        pictures=pictures.values(),
+        pictures=[(*pictures[name], _is_wide(drawn[name][1])) for name in pictures],
         figures=_figures(workdir, result.finding),
         groups=[] if image_of is None else task.examples(kept, image_of),
         kept=task.file,
         others=_others(workdir, result),
     )
+
+
+def _is_wide(png: bytes) -> bool:
+    """Test whether a picture needs the whole width of a page."""
+    width, height = Image.open(io.BytesIO(png)).size
+    return width > 1.3 * height
 
 
 def _others(workdir: Path, result: Result) -> list[tuple[Finding, _Pairs, _Pairs]]:

@@ -145,7 +145,8 @@ def _drawn(curves: Sequence[_Curve], metric: str, x: str, y: str, style: str) ->
     across = _ACROSS if many else 1
     down = -(-len(curves) // across) if many else 1
     side = 1.6 if many else 3.6
-    figure = Figure(figsize=(side * across, side * down + (0.3 if many else 0)))
+    size = (side * across, 1.2 * side * down if many else side)
+    figure = Figure(figsize=size, layout="constrained" if many else None)
     axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
     for ax in axes[len(curves) :] if many else ():
         ax.set_visible(False)
