@@ -48,6 +48,7 @@ INDEX_COLUMNS: tuple[str, ...] = (
 )  # fmt: skip
 COLUMN = "column:"
 """Prefix of the further columns in the index."""
+_LIMIT = "-limit"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -299,7 +300,7 @@ def open_dataset(data_dir: Path, name: str, size: int, split: str = "") -> Prepa
     """
     prepared = list_prepared(data_dir)
     splits = [s for n, side, s in prepared if (n, side) == (name, size)]
-    whole = [s for s in splits if not is_limited(s)]
+    whole = [s for s in splits if s == rule_of(s)]
     if not split and len(whole) > 1:
         datasets = _datasets()
         rules = datasets[name].splits if name in datasets else ()
@@ -322,8 +323,9 @@ def open_or_draw(data_dir: Path, name: str, size: int, split: str = "") -> Prepa
     Arguments and errors are those of `open_dataset`.
     """
     splits = [s for n, side, s in list_prepared(data_dir) if (n, side) == (name, size)]
-    missing = split not in splits if split else all(map(is_limited, splits))
-    if missing and not is_limited(split):
+    whole = {s for s in splits if s == rule_of(s)}
+    missing = split not in splits if split else not whole
+    if missing and split == rule_of(split):
         datasets = _datasets()
         if name in datasets and datasets[name].synthetic:
             from fmi_jax.data.preparing.prepare import prepare  # with every reader of raw data
@@ -334,12 +336,12 @@ def open_or_draw(data_dir: Path, name: str, size: int, split: str = "") -> Prepa
 
 def limited(split: str, limit: int) -> str:
     """Name of a split of which only the first `limit` rows are taken (0: all)."""
-    return f"{split}-limit{limit}" if limit else split
+    return f"{split}{_LIMIT}{limit}" if limit else split
 
 
-def is_limited(split: str) -> bool:
-    """Test whether a split's name says that it is cut short."""
-    return "-limit" in split
+def rule_of(split: str) -> str:
+    """Name of the split rule behind a split, which may be cut short."""
+    return split.partition(_LIMIT)[0]
 
 
 def list_prepared(data_dir: Path) -> list[tuple[str, int, str]]:
@@ -443,6 +445,6 @@ def _prepare_command(data_dir: Path, name: str, size: int | str, split: str) -> 
     datasets = _datasets()
     kind = name if name in datasets else f"csv (or folder) --name {name}"
     source = "" if name in datasets and datasets[name].synthetic else " --source FOLDER"
-    rule, _, limit = split.partition("-limit")
+    rule, _, limit = split.partition(_LIMIT)
     options = f" --split {rule}" * bool(rule) + f" --limit {limit}" * bool(limit)
     return f"fmi-jax prepare {kind}{source} --data-dir {data_dir} --size {size}{options}"

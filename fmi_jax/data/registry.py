@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+from fmi_jax.data.prepared import DatasetInfo, rule_of
 from fmi_jax.data.raw.aptos2019 import APTOS2019
 from fmi_jax.data.raw.cbis_ddsm import CBIS_DDSM, CBIS_DDSM_CROPS, CBIS_DDSM_TYPE
 from fmi_jax.data.raw.chestxray14 import CHESTXRAY14
@@ -58,3 +59,8 @@ DATASETS: Registry[DatasetSpec] = Registry(
         folder_spec(),
     ),
 )
+
+
+def note_on(info: DatasetInfo) -> str:
+    """Note on the labels of a prepared set; empty if its data set has none for this split."""
+    return DATASETS[info.name].notes.get(rule_of(info.split), "") if info.name in DATASETS else ""

@@ -9,7 +9,7 @@ import numpy as np
 from fmi_jax import atomic
 from fmi_jax.artifacts.checkpoints import check_step, keep_model
 from fmi_jax.artifacts.result import Best, Finding, Result
-from fmi_jax.data.registry import DATASETS
+from fmi_jax.data.registry import note_on
 from fmi_jax.data.remarks import remarks_on
 from fmi_jax.errors import UserError
 from fmi_jax.report.charts import draw_chart
@@ -178,7 +178,7 @@ def common_notes(session: Session) -> Iterator[str]:
     """List facts that a reader must know of any run with these weights on these images."""
     assembly, config, info = session.assembly, session.config, session.info
     yield from session.origin.notes
-    if info.name in DATASETS and (note := DATASETS[info.name].notes.get(info.split)):
+    if note := note_on(info):
         yield note
     if session.dataset.train_rows is not None:
         yield (

@@ -14,6 +14,7 @@ from fmi_jax.artifacts.result import Result
 from fmi_jax.data import loader
 from fmi_jax.data.labels import IGNORE, Label, class_membership
 from fmi_jax.data.prepared import PreparedDataset, list_prepared, open_dataset
+from fmi_jax.data.registry import note_on
 from fmi_jax.data.remarks import few_groups, few_images
 from fmi_jax.errors import UserError, unknown_name
 from fmi_jax.report.console import console_table, per_group_line
@@ -131,13 +132,19 @@ def evaluate(
 
 def announce(result: Result, out: Path) -> None:
     """Print what an external test found, and where its report is."""
-    title = f"External test on {result.dataset['name']}, {result.test.count} images"
+    name = result.dataset["name"]
+    title = f"{_kind(name, result.config['data']['name'])} {name}, {result.test.count} images"
     console_table(result.test, title)
     if (pooled := result.finding.pooled) is not None and result.best is not None:
         print(per_group_line(pooled, result.best.metric))
     for note in result.notes:
         print(f"note: {note}")
     print(f"report: {out / PAGE}")
+
+
+def _kind(name: str, own: str) -> str:
+    """Words for a test on a data set, before its name."""
+    return "Test on its own data set" if name == own else "External test on"
 
 
 def _size(data_dir: Path, name: str, size: int, run: Trained) -> int:
@@ -272,8 +279,9 @@ def _notes(
     ours, theirs = run.info, dataset.info
     found = [
         *filter(None, [warning]),
-        f"External test on {theirs.name} ({', '.join(splits)}): the network was trained on"
-        f" {ours.name}, and everything was chosen on the validation images of {ours.name}.",
+        f"{_kind(theirs.name, ours.name)} {theirs.name} ({', '.join(splits)}): the network was"
+        f" trained on {ours.name}, and everything was chosen on the validation images of"
+        f" {ours.name}.",
     ]
     if theirs.size != run.config.data.prepared_size:
         found.append(
@@ -287,11 +295,16 @@ def _notes(
     ):
         if missing := [name for name in names if name not in known]:
             found.append(f"{words}: {', '.join(missing)}.")
-    of_own_data = (*own.dataset.get("remarks", ()), task_of(ours).warning(own.test))
+    if ours.label is Label.INDEX and not known.issuperset(ours.classes):
+        found.append(
+            "A class without images is still called: such an image counts as wrong, and the class"
+            " as 0 in macro precision and macro F1."
+        )
+    of_own_data = (*own.dataset.get("remarks", ()), note_on(ours), task_of(ours).warning(own.test))
     of_run = [note for note in own.notes if note not in of_own_data]
-    few = [few_images(theirs, split) for split in splits]
-    few.append(few_groups(len({*(rows.groups or ())}), " and ".join(splits)))
-    return [*found, *filter(None, few), _overlap(run, dataset, splits), *of_run]
+    of_data = [note_on(theirs), *(few_images(theirs, split) for split in splits)]
+    of_data.append(few_groups(len({*(rows.groups or ())}), " and ".join(splits)))
+    return [*found, *filter(None, of_data), _overlap(run, dataset, splits), *of_run]
 
 
 def _overlap(run: Trained, dataset: PreparedDataset, splits: Sequence[str]) -> str:

@@ -154,10 +154,11 @@ class Binary(_OneClass):
     def pool_logits(
         self, logits: Float[np.ndarray, "n k"], member: Int[np.ndarray, "n"], rule: str
     ) -> Float[np.ndarray, "g k"]:
-        """Pool as several classes are, or by noisy-or of the second class."""
-        if rule != "noisy_or":
+        """Pool as several classes are, or by the largest or noisy-or of the second class."""
+        if rule == "mean":
             return super().pool_logits(logits, member, rule)
-        log_odds = pooling.noisy_or(logits[:, 1:] - logits[:, :1], member)
+        pool = {"max": pooling.highest, "noisy_or": pooling.noisy_or}[rule]
+        log_odds = pool(logits[:, 1:] - logits[:, :1], member)
         return -np.logaddexp(0.0, np.hstack([log_odds, -log_odds]))
 
     def exact(self, measured: Measured, member: Int[np.ndarray, "n"]) -> dict[str, Interval]:

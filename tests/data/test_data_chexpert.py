@@ -192,7 +192,7 @@ def test_a_result_says_that_its_test_labels_depend_on_the_policy(spec, treatment
         )
         return [*common_notes(session)]
 
-    for split in ("upstream", "grouped"):
+    for split in ("upstream", "grouped", "grouped-limit90"):
         (note,) = notes(split)
         assert f"their uncertain findings count as {treatment}" in note
         assert "cannot be compared with these" in note

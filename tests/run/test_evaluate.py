@@ -92,6 +92,7 @@ def test_its_own_test_images_under_another_order_of_classes_give_its_own_metrics
     assert any(note.startswith("0 of ") for note in found.notes)
     page = (out / "report.html").read_text()
     assert "Test on squares" in page
+    assert "The data name no patients" in " ".join(page.split())
     assert "External test on turned" in page
     kept = read_predictions(out / "predictions.csv", Label.INDEX, own.test.classes)
     assert len(kept.ids) == own.test.count
@@ -113,6 +114,8 @@ def test_all_splits_another_size_and_fewer_classes(
     assert any("prepared at 23 pixels" in note for note in found.notes)
     assert "Classes of squares that one_class does not have: red." in found.notes
     assert "Classes of one_class that were left out: green." in found.notes
+    # As scikit-learn counts a class that is predicted and has no image.
+    assert any("as 0 in macro precision" in note for note in found.notes)
     assert any(note.startswith("3 of ") and "too good" in note for note in found.notes)
 
 
@@ -155,6 +158,8 @@ def test_findings_that_nobody_looked_for_do_not_count(
     own = evaluate(tmp_path / "run", "many", tmp_path / "own", split="all")
     found = evaluate(tmp_path / "run", "few", tmp_path / "out", split="all")
     assert found.test.classes == ("a", "c")
+    assert any(note.startswith("Test on its own data set many") for note in own.notes)
+    assert not any("macro precision" in note for note in found.notes)
     # Same pictures and labels in both sets, so each finding has the metrics of the whole network.
     for name in found.test.classes:
         assert found.test.per_class[name] == pytest.approx(own.test.per_class[name], nan_ok=True)

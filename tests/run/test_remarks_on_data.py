@@ -59,6 +59,7 @@ def test_a_leak_is_on_the_card_the_run_and_the_study(tmp_path: Path) -> None:
         assert remark in text_of(dataset.folder / "card.html")
         assert remark in page
         assert report.count(remark) == 1
+    assert "The data name no patients" not in " ".join(page.split())
     assert f"of {groups['test']} patients or lesions (train {groups['train']}," in page
     assert "Worth knowing about isic2019 (upstream)." in report
     assert f"{dataset.info.counts['test']} test (of {groups['test']} patients" in report

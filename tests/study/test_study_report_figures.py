@@ -15,7 +15,7 @@ from fmi_jax.study.grids.recipe import DATASETS
 from fmi_jax.study.planned import read_studies
 from fmi_jax.study.published import published, rows
 from fmi_jax.study.report import drawing
-from fmi_jax.study.report.comparisons import agreements, compare, differences
+from fmi_jax.study.report.comparisons import agreements, compare
 from fmi_jax.study.report.drawing import looks
 from fmi_jax.study.report.figures import (
     curves,
@@ -153,7 +153,7 @@ def test_an_analysis_is_no_dot(tmp_path, drawn):
 
 def test_published_numbers_stand_against_ours(table_study, drawn):
     _, _, samples, table = table_study
-    found = agreements(table.numbers, differences(table.numbers, samples), "model")
+    found = agreements(table.numbers, samples, "model")
     assert [a.n for a in found] == [16, 14, 16, 16]
     assert [(a.models, a.ranks.n) for a in found if a.ranks] == [(8, 8), (7, 7), (8, 8), (8, 8)]
     beside.draw(table.numbers, samples, found, looks(MODELS), "model", "head")

@@ -26,7 +26,7 @@ OF_FINDINGS = (
 RULES = {
     # Of two classes the second is stated; p, then q.
     ("binary", "mean"): (BINARY, OF_TWO, [[0.5, 0.5], [0.8, 0.2]], [1, 0]),
-    ("binary", "max"): (BINARY, OF_TWO, [[0.5, 0.5], [0.75, 0.25]], [1, 0]),
+    ("binary", "max"): (BINARY, OF_TWO, [[0.1, 0.9], [0.7, 0.3]], [1, 0]),
     ("binary", "noisy_or"): (BINARY, OF_TWO, [[0.09, 0.91], [0.504, 0.496]], [1, 0]),
     ("multiclass", "mean"): (THREE, OF_THREE, [[0.4, 0.4, 0.2], [0.2, 0.2, 0.6]], [1, 2]),
     ("multiclass", "max"): (
@@ -80,7 +80,7 @@ def test_votes_of_0_and_1_pool_to_numbers(task: Classification, rule: str) -> No
     labels = np.array([1, 0, 0]) if task is BINARY else votes.astype(int)
     found = task.pooled({"logits": task.logits(votes), "labels": labels}, ["p", "p", "q"], rule)
     [p, q] = task.probabilities(found.measured["logits"])
-    pair = {"mean": 0.5, "max": 0.5 if task is BINARY else 1.0, "noisy_or": 1.0}[rule]
+    pair = {"mean": 0.5, "max": 1.0, "noisy_or": 1.0}[rule]
     assert p[1] == pytest.approx(pair)
     np.testing.assert_allclose(q, [1, 0], atol=1e-15)
 

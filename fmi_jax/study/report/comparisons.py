@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.stats
 from jaxtyping import Float
 
 from fmi_jax import atomic
 from fmi_jax.study.planned import DATASET, PlannedStudy
+from fmi_jax.study.published import Published
 from fmi_jax.study.report.numbers import Number
 from fmi_jax.study.report.samples import Sample, integer
 from fmi_jax.study.report.statistics import (
@@ -264,16 +266,31 @@ def published_draws(number: Number, resamples: int) -> Float[np.ndarray, "r"]:
 
 def differences(
     numbers: Sequence[Number], samples: Mapping[Number, Sample]
-) -> dict[Number, Float[np.ndarray, "r"]]:
-    """Resamples of our number less the published one, for those that have both in one metric.
+) -> dict[Number, tuple[float, float]]:
+    """95% intervals of our number less the published one, for those with both in one metric.
 
-    They vary with our test images and seeds, and with the published runs.
+    Each is recovered from the intervals of the two (Zou and Donner 2008): ours, and Student's t of
+    the published runs. So it is ours less the published number where that has no spread.
     """
-    return {
-        number: sample.values - published_draws(number, len(sample.values))
-        for number in numbers
-        if not np.isnan(number.difference) and (sample := samples.get(number)) is not None
-    }
+    found = {}
+    for number in numbers:
+        if np.isnan(number.difference) or (sample := samples.get(number)) is None:
+            continue
+        low, high = (abs(end - number.mean) for end in sample.interval)
+        published = number.setting.published
+        assert published is not None
+        half = _half_width(published)
+        d = number.difference
+        found[number] = d - math.hypot(low, half), d + math.hypot(high, half)
+    return found
+
+
+def _half_width(published: Published) -> float:
+    """Half of the 95% interval of a published mean; 0 if the spread of its runs is unknown."""
+    if published.std is None or not published.has_spread:
+        return 0.0
+    t = scipy.stats.t.ppf(0.975, published.runs - 1)
+    return float(t) * published.std / math.sqrt(published.runs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -308,28 +325,32 @@ class Agreement:
 
 
 def agreements(
-    numbers: Sequence[Number], apart: Mapping[Number, np.ndarray], model: str | None
+    numbers: Sequence[Number], samples: Mapping[Number, Sample], model: str | None
 ) -> list[Agreement]:
     """Compute the agreement for each data set with rows that have both numbers in one metric.
 
     Args:
       numbers: numbers of a study.
-      apart: resampled `differences` of them.
+      samples: samples of them.
       model: coordinate that rows of one model share; None: every row is one of its own.
     """
     by_dataset: dict[str, list[Number]] = {}
     for number in numbers:
         if not np.isnan(number.difference):
             by_dataset.setdefault(number.setting.dataset, []).append(number)
-    return [_agreement(dataset, rows, apart, model) for dataset, rows in by_dataset.items()]
+    return [_agreement(dataset, rows, samples, model) for dataset, rows in by_dataset.items()]
 
 
 def _agreement(
-    dataset: str, rows: Sequence[Number], apart: Mapping[Number, np.ndarray], model: str | None
+    dataset: str, rows: Sequence[Number], samples: Mapping[Number, Sample], model: str | None
 ) -> Agreement:
     found = np.array([number.difference for number in rows])
-    sampled = [apart[number] for number in rows if number in apart]
-    whole = len(sampled) == len(rows)
+    drawn = [
+        sample.values - published_draws(number, len(sample.values))
+        for number in rows
+        if (sample := samples.get(number)) is not None
+    ]
+    whole = len(drawn) == len(rows)
     by_model: dict[Any, list[Number]] = {}
     for number in rows:
         by_model.setdefault(number.setting.at.get(model or "", number), []).append(number)
@@ -337,9 +358,9 @@ def _agreement(
         dataset=dataset,
         n=len(rows),
         mean_difference=float(found.mean()),
-        interval=interval(np.mean(sampled, axis=0)) if whole else (math.nan, math.nan),
+        interval=interval(np.mean(drawn, axis=0)) if whole else (math.nan, math.nan),
         largest=float(found[np.abs(found).argmax()]),
-        apart=sum(low > 0 or high < 0 for low, high in map(interval, sampled)),
+        apart=sum(low > 0 or high < 0 for low, high in differences(rows, samples).values()),
         models=len(by_model),
         ranks=rank_correlation(
             [float(np.mean([n.mean for n in same])) for same in by_model.values()],

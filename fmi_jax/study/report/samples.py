@@ -24,8 +24,9 @@ from fmi_jax.study.report.numbers import Number, Run
 from fmi_jax.study.report.statistics import reliability, two_level
 from fmi_jax.tasks.base import Measured, Task, members
 from fmi_jax.tasks.calibration import BINS
-from fmi_jax.tasks.registry import TASKS
-from fmi_jax.tasks.weighted import interval, resample
+from fmi_jax.tasks.intervals import scaled
+from fmi_jax.tasks.registry import TASKS, describe
+from fmi_jax.tasks.weighted import resample
 from fmi_jax.types import Rows
 
 RESAMPLES = 2000
@@ -33,7 +34,7 @@ RESAMPLES = 2000
 
 Reader = Callable[[Run], tuple[Task, Measured, Rows]]
 
-_VERSION = 2  # version of the cached values; raise it when their computation changes
+_VERSION = 3  # version of the cached values; raise it when their computation changes
 _TOLERANCE = 0.005  # tolerance of a metric: probabilities have 9 digits, which can make ties
 
 
@@ -43,7 +44,8 @@ class Sample:
 
     Attributes:
       values: metric on each resample, averaged over seeds drawn with replacement, `[r]`.
-      interval: 95% interval of `values`.
+      interval: 95% interval of the number, from the spread of `values`; NaN where they give none.
+      redrawn: largest number of a run's resamples that lacked a class and were drawn again.
       images: hash of the test images, labels and groups; samples with the same hash are paired.
       unit: kind of draw: "image" or "group".
       ece: expected calibration error, the mean over runs and classes; NaN without probabilities.
@@ -53,6 +55,7 @@ class Sample:
 
     values: np.ndarray
     interval: tuple[float, float]
+    redrawn: int
     images: str
     unit: str
     ece: float
@@ -141,9 +144,14 @@ class Sampler:
                 )
         each = np.stack([part["resampled"] for part in parts])
         values = two_level(each, integer(number.setting.cells[0].id))
+        task = number.result.test.task
+        low, high, _ = scaled(
+            number.mean, float(values.std()), describe(number.metric, task).bounds
+        )
         return Sample(
             values=values,
-            interval=interval(values),
+            interval=(low, high),
+            redrawn=max(int(part["redrawn"]) for part in parts),
             images=images.pop(),
             unit=str(parts[0]["unit"]),
             ece=float(pooled["ece"]),
@@ -198,13 +206,16 @@ def _resampled(
     if not count:
         raise UserError("there are no predictions in it.")
     member = members(rows.groups, count)
-    drawn = resample(task.kinds(measured), member, resamples, integer(split))
-    found = [task.resampled(measured, metric, member, block) for block, _ in drawn]
+    found, redrawn = [], 0
+    for block, anew in resample(task.kinds(measured), member, resamples, integer(split)):
+        found.append(task.resampled(measured, metric, member, block))
+        redrawn += anew
     (point,) = task.resampled(measured, metric, member, np.ones((1, int(member.max()) + 1)))
     truth = task.truth(measured).tolist()
     images = hashlib.sha256(repr((list(rows.ids), truth, rows.groups)).encode())
     return {
         "resampled": np.concatenate(found),
+        "redrawn": np.asarray(redrawn),
         "point": np.asarray(point),
         "images": np.asarray(images.hexdigest()),
         "unit": np.asarray("image" if rows.groups is None else "group"),

@@ -35,7 +35,6 @@ from fmi_jax.study.report.relative import BASELINE, gains, iterations, latencies
 from fmi_jax.study.report.samples import RESAMPLES, Sample, Sampler, covered
 from fmi_jax.study.report.table import Table, make_table
 from fmi_jax.study.state import State
-from fmi_jax.tasks.weighted import interval
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,9 +104,10 @@ class StudyReport:
         found = [
             "Mean ± standard deviation over n seeds at the learning rate that is best on"
             " validation, and its 95% interval over"
-            f" {covered(self.samples)}: percentile bootstrap, {RESAMPLES:,} resamples of the test"
+            f" {covered(self.samples)}: bootstrap, logit scale, {RESAMPLES:,} resamples of the test"
             f" images ({self.unit})"
             + ("." if one_seed else ", each with the seeds drawn anew, so that it covers both."),
+            self._redrawn,
             "With one seed it covers the choice of test images and not that of the seed."
             if one_seed
             else "",
@@ -128,6 +128,14 @@ class StudyReport:
             else "",
         ]
         return tuple(filter(None, found))
+
+    @property
+    def _redrawn(self) -> str:
+        """Sentence about the resamples that lacked a class; empty if none did."""
+        most = max((sample.redrawn for sample in self.samples.values()), default=0)
+        if not most:
+            return ""
+        return f"Up to {most:,} of the resamples lacked a class and were drawn again."
 
     @property
     def failed(self) -> list[Outcome]:
@@ -152,8 +160,7 @@ def make_report(study: PlannedStudy, outcomes: Outcomes, sampler: Sampler) -> St
     table = make_table(study, numbers)
     comparisons = compare(study, numbers, samples)
     of_models = [c for c in comparisons if c.axis == compared_coordinate(study)]
-    apart = differences(table.numbers, samples)
-    found = agreements(table.numbers, apart, compared_coordinate(study))
+    found = agreements(table.numbers, samples, compared_coordinate(study))
     lines = study.figure.lines if study.figure else compared_coordinate(study) or ""
     looks = drawing.looks(n.setting.at[lines] for n in numbers if lines in n.setting.at)
     own, sentences = _own(study, table, numbers, samples, looks, lines)
@@ -191,7 +198,7 @@ def make_report(study: PlannedStudy, outcomes: Outcomes, sampler: Sampler) -> St
         comparisons=tuple(comparisons),
         more_seeds=more_seeds(study, table, untested(study, numbers, samples), outcomes.root),
         agreements=tuple(found),
-        differences={number: interval(values) for number, values in apart.items()},
+        differences=differences(table.numbers, samples),
         cost=cost_of(study, numbers),
         provenance=provenance_of(numbers),
         choices=tuple(choices_of(numbers)),
