@@ -42,9 +42,9 @@ quickstart: $(VENV)/.installed
 example-study: $(VENV)/.installed
 	$(BIN)/fmi-jax draw isic2019 runs/example/raw/isic2019 --images 400
 	$(BIN)/fmi-jax draw chexpert runs/example/raw/chexpert --images 400
-	$(BIN)/fmi-jax prepare isic2019 --source runs/example/raw/isic2019 --size 48 \
+	$(BIN)/fmi-jax prepare isic2019 --source runs/example/raw/isic2019 --size 48 --split upstream \
 	  --data-dir runs/example/data
-	$(BIN)/fmi-jax prepare chexpert --source runs/example/raw/chexpert --size 48 \
+	$(BIN)/fmi-jax prepare chexpert --source runs/example/raw/chexpert --size 48 --split upstream \
 	  --data-dir runs/example/data
 	$(BIN)/fmi-jax study run example --root runs/example --data-dir runs/example/data --jobs 2
 	$(BIN)/fmi-jax study run example_speed --root runs/example --data-dir runs/example/data

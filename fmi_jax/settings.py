@@ -187,34 +187,42 @@ class BackboneConfig:
 
 @dataclasses.dataclass(slots=True)
 class OptimConfig:
-    """Optimizer: AdamW, linear warm-up, then a learning-rate schedule.
+    """Optimizer: Adam, linear warm-up, then a learning-rate schedule.
 
     Attributes:
       learning_rate: learning rate reached after warm-up.
-      weight_decay: decoupled weight decay, on tensors of rank > 1 only.
+      weight_decay: weight decay, on tensors of rank > 1 only.
+      weight_decay_end: weight decay at the last step, reached along a cosine; 0: no change.
+      decay: "decoupled" (AdamW), or "l2": added to the gradient, as `torch.optim.Adam` does.
       warmup_steps: length of the linear warm-up; the full rate is reached at this step.
       warmup_epochs: length of the warm-up in epochs; set at most one of the two.
-      schedule: learning rate after warm-up: "constant", "cosine" (to 0 at the last step) or
-        "plateau" (times `plateau_factor` when validation has not improved for more than
-        `plateau_patience` evaluations).
+      schedule: learning rate after warm-up: "constant", "cosine" (to `cosine_end`) or "plateau"
+        (times `plateau_factor` when validation has not improved for more than `plateau_patience`
+        evaluations).
+      cosine_end: share of the full learning rate at the end of the cosine schedule.
       plateau_factor: factor on the learning rate at each drop of the plateau schedule.
       plateau_patience: evaluations without improvement that the plateau schedule tolerates.
       plateau_floor: share of the full learning rate below which the plateau schedule ends the
         training, with heads side by side that of every head; 0: never.
-      clip_norm: limit on the global gradient norm; 0: none.
+      clip_norm: limit on the norm of the gradient; 0: none.
+      clip_by: norm that is limited: "global", of all gradients together, or "tensor", of each.
       accumulate: micro-batches per step; the batch is cut into this many.
       layer_decay: factor on the learning rate from each block to the one before it; 1: none.
     """
 
     learning_rate: float = positive(1e-4)
     weight_decay: float = not_negative(1e-5)
+    weight_decay_end: float = not_negative(0.0)
+    decay: str = one_of("decoupled", "decoupled", "l2")
     warmup_steps: int = not_negative(0)
     warmup_epochs: float = not_negative(0.0)
     schedule: str = one_of("constant", "constant", "cosine", "plateau")
+    cosine_end: float = fraction(0.0)
     plateau_factor: float = 0.1
     plateau_patience: int = not_negative(2)
     plateau_floor: float = fraction(1e-4)
     clip_norm: float = not_negative(1.0)
+    clip_by: str = one_of("global", "global", "tensor")
     accumulate: int = positive(1)
     layer_decay: float = factor(1.0)
 

@@ -62,7 +62,8 @@ def compare_case(folder: Path) -> list[Comparison]:
     meta, arrays = _read(folder)
     if meta["family"] in NUMBERS:
         numbers = NUMBERS[meta["family"]]
-        ours = numbers.of_case(meta, arrays)
+        with jax.default_matmul_precision("highest"):
+            ours = numbers.of_case(meta, arrays, folder)
         return [
             _compare(name, ours.get(name), reference, numbers.tolerance, None)
             for name, reference in arrays.items()

@@ -422,3 +422,10 @@ def test_a_section_is_found_by_its_type():
     assert section(config, TrainConfig) is config.train
     with pytest.raises(TypeError, match=r"BaseConfig has no section .* KnnConfig: .*DataConfig"):
         section(BaseConfig(), KnnConfig)
+
+
+def test_make_prepares_the_splits_that_the_example_study_reads() -> None:
+    made = (Path(__file__).parent.parent / "Makefile").read_text()
+    prepared = dict(re.findall(r"fmi-jax prepare (\w+) .*--split (\w+)", made))
+    read = {s.config.data.name: s.config.data.split for s in STUDIES["example"].settings()}
+    assert prepared == read

@@ -25,6 +25,7 @@ from fmi_jax.run.assembly import (
 )
 from fmi_jax.tasks.registry import suitable, task_of
 from fmi_jax.training import optim, side_by_side
+from fmi_jax.training.loop import Plan
 from fmi_jax.training.step import TrainState, make_train_step
 
 CHANNELS = 3
@@ -119,7 +120,15 @@ def _train(
 ) -> Any:
     partition = assembly.partition
     schedule = optim.relative_rate(config.optim, WARMUP, STEPS)
-    optimizer = optim.make_optimizer(config.optim, schedule)
+    plan = Plan(
+        total_steps=STEPS, steps_per_epoch=STEPS / 2, evaluate_at=frozenset(), save_at=frozenset()
+    )
+    optimizer = optim.make_optimizer(
+        config.optim,
+        schedule,
+        weight_decay=optim.decay_by_step(config.optim, STEPS),
+        held=assembly.fit.held(plan),
+    )
     loss = (assembly.fit.task or task_of(info)).loss
     heads = (len(assembly.fit.heads),) if assembly.fit.heads else ()
     if heads:
@@ -134,7 +143,7 @@ def _train(
         mesh=mesh,
         placement=placement_of(assembly, config, mesh),
         dtype=assembly.execution.dtype,
-        follow=None if assembly.fit.follow is None else assembly.fit.follow(STEPS),
+        follow=None if assembly.fit.follow is None else assembly.fit.follow(plan),
         logged=assembly.fit.logged,
     )
     params = partition.shapes(partition.params)

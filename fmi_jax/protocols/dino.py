@@ -5,14 +5,14 @@ the student, sees the global ones. The student learns to say of every crop what 
 the other global crops. The teacher's outputs are centred and sharpened, so that neither one output
 nor the uniform one wins. The teacher's backbone is handed on; kNN and probes judge it.
 
-As in the paper (section 3, appendix): projection head, loss, multi-crop, moving averages, cosine
-schedule of the teacher's momentum, linear warm-up of its temperature, AdamW. Not in the paper:
+As in the paper (section 3, appendix) and its code: projection head, loss, multi-crop, moving
+averages, cosine schedules of the teacher's momentum and of the weight decay
+(`optim.weight_decay_end`), warm-up of its temperature, a last layer of the head that does not learn
+at first, AdamW. The teacher has no drop-path; its batch norms normalise with the
+statistics of its own views and keep their own running ones. Not in the paper:
 
-* The teacher is in evaluation mode: no drop-path, and the running statistics of its batch norms are
-  the student's, averaged like the parameters.
 * The deviation of the blur, 0.1 to 2 pixels at 224, scales with `image_size`.
-* Left out: the schedule of the weight decay, which stays `optim.weight_decay`, and the frozen last
-  layer of the head in the first epoch; `optim.clip_norm` and warm-up serve the same end.
+* `backbone.frozen_blocks` keeps the first blocks, and what is outside the blocks, as they were.
 
 The defaults are close to the paper's, for many thousands of steps. In a few hundred the teacher
 hardly moves, and its output becomes uniform (`teacher_entropy` close to `log(prototypes)`). With
@@ -23,7 +23,7 @@ images of 64 pixels, batch 64, one seed). The loss rises while the centre settle
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -42,12 +42,14 @@ from fmi_jax.models.base import ArchConfig, Backbone, Execution, create_abstract
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn.linear import linear, trunc_normal
 from fmi_jax.nn.mlp import gelu
+from fmi_jax.protocols.adapt import partial
 from fmi_jax.protocols.judging import Run
 from fmi_jax.protocols.spec import Fit, FitSpec, Images, JudgeSpec, Parts, Pixels, one_cell
 from fmi_jax.rules import fraction, low_high, not_negative, positive
 from fmi_jax.settings import BaseConfig, section
 from fmi_jax.tasks.self_supervision import Distillation, SelfSupervision
 from fmi_jax.training.loop import Plan
+from fmi_jax.training.optim import Held
 from fmi_jax.training.step import Arrays, Augment, Follow
 
 _TEACHER = "teacher."
@@ -69,6 +71,10 @@ class DinoConfig:
       teacher_temperature: temperature of the teacher's softmax at the first step, and after its
         warm-up.
       temperature_warmup: share of all steps in which the teacher's temperature rises.
+      temperature_epochs: epochs in which it rises instead, by a step with each of them, the last
+        being at the second temperature already, as in the paper's code; 0: `temperature_warmup`.
+      held_epochs: first epochs in which the last layer of the head does not learn; 1 in the
+        paper's code.
       local_crops: number of local crops; 0: none.
       local_size: side of local crops in pixels.
       global_scale, local_scale: range of each crop's area, relative to the prepared image.
@@ -82,6 +88,8 @@ class DinoConfig:
     student_temperature: float = positive(0.1)
     teacher_temperature: tuple[float, float] = low_high((0.04, 0.07))
     temperature_warmup: float = fraction(0.3)
+    temperature_epochs: int = not_negative(0)
+    held_epochs: float = not_negative(0.0)
     local_crops: int = not_negative(6)
     local_size: int = positive(96)
     global_scale: tuple[float, float] = low_high((0.4, 1.0), at_most=1)
@@ -114,13 +122,16 @@ class ProjectionHead(nnx.Module):
 
     def __call__(self, features: Float[Array, "*n f"]) -> Float[Array, "*n k"]:
         """Logits in float32, from -1 to 1."""
-        hidden = gelu(self.fc2(gelu(self.fc1(features))))
-        projected = _unit(self.fc3(hidden).astype(jnp.float32), axis=-1)
         return jnp.matmul(
-            projected.astype(self.dtype),
+            self.project(features).astype(self.dtype),
             _unit(self.prototypes[...], axis=0).astype(self.dtype),
             preferred_element_type=jnp.float32,
         )
+
+    def project(self, features: Float[Array, "*n f"]) -> Float[Array, "*n w"]:
+        """Unit vectors in float32 that the last layer compares with its prototypes."""
+        hidden = gelu(self.fc2(gelu(self.fc1(features))))
+        return _unit(self.fc3(hidden).astype(jnp.float32), axis=-1)
 
 
 class Projected(nnx.Module):
@@ -163,7 +174,7 @@ class Dino(nnx.Module):
             return self.backbone.features(images, rngs=rngs).pooled
 
         def teacher(images: Array) -> Array:
-            return self.teacher.backbone.features(images, rngs=None).pooled
+            return self.teacher.backbone.features(images, rngs=rngs).pooled
 
         return Distillation(
             student=self.head(augment.each_view(student, crops)),
@@ -212,31 +223,46 @@ def _begins(name: str) -> str | None:
     return name.removeprefix(_TEACHER) if name.startswith(_TEACHER) else None
 
 
-def _follow(options: DinoConfig, total_steps: int) -> Follow:
-    """Make the update of teacher, centre and temperature after a step."""
+def momentum(options: DinoConfig, progress: Any) -> Any:
+    """Momentum of the teacher at a share of all steps: to 1 along a cosine."""
+    return 1 - (1 - options.momentum) * 0.5 * (1 + jnp.cos(math.pi * progress))
+
+
+def temperature(options: DinoConfig, step: Any, schedule: Plan) -> Any:
+    """Temperature of the teacher's softmax at a step."""
     start, end = options.teacher_temperature
-    warmup = max(1.0, options.temperature_warmup * total_steps)
+    if epochs := options.temperature_epochs:
+        risen = jnp.floor(step / schedule.steps_per_epoch) / max(1, epochs - 1)
+        return start + (end - start) * jnp.minimum(risen, 1.0)
+    warmup = max(1.0, options.temperature_warmup * schedule.total_steps)
+    return start + (end - start) * jnp.minimum(step / warmup, 1.0)
 
-    def averaged(old: Array, new: Array, momentum: Any) -> Array:
-        if not jnp.issubdtype(old.dtype, jnp.floating):
-            return new  # a count of batches has no average
-        return momentum * old + (1 - momentum) * new
 
-    def follow(params: Arrays, followers: Arrays, seen: Arrays, step: Array) -> Arrays:
-        progress = step / total_steps
-        momentum = 1 - (1 - options.momentum) * 0.5 * (1 + jnp.cos(math.pi * progress))
-        student = params | followers  # running statistics follow, too
+def follow(options: DinoConfig, schedule: Plan) -> Follow:
+    """Make the update of teacher, centre and temperature after a step."""
+
+    def after(params: Arrays, followers: Arrays, seen: Arrays, step: Array) -> Arrays:
+        keep = momentum(options, step / schedule.total_steps)
+        # The forward pass has moved running statistics; what does not learn stays as it began.
         moved = {
-            name: averaged(old, student[source], momentum)
+            name: keep * old + (1 - keep) * params[source]
             for name, old in followers.items()
-            if (source := _begins(name)) is not None
+            if (source := _begins(name)) in params
         }
-        centre = averaged(followers["centre"], seen["teacher"], options.centre_momentum)
-        warm = jnp.minimum((step + 1) / warmup, 1.0)
-        temperature = jnp.asarray(start + (end - start) * warm, jnp.float32)
-        return moved | {"centre": centre, "temperature": temperature}
+        kept = options.centre_momentum
+        centre = kept * followers["centre"] + (1 - kept) * seen["teacher"]
+        warm = jnp.asarray(temperature(options, step + 1, schedule), jnp.float32)
+        return moved | {"centre": centre, "temperature": warm}
 
-    return follow
+    return after
+
+
+def _learns(config: BaseConfig, arch: ArchConfig) -> Callable[[str], bool]:
+    """Select the student's parameters, of its backbone without the first `frozen_blocks`."""
+    if not config.backbone.frozen_blocks:
+        return lambda name: name.startswith(("backbone.", "head."))
+    in_backbone = partial.learns(config, arch)
+    return lambda name: name.startswith("head.") or in_backbone(name)
 
 
 def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
@@ -244,12 +270,20 @@ def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
     options = section(config, DinoConfig)
     return Fit(
         module=lambda parts: Dino(parts, options),
-        learns=lambda name: name.startswith(("backbone.", "head.")),
+        learns=_learns(config, arch),
         follows=lambda name: name.startswith(_TEACHER) or name in ("centre", "temperature"),
         begins=_begins,
         task=SelfSupervision(options.student_temperature),
         augment=lambda pixels: _augment(options, pixels),
-        follow=lambda total_steps: _follow(options, total_steps),
+        follow=lambda plan: follow(options, plan),
+        held=lambda plan: (
+            Held(
+                lambda name: name == "head.prototypes",
+                round(options.held_epochs * plan.steps_per_epoch),
+            )
+            if options.held_epochs
+            else None
+        ),
         logged=("teacher_entropy", "kl"),
         keeps="last",
         hands_on="teacher.backbone",
@@ -339,7 +373,7 @@ SPEC = FitSpec(
     labels=tuple(Label),
     fit=fit,
     options=DinoConfig,
-    reads=("dino",),
+    reads=("dino", "backbone.frozen_blocks", "optim.layer_decay"),
     ignores=(
         *("augment", "metric", "group_pooling", "operating"),
         *("train.bootstrap_samples", "train.eval_batch_size"),

@@ -18,6 +18,7 @@ from fmi_jax.protocols.judging import Run
 from fmi_jax.settings import BaseConfig
 from fmi_jax.tasks.base import Objective
 from fmi_jax.training.loop import Plan
+from fmi_jax.training.optim import Held
 from fmi_jax.training.partition import nothing
 from fmi_jax.training.step import Augment, Follow
 
@@ -197,8 +198,8 @@ class Fit:
       begins: name of the array that an array begins as a copy of; None: it is loaded or drawn.
       task: objective of the training; None: the data set's own task.
       augment: augmentation of training batches; None: images alone, as `config.augment` says.
-      follow: update of the followers after a step, given the number of steps of the run; None:
-        none.
+      follow: update of the followers after a step, given the plan of the run; None: none.
+      held: parameters that do not learn in the first steps, given the plan of the run.
       logged: names in what the loss has `seen` that are written with the scalars.
       heads: heads trained side by side, in the order of the first axis of every trained array;
         empty: a single model.
@@ -216,7 +217,8 @@ class Fit:
     begins: Callable[[str], str | None] = lambda name: None
     task: Objective | None = None
     augment: Callable[[Pixels], Augment] | None = None
-    follow: Callable[[int], Follow] | None = None
+    follow: Callable[[Plan], Follow] | None = None
+    held: Callable[[Plan], Held | None] = lambda plan: None
     logged: tuple[str, ...] = ()
     heads: tuple[Head, ...] = ()
     on_features: Callable[[Any], nnx.Module] | None = None

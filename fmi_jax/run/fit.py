@@ -91,7 +91,12 @@ def fit(run: Session) -> Session:
     schedule = optim.relative_rate(
         config.optim, optim.warmup_steps(config.optim, plan.steps_per_epoch), plan.total_steps
     )
-    optimizer = optim.make_optimizer(config.optim, schedule)
+    optimizer = optim.make_optimizer(
+        config.optim,
+        schedule,
+        weight_decay=optim.decay_by_step(config.optim, plan.total_steps),
+        held=fit.held(plan),
+    )
     rate: Any = config.optim.learning_rate
     if fit.heads:
         optimizer = optim.side_by_side(optimizer)
@@ -139,7 +144,7 @@ def fit(run: Session) -> Session:
                 mesh=mesh,
                 placement=placement,
                 dtype=assembly.execution.dtype,
-                follow=None if fit.follow is None else fit.follow(plan.total_steps),
+                follow=None if fit.follow is None else fit.follow(plan),
                 logged=fit.logged,
             ),
             frozen=frozen,

@@ -55,8 +55,7 @@ class SelfSupervision(Objective):
           kl: divergence of the student from the teacher, in nats: the loss without the teacher's
             entropy. Collapse to the same output for all images ends at 0.
         """
-        teacher = (outputs.teacher - outputs.centre) / outputs.temperature
-        log_target = jax.nn.log_softmax(jax.lax.stop_gradient(teacher))
+        log_target = log_targets(outputs)
         target = jnp.exp(log_target)
         said = jax.nn.log_softmax(outputs.student / self.student_temperature)
         # HIGHEST, because by default GPU and TPU would round the factors to 10 or to 7 bits.
@@ -71,3 +70,9 @@ class SelfSupervision(Objective):
             "teacher_entropy": entropy,
             "kl": losses - entropy,
         }
+
+
+def log_targets(outputs: Distillation) -> Float[Array, "b g k"]:
+    """Logarithms of what the teacher says: a softmax of its centred and sharpened logits."""
+    teacher = (outputs.teacher - outputs.centre) / outputs.temperature
+    return jax.nn.log_softmax(jax.lax.stop_gradient(teacher))

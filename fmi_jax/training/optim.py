@@ -1,7 +1,7 @@
 """AdamW, warm-up and learning-rate schedules, as in the published studies."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,20 @@ import optax
 from fmi_jax.settings import OptimConfig
 
 Schedule = Callable[[Any], Any]
+
+_TINY = 1e-30  # least norm, of a gradient that is zero
+
+
+class Held(NamedTuple):
+    """Parameters that do not learn in the first steps, as DINO's last layer.
+
+    Attributes:
+      names: predicate on a name.
+      steps: number of these steps.
+    """
+
+    names: Callable[[str], bool]
+    steps: int
 
 
 def warmup_steps(config: OptimConfig, steps_per_epoch: float) -> int:
@@ -22,8 +36,9 @@ def relative_rate(config: OptimConfig, warmup: int, total_steps: int) -> Schedul
 
     Step `i` of a warm-up over `w` steps has `(i + 1) / w` of the full rate. So step `w - 1` is the
     first at the full rate and no step has rate 0. The study's code overshoots by 1/w and doubles
-    the rate without warm-up (B15 in docs/protocols.md). After warm-up, "cosine" falls to 0 at
-    `total_steps`; "constant" and "plateau" stay at 1 (plateau lowers the full rate itself).
+    the rate without warm-up (B15 in docs/protocols.md). After warm-up, "cosine" falls to
+    `cosine_end` at `total_steps`; "constant" and "plateau" stay at 1 (plateau lowers the full rate
+    itself).
     """
 
     def schedule(step: Any) -> Any:
@@ -31,7 +46,7 @@ def relative_rate(config: OptimConfig, warmup: int, total_steps: int) -> Schedul
         rate = jnp.float32(1)
         if config.schedule == "cosine":
             progress = (step - warmup) / max(1, total_steps - warmup)
-            rate = rate * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
+            rate = _cosine(1.0, config.cosine_end, jnp.clip(progress, 0.0, 1.0))
         if warmup:
             rate = jnp.where(step < warmup, (step + 1) / warmup, rate)
         return rate
@@ -39,8 +54,14 @@ def relative_rate(config: OptimConfig, warmup: int, total_steps: int) -> Schedul
     return schedule
 
 
-def make_optimizer(config: OptimConfig, schedule: Schedule) -> optax.GradientTransformation:
-    """Make the optimizer: clip by global norm, then AdamW with decay on tensors of rank > 1.
+def make_optimizer(
+    config: OptimConfig,
+    schedule: Schedule,
+    *,
+    weight_decay: Schedule | None = None,
+    held: Held | None = None,
+) -> optax.GradientTransformation:
+    """Make the optimizer: clip by norm, then Adam with decay on tensors of rank > 1.
 
     Its learning rate is 1. The training step multiplies the updates by the actual rate, so the
     compiled program does not contain it: all rates and seeds of an experiment share one program.
@@ -48,16 +69,78 @@ def make_optimizer(config: OptimConfig, schedule: Schedule) -> optax.GradientTra
     Rank > 1 is the study's rule: position and class tokens are decayed; biases, norms and layer
     scales are not. Betas and epsilon are those of torch.optim.AdamW. With `config.layer_decay`
     every parameter has its own learning rate, and with it its own decay: see `layer_factors`.
+
+    Args:
+      config: options.
+      schedule: share of the full learning rate by step.
+      weight_decay: weight decay by step; None: that of the config at every step.
+      held: parameters that do not learn in the first steps.
     """
+    decay = optax.add_decayed_weights(
+        config.weight_decay if weight_decay is None else weight_decay,
+        mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+    )
+    adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
     return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
-        optax.add_decayed_weights(
-            config.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
-        ),
+        _clip(config),
+        *([decay] if config.decay == "l2" else []),
+        adam if held is None else _each_from_its_first_gradient(adam, held),
+        *([decay] if config.decay == "decoupled" else []),
+        *([] if held is None else [_held_still(held)]),
         *([_scale_by_layer(config.layer_decay)] if config.layer_decay != 1 else []),
         optax.scale_by_learning_rate(schedule),
     )
+
+
+def _clip(config: OptimConfig) -> optax.GradientTransformation:
+    limit = config.clip_norm
+    if not limit:
+        return optax.identity()
+    if config.clip_by == "global":
+        return optax.clip_by_global_norm(limit)
+    return optax.stateless_with_tree_map(
+        lambda grad, _: grad * jnp.minimum(1.0, limit / jnp.maximum(optax.tree.norm(grad), _TINY))
+    )
+
+
+def _cosine(start: float, end: float, progress: Any) -> Any:
+    """Value on half a cosine from `start` to `end`."""
+    return end + (start - end) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+
+
+def decay_by_step(config: OptimConfig, total_steps: int) -> Schedule | None:
+    """Schedule of the weight decay; None if it does not change."""
+    start, end = config.weight_decay, config.weight_decay_end
+    return (lambda step: _cosine(start, end, step / total_steps)) if end else None
+
+
+def _each_from_its_first_gradient(
+    adam: optax.GradientTransformation, held: Held
+) -> optax.GradientTransformation:
+    """Adam whose moments and bias correction begin for the held parameters when they are let go."""
+    later = optax.conditionally_mask(adam, lambda step: step >= held.steps)  # type: ignore[arg-type]
+    return optax.partition(
+        {True: later, False: adam}, lambda params: {name: held.names(name) for name in params}
+    )
+
+
+def _held_still(held: Held) -> optax.GradientTransformation:
+    """Leave the held parameters as they are, also undecayed, in the first steps."""
+
+    def init(params: Any) -> optax.ScaleByScheduleState:
+        del params
+        return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
+
+    def update(updates: Any, state: optax.ScaleByScheduleState, params: Any = None) -> Any:
+        del params
+        free = state.count >= held.steps
+        found = {
+            name: jnp.where(free, update, 0) if held.names(name) else update
+            for name, update in updates.items()
+        }
+        return found, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
 
 
 _BLOCKS = "backbone.blocks."

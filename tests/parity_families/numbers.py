@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,14 @@ from fmi_jax.data.labels import class_membership
 from fmi_jax.protocols import knn
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
 from parity_families.clinical import clinical_metrics
+from parity_families.dino import dino_ssl
 
 Arrays = Mapping[str, np.ndarray]
+
+
+Compute = Callable[[Mapping[str, Any], Arrays], Arrays]
+"""`(configuration, inputs)` of one set to its arrays, both without the name of the set, which
+`meta.config` has as a key."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,23 +29,26 @@ class Numbers:
     """What the tool must know of a family of such functions.
 
     Attributes:
-      compute: `(configuration, inputs)` of one set to its arrays, both without the name of the
-        set, which `meta.config` has as a key.
+      of_case: `(description, arrays, folder)` of a case to what is compared, by name.
       tolerance: largest error, relative to the largest magnitude of an array.
     """
 
-    compute: Callable[[Mapping[str, Any], Arrays], Arrays]
+    of_case: Callable[[Mapping[str, Any], Arrays, Path], dict[str, np.ndarray]]
     tolerance: float
 
-    def of_case(self, meta: Mapping[str, Any], arrays: Arrays) -> dict[str, np.ndarray]:
-        """Compute the arrays of all sets of a case, by their name there."""
+
+def _set_by_set(compute: Compute, tolerance: float) -> Numbers:
+    def of_case(meta: Mapping[str, Any], arrays: Arrays, folder: Path) -> dict[str, np.ndarray]:
+        del folder
         found = {}
         for name, config in meta["config"].items():
             before = f"{name}/"
             own = {k.removeprefix(before): v for k, v in arrays.items() if k.startswith(before)}
             inputs = {k: v for k, v in own.items() if before + k in meta["inputs"]}
-            found |= {before + k: np.asarray(v) for k, v in self.compute(config, inputs).items()}
+            found |= {before + k: np.asarray(v) for k, v in compute(config, inputs).items()}
         return found
+
+    return Numbers(of_case, tolerance)
 
 
 def _votes(config: Mapping[str, Any], inputs: Arrays) -> Arrays:
@@ -79,7 +89,8 @@ def _mean(found: Evaluation, metric: str, *, undefined: float) -> np.float64:
 
 
 NUMBERS: Mapping[str, Numbers] = {
-    "clinical_metrics": Numbers(clinical_metrics, METRIC),
-    "knn": Numbers(_votes, PARITY_FORWARD),
-    "metrics": Numbers(_metrics, METRIC),
+    "clinical_metrics": _set_by_set(clinical_metrics, METRIC),
+    "dino_ssl": Numbers(dino_ssl, PARITY_FORWARD),
+    "knn": _set_by_set(_votes, PARITY_FORWARD),
+    "metrics": _set_by_set(_metrics, METRIC),
 }

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -244,7 +246,18 @@ def test_padding_does_not_count() -> None:
     )
 
 
-def test_optimizer_is_torch_adamw_with_the_decay_rule_of_the_study() -> None:
+@pytest.mark.parametrize(
+    ("changes", "held"),
+    [
+        ({}, 0),
+        ({"decay": "l2"}, 0),
+        ({"clip_by": "tensor", "weight_decay_end": 0.4}, 2),  # as DINO is trained
+    ],
+    ids=["adamw", "adam", "dino"],
+)
+def test_optimizer_is_that_of_torch_with_the_decay_rule_of_the_study(
+    changes: dict[str, Any], held: int
+) -> None:
     rng = np.random.default_rng(3)
     params = {
         "cls_token": rng.normal(size=(1, 1, 5)),
@@ -252,26 +265,44 @@ def test_optimizer_is_torch_adamw_with_the_decay_rule_of_the_study() -> None:
         "bias": rng.normal(size=7),
     }
     params = {name: value.astype(np.float32) for name, value in params.items()}
-    config = dataclasses.replace(OPTIM, warmup_steps=0, clip_norm=0.7)
-    ours = optim.make_optimizer(config, optim.relative_rate(config, 0, 10))
+    config = dataclasses.replace(OPTIM, warmup_steps=0, clip_norm=0.7, **changes)
+    total = 10
+    ours = optim.make_optimizer(
+        config,
+        optim.relative_rate(config, 0, total),
+        weight_decay=optim.decay_by_step(config, total),
+        held=optim.Held(lambda name: name == "kernel", held) if held else None,
+    )
     theirs = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in params.items()}
     decayed = [p for p in theirs.values() if p.ndim > 1]
     rest = [p for p in theirs.values() if p.ndim <= 1]
-    torch_optimizer = torch.optim.AdamW(
+    adam = torch.optim.Adam if config.decay == "l2" else torch.optim.AdamW
+    torch_optimizer = adam(
         [{"params": decayed, "weight_decay": config.weight_decay},
          {"params": rest, "weight_decay": 0.0}],
         lr=config.learning_rate,
     )  # fmt: skip
     state = ours.init(params)
-    for _ in range(5):
+    for step in range(5):
         grads = {n: rng.normal(size=v.shape).astype(np.float32) for n, v in params.items()}
         updates, state = ours.update(grads, state, params)
         rate = config.learning_rate
         params = {name: params[name] + rate * updates[name] for name in params}
         for name, parameter in theirs.items():
             parameter.grad = torch.tensor(grads[name])
-        torch.nn.utils.clip_grad_norm_(list(theirs.values()), config.clip_norm)
+        groups = [[p] for p in theirs.values()]
+        for group in groups if config.clip_by == "tensor" else [list(theirs.values())]:
+            torch.nn.utils.clip_grad_norm_(group, config.clip_norm)
+        if step < held:
+            theirs["kernel"].grad = None
+        if end := config.weight_decay_end:
+            cosine = (1 + math.cos(math.pi * step / total)) / 2
+            torch_optimizer.param_groups[0]["weight_decay"] = (
+                end + (config.weight_decay - end) * cosine
+            )
         torch_optimizer.step()
+        still = step < held
+        assert np.array_equal(params["kernel"], params["kernel"] - updates["kernel"]) == still
     for name, value in params.items():
         np.testing.assert_allclose(value, theirs[name].detach(), rtol=2e-6, atol=1e-7)
 
@@ -283,6 +314,8 @@ def test_warmup_is_exact_and_cosine_ends_at_zero() -> None:
     np.testing.assert_allclose(rates[:5], [0.25, 0.5, 0.75, 1.0, 1.0], rtol=1e-6)
     assert np.all(np.diff(rates[4:]) < 0)
     np.testing.assert_allclose(rates[[8, 12]], [0.5, 0.0], atol=1e-7)
+    above = optim.relative_rate(dataclasses.replace(config, cosine_end=0.1), 4, total_steps=12)
+    np.testing.assert_allclose([above(3), above(8), above(12)], [1.0, 0.55, 0.1], rtol=1e-6)
     constant = optim.relative_rate(dataclasses.replace(config, schedule="constant"), 0, 12)
     assert {float(constant(step)) for step in (0, 1, 40)} == {1.0}
 
