@@ -1,39 +1,55 @@
-"""Self-supervised pre-training on drawn fundus photographs, and what judges make of it.
+"""Self-supervised pre-training, and what judges make of it.
 
-Pre-train without labels, then judge the backbone: by neighbours, and by a linear probe, fitted to
-convergence for several penalties (logistic regression).
+On drawn fundus photographs: pre-train without labels, then judge the backbone: by neighbours, and
+by a linear probe, fitted to convergence for several penalties (logistic regression).
 
 python run.py --config=configs/dino.py --workdir=runs/dino
 python run.py --config=configs/dino.py:knn --workdir=runs/near --config.backbone.run=runs/dino
 python run.py --config=configs/dino.py:probe --workdir=runs/probe --config.backbone.run=runs/dino
 
-Without `backbone.run` the last two judge the weights that the pre-training began with.
-`python -m benchmarks.pretraining` does all of it for three seeds; the result is in
+Without `backbone.run` the last two judge the weights that the pre-training began with. BYOL and
+SimSiam on the same images:
+
+python run.py --config=configs/dino.py:byol --workdir=runs/byol
+python run.py --config=configs/dino.py:simsiam --workdir=runs/simsiam
+
+Two recipes for real images (set `data.name`): that of the paper, and that of the second study's
+code without its defects (docs/protocols.md):
+
+python run.py --config=configs/dino.py:official --workdir=runs/official
+python run.py --config=configs/dino.py:study --workdir=runs/study
+
+`python -m benchmarks.pretraining` does the first three for three seeds; the result is in
 docs/protocols.md. The images are drawn by a program: the numbers say nothing about patients.
 """
 
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import unknown_name
 
-JUDGES = {"": "dino", "knn": "knn", "probe": "logistic"}
+JUDGES = {"knn": "knn", "probe": "logistic"}
+FITS = {"": "dino", "byol": "byol", "simsiam": "simsiam"}
+RECIPES = ("official", "study")
 
 
 def get_config(arg: str = "") -> ExperimentConfig:
-    """Make the config of the pre-training, or of a judge: "knn" or "probe"."""
-    if arg not in JUDGES:
-        raise unknown_name("argument of the config", arg, [name for name in JUDGES if name])
-    config = ExperimentConfig(protocol=JUDGES[arg], image_size=64)
+    """Make the config of a judge, of a small pre-training, or of a recipe."""
+    protocols = JUDGES | FITS | dict.fromkeys(RECIPES, "dino")
+    if arg not in protocols:
+        raise unknown_name("argument of the config", arg, [name for name in protocols if name])
+    config = ExperimentConfig(protocol=protocols[arg], image_size=64)
     config.data.name = "synthetic"
     config.data.prepared_size = 96
     config.data.split = "upstream"
+    if arg in RECIPES:
+        _recipe(config, official=arg == "official")
+        return config
     config.augment.center_crop = 1.0
     config.augment.hue = 0.02
     config.backbone.name = "deit_nano"
     config.train.batch_size = 64
     if arg == "knn":
         config.knn.k = (20,)
-        return config
-    if arg == "probe":
+    if arg in JUDGES:
         return config
     config.optim.schedule = "cosine"
     config.optim.learning_rate = 1e-3
@@ -49,4 +65,39 @@ def get_config(arg: str = "") -> ExperimentConfig:
     config.dino.teacher_temperature = (0.02, 0.02)
     config.dino.local_crops = 2
     config.dino.local_size = 32
+    if arg:
+        config.dino = type(config.dino)()
+        config.byol.hidden_width = config.simsiam.projection_width = 256
+        config.byol.projection_width = config.simsiam.prediction_width = 64
+        other = "simsiam" if arg == "byol" else "byol"
+        setattr(config, other, type(getattr(config, other))())
     return config
+
+
+def _recipe(config: ExperimentConfig, *, official: bool) -> None:
+    """Set what both recipes share and in what they differ: a DeiT-S at 224 pixels."""
+    config.image_size = 224
+    config.data.prepared_size = 256
+    config.backbone.name = "deit_small"
+    config.backbone.drop_path = 0.1
+    config.optim.schedule = "cosine"
+    config.optim.weight_decay_end = 0.4
+    config.dino.held_epochs = 1.0
+    config.dino.temperature_epochs = 30
+    if official:
+        config.train.batch_size, config.train.epochs = 256, 100
+        config.optim.learning_rate = 5e-4 * config.train.batch_size / 256
+        config.optim.cosine_end = 1e-6 / config.optim.learning_rate
+        config.optim.weight_decay = 0.04
+        config.optim.warmup_epochs = 10
+        config.optim.clip_norm, config.optim.clip_by = 3.0, "tensor"
+        config.dino.prototypes, config.dino.momentum = 65536, 0.996
+        config.dino.local_crops = 8
+        return
+    config.backbone.weights = "in1k"
+    config.train.batch_size, config.train.epochs = 64, 25
+    config.optim.learning_rate = 1e-4
+    config.optim.cosine_end = 1e-6 / config.optim.learning_rate
+    config.optim.weight_decay, config.optim.decay = 1e-5, "l2"
+    config.optim.warmup_steps = 500
+    config.dino.momentum = 0.99

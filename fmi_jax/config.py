@@ -10,6 +10,7 @@ from typing import Any
 
 from fmi_jax import settings
 from fmi_jax.protocols.adapt.lora import LoraConfig
+from fmi_jax.protocols.byol import ByolConfig
 from fmi_jax.protocols.cka import CkaConfig
 from fmi_jax.protocols.dino import DinoConfig
 from fmi_jax.protocols.heads.attentive import AttentiveConfig
@@ -19,6 +20,7 @@ from fmi_jax.protocols.knn import KnnConfig
 from fmi_jax.protocols.logistic import LogisticConfig
 from fmi_jax.protocols.per_pixel import DecoderConfig
 from fmi_jax.protocols.registry import DEFAULT
+from fmi_jax.protocols.simsiam import SimSiamConfig
 from fmi_jax.protocols.timing import TimingConfig
 from fmi_jax.settings import BaseConfig
 
@@ -42,6 +44,8 @@ class ExperimentConfig(BaseConfig):
     timing: TimingConfig = dataclasses.field(default_factory=TimingConfig)
     decoder: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
     dino: DinoConfig = dataclasses.field(default_factory=DinoConfig)
+    byol: ByolConfig = dataclasses.field(default_factory=ByolConfig)
+    simsiam: SimSiamConfig = dataclasses.field(default_factory=SimSiamConfig)
 
 
 def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:

@@ -133,7 +133,17 @@ TORCH = {"weights_convert.read", "weights_convert.export"}
 KINDS = {
     "fmi_jax.models": {"arch", "base", "registry", "vit"},
     "fmi_jax.protocols": {
-        *("spec", "judging", "product", "registry", "choice", "hsic", "adapt", "heads"),
+        *(
+            "spec",
+            "judging",
+            "product",
+            "pretraining",
+            "registry",
+            "choice",
+            "hsic",
+            "adapt",
+            "heads",
+        ),
     },
     "fmi_jax.protocols.adapt": set(),
     "fmi_jax.protocols.heads": set(),

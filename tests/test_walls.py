@@ -29,17 +29,20 @@ PROTOCOLS, MODELS = "fmi_jax/protocols/registry.py", "fmi_jax/models/registry.py
 # What is deleted, and the lines that name it.
 PARTS = (
     *("fmi_jax/tasks/segmentation.py", "fmi_jax/protocols/per_pixel.py"),
-    *("fmi_jax/tasks/self_supervision.py", "fmi_jax/protocols/dino.py"),
+    *("fmi_jax/tasks/self_supervision.py", "fmi_jax/protocols/pretraining.py"),
+    *("fmi_jax/protocols/byol.py", "fmi_jax/protocols/dino.py", "fmi_jax/protocols/simsiam.py"),
 )
 NAMED = re.compile(
     r"\b(segmentation|Segmentation|per_pixel|self_supervision|SelfSupervision"
-    r"|dino|DinoConfig|DecoderConfig|per_patch)\b"
+    r"|dino|dino_ssl|DinoConfig|byol|ByolConfig|simsiam|SimSiamConfig|DecoderConfig|per_patch)\b"
 )
-LINES = {CONFIG: 4, TASKS: 2, PROTOCOLS: 4}
+LINES = {CONFIG: 8, TASKS: 2, PROTOCOLS: 8, "tests/parity_families/numbers.py": 2}
 # What is about the parts that were deleted goes with them.
 ABOUT = (
     *(
         "tests/protocols/test_dino.py",
+        "tests/protocols/test_view_prediction.py",
+        "tests/parity_families/dino.py",
         "tests/data/test_masks.py",
         "tests/tasks/test_segmentation_task.py",
     ),

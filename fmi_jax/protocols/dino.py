@@ -23,7 +23,7 @@ images of 64 pixels, batch 64, one seed). The loss rises while the centre settle
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -32,29 +32,28 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax import augment
-from fmi_jax.artifacts.charts import Curves
-from fmi_jax.artifacts.history import FILE_NAME, read_history
-from fmi_jax.artifacts.result import Finding
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
-from fmi_jax.models.base import ArchConfig, Backbone, Execution, create_abstract
+from fmi_jax.models.base import ArchConfig, Execution, create_abstract
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn.linear import linear, trunc_normal
 from fmi_jax.nn.mlp import gelu
-from fmi_jax.protocols.adapt import partial
-from fmi_jax.protocols.judging import Run
-from fmi_jax.protocols.spec import Fit, FitSpec, Images, JudgeSpec, Parts, Pixels, one_cell
+from fmi_jax.protocols import pretraining
+from fmi_jax.protocols.spec import Fit, FitSpec, Images, Parts, one_cell
 from fmi_jax.rules import fraction, low_high, not_negative, positive
 from fmi_jax.settings import BaseConfig, section
 from fmi_jax.tasks.self_supervision import Distillation, SelfSupervision
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.optim import Held
-from fmi_jax.training.step import Arrays, Augment, Follow
+from fmi_jax.training.step import Arrays, Follow
 
-_TEACHER = "teacher."
-_GLOBAL = 2  # number of global crops
-_PUBLISHED_SIZE = 224  # side in pixels for which the blur was published
+_PANELS = {
+    "Loss": "loss",
+    "Teacher's entropy, nats": "teacher_entropy",
+    "Divergence (KL), nats": "kl",
+}
+_LEFT = 0.01  # nats of entropy, or of divergence, below which nothing is left to learn
 _LEAST_NORM = 1e-12
 
 
@@ -134,14 +133,6 @@ class ProjectionHead(nnx.Module):
         return _unit(self.fc3(hidden).astype(jnp.float32), axis=-1)
 
 
-class Projected(nnx.Module):
-    """A backbone with a projection head on its pooled feature: the teacher."""
-
-    def __init__(self, backbone: Backbone, head: ProjectionHead):
-        self.backbone = backbone
-        self.head = head
-
-
 class Dino(nnx.Module):
     """A student and its teacher.
 
@@ -159,7 +150,7 @@ class Dino(nnx.Module):
         width, dtype = backbone.arch.feature_width, backbone.execution.dtype
         self.backbone = backbone
         self.head = ProjectionHead(width, options, dtype=dtype, rngs=parts.rngs)
-        self.teacher = Projected(
+        self.teacher = pretraining.Teacher(
             new_backbone(), ProjectionHead(width, options, dtype=dtype, rngs=parts.rngs)
         )
         self.centre = nnx.Variable(jnp.zeros(options.prototypes, jnp.float32))
@@ -190,42 +181,14 @@ def _unit(x: Float[Array, "*n"], axis: int) -> Float[Array, "*n"]:
     return x * jax.lax.rsqrt(jnp.maximum(squared, _LEAST_NORM**2))
 
 
-def _crops(options: DinoConfig, image_size: int) -> tuple[augment.View, ...]:
-    """Describe the crops: the published ones, in the sizes and areas of this experiment."""
-
-    def changed(view: augment.View, scale: tuple[float, float], size: int, count: int):
-        low, high = (
-            deviation * image_size / _PUBLISHED_SIZE for deviation in view.config.blur_sigma
-        )
-        return augment.View(
-            dataclasses.replace(view.config, crop_scale=scale, blur_sigma=(low, high)), size, count
-        )
-
+def _views(options: DinoConfig, side: int) -> tuple[augment.View, ...]:
+    """Describe the views: the published ones, in the sizes and areas of this experiment."""
     first, second, local = augment.dino_views()
-    crops = [changed(view, options.global_scale, image_size, 1) for view in (first, second)]
+    found = [pretraining.view(one, options.global_scale, side, side) for one in (first, second)]
     if options.local_crops:
-        crops.append(changed(local, options.local_scale, options.local_size, options.local_crops))
-    return tuple(crops)
-
-
-def _augment(options: DinoConfig, pixels: Pixels) -> Augment:
-    wanted = _crops(options, pixels.config.image_size)
-
-    def crop(keys: jax.Array, batch: Arrays) -> Arrays:
-        crops = augment.views(keys, batch["inputs"], wanted, pixels.mean, pixels.std, pixels.dtype)
-        global_crops, local_crops = crops[:_GLOBAL], crops[_GLOBAL:]
-        return batch | {"inputs": (jnp.stack(global_crops, 1), *augment.stack_by_size(local_crops))}
-
-    return crop
-
-
-def _begins(name: str) -> str | None:
-    return name.removeprefix(_TEACHER) if name.startswith(_TEACHER) else None
-
-
-def momentum(options: DinoConfig, progress: Any) -> Any:
-    """Momentum of the teacher at a share of all steps: to 1 along a cosine."""
-    return 1 - (1 - options.momentum) * 0.5 * (1 + jnp.cos(math.pi * progress))
+        count, size = options.local_crops, options.local_size
+        found.append(pretraining.view(local, options.local_scale, size, side, count))
+    return tuple(found)
 
 
 def temperature(options: DinoConfig, step: Any, schedule: Plan) -> Any:
@@ -242,27 +205,14 @@ def follow(options: DinoConfig, schedule: Plan) -> Follow:
     """Make the update of teacher, centre and temperature after a step."""
 
     def after(params: Arrays, followers: Arrays, seen: Arrays, step: Array) -> Arrays:
-        keep = momentum(options, step / schedule.total_steps)
-        # The forward pass has moved running statistics; what does not learn stays as it began.
-        moved = {
-            name: keep * old + (1 - keep) * params[source]
-            for name, old in followers.items()
-            if (source := _begins(name)) in params
-        }
+        keep = pretraining.momentum(options.momentum, step / schedule.total_steps)
         kept = options.centre_momentum
         centre = kept * followers["centre"] + (1 - kept) * seen["teacher"]
         warm = jnp.asarray(temperature(options, step + 1, schedule), jnp.float32)
+        moved = pretraining.averaged(params, followers, keep)
         return moved | {"centre": centre, "temperature": warm}
 
     return after
-
-
-def _learns(config: BaseConfig, arch: ArchConfig) -> Callable[[str], bool]:
-    """Select the student's parameters, of its backbone without the first `frozen_blocks`."""
-    if not config.backbone.frozen_blocks:
-        return lambda name: name.startswith(("backbone.", "head."))
-    in_backbone = partial.learns(config, arch)
-    return lambda name: name.startswith("head.") or in_backbone(name)
 
 
 def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
@@ -270,11 +220,13 @@ def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
     options = section(config, DinoConfig)
     return Fit(
         module=lambda parts: Dino(parts, options),
-        learns=_learns(config, arch),
-        follows=lambda name: name.startswith(_TEACHER) or name in ("centre", "temperature"),
-        begins=_begins,
+        learns=pretraining.learns(config, arch),
+        follows=lambda name: (
+            name.startswith(pretraining.TEACHER) or name in ("centre", "temperature")
+        ),
+        begins=pretraining.begins,
         task=SelfSupervision(options.student_temperature),
-        augment=lambda pixels: _augment(options, pixels),
+        augment=lambda pixels: pretraining.cropping(_views(options, config.image_size), pixels),
         follow=lambda plan: follow(options, plan),
         held=lambda plan: (
             Held(
@@ -284,7 +236,7 @@ def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
             if options.held_epochs
             else None
         ),
-        logged=("teacher_entropy", "kl"),
+        logged=lambda seen: {name: seen[name] for name in ("teacher_entropy", "kl")},
         keeps="last",
         hands_on="teacher.backbone",
     )
@@ -293,11 +245,7 @@ def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
 def _check(config: BaseConfig, info: DatasetInfo) -> None:
     """Refuse crops that the backbone cannot take, and a schedule that needs validation."""
     options, name = section(config, DinoConfig), config.backbone.name
-    if config.optim.schedule == "plateau":
-        raise UsageError(
-            "optim.schedule='plateau': protocol 'dino' measures nothing on validation; expected"
-            " 'cosine' or 'constant'."
-        )
+    pretraining.check_schedule(config)
     if not options.local_crops:
         return
     spec, side, local = BACKBONES[name], config.image_size, options.local_size
@@ -317,54 +265,29 @@ def _check(config: BaseConfig, info: DatasetInfo) -> None:
 def _images(config: BaseConfig, counts: Mapping[str, int]) -> Images:
     """Count crops in whole images: the student sees all of them, the teacher the global ones."""
     options = section(config, DinoConfig)
-    seen = Plan.of(config, counts["train"]).total_steps * config.train.batch_size
+    seen = pretraining.seen_images(config, counts)
     local = options.local_crops * (options.local_size / config.image_size) ** 2
-    return Images(round(seen * (_GLOBAL + local)), _GLOBAL * seen)
+    return Images(round(seen * (pretraining.GLOBAL + local)), pretraining.GLOBAL * seen)
 
 
-FIGURE = "pretraining.png"
-_LEFT = 0.01  # nats of entropy, or of divergence, below which nothing is left to learn
+def _uniform(config: BaseConfig) -> float:
+    """Entropy of a teacher that says every prototype of everything, in nats."""
+    return math.log(section(config, DinoConfig).prototypes)
 
 
-def judge(run: Run) -> Finding:
-    """Show the course of the pre-training, and say so if it has collapsed."""
-    options = section(run.config, DinoConfig)
-    history = read_history(run.workdir / FILE_NAME)
-    named = {
-        "Loss": "train/loss",
-        "Teacher's entropy, nats": "train/teacher_entropy",
-        "Divergence (KL), nats": "train/kl",
-    }
-    panels = {title: history[name] for title, name in named.items()}
-    first, last = ({t: float(values[at]) for t, (_, values) in panels.items()} for at in (0, -1))
-    uniform = math.log(options.prototypes)
-    lines = [f"{title:<26}{first[title]:>9.3f} to {last[title]:.3f}" for title in panels]
-    entropy, divergence = last["Teacher's entropy, nats"], last["Divergence (KL), nats"]
-    notes = []
-    if uniform - entropy < _LEFT:
-        notes.append(
+def _warn(config: BaseConfig, last: Mapping[str, float]) -> Iterator[str]:
+    entropy = last["teacher_entropy"]
+    if _uniform(config) - entropy < _LEFT:
+        yield (
             f"The teacher says the same of everything: its entropy, {entropy:.3f}, is that of the"
-            f" uniform distribution over {options.prototypes} prototypes. The pre-training has"
-            " collapsed."
+            f" uniform distribution over {section(config, DinoConfig).prototypes} prototypes. The"
+            " pre-training has collapsed."
         )
-    elif divergence < _LEFT:
-        notes.append(
+    elif last["kl"] < _LEFT:
+        yield (
             "The student says of all images what the teacher says: the pre-training may have"
             " collapsed to one output."
         )
-    return Finding(
-        judge="dino",
-        title=f"Self-supervised pre-training on {run.dataset.info.name}",
-        values={
-            name.removeprefix("train/"): {"first": first[title], "last": last[title]}
-            for title, name in named.items()
-        }
-        | {"uniform_entropy": uniform},
-        text="\n".join([*lines, f"{'Entropy if uniform':<26}{uniform:>9.3f}"]),
-        figures={FIGURE: "Course of the pre-training"},
-        charts={FIGURE: Curves(panels=panels)},
-        notes=(*notes, "No label was read. kNN and probes judge the backbone (backbone.run)."),
-    )
 
 
 SPEC = FitSpec(
@@ -374,18 +297,14 @@ SPEC = FitSpec(
     fit=fit,
     options=DinoConfig,
     reads=("dino", "backbone.frozen_blocks", "optim.layer_decay"),
-    ignores=(
-        *("augment", "metric", "group_pooling", "operating"),
-        *("train.bootstrap_samples", "train.eval_batch_size"),
-    ),
+    ignores=pretraining.IGNORES,
     check=_check,
-    judge=JudgeSpec(
-        name="pretraining",
-        summary="course of the pre-training",
-        labels=tuple(Label),
-        judge=judge,
-        images=_images,
-        shows="analysis",
+    judge=pretraining.judge_of(
+        "dino",
+        _PANELS,
+        _images,
+        _warn,
+        lambda config: {"uniform_entropy": ("Entropy if uniform", _uniform(config))},
     ),
     variants=one_cell,
     small={

@@ -13,11 +13,13 @@ from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError, unknown_name
 from fmi_jax.models.base import ArchConfig
 from fmi_jax.protocols import (
+    byol,
     cka,
     dino,
     knn,
     logistic,
     per_pixel,
+    simsiam,
     timing,
 )
 from fmi_jax.protocols.adapt import (
@@ -80,6 +82,8 @@ FITS: Registry[FitSpec] = Registry(
     "fit",
     [
         dino.SPEC,
+        byol.SPEC,
+        simsiam.SPEC,
     ],
 )
 """Protocols whose fit is no pair of an adaptation and a head."""

@@ -20,7 +20,7 @@ from fmi_jax.tasks.base import Objective
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.optim import Held
 from fmi_jax.training.partition import nothing
-from fmi_jax.training.step import Augment, Follow
+from fmi_jax.training.step import Augment, Follow, Logged, nothing_seen
 
 _Config = TypeVar("_Config", bound=BaseConfig)
 
@@ -200,7 +200,7 @@ class Fit:
       augment: augmentation of training batches; None: images alone, as `config.augment` says.
       follow: update of the followers after a step, given the plan of the run; None: none.
       held: parameters that do not learn in the first steps, given the plan of the run.
-      logged: names in what the loss has `seen` that are written with the scalars.
+      logged: makes scalars of the batch means of what the loss has `seen`.
       heads: heads trained side by side, in the order of the first axis of every trained array;
         empty: a single model.
       on_features: reduces the model to the part that reads kept features of its frozen backbone;
@@ -219,7 +219,7 @@ class Fit:
     augment: Callable[[Pixels], Augment] | None = None
     follow: Callable[[Plan], Follow] | None = None
     held: Callable[[Plan], Held | None] = lambda plan: None
-    logged: tuple[str, ...] = ()
+    logged: Logged = nothing_seen
     heads: tuple[Head, ...] = ()
     on_features: Callable[[Any], nnx.Module] | None = None
     keeps: Literal["best", "last"] = "best"

@@ -1,8 +1,10 @@
 """Self-supervision: a student learns to say of each view what a teacher says of the others.
 
-The loss is DINO's (arXiv 2104.14294, equations 1 to 3 and algorithm 1): cross-entropy of a centred
-and sharpened softmax of the teacher and a softmax of the student. No label is read, and nothing is
-measured afterwards: other protocols judge the backbone.
+`SelfSupervision` is DINO's loss (arXiv 2104.14294, equations 1 to 3 and algorithm 1): cross-entropy
+of a centred and sharpened softmax of the teacher and a softmax of the student. `ViewPrediction` is
+that of BYOL (arXiv 2006.07733) and SimSiam (arXiv 2011.10566): the cosine of what is predicted from
+a view and of what another view gives. No label is read, and nothing is measured afterwards: other
+protocols judge the backbone.
 """
 
 import dataclasses
@@ -14,6 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fmi_jax.tasks.base import Objective
+
+_LEAST_NORM = 1e-12
 
 
 class Distillation(NamedTuple):
@@ -76,3 +80,62 @@ def log_targets(outputs: Distillation) -> Float[Array, "b g k"]:
     """Logarithms of what the teacher says: a softmax of its centred and sharpened logits."""
     teacher = (outputs.teacher - outputs.centre) / outputs.temperature
     return jax.nn.log_softmax(jax.lax.stop_gradient(teacher))
+
+
+class Predictions(NamedTuple):
+    """Outputs of two networks for several views of each image.
+
+    Attributes:
+      predicted: what one network predicts from each view.
+      target: what the other gives for each view; no gradient flows into it.
+    """
+
+    predicted: Float[Array, "b v d"]
+    target: Float[Array, "b v d"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewPrediction(Objective):
+    """Agreement of what is predicted from one view with another view, without labels.
+
+    The loss is `scale * (1 - cosine) + offset`, with the mean cosine over all pairs of two views.
+    A view is never compared with itself, as it is in the second study's code (M2 in
+    docs/protocols.md).
+
+    Attributes:
+      scale: 4 in BYOL, which adds `2 - 2 * cosine` of two pairs; 1 in SimSiam.
+      offset: 0 in BYOL; -1 in SimSiam, which is `-cosine`.
+    """
+
+    scale: float
+    offset: float
+    name = "view_prediction"
+
+    def loss(
+        self, outputs: Predictions, batch: Mapping[str, Any]
+    ) -> tuple[Float[Array, "b"], dict[str, Array]]:
+        """Compute the loss of each image.
+
+        Seen of each image:
+          cosine: mean cosine of a prediction and its target.
+          feature: mean unit vector of the targets, `[d]`. `spread` of its mean over the batch says
+            whether they are all the same.
+        """
+        predicted, target = _unit(outputs.predicted), _unit(jax.lax.stop_gradient(outputs.target))
+        cosines = jnp.einsum("bvd,bwd->bvw", predicted, target, precision=jax.lax.Precision.HIGHEST)
+        v = cosines.shape[1]
+        pairs = 1 - jnp.eye(v)
+        cosine = jnp.einsum("bvw,vw->b", cosines, pairs) / pairs.sum()
+        losses = self.scale * (1 - cosine) + self.offset
+        return losses, {"cosine": cosine, "feature": target.mean(1)}
+
+
+def spread(mean_feature: Float[Array, "d"]) -> Float[Array, ""]:
+    """Standard deviation of unit vectors about their mean, over all axes: 0 if all are the same."""
+    return jnp.sqrt(jnp.maximum(1 - jnp.square(mean_feature).sum(), 0.0))
+
+
+def _unit(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+    """Divide vectors by their Euclidean norms, in float32."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), _LEAST_NORM**2))

@@ -1,7 +1,7 @@
 """The jitted training and evaluation steps, the same for every protocol."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -31,6 +31,8 @@ Measure = Callable[[Any, Arrays], Arrays]
 """`(outputs, batch) -> contribution of each image to the metrics`, by name."""
 Follow = Callable[[Arrays, Arrays, Arrays, Array], Arrays]
 """`(params, followers, seen, step) -> followers that change`, called after an update."""
+Logged = Callable[[Arrays], Arrays]
+"""`means of seen -> scalars`, to be written with the loss."""
 Placement = Mapping[str, NamedSharding]
 """Sharding of each array of the model, by name."""
 
@@ -61,6 +63,12 @@ class TrainState:
     learning_rate: Any
     seed: Any
     bad_step: Any
+
+
+def nothing_seen(seen: Arrays) -> Arrays:
+    """Log nothing of what a loss has seen."""
+    del seen
+    return {}
 
 
 def on_inputs(change: Callable[[jax.Array, Array], Any]) -> Augment:
@@ -131,7 +139,7 @@ def make_train_step(
     placement: Placement,
     dtype: Any,
     follow: Follow | None = None,
-    logged: Sequence[str] = (),
+    logged: Logged = nothing_seen,
 ) -> Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, Any]]]:
     """Make the training step `(state, frozen, batch) -> (state, scalars)`; `state` is donated.
 
@@ -163,7 +171,7 @@ def make_train_step(
         devices.
       follow: function that computes the followers that change after an update; None if there are
         none.
-      logged: names in `seen` with one number per image, to be returned as scalars.
+      logged: function that makes more scalars of the means of `seen`.
     """
 
     running = partition.running
@@ -280,7 +288,7 @@ def make_train_step(
         )
         rate = schedule(state.step) * state.learning_rate
         scalars = {"loss": loss, "grad_norm": norm, "learning_rate": rate}
-        return new_state, scalars | {name: seen[name] for name in logged}
+        return new_state, scalars | logged(seen)
 
     state_placement = state_shardings(mesh, partition, optimizer, placement)
     return jax.jit(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fmi_jax.protocols import dino
+from fmi_jax.protocols import dino, pretraining
 from fmi_jax.protocols.dino import DinoConfig, ProjectionHead
 from fmi_jax.settings import OptimConfig
 from fmi_jax.tasks.self_supervision import Distillation, SelfSupervision, log_targets
@@ -138,7 +138,7 @@ def _schedule(name: str, config: Mapping[str, Any]) -> Any:
     total = config["iterations"] if per_epoch is None else config["epochs"] * per_epoch
     steps = np.arange(total)
     if name.startswith("momentum"):
-        return dino.momentum(DinoConfig(momentum=config["base"]), steps / total)
+        return pretraining.momentum(config["base"], steps / total)
     if name.startswith("weight_decay"):
         decay = OptimConfig(weight_decay=config["base"], weight_decay_end=config["final"])
         by_step = optim.decay_by_step(decay, total)

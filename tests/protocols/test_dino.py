@@ -174,7 +174,8 @@ def train(devices: int, accumulate: int, strategy: str, remat: bool) -> Trained:
         parts, optimizer, schedule,
         FIT.augment(Pixels(config(), (0.5,) * 3, (0.25,) * 3, jnp.float32)),
         loss=FIT.task.loss, accumulate=accumulate, mesh=mesh, placement=placement,
-        dtype=jnp.float32, follow=FOLLOW, logged=(*FIT.logged, "teacher"),
+        dtype=jnp.float32, follow=FOLLOW,
+        logged=lambda seen: FIT.logged(seen) | {"teacher": seen["teacher"]},
     )  # fmt: skip
     rng = np.random.default_rng(1)
     found = Trained([], [], [], {n for n, x in placement.items() if any(x.spec)})

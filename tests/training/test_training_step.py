@@ -411,7 +411,7 @@ def run_taught(devices: int, accumulate: int, strategy: str = "replicated") -> t
     step = make_train_step(
         parts, optimizer, schedule, on_inputs(lambda keys, images: images / 255.0),
         loss=taught, accumulate=accumulate, mesh=mesh, placement=placement, dtype=jnp.float32,
-        follow=follow, logged=("surprise",),
+        follow=follow, logged=lambda seen: {"surprise": seen["surprise"]},
     )  # fmt: skip
     mask = np.ones(BATCH_SIZE, np.float32)
     mask[-1] = 0

@@ -1,0 +1,253 @@
+"""What pre-trainings without labels share: views of an image, a teacher that follows, their course.
+
+A module that is pre-trained has its network as `backbone` and what stands on it as `head`; what
+follows them by moving averages has the same names under `teacher`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from fmi_jax import augment
+from fmi_jax.artifacts.charts import Curves
+from fmi_jax.artifacts.history import FILE_NAME, read_history
+from fmi_jax.artifacts.result import Finding
+from fmi_jax.data.labels import Label
+from fmi_jax.errors import UsageError
+from fmi_jax.models.base import ArchConfig, Backbone
+from fmi_jax.nn.linear import linear
+from fmi_jax.nn.norm import BatchNorm
+from fmi_jax.protocols.adapt import partial
+from fmi_jax.protocols.judging import Run
+from fmi_jax.protocols.spec import Images, JudgeSpec, Pixels
+from fmi_jax.settings import BaseConfig
+from fmi_jax.tasks.self_supervision import spread
+from fmi_jax.training.loop import Plan
+from fmi_jax.training.step import Arrays, Augment
+
+TEACHER = "teacher."
+GLOBAL = 2  # number of global views
+FIGURE = "pretraining.png"
+
+_PANELS = {"Loss": "loss", "Cosine with the target": "cosine", "Spread of targets": "spread"}
+_ALIKE = 0.05  # spread of the targets' unit vectors below which they are the same
+_PUBLISHED_SIZE = 224  # side in pixels for which the blur was published
+_NORM = {"eps": 1e-5, "momentum": 0.1}
+
+IGNORES = (
+    *("augment", "metric", "group_pooling", "operating"),
+    *("train.bootstrap_samples", "train.eval_batch_size"),
+)
+"""Sections and fields of a config that no pre-training reads."""
+
+
+class Teacher(nnx.Module):
+    """A backbone with what stands on it, as they follow the student's."""
+
+    def __init__(self, backbone: Backbone, head: nnx.Module):
+        self.backbone = backbone
+        self.head = head
+
+
+class BatchNormMLP(nnx.Module):
+    """Linear layers with batch norm and ReLU between them.
+
+    Args:
+      widths: widths from the input to the output.
+      last_norm: batch norm after the last layer, too; it has no ReLU.
+      dtype: compute type of matrix products.
+      rngs: stream `params`.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], *, last_norm: bool = False, dtype: Any, rngs: nnx.Rngs
+    ):
+        last = len(widths) - 2
+        normed = [i < last or last_norm for i in range(last + 1)]
+        self.layers = nnx.List(
+            linear(*widths[i : i + 2], use_bias=not normed[i], dtype=dtype, rngs=rngs)
+            for i in range(last + 1)
+        )
+        self.norms = nnx.List(
+            BatchNorm(width, **_NORM)
+            for width, has_one in zip(widths[1:], normed, strict=True)
+            if has_one
+        )
+
+    def __call__(self, x: Float[Array, "n i"], *, training: bool) -> Float[Array, "n o"]:
+        """Values of the last layer."""
+        last = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if i < len(self.norms):
+                x = self.norms[i](x, training=training)
+            if i < last:
+                x = jax.nn.relu(x)
+        return x
+
+
+class Predictor(nnx.Module):
+    """Projection of a feature, and prediction of another projection from it (BYOL, SimSiam)."""
+
+    def __init__(self, projection: nnx.Module, prediction: nnx.Module):
+        self.projection = projection
+        self.prediction = prediction
+
+
+def view(base: augment.View, scale: tuple[float, float], size: int, of: int, count: int = 1):
+    """Change a published view to areas and sizes of an experiment.
+
+    Args:
+      base: published view.
+      scale: range of its area, relative to the prepared image.
+      size: side of its image in pixels.
+      of: side of global views in pixels, with which the deviation of the blur scales.
+      count: number of such views.
+    """
+    low, high = (deviation * of / _PUBLISHED_SIZE for deviation in base.config.blur_sigma)
+    changed = dataclasses.replace(base.config, crop_scale=scale, blur_sigma=(low, high))
+    return augment.View(changed, size, count)
+
+
+def cropping(wanted: Sequence[augment.View], pixels: Pixels) -> Augment:
+    """Make the views of a batch: global ones first, then those of each other size together."""
+
+    def crop(keys: jax.Array, batch: Arrays) -> Arrays:
+        crops = augment.views(keys, batch["inputs"], wanted, pixels.mean, pixels.std, pixels.dtype)
+        first, rest = crops[:GLOBAL], crops[GLOBAL:]
+        return batch | {"inputs": (jnp.stack(first, 1), *augment.stack_by_size(rest))}
+
+    return crop
+
+
+def learns(config: BaseConfig, arch: ArchConfig) -> Callable[[str], bool]:
+    """Select the student's parameters, of its backbone without the first `frozen_blocks`."""
+    if not config.backbone.frozen_blocks:
+        return lambda name: name.startswith(("backbone.", "head."))
+    in_backbone = partial.learns(config, arch)
+    return lambda name: name.startswith("head.") or in_backbone(name)
+
+
+def begins(name: str) -> str | None:
+    """Name of the student's array that an array of the teacher begins as a copy of."""
+    return name.removeprefix(TEACHER) if name.startswith(TEACHER) else None
+
+
+def momentum(start: float, progress: Any) -> Any:
+    """Momentum of a teacher at a share of all steps: from `start` to 1 along a cosine."""
+    return 1 - (1 - start) * 0.5 * (1 + jnp.cos(math.pi * progress))
+
+
+def averaged(params: Arrays, followers: Arrays, keep: Any) -> Arrays:
+    """Move a teacher towards the student.
+
+    The forward pass has moved its running statistics, and what does not learn stays as it began.
+    """
+    return {
+        name: keep * old + (1 - keep) * params[source]
+        for name, old in followers.items()
+        if (source := begins(name)) in params
+    }
+
+
+def judge_of(
+    name: str,
+    panels: Mapping[str, str],
+    images: Callable[[BaseConfig, Mapping[str, int]], Images],
+    warn: Callable[[BaseConfig, Mapping[str, float]], Iterator[str]],
+    also: Callable[[BaseConfig], Mapping[str, tuple[str, float]]] = lambda config: {},
+) -> JudgeSpec:
+    """Make the judge that shows the course of a pre-training, and says if it has collapsed.
+
+    Args:
+      name: protocol.
+      panels: scalar of the training by its title.
+      images: number of images that it takes.
+      warn: notes on the last values of the scalars.
+      also: title and value of numbers of the config beside them, by name.
+    """
+
+    def judge(run: Run) -> Finding:
+        history = read_history(run.workdir / FILE_NAME)
+        shown = {title: history[f"train/{scalar}"] for title, scalar in panels.items()}
+        first, last = (
+            {scalar: float(shown[title][1][at]) for title, scalar in panels.items()}
+            for at in (0, -1)
+        )
+        lines = [f"{t:<26}{first[n]:>9.3f} to {last[n]:.3f}" for t, n in panels.items()]
+        beside = also(run.config)
+        lines += [f"{title:<26}{value:>9.3f}" for title, value in beside.values()]
+        return Finding(
+            judge=name,
+            title=f"Self-supervised pre-training on {run.dataset.info.name}",
+            values={n: {"first": first[n], "last": last[n]} for n in panels.values()}
+            | {n: value for n, (_, value) in beside.items()},
+            text="\n".join(lines),
+            figures={FIGURE: "Course of the pre-training"},
+            charts={FIGURE: Curves(panels=shown)},
+            notes=(
+                *warn(run.config, last),
+                f"No label was read, and of {run.dataset.info.name} only the training images were"
+                " seen. kNN and probes judge the backbone (backbone.run).",
+            ),
+        )
+
+    return JudgeSpec(
+        name="pretraining",
+        summary="course of the pre-training",
+        labels=tuple(Label),
+        judge=judge,
+        images=images,
+        shows="analysis",
+    )
+
+
+def check_schedule(config: BaseConfig) -> None:
+    """Refuse a schedule that needs validation, of which nothing is measured."""
+    if config.optim.schedule == "plateau":
+        raise UsageError(
+            f"optim.schedule='plateau': protocol {config.protocol!r} measures nothing on"
+            " validation; expected 'cosine' or 'constant'."
+        )
+
+
+def seen_images(config: BaseConfig, counts: Mapping[str, int]) -> int:
+    """Count the images that all steps take, each as often as it is drawn."""
+    return Plan.of(config, counts["train"]).total_steps * config.train.batch_size
+
+
+def two_views(scale: tuple[float, float], side: int) -> tuple[augment.View, ...]:
+    """Describe the two published global views, in the size and areas of an experiment."""
+    return tuple(view(one, scale, side, side) for one in augment.dino_views()[:2])
+
+
+def view_scalars(seen: Arrays) -> Arrays:
+    """Make the scalars of a step that predicts views."""
+    return {"cosine": seen["cosine"], "spread": spread(seen["feature"])}
+
+
+def _both_views(config: BaseConfig, counts: Mapping[str, int]) -> Images:
+    """Count both views, of the student and of what it learns from."""
+    seen = GLOBAL * seen_images(config, counts)
+    return Images(seen, seen)
+
+
+def warn_of_spread(config: BaseConfig, last: Mapping[str, float]) -> Iterator[str]:
+    """Say that all images have become one."""
+    del config
+    if last["spread"] < _ALIKE:
+        yield (
+            f"All images have nearly the same feature (spread {last['spread']:.3f} of at most 1):"
+            " the pre-training has collapsed."
+        )
+
+
+def view_judge(name: str) -> JudgeSpec:
+    """Make the judge of a pre-training that predicts views, by the name of its protocol."""
+    return judge_of(name, _PANELS, _both_views, warn_of_spread)
