@@ -400,6 +400,18 @@ def test_models_are_compared_on_the_very_same_images_alone(tmp_path):
     assert found.pair("b", "d").difference == -pair.difference
 
 
+@pytest.mark.parametrize(
+    ("names", "said"), [("ad", "better than a (p"), ("abd", "better than every other tested")]
+)
+def test_the_best_is_said_better_than_what_it_was_tested_against(tmp_path, names, said):
+    changes = {name: {"steps": 0, "skill": 0.5} for name in names}
+    changes["d"] = {"steps": 0, "skill": 4.0, "val": 0.9}
+    planned_models(tmp_path, f"{names}e", **changes, e={"skill": 0.4})  # one seed: not tested
+    assert main(["report", "--root", str(tmp_path)]) == 0
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert f"it is {said}" in text
+
+
 def test_what_makes_a_table_incomparable_is_warned_of(tmp_path):
     same = provenance_of(planned_models(tmp_path / "same", "ab"))
     assert not same.warnings

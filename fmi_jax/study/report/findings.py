@@ -112,8 +112,9 @@ def _against(
     where = f" ({', '.join(others)})" if others else ""
     sides = comparison.against(name)
     words = (("better than", "every"), ("worse than", "every"), ("not told apart from", "any"))
+    others_tested = len(comparison.numbers) - 1
     parts = [
-        f"{text} {f'{each} other' if len(side) == len(comparison.numbers) - 1 else listed(side)}"
+        f"{text} {f'{each} other tested' if len(side) == others_tested > 1 else listed(side)}"
         for (text, each), side in zip(words, sides, strict=True)
         if side
     ]
