@@ -16,7 +16,7 @@ from fmi_jax import parallel
 from fmi_jax.artifacts.result import Result
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data import loader
-from fmi_jax.protocols.dino import FIGURE
+from fmi_jax.protocols.pretraining import FIGURE
 from fmi_jax.report.page import write_report
 from fmi_jax.run.assembly import assemble
 from fmi_jax.run.network import finished, read_trained, trained_backbone
