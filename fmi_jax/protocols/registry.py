@@ -18,6 +18,7 @@ from fmi_jax.protocols import (
     knn,
     logistic,
     per_pixel,
+    saliency,
     timing,
 )
 from fmi_jax.protocols.adapt import (
@@ -74,6 +75,7 @@ JUDGES: Registry[JudgeSpec] = Registry(
         logistic.SPEC,
         cka.SPEC,
         timing.SPEC,
+        saliency.SPEC,
     ],
 )
 FITS: Registry[FitSpec] = Registry(
