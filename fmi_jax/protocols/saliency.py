@@ -9,7 +9,7 @@ that know nothing: the same maps of a network with random weights, and a Gaussia
 import copy
 import dataclasses
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from fmi_jax.data.labels import IGNORE, Label, resized_maps
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
 from fmi_jax.models.registry import BACKBONES
+from fmi_jax.nn import resize
 from fmi_jax.protocols.judging import Network, Run, batches_of
 from fmi_jax.protocols.spec import Finding, Images, JudgeSpec
 from fmi_jax.rules import one_of, positive
@@ -84,14 +85,18 @@ def judge(run: Run) -> Finding:
     if not classes and not network.spec.family.cls_first:
         raise _nothing_to_show(network.spec.name)
     cases = _cases(run, network, classes)
-    shown = _shown(run, network, [case.row for case in cases])
+    batches = list(_computed(run, network, [case.row for case in cases], pictures(network)))
+    shown = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     if run.active:
         _write_maps(run.workdir / FILE, run.dataset.ids(settings.split), cases, shown)
     charts, captions = {}, {}
     for kind in dict.fromkeys(case.kind for case in cases):
         at = [i for i, case in enumerate(cases) if case.kind == kind]
         name = f"saliency_{kind}.png"
-        charts[name] = _chart(cases, shown, at[:_MOST_ROWS])
+        first = at[:_MOST_ROWS]
+        charts[name] = overlays(
+            [cases[i].words for i in first], {name: value[first] for name, value in shown.items()}
+        )
         captions[name] = _caption(kind, network.name, len(at))
     values: dict[str, Any] = {
         "networks": [network.name],
@@ -183,7 +188,11 @@ def _classes(network: Network, run: Run) -> int:
 
 
 def _computed(
-    run: Run, network: Network, rows: Sequence[int], compute: Any, *kept: str
+    run: Run,
+    network: Network,
+    rows: Sequence[int],
+    compute: Callable[[Any, Array], dict[str, Array]],
+    *kept: str,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Compute arrays of these images, batch by batch; `kept` names parts of the batch to add."""
     settings = section(run.config, SaliencyConfig)
@@ -199,10 +208,13 @@ def _computed(
         yield {name: value[: len(part)] for name, value in found.items()}
 
 
-def _shown(run: Run, network: Network, rows: Sequence[int]) -> dict[str, np.ndarray]:
-    """Maps of the images to show, and "images", uint8 as the network sees them."""
-    info = network.info
-    mean, std = (np.asarray(x, np.float32) for x in (info.mean, info.std))
+def pictures(network: Network) -> Callable[[Any, Array], dict[str, Array]]:
+    """Make the function that computes what is drawn, for `Network.step`.
+
+    That is `maps_of`, the mask of the top half of the attention, and "images", uint8, as the
+    network sees them.
+    """
+    mean, std = (np.asarray(x, np.float32) for x in (network.info.mean, network.info.std))
 
     def compute(module: Any, images: Array) -> dict[str, Array]:
         found = maps_of(module, images)
@@ -211,8 +223,19 @@ def _shown(run: Run, network: Network, rows: Sequence[int]) -> dict[str, np.ndar
         pixels = jnp.round(255 * (images.astype(jnp.float32) * std + mean)).clip(0, 255)
         return {**found, "images": pixels.astype(jnp.uint8)}
 
-    batches = list(_computed(run, network, rows, compute))
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    return compute
+
+
+def overlays(names: Sequence[str], drawn: Mapping[str, np.ndarray]) -> Overlays:
+    """Make the chart of images under their maps, from what `pictures` computes."""
+    height, width = drawn["images"].shape[1:3]
+    maps = {}
+    for name, title in _TITLES.items():
+        if name in drawn:
+            kernel = resize.nearest if name == _HALF else resize.linear
+            found = gradient.enlarged(jnp.asarray(drawn[name]), height, width, kernel)
+            maps[title] = np.asarray(gradient.scaled(found))
+    return Overlays(names=names, images=drawn["images"], maps=maps)
 
 
 def _cases(run: Run, network: Network, classes: int) -> list[Case]:
@@ -243,18 +266,6 @@ def _write_maps(
         **shown,
     )
     atomic.write_bytes(path, file.getvalue())
-
-
-def _chart(cases: Sequence[Case], shown: Mapping[str, np.ndarray], rows: Sequence[int]) -> Overlays:
-    height, width = shown["images"].shape[1:3]
-    maps = {
-        title: np.asarray(
-            gradient.scaled(gradient.enlarged(jnp.asarray(shown[name][rows]), height, width))
-        )
-        for name, title in _TITLES.items()
-        if name in shown
-    }
-    return Overlays(names=[cases[i].words for i in rows], images=shown["images"][rows], maps=maps)
 
 
 def _caption(kind: str, name: str, count: int) -> str:

@@ -209,7 +209,8 @@ def _overlays(overlays: Overlays) -> Figure:
         axes[i, 0].set_title(textwrap.fill(short(name, 44), 22), fontsize=6)
         for ax, (title, values) in zip(axes[i, 1:], overlays.maps.items(), strict=True):
             ax.imshow(pixels.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
-            ax.imshow(values[i], cmap="viridis", vmin=0, vmax=1, alpha=0.55)
+            shown = 0.7 * values[i].clip(0, 1)  # the image shows through where a map is low
+            ax.imshow(values[i], cmap="plasma", vmin=0, vmax=1, alpha=shown)
             if i == 0:
                 ax.set_title(textwrap.fill(title, 22), fontsize=6)
     return figure

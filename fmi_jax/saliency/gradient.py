@@ -1,9 +1,11 @@
 """Maps of gradients: what of an image speaks for a class."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -112,8 +114,12 @@ def scaled(found: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
     return found / (1e-7 + found.max(axis=(1, 2), keepdims=True))
 
 
-def enlarged(found: Float[Array, "b rows cols"], height: int, width: int) -> Float[Array, "b h w"]:
-    """Maps at the size of the image, bilinear."""
+def enlarged(
+    found: Float[Array, "b rows cols"],
+    height: int,
+    width: int,
+    kernel: Callable[[int, int], np.ndarray] = resize.linear,
+) -> Float[Array, "b h w"]:
+    """Maps at the size of the image, bilinear or by another kernel of `nn.resize`."""
     rows, cols = found.shape[1:]
-    kernels = resize.linear(rows, height), resize.linear(cols, width)
-    return resize.resize(found[..., None], *kernels)[..., 0]
+    return resize.resize(found[..., None], kernel(rows, height), kernel(cols, width))[..., 0]

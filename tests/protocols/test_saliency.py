@@ -8,7 +8,9 @@ import pytest
 import short_runs
 import sklearn.metrics
 import tolerances
+from PIL import Image
 
+from fmi_jax import cli
 from fmi_jax.artifacts.result import Result
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
@@ -80,6 +82,19 @@ def test_a_classifier_beside_masks_of_other_images(
     assert noted == lost
     assert "Centred Gaussian" in finding.text
     assert {case["kind"] for case in finding.values["cases"]} == {"image"}
+
+
+def test_new_images_are_drawn_beside_their_predictions(
+    squares: ExperimentConfig, judged: Path, tmp_path: Path
+) -> None:
+    raw = Path(squares.data.data_dir).parent / "raw"
+    images = [str(raw / "blue" / "000.png"), str(raw / "red" / "001.png")]
+    drawn = tmp_path / "looks"
+    arguments = ["--workdir", str(judged), "--out", str(tmp_path / "p.csv")]
+    assert cli.main(["predict", *images, *arguments, "--saliency", str(drawn)]) == 0
+    assert [path.name for path in sorted(drawn.iterdir())] == ["000_1.png", "001_2.png"]
+    for path in drawn.iterdir():
+        assert len(np.unique(np.asarray(Image.open(path)))) > 100
 
 
 def test_a_backbone_without_cls_needs_a_classifier(
