@@ -26,9 +26,10 @@ def agreement(found: Float[np.ndarray, "n h w"], inside: Bool[np.ndarray, "n h w
 
     A map that is 0 everywhere points nowhere: it is taken for one that is the same everywhere.
     """
-    maps = found.reshape(len(found), -1).astype(np.float64)
+    pixels = found.shape[1] * found.shape[2]  # -1 would not do for no images
+    maps = found.reshape(-1, pixels).astype(np.float64)
     maps[~maps.any(axis=1)] = 1
-    masks = inside.reshape(len(inside), -1)
+    masks = inside.reshape(-1, pixels)
     largest = maps == maps.max(axis=1, keepdims=True)
     return Agreement(
         pointing=(largest & masks).sum(axis=1) / largest.sum(axis=1),

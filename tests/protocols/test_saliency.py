@@ -150,6 +150,8 @@ def test_agreement_is_that_of_its_definitions() -> None:
     best = maps[0] == maps[0].max()
     assert found.pointing[0] == pytest.approx(masks[0][best].mean())
     assert found.energy[0] == pytest.approx(maps[0][masks[0]].sum() / maps[0].sum())
+    # A batch of images none of which has anything in its mask.
+    assert [len(values) for values in agreement(maps[:0], masks[:0])] == [0, 0, 0]
 
 
 def test_the_centre_is_where_the_gaussian_is_largest() -> None:
