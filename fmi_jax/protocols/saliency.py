@@ -291,8 +291,12 @@ def _agreement(run: Run, network: Network) -> tuple[dict[str, Any], tuple[str, .
     groups = run.dataset.groups(settings.split)
     member = members(None if groups is None else [groups[row] for row in rows], len(rows))
     centre = found.pop(_CENTRE)
-    table = {}
-    notes = []
+    table, notes = {}, []
+    if settings.run:
+        notes.append(
+            f"The {settings.split} images are those of {run.dataset.info.name!r}: the network may"
+            " have been trained on some of them."
+        )
     for name in (name for name in _TITLES if name in found):
         own = found[name]
         rivals = {"random weights": drawn[name], "the centre of the image": centre}
@@ -308,8 +312,9 @@ def _agreement(run: Run, network: Network) -> tuple[dict[str, Any], tuple[str, .
         lost = [words for words, (low, _) in ahead.items() if not low > 0]
         if lost:
             notes.append(
-                f"{_TITLES[name]} finds what the masks show no better than"
-                f" {' and '.join(lost)} (average precision per pixel)."
+                f"{_TITLES[name]} is not shown to find what the masks show better than"
+                f" {' and '.join(lost)}: the 95% interval of the difference in average precision"
+                " per pixel is not above 0."
             )
     return {
         "images": len(rows),
@@ -392,7 +397,7 @@ def _text(found: Mapping[str, Any]) -> str:
 
 
 def _images(config: BaseConfig, counts: Mapping[str, int]) -> Images:
-    """Count a pass that chooses the cases and one forward pass for each of the maps."""
+    """Count the pass that chooses the images to show, the largest part where there are no masks."""
     settings = section(config, SaliencyConfig)
     return Images(0, counts[settings.split])
 
