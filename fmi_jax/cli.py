@@ -134,6 +134,11 @@ def _predict(commands: argparse._SubParsersAction) -> None:
 
         predict(values.workdir, values.images, values.batch_size).write(values.out)
         print(f"{len(values.images)} image(s) -> {values.out}")
+        if values.saliency is not None:
+            from fmi_jax.run.overlays import write_overlays
+
+            write_overlays(values.workdir, values.images, values.saliency, values.batch_size)
+            print(f"where the network looks -> {values.saliency}")
 
     parser = _command(
         commands, "predict", "write class probabilities for new images, from a finished run", main
@@ -142,6 +147,12 @@ def _predict(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--workdir", required=True, type=Path, help="folder of the run")
     parser.add_argument(
         "--out", type=Path, default=Path("predictions.csv"), help="CSV (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--saliency",
+        type=Path,
+        metavar="FOLDER",
+        help="also draw where the network looks, a PNG for each image",
     )
     parser.add_argument(
         "--batch-size", type=int, default=32, help="images per step (default: %(default)s)"

@@ -20,6 +20,7 @@ from fmi_jax.protocols.knn import KnnConfig
 from fmi_jax.protocols.logistic import LogisticConfig
 from fmi_jax.protocols.per_pixel import DecoderConfig
 from fmi_jax.protocols.registry import DEFAULT
+from fmi_jax.protocols.saliency import SaliencyConfig
 from fmi_jax.protocols.simsiam import SimSiamConfig
 from fmi_jax.protocols.timing import TimingConfig
 from fmi_jax.settings import BaseConfig
@@ -42,6 +43,7 @@ class ExperimentConfig(BaseConfig):
     attentive: AttentiveConfig = dataclasses.field(default_factory=AttentiveConfig)
     cka: CkaConfig = dataclasses.field(default_factory=CkaConfig)
     timing: TimingConfig = dataclasses.field(default_factory=TimingConfig)
+    saliency: SaliencyConfig = dataclasses.field(default_factory=SaliencyConfig)
     decoder: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
     dino: DinoConfig = dataclasses.field(default_factory=DinoConfig)
     byol: ByolConfig = dataclasses.field(default_factory=ByolConfig)

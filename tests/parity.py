@@ -144,7 +144,7 @@ class _Case:
             ours |= outputs | gradients
             scales |= loss_scale
         for name, reference in self.arrays.items():
-            if name.split("/")[-1] in INPUTS:
+            if name.split("/")[-1] in INPUTS or name in self.meta.get("inputs", ()):
                 continue
             yield _compare(name, ours.get(name), reference, self._tolerance(name), scales.get(name))
 
@@ -170,6 +170,7 @@ class _Case:
         arch = self.family.run_arch(arch.sized(*image.shape[1:3]), self._entry(run))
         params = load_backbone(native_file, _spec(self), arch, stem=STEM)
         unused = {k: v for k, v in self.unused.items() if v.dtype.kind == "f"}
+        unused |= self._further_inputs(prefix)
         training = self._entry(run).get("mode") == "train"
         forward = self._forward(arch, training)
         where = self._gradient_prefix(run)
@@ -209,6 +210,15 @@ class _Case:
             {f"{where}{k}": np.asarray(v) for k, v in gradients.items()},
             scales,
         )
+
+    def _further_inputs(self, prefix: str) -> dict[str, np.ndarray]:
+        """Inputs of a run beside those that every case may have."""
+        names = {name: name.removeprefix(prefix) for name in self.meta.get("inputs", ())}
+        return {
+            own: self.arrays[name]
+            for name, own in names.items()
+            if name == prefix + own and "/" not in own and own not in INPUTS
+        }
 
     def _gradient_prefix(self, run: str) -> str | None:
         """What stands before the names of the gradients of `run`; None if it has none."""

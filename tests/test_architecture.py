@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.flags": {"errors", "rules", "settings"},
     "fmi_jax.nn": {"types", "jax"},
     "fmi_jax.models": {"types", "errors", "registry", "nn", "jax"},
+    "fmi_jax.saliency": {"types", "errors", "nn", "models.base", "jax"},
     "fmi_jax.parallel": {"types", "errors", "jax"},
     "fmi_jax.augment": {"types", "errors", "settings", "nn.hardware", "data.labels", "jax"},
     "fmi_jax.data": {"types", "errors", "registry", "atomic", "cores"},
@@ -58,7 +59,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "fmi_jax.protocols": {
         *("types", "errors", "atomic", "cores", "registry", "rules", "settings", "parallel"),
-        *("nn", "models", "augment", "data.prepared", "data.labels", "data.loader"),
+        *("nn", "models", "saliency", "augment", "data.prepared", "data.labels", "data.loader"),
         *("training", "tasks", "artifacts.evaluation", "artifacts.result", "artifacts.charts"),
         *("artifacts.history", "jax"),
     },

@@ -357,6 +357,8 @@ class SmallRuns:
                 small.cka.run = str(self.named[small.cka.run])
             else:
                 small.cka.other = ("deit_nano",)
+        if small.saliency.run:
+            small.saliency.run = str(self.named[small.saliency.run])
         if small.protocol == "timing":
             small.timing.backbones, small.timing.reference = (), "deit_nano"
             small.timing.transformer = "deit_nano"

@@ -73,6 +73,21 @@ class Outlines:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Overlays:
+    """Images in rows, each beside itself under several maps.
+
+    Attributes:
+      names: words about each image.
+      images: pixels of each image, of one channel or three.
+      maps: values from 0 to 1 for each pixel of each image, by the name of their column.
+    """
+
+    names: Sequence[str]
+    images: UInt8[ndarray, "n h w c"]
+    maps: Mapping[str, Float[ndarray, "n h w"]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Curves:
     """Course of several quantities over the steps of a training.
 
@@ -83,4 +98,4 @@ class Curves:
     panels: Mapping[str, tuple[ndarray, ndarray]]
 
 
-Chart = Matrix | Ratios | Outlines | Curves
+Chart = Matrix | Ratios | Outlines | Overlays | Curves

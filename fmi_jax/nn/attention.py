@@ -40,12 +40,18 @@ class Attention(nnx.Module):
         self, x: Float[Array, "b n d"], tokens: slice = slice(None), length: int | None = None
     ) -> Float[Array, "b m d"]:
         """Tokens mixed over the first `length` of `n` (None: all); of them only `tokens`."""
+        b, _, d = x.shape
+        q, k, v = self.heads(x)
+        y = dot_product_attention(q[:, :, tokens], k, v, length=length, kernel=self.kernel)
+        return self.proj(jnp.moveaxis(y, 1, 2).reshape(b, -1, d))
+
+    def heads(self, x: Float[Array, "b n d"]) -> tuple[Array, Array, Array]:
+        """Queries, keys and values of every head, each `[b, heads, n, d / heads]`."""
         b, n, d = x.shape
         heads = (b, n, self.num_heads, d // self.num_heads)
         parts = fused_parts(self.qkv(x), 3)
         q, k, v = (along_model(jnp.moveaxis(part.reshape(heads), 2, 1), 1) for part in parts)
-        y = dot_product_attention(q[:, :, tokens], k, v, length=length, kernel=self.kernel)
-        return self.proj(jnp.moveaxis(y, 1, 2).reshape(b, -1, d))
+        return q, k, v
 
 
 def dot_product_attention(

@@ -19,6 +19,7 @@ from fmi_jax.protocols import (
     knn,
     logistic,
     per_pixel,
+    saliency,
     simsiam,
     timing,
 )
@@ -76,6 +77,7 @@ JUDGES: Registry[JudgeSpec] = Registry(
         logistic.SPEC,
         cka.SPEC,
         timing.SPEC,
+        saliency.SPEC,
     ],
 )
 FITS: Registry[FitSpec] = Registry(

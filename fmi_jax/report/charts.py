@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 from PIL import Image
 
-from fmi_jax.artifacts.charts import Chart, Curves, Matrix, Outlines, Panel, Ratios
+from fmi_jax.artifacts.charts import Chart, Curves, Matrix, Outlines, Overlays, Panel, Ratios
 from fmi_jax.artifacts.history import Series
 from fmi_jax.data.labels import IGNORE
 from fmi_jax.drawing.style import (
@@ -42,6 +42,8 @@ def draw_chart(chart: Chart) -> Figure:
         return _ratios(chart)
     if isinstance(chart, Outlines):
         return _outlines(chart)
+    if isinstance(chart, Overlays):
+        return _overlays(chart)
     if isinstance(chart, Curves):
         return _courses(chart)
     return _names(chart) if chart.titles is None else _layers(chart, *chart.titles)
@@ -193,6 +195,25 @@ def outline(classes: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     beside = [padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
     edge = np.any([near != classes for near in beside], axis=0)
     return edge & (classes > 0) & (classes != IGNORE)
+
+
+def _overlays(overlays: Overlays) -> Figure:
+    down, across = len(overlays.names), 1 + len(overlays.maps)
+    figure = Figure(figsize=(1.3 * across, 1.45 * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False)
+    for ax in axes.ravel():
+        ax.axis("off")
+    for i, name in enumerate(overlays.names):
+        pixels = np.repeat(overlays.images[i], 3 // overlays.images.shape[-1], axis=-1)
+        axes[i, 0].imshow(pixels, interpolation="nearest")
+        axes[i, 0].set_title(textwrap.fill(short(name, 44), 22), fontsize=6)
+        for ax, (title, values) in zip(axes[i, 1:], overlays.maps.items(), strict=True):
+            ax.imshow(pixels.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
+            shown = 0.7 * values[i].clip(0, 1)  # the image shows through where a map is low
+            ax.imshow(values[i], cmap="plasma", vmin=0, vmax=1, alpha=shown)
+            if i == 0:
+                ax.set_title(textwrap.fill(title, 22), fontsize=6)
+    return figure
 
 
 def _courses(curves: Curves) -> Figure:

@@ -48,7 +48,9 @@ def predict(workdir: Path, images: Sequence[Path], batch_size: int = 32) -> Pred
     measured = predict_split(
         evaluation_step(run.assembly, config, run.pixels, task.measure, mesh, run.placement),
         run.arrays,
-        _batches(images, info, config.data.prepared_size, parallel.whole_shares(mesh, batch_size)),
+        batches_of_files(
+            images, info, config.data.prepared_size, parallel.whole_shares(mesh, batch_size)
+        ),
         len(images),
         mesh,
     )
@@ -58,7 +60,7 @@ def predict(workdir: Path, images: Sequence[Path], batch_size: int = 32) -> Pred
     return dataclasses.replace(said, thresholds=chosen.get("thresholds", {}))
 
 
-def _batches(
+def batches_of_files(
     images: Sequence[Path], info: DatasetInfo, size: int, batch_size: int
 ) -> Iterator[Batch]:
     """Yield decoded images in padded batches, with labels that say nothing."""

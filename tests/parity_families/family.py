@@ -19,8 +19,9 @@ class Family:
     Attributes:
       backbone: its class.
       arch: from `meta.config` and the tensors of the checkpoint.
-      arrays: `(module, images [b, h, w, c], unused tensors)` to the arrays of a run by name,
-        in the reference's axes. A family with runs in training mode takes `rngs` besides.
+      arrays: `(module, images [b, h, w, c], unused tensors and further inputs)` to the arrays of a
+        run by name, in the reference's axes. A family with runs in training mode takes `rngs`
+        besides.
       run_arch: `(arch, run)`: that of a run whose name, or entry in `meta.runs`, asks for more
         than another image size.
       run_layout: the layout a run reads the checkpoint in, from its entry in `meta.runs`; None
