@@ -263,7 +263,7 @@ def _write_maps(
         file,
         ids=np.array([ids[case.row] for case in cases]),
         kinds=np.array([case.kind for case in cases]),
-        **shown,
+        **shown,  # type: ignore[arg-type]
     )
     atomic.write_bytes(path, file.getvalue())
 
