@@ -213,10 +213,16 @@ if __name__ == "__main__":
     )
     parser.add_argument("what", choices=("record", "compare"))
     parser.add_argument("file", type=Path)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, help="all of them, or what was recorded"
+    )
     args = parser.parse_args()
+    kept = json.loads(args.file.read_text()) if args.what == "compare" else dict.fromkeys(PARTS)
+    if missing := sorted({*(args.parts or ())} - {*kept}):
+        parser.error(f"{args.file} has no {missing[0]!r}: expected some of {', '.join(kept)}")
+    parts = args.parts or list(kept)
     found: dict[str, Any] = {}
-    for part in args.parts:
+    for part in parts:
         found[part] = {}
         for name, value in PARTS[part]():
             print(f"{part}: {name}", file=sys.stderr, flush=True)
@@ -226,9 +232,8 @@ if __name__ == "__main__":
     else:
         from fmi_jax.artifacts.result import current
 
-        kept = json.loads(args.file.read_text())
         for run in kept.get("runs", {}).values():  # an earlier tree may have written another format
             run["result"] = current(run["result"], args.file)
-        lines = list(differences({part: kept[part] for part in args.parts}, found))
+        lines = list(differences({part: kept[part] for part in parts}, found))
         print("\n".join(lines) or "nothing differs")
         sys.exit(bool(lines))
