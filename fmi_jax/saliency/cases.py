@@ -52,6 +52,6 @@ def chosen(
         for c in range(len(classes)):
             rows = [row for row in order if member[row] and known[row] and of_class[row] == c]
             for row in rows[:count]:
-                said = classes[predicted[row]]
+                said = classes[int(predicted[row])]
                 words = said if labels.ndim > 1 else f"{classes[c]}, said to be {said}"
                 yield Case(int(row), kind, classes[c] if classes[c] == said else words)

@@ -133,12 +133,13 @@ def _held_still(held: Held) -> optax.GradientTransformation:
 
     def update(updates: Any, state: optax.ScaleByScheduleState, params: Any = None) -> Any:
         del params
-        free = state.count >= held.steps
+        done: Any = state.count
+        free = done >= held.steps
         found = {
             name: jnp.where(free, update, 0) if held.names(name) else update
             for name, update in updates.items()
         }
-        return found, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+        return found, optax.ScaleByScheduleState(optax.safe_increment(done))
 
     return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
 
