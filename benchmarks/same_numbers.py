@@ -51,9 +51,10 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "knn": {"knn.k": "(3, 5)"},
     "cka": {"cka.batch_size": 8, "cka.other": "('deit_tiny',)"},
 }
-SKIPPED = {
-    ("timing", name): "its numbers are times" for name in BACKBONES
-} | {("lora", "resnet_nano"): "a ResNet has no linear layer to adapt"}  # fmt: skip
+SKIPPED = {("timing", name): "its numbers are times" for name in BACKBONES} | {
+    ("lora", "resnet_nano"): "a ResNet has no linear layer to adapt",
+    ("saliency", "resnet_nano"): "an untrained ResNet has no attention and no classifier",
+}
 CHANGES = {"seconds", "started", "finished", "machine", "data_dir", "workdir"}
 PROGRAMS = (
     ("h200", "deit_base", {}),
