@@ -25,31 +25,32 @@ docs/protocols.md. The images are drawn by a program: the numbers say nothing ab
 
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import unknown_name
+from fmi_jax.protocols.dino import DinoConfig
 
-JUDGES = {"knn": "knn", "probe": "logistic"}
-FITS = {"": "dino", "byol": "byol", "simsiam": "simsiam"}
-RECIPES = ("official", "study")
+PROTOCOLS = {
+    **{"": "dino", "byol": "byol", "simsiam": "simsiam"},
+    **{"knn": "knn", "probe": "logistic"},
+    **{"official": "dino", "study": "dino"},
+}
+"""Protocol by the argument of the config: pre-trainings on drawn images, judges, recipes."""
 
 
 def get_config(arg: str = "") -> ExperimentConfig:
-    """Make the config of a judge, of a small pre-training, or of a recipe."""
-    protocols = JUDGES | FITS | dict.fromkeys(RECIPES, "dino")
-    if arg not in protocols:
-        raise unknown_name("argument of the config", arg, [name for name in protocols if name])
-    config = ExperimentConfig(protocol=protocols[arg], image_size=64)
+    """Make the config of a small pre-training, of a judge, or of a recipe."""
+    if arg not in PROTOCOLS:
+        raise unknown_name("argument of the config", arg, [name for name in PROTOCOLS if name])
+    config = ExperimentConfig(protocol=PROTOCOLS[arg], image_size=64)
     config.data.name = "synthetic"
     config.data.prepared_size = 96
     config.data.split = "upstream"
-    if arg in RECIPES:
+    if arg in ("official", "study"):
         _recipe(config, official=arg == "official")
         return config
-    config.augment.center_crop = 1.0
-    config.augment.hue = 0.02
     config.backbone.name = "deit_nano"
     config.train.batch_size = 64
-    if arg == "knn":
-        config.knn.k = (20,)
-    if arg in JUDGES:
+    if arg in ("knn", "probe"):
+        config.augment.center_crop = 1.0
+        config.knn.k = (20,) if arg == "knn" else config.knn.k
         return config
     config.optim.schedule = "cosine"
     config.optim.learning_rate = 1e-3
@@ -57,21 +58,27 @@ def get_config(arg: str = "") -> ExperimentConfig:
     config.optim.warmup_steps = 20
     config.train.max_steps = 200
     config.train.eval_every_epochs = 20
-    config.dino.prototypes = 256
-    config.dino.hidden_width = 256
-    config.dino.bottleneck_width = 32
-    config.dino.momentum = 0.99
-    config.dino.centre_momentum = 0.5
-    config.dino.teacher_temperature = (0.02, 0.02)
-    config.dino.local_crops = 2
-    config.dino.local_size = 32
-    if arg:
-        config.dino = type(config.dino)()
-        config.byol.hidden_width = config.simsiam.projection_width = 256
-        config.byol.projection_width = config.simsiam.prediction_width = 64
-        other = "simsiam" if arg == "byol" else "byol"
-        setattr(config, other, type(getattr(config, other))())
+    if arg == "byol":
+        config.byol.hidden_width = 256
+        config.byol.projection_width = 64
+    elif arg == "simsiam":
+        config.simsiam.projection_width = 256
+        config.simsiam.prediction_width = 64
+    else:
+        _small_dino(config.dino)
     return config
+
+
+def _small_dino(options: DinoConfig) -> None:
+    """Set what keeps a small network from both collapses in 200 steps."""
+    options.prototypes = 256
+    options.hidden_width = 256
+    options.bottleneck_width = 32
+    options.momentum = 0.99
+    options.centre_momentum = 0.5
+    options.teacher_temperature = (0.02, 0.02)
+    options.local_crops = 2
+    options.local_size = 32
 
 
 def _recipe(config: ExperimentConfig, *, official: bool) -> None:

@@ -152,7 +152,7 @@ class BackboneConfig:
         "nearest" (the study); empty: the backbone's own choice, "linear".
       last_block: index of the last block to keep; -1 keeps all.
       frozen_blocks: number of first blocks that do not learn (protocols `partial` and
-        `stacked_partial`).
+        `stacked_partial`, and pre-training without labels).
       dtype: compute type: "auto", "float32" or "bfloat16". "auto" is bfloat16 on TPUs and GPUs
         (float32 on NVIDIA GPUs below compute capability 8.0, which have no bfloat16) and float32
         on a CPU. With AVX512-BF16 or AMX a CPU takes about half the time in bfloat16 (`fmi-jax

@@ -15,11 +15,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fmi_jax.data.labels import Label
-from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.models.base import ArchConfig
 from fmi_jax.protocols import pretraining
-from fmi_jax.protocols.spec import Fit, FitSpec, Parts, one_cell
+from fmi_jax.protocols.spec import Fit, Parts
 from fmi_jax.rules import fraction, low_high, positive
 from fmi_jax.settings import BaseConfig, section
 from fmi_jax.tasks.self_supervision import Predictions, ViewPrediction
@@ -65,7 +63,7 @@ class Byol(nnx.Module):
         )
         self.teacher = pretraining.Teacher(
             new_backbone(),
-            pretraining.Predictor(pretraining.BatchNormMLP(inside, **make), nnx.Module()),
+            pretraining.Projector(pretraining.BatchNormMLP(inside, **make)),
         )
 
     def __call__(
@@ -115,21 +113,11 @@ def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
     )
 
 
-def _check(config: BaseConfig, info: DatasetInfo) -> None:
-    del info
-    pretraining.check_schedule(config)
-
-
-SPEC = FitSpec(
-    name="byol",
-    summary="self-supervised pre-training without labels (BYOL); hands its backbone on",
-    labels=tuple(Label),
+SPEC = pretraining.fit_spec(
+    "byol",
+    "BYOL",
     fit=fit,
     options=ByolConfig,
-    reads=("byol", "backbone.frozen_blocks", "optim.layer_decay"),
-    ignores=pretraining.IGNORES,
-    check=_check,
-    judge=pretraining.view_judge("byol"),
-    variants=one_cell,
+    judge=pretraining.view_judge("byol", teacher=True),
     small={"byol.hidden_width": 64, "byol.projection_width": 32},
 )

@@ -32,7 +32,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax import augment
-from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import ArchConfig, Execution, create_abstract
@@ -40,7 +39,7 @@ from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn.linear import linear, trunc_normal
 from fmi_jax.nn.mlp import gelu
 from fmi_jax.protocols import pretraining
-from fmi_jax.protocols.spec import Fit, FitSpec, Images, Parts, one_cell
+from fmi_jax.protocols.spec import Fit, Images, Parts
 from fmi_jax.rules import fraction, low_high, not_negative, positive
 from fmi_jax.settings import BaseConfig, section
 from fmi_jax.tasks.self_supervision import Distillation, SelfSupervision
@@ -243,9 +242,8 @@ def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
 
 
 def _check(config: BaseConfig, info: DatasetInfo) -> None:
-    """Refuse crops that the backbone cannot take, and a schedule that needs validation."""
+    """Refuse crops that the backbone cannot take."""
     options, name = section(config, DinoConfig), config.backbone.name
-    pretraining.check_schedule(config)
     if not options.local_crops:
         return
     spec, side, local = BACKBONES[name], config.image_size, options.local_size
@@ -290,14 +288,11 @@ def _warn(config: BaseConfig, last: Mapping[str, float]) -> Iterator[str]:
         )
 
 
-SPEC = FitSpec(
-    name="dino",
-    summary="self-supervised pre-training without labels (DINO); hands its backbone on",
-    labels=tuple(Label),
+SPEC = pretraining.fit_spec(
+    "dino",
+    "DINO",
     fit=fit,
     options=DinoConfig,
-    reads=("dino", "backbone.frozen_blocks", "optim.layer_decay"),
-    ignores=pretraining.IGNORES,
     check=_check,
     judge=pretraining.judge_of(
         "dino",
@@ -306,7 +301,6 @@ SPEC = FitSpec(
         _warn,
         lambda config: {"uniform_entropy": ("Entropy if uniform", _uniform(config))},
     ),
-    variants=one_cell,
     small={
         "dino.prototypes": 128,
         "dino.hidden_width": 64,

@@ -19,13 +19,15 @@ from fmi_jax.artifacts.charts import Curves
 from fmi_jax.artifacts.history import FILE_NAME, read_history
 from fmi_jax.artifacts.result import Finding
 from fmi_jax.data.labels import Label
+from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
-from fmi_jax.models.base import ArchConfig, Backbone
+from fmi_jax.models.base import ArchConfig, Backbone, Execution, create_abstract
+from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn.linear import linear
 from fmi_jax.nn.norm import BatchNorm
 from fmi_jax.protocols.adapt import partial
 from fmi_jax.protocols.judging import Run
-from fmi_jax.protocols.spec import Images, JudgeSpec, Pixels
+from fmi_jax.protocols.spec import Fit, FitSpec, Images, JudgeSpec, Pixels, one_cell
 from fmi_jax.settings import BaseConfig
 from fmi_jax.tasks.self_supervision import spread
 from fmi_jax.training.loop import Plan
@@ -40,11 +42,10 @@ _ALIKE = 0.05  # spread of the targets' unit vectors below which they are the sa
 _PUBLISHED_SIZE = 224  # side in pixels for which the blur was published
 _NORM = {"eps": 1e-5, "momentum": 0.1}
 
-IGNORES = (
+_IGNORES = (
     *("augment", "metric", "group_pooling", "operating"),
     *("train.bootstrap_samples", "train.eval_batch_size"),
 )
-"""Sections and fields of a config that no pre-training reads."""
 
 
 class Teacher(nnx.Module):
@@ -95,12 +96,21 @@ class BatchNormMLP(nnx.Module):
 class Predictor(nnx.Module):
     """Projection of a feature, and prediction of another projection from it (BYOL, SimSiam)."""
 
-    def __init__(self, projection: nnx.Module, prediction: nnx.Module):
+    def __init__(self, projection: BatchNormMLP, prediction: BatchNormMLP):
         self.projection = projection
         self.prediction = prediction
 
 
-def view(base: augment.View, scale: tuple[float, float], size: int, of: int, count: int = 1):
+class Projector(nnx.Module):
+    """Projection of a feature: what the teacher has of a `Predictor`."""
+
+    def __init__(self, projection: BatchNormMLP):
+        self.projection = projection
+
+
+def view(
+    base: augment.View, scale: tuple[float, float], size: int, of: int, count: int = 1
+) -> augment.View:
     """Change a published view to areas and sizes of an experiment.
 
     Args:
@@ -208,12 +218,59 @@ def judge_of(
     )
 
 
-def check_schedule(config: BaseConfig) -> None:
-    """Refuse a schedule that needs validation, of which nothing is measured."""
+def fit_spec(
+    name: str,
+    title: str,
+    *,
+    fit: Callable[[BaseConfig, ArchConfig], Fit],
+    options: type,
+    judge: JudgeSpec,
+    small: Mapping[str, Any],
+    check: Callable[[BaseConfig, DatasetInfo], None] = lambda config, info: None,
+) -> FitSpec:
+    """Describe a protocol that pre-trains: data without labels, nothing chosen on validation.
+
+    Args:
+      name: protocol, and its section of the config.
+      title: published name of the method.
+      fit, options, judge, small, check: those of the `FitSpec`; `check` is asked beside what every
+        pre-training refuses.
+    """
+
+    def check_all(config: BaseConfig, info: DatasetInfo) -> None:
+        _check(config)
+        check(config, info)
+
+    return FitSpec(
+        name=name,
+        summary=f"self-supervised pre-training without labels ({title}); hands its backbone on",
+        labels=tuple(Label),
+        fit=fit,
+        options=options,
+        reads=(name, "backbone.frozen_blocks", "optim.layer_decay"),
+        ignores=_IGNORES,
+        check=check_all,
+        judge=judge,
+        variants=one_cell,
+        small=small,
+    )
+
+
+def _check(config: BaseConfig) -> None:
+    """Refuse a schedule that needs validation, and frozen batch norms."""
     if config.optim.schedule == "plateau":
         raise UsageError(
             f"optim.schedule='plateau': protocol {config.protocol!r} measures nothing on"
             " validation; expected 'cosine' or 'constant'."
+        )
+    name, frozen = config.backbone.name, config.backbone.frozen_blocks
+    spec = BACKBONES[name]
+    if frozen and nnx.state(create_abstract(spec.family, spec.arch, Execution()), nnx.BatchStat):
+        # They would normalise with the views' statistics, and be handed on with those of before.
+        raise UsageError(
+            f"backbone.frozen_blocks={frozen}: {name} has batch norms, whose statistics protocol"
+            f" {config.protocol!r} does not freeze; expected 0, and optim.layer_decay below 1 to"
+            " keep the first blocks close to what they were."
         )
 
 
@@ -232,12 +289,6 @@ def view_scalars(seen: Arrays) -> Arrays:
     return {"cosine": seen["cosine"], "spread": spread(seen["feature"])}
 
 
-def _both_views(config: BaseConfig, counts: Mapping[str, int]) -> Images:
-    """Count both views, of the student and of what it learns from."""
-    seen = GLOBAL * seen_images(config, counts)
-    return Images(seen, seen)
-
-
 def warn_of_spread(config: BaseConfig, last: Mapping[str, float]) -> Iterator[str]:
     """Say that all images have become one."""
     del config
@@ -248,6 +299,16 @@ def warn_of_spread(config: BaseConfig, last: Mapping[str, float]) -> Iterator[st
         )
 
 
-def view_judge(name: str) -> JudgeSpec:
-    """Make the judge of a pre-training that predicts views, by the name of its protocol."""
-    return judge_of(name, _PANELS, _both_views, warn_of_spread)
+def view_judge(name: str, *, teacher: bool) -> JudgeSpec:
+    """Make the judge of a pre-training that predicts views.
+
+    Args:
+      name: protocol.
+      teacher: True if another network than the student sees the views, too.
+    """
+
+    def images(config: BaseConfig, counts: Mapping[str, int]) -> Images:
+        seen = GLOBAL * seen_images(config, counts)
+        return Images(seen, seen * teacher)
+
+    return judge_of(name, _PANELS, images, warn_of_spread)

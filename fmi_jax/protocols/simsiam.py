@@ -13,11 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fmi_jax.data.labels import Label
-from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.models.base import ArchConfig
 from fmi_jax.protocols import pretraining
-from fmi_jax.protocols.spec import Fit, FitSpec, Parts, one_cell
+from fmi_jax.protocols.spec import Fit, Parts
 from fmi_jax.rules import low_high, positive
 from fmi_jax.settings import BaseConfig, section
 from fmi_jax.tasks.self_supervision import Predictions, ViewPrediction
@@ -86,21 +84,11 @@ def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
     )
 
 
-def _check(config: BaseConfig, info: DatasetInfo) -> None:
-    del info
-    pretraining.check_schedule(config)
-
-
-SPEC = FitSpec(
-    name="simsiam",
-    summary="self-supervised pre-training without labels (SimSiam); hands its backbone on",
-    labels=tuple(Label),
+SPEC = pretraining.fit_spec(
+    "simsiam",
+    "SimSiam",
     fit=fit,
     options=SimSiamConfig,
-    reads=("simsiam", "backbone.frozen_blocks", "optim.layer_decay"),
-    ignores=pretraining.IGNORES,
-    check=_check,
-    judge=pretraining.view_judge("simsiam"),
-    variants=one_cell,
+    judge=pretraining.view_judge("simsiam", teacher=False),
     small={"simsiam.projection_width": 64, "simsiam.prediction_width": 16},
 )

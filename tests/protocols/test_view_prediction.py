@@ -220,8 +220,22 @@ def test_the_teacher_of_byol_follows_backbone_and_projection_alone() -> None:
 
 
 @pytest.mark.parametrize("module", [byol, simsiam])
-def test_a_schedule_that_needs_validation_is_refused(module: Any) -> None:
+def test_a_schedule_that_needs_validation_and_frozen_batch_norms_are_refused(module: Any) -> None:
     config = ExperimentConfig(protocol=module.SPEC.name)
     config.optim.schedule = "plateau"
     with pytest.raises(UsageError, match=rf"{module.SPEC.name}.*expected 'cosine'"):
         module.SPEC.check(config, None)
+    config.optim.schedule = "cosine"
+    config.backbone.frozen_blocks = 1
+    config.backbone.name = "deit_nano"
+    module.SPEC.check(config, None)
+    config.backbone.name = "resnet_nano"
+    with pytest.raises(UsageError, match=r"resnet_nano has batch norms.*expected 0"):
+        module.SPEC.check(config, None)
+
+
+def test_what_goes_through_the_network_is_counted() -> None:
+    config = ExperimentConfig()
+    config.train.batch_size, config.train.max_steps = 4, 3
+    for module, judged in ((byol, 24), (simsiam, 0)):  # two views of twelve images
+        assert module.SPEC.judge.images(config, {"train": 40}) == (24, judged)
