@@ -58,12 +58,13 @@ class SaliencyConfig:
 
 FILE = "saliency.npz"
 _HALF = "attention_top_half"
+_PIXELWISE = "gradient_times_input"
 _TITLES = {
     "attention": "Attention",
     _HALF: "Top half of attention",
     "rollout": "Rollout",
     "grad_cam": "Grad-CAM",
-    "gradient_times_input": "Gradient x input",
+    _PIXELWISE: "Gradient x input",
 }
 _MEASURES = {"pointing": "pointing game", "energy": "energy inside", "precision": "AP per pixel"}
 _CENTRE = "Centred Gaussian"
@@ -234,6 +235,9 @@ def overlays(names: Sequence[str], drawn: Mapping[str, np.ndarray]) -> Overlays:
         if name in drawn:
             kernel = resize.nearest if name == _HALF else resize.linear
             found = gradient.enlarged(jnp.asarray(drawn[name]), height, width, kernel)
+            if name == _PIXELWISE:  # a few pixels would leave all others dark
+                highest = jnp.quantile(found, 0.99, axis=(1, 2), keepdims=True)
+                found = jnp.minimum(found, highest)
             maps[title] = np.asarray(gradient.scaled(found))
     return Overlays(names=names, images=drawn["images"], maps=maps)
 

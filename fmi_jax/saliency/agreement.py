@@ -26,6 +26,8 @@ def agreement(found: Float[np.ndarray, "n h w"], inside: Bool[np.ndarray, "n h w
 
     A map that is 0 everywhere points nowhere: it is taken for one that is the same everywhere.
     """
+    from sklearn.metrics import average_precision_score  # slow to import, and needed here alone
+
     pixels = found.shape[1] * found.shape[2]  # -1 would not do for no images
     maps = found.reshape(-1, pixels).astype(np.float64)
     maps[~maps.any(axis=1)] = 1
@@ -35,18 +37,9 @@ def agreement(found: Float[np.ndarray, "n h w"], inside: Bool[np.ndarray, "n h w
         pointing=(largest & masks).sum(axis=1) / largest.sum(axis=1),
         energy=(maps * masks).sum(axis=1) / maps.sum(axis=1),
         precision=np.array(
-            [_average_precision(*one) for one in zip(maps, masks, strict=True)], np.float64
+            [average_precision_score(*one) for one in zip(masks, maps, strict=True)], np.float64
         ),
     )
-
-
-def _average_precision(values: Float[np.ndarray, "p"], inside: Bool[np.ndarray, "p"]) -> float:
-    """Average precision; pixels of one value come together."""
-    order = np.argsort(-values, kind="stable")
-    values, hits = values[order], np.cumsum(inside[order])
-    last = np.flatnonzero(np.diff(values, append=-np.inf))  # of each value
-    precision = hits[last] / (last + 1)
-    return float((np.diff(hits[last], prepend=0) * precision).sum() / hits[-1])
 
 
 def centred(height: int, width: int) -> Float[np.ndarray, "h w"]:
