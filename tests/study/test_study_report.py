@@ -412,6 +412,30 @@ def test_the_best_is_said_better_than_what_it_was_tested_against(tmp_path, names
     assert f"it is {said}" in text
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_caption_holds_for_the_seeds_that_there_are(tmp_path, seeds):
+    for seed in range(seeds):
+        finish(cell(tmp_path, f"a-0.001-{seed}"), seed=seed)
+    number(tmp_path, cells("a", seeds=seeds))
+    assert main(["report", "--root", str(tmp_path)]) == 0
+    for name in ("report.html", "report.md"):
+        text = " ".join((tmp_path / "report" / name).read_text().split())
+        assert ("Test metric of one run, and its 95% interval" in text) is (seeds == 1)
+        assert ("Mean ± standard deviation over n seeds" in text) is (seeds > 1)
+        assert ("The spread between few seeds" in text) is (seeds > 1)
+        assert ("not that of the seed" in text) is (seeds == 1)
+        assert "published" not in text.partition("highest test mean")[2][:60]
+
+
+def test_two_that_are_alike_are_not_said_to_differ(tmp_path):
+    changes = {name: {"steps": 0, "skill": 4.0} for name in "ab"}
+    changes["a"]["val"] = 0.9
+    planned_models(tmp_path, "ab", **changes)
+    assert main(["report", "--root", str(tmp_path)]) == 0
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "not told apart from b (p \N{GREATER-THAN OR EQUAL TO} 0.05)" in text
+
+
 def test_what_makes_a_table_incomparable_is_warned_of(tmp_path):
     same = provenance_of(planned_models(tmp_path / "same", "ab"))
     assert not same.warnings

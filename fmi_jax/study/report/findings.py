@@ -111,14 +111,19 @@ def _against(
     others = [value for axis, value in comparison.at.items() if axis in varying and value]
     where = f" ({', '.join(others)})" if others else ""
     sides = comparison.against(name)
-    words = (("better than", "every"), ("worse than", "every"), ("not told apart from", "any"))
+    below, above = f"p < {LEVEL:g} after Holm", f"p \N{GREATER-THAN OR EQUAL TO} {LEVEL:g}"
+    words = (
+        ("better than", "every", below),
+        ("worse than", "every", below),
+        ("not told apart from", "any", above),
+    )
     others_tested = len(comparison.numbers) - 1
     parts = [
-        f"{text} {f'{each} other tested' if len(side) == others_tested > 1 else listed(side)}"
-        for (text, each), side in zip(words, sides, strict=True)
+        f"{text} {f'{each} other tested' if len(side) == others_tested > 1 else listed(side)} ({p})"
+        for (text, each, p), side in zip(words, sides, strict=True)
         if side
     ]
-    return f"By {comparison.axis}{where} it is {'; '.join(parts)} (p < {LEVEL:g} after Holm)"
+    return f"By {comparison.axis}{where} it is {'; '.join(parts)}"
 
 
 def _within(label: str) -> str:

@@ -100,34 +100,33 @@ class StudyReport:
     def reading(self) -> tuple[str, ...]:
         """Sentences that say how to read the table of results."""
         published = [n.setting.published for n in self.differences]
-        one_seed = any(len(number.runs) == 1 for number in self.samples)
-        found = [
-            "Mean ± standard deviation over n seeds at the learning rate that is best on"
-            " validation, and its 95% interval over"
-            f" {covered(self.samples)}: bootstrap, logit scale, {RESAMPLES:,} resamples of the test"
-            f" images ({self.unit})"
-            + ("." if one_seed else ", each with the seeds drawn anew, so that it covers both."),
-            self._redrawn,
-            "With one seed it covers the choice of test images and not that of the seed."
-            if one_seed
-            else "",
+        counts = {len(number.runs) for number in self.samples}
+        one, several = 1 in counts, counts - {1}
+        searched = any(len(number.rates) > 1 for number in self.samples)
+        what = "Mean ± standard deviation over n seeds" if several else "Test metric of one run"
+        both = "" if one else ", each with the seeds drawn anew, so that it covers both"
+        others = ", here and among the published numbers" if self.table.is_published else ""
+        sentences = {
+            f"{what}{' at the learning rate that is best on validation' if searched else ''}, and"
+            f" its 95% interval over {covered(self.samples)}: bootstrap, logit scale,"
+            f" {RESAMPLES:,} resamples of the test images ({self.unit}){both}.": bool(counts),
+            self._redrawn: True,
+            "With one seed it covers the choice of test images and not that of the seed.": one,
             "The spread between few seeds is understated (its variance by half with 2, by a fifth"
-            " with 5).",
+            " with 5).": bool(several),
             "★ and bold: the row that the validation mean chooses. △: the highest test mean of its"
-            " column, here and among the published numbers.",
+            f" column{others}.": True,
             "The search seed chose the learning rate and is counted among the n, so the mean is"
-            " slightly too high."
-            if any(number.search_seed is not None for number in self.samples)
-            else "",
-            "Differences from published numbers: 95% interval over our test images and seeds and"
-            " over the published runs (Student's t)."
-            if published
-            else "",
-            "Where no spread was published, the published number counts as exact."
-            if any(one is not None and not one.has_spread for one in published)
-            else "",
-        ]
-        return tuple(filter(None, found))
+            " slightly too high.": any(n.search_seed is not None for n in self.samples),
+            "Differences from published numbers: 95% interval over our"
+            f" {covered(self.differences)} and over the published runs (Student's t).": bool(
+                published
+            ),
+            "Where no spread was published, the published number counts as exact.": any(
+                each is not None and not each.has_spread for each in published
+            ),
+        }
+        return tuple(text for text, holds in sentences.items() if text and holds)
 
     @property
     def _redrawn(self) -> str:
