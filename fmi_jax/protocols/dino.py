@@ -42,7 +42,7 @@ from fmi_jax.protocols import pretraining
 from fmi_jax.protocols.spec import Fit, Images, Parts
 from fmi_jax.rules import fraction, low_high, not_negative, positive
 from fmi_jax.settings import BaseConfig, section
-from fmi_jax.tasks.self_supervision import Distillation, SelfSupervision
+from fmi_jax.tasks.self_supervision import Distillation, SelfSupervision, unit
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.optim import Held
 from fmi_jax.training.step import Arrays, Follow
@@ -53,7 +53,6 @@ _PANELS = {
     "Divergence (KL), nats": "kl",
 }
 _LEFT = 0.01  # nats of entropy, or of divergence, below which nothing is left to learn
-_LEAST_NORM = 1e-12
 
 
 @dataclasses.dataclass(slots=True)
@@ -122,14 +121,14 @@ class ProjectionHead(nnx.Module):
         """Logits in float32, from -1 to 1."""
         return jnp.matmul(
             self.project(features).astype(self.dtype),
-            _unit(self.prototypes[...], axis=0).astype(self.dtype),
+            unit(self.prototypes[...], axis=0).astype(self.dtype),
             preferred_element_type=jnp.float32,
         )
 
     def project(self, features: Float[Array, "*n f"]) -> Float[Array, "*n w"]:
         """Unit vectors in float32 that the last layer compares with its prototypes."""
         hidden = gelu(self.fc2(gelu(self.fc1(features))))
-        return _unit(self.fc3(hidden).astype(jnp.float32), axis=-1)
+        return unit(self.fc3(hidden).astype(jnp.float32), axis=-1)
 
 
 class Dino(nnx.Module):
@@ -172,12 +171,6 @@ class Dino(nnx.Module):
             centre=self.centre[...],
             temperature=self.temperature[...],
         )
-
-
-def _unit(x: Float[Array, "*n"], axis: int) -> Float[Array, "*n"]:
-    """Divide vectors by their Euclidean norm."""
-    squared = jnp.square(x).sum(axis, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squared, _LEAST_NORM**2))
 
 
 def _views(options: DinoConfig, side: int) -> tuple[augment.View, ...]:

@@ -297,8 +297,8 @@ def _notes(
             found.append(f"{words}: {', '.join(missing)}.")
     if ours.label is Label.INDEX and not known.issuperset(ours.classes):
         found.append(
-            "A class without images is still called: such an image counts as wrong, and the class"
-            " as 0 in macro precision and macro F1."
+            "Where a class without images is predicted, the image counts as wrong, and the class as"
+            " 0 in macro precision and macro F1."
         )
     of_own_data = (*own.dataset.get("remarks", ()), note_on(ours), task_of(ours).warning(own.test))
     of_run = [note for note in own.notes if note not in of_own_data]

@@ -121,7 +121,7 @@ class ViewPrediction(Objective):
           feature: mean unit vector of the targets, `[d]`. `spread` of its mean over the batch says
             whether they are all the same.
         """
-        predicted, target = _unit(outputs.predicted), _unit(jax.lax.stop_gradient(outputs.target))
+        predicted, target = unit(outputs.predicted), unit(jax.lax.stop_gradient(outputs.target))
         cosines = jnp.einsum("bvd,bwd->bvw", predicted, target, precision=jax.lax.Precision.HIGHEST)
         v = cosines.shape[1]
         pairs = 1 - jnp.eye(v)
@@ -135,7 +135,8 @@ def spread(mean_feature: Float[Array, "d"]) -> Float[Array, ""]:
     return jnp.sqrt(jnp.maximum(1 - jnp.square(mean_feature).sum(), 0.0))
 
 
-def _unit(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-    """Divide vectors by their Euclidean norms, in float32."""
+def unit(x: Float[Array, "*n"], axis: int = -1) -> Float[Array, "*n"]:
+    """Divide vectors along an axis by their Euclidean norms, in float32."""
     x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), _LEAST_NORM**2))
+    squared = jnp.square(x).sum(axis, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squared, _LEAST_NORM**2))
