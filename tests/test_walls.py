@@ -41,6 +41,7 @@ LINES = {CONFIG: 8, TASKS: 2, PROTOCOLS: 8, "tests/parity_families/numbers.py": 
 ABOUT = (
     *(
         "tests/protocols/test_dino.py",
+        "tests/protocols/test_saliency_on_masks.py",
         "tests/protocols/test_view_prediction.py",
         "tests/parity_families/dino.py",
         "tests/data/test_masks.py",

@@ -22,7 +22,7 @@ from fmi_jax.errors import UsageError
 from fmi_jax.models.base import ParameterKeys
 from fmi_jax.protocols.heads import head_grid
 from fmi_jax.protocols.heads.head_grid import ProbeGridConfig
-from fmi_jax.protocols.registry import check_read
+from fmi_jax.protocols.registry import FITS, JUDGES, check_read
 from fmi_jax.protocols.spec import Head
 from fmi_jax.report.page import write_report
 from fmi_jax.run import experiment
@@ -215,7 +215,7 @@ def test_options_of_the_loss_hold_for_every_head_however_the_batch_is_cut(
 @pytest.mark.parametrize(
     ("field", "value"), [("loss.focal_gamma", 2.0), ("data.sampling", "balanced")]
 )
-@pytest.mark.parametrize("protocol", ["knn", "logistic", "cka", "timing", "dino"])
+@pytest.mark.parametrize("protocol", [*JUDGES, *FITS])
 def test_what_does_not_train_by_labels_refuses_their_options(
     config: ExperimentConfig, tmp_path: Path, protocol: str, field: str, value: object
 ) -> None:

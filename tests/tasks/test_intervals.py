@@ -11,7 +11,6 @@ from fmi_jax.artifacts.evaluation import Evaluation
 from fmi_jax.tasks.base import Resampling, Task
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
 from fmi_jax.tasks.intervals import auroc, delong, proportion, scaled, wilson
-from fmi_jax.tasks.segmentation import Segmentation
 from fmi_jax.tasks.weighted import draw_times, interval, resample
 
 
@@ -175,18 +174,6 @@ def test_a_scaled_interval_respects_every_kind_of_bound() -> None:
     for value, error in ((1.0, 0.1), (0.5, 0.0), (math.nan, 0.1), (0.5, math.nan)):
         assert not scaled(value, error, (0.0, 1.0)).defined
     assert math.isnan(interval(np.array([0.1, math.nan]))[0])
-
-
-def test_a_segmentation_has_intervals_of_each_class() -> None:
-    rng = np.random.default_rng(0)
-    true = np.stack([np.full(23, 90.0), np.full(23, 10.0), np.zeros(23)], axis=1)
-    true[3, 2] = 4
-    overlap = true * rng.uniform(0.5, 1, size=true.shape)
-    task = Segmentation(("background", "common", "single"))
-    found = {"intersection": overlap, "predicted": true, "true": true, "loss": rng.uniform(size=23)}
-    bounds = task.bounded(task.evaluate(found), found, Resampling(101, 0))
-    assert bounds.redrawn > 20  # most lack the single image
-    assert set(bounds.intervals) == set(bounds.named()) - {"dice[single]", "iou[single]"}
 
 
 def test_the_script_of_the_tables_runs() -> None:

@@ -251,3 +251,15 @@ def test_masks_take_none_of_the_options_of_a_classification(field):
     options = LossConfig(**{field: "balanced" if field == "class_weights" else 0.5})
     with pytest.raises(UsageError, match="for classification, and this is a segmentation task"):
         task.objective(options, (), 5)
+
+
+def test_a_segmentation_has_intervals_of_each_class() -> None:
+    rng = np.random.default_rng(0)
+    true = np.stack([np.full(23, 90.0), np.full(23, 10.0), np.zeros(23)], axis=1)
+    true[3, 2] = 4
+    overlap = true * rng.uniform(0.5, 1, size=true.shape)
+    task = Segmentation(("background", "common", "single"))
+    found = {"intersection": overlap, "predicted": true, "true": true, "loss": rng.uniform(size=23)}
+    bounds = task.bounded(task.evaluate(found), found, Resampling(101, 0))
+    assert bounds.redrawn > 20  # most lack the single image
+    assert set(bounds.intervals) == set(bounds.named()) - {"dice[single]", "iou[single]"}
