@@ -396,7 +396,8 @@ def _text(found: Mapping[str, Any]) -> str:
         lines.append(line(name, row["trained"]))
         lines.append(line(f"  {name}, random weights", row["random weights"]))
     lines.append(line(_CENTRE, found[_CENTRE]))
-    lines.append(f"{found['images']} images with a mask, {found['groups']} independent groups")
+    of = f" of {found['groups']} groups" if found["groups"] < found["images"] else ""
+    lines.append(f"{found['images']} images{of} with something in the mask")
     return "\n".join(lines)
 
 
