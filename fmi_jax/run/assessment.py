@@ -84,7 +84,7 @@ class Assessor:
         """Evaluate groups of test images, if `config.group_pooling` asks for it.
 
         Args:
-          measured, rows: as for `assess`.
+          measured, rows: those of `assess`.
           choices: result of `choose_per_group`.
         """
         if not self.config.group_pooling:

@@ -333,9 +333,9 @@ class Task(Objective):
         """Add calibration, and decisions at what was `chosen`, to an evaluation.
 
         Args:
-          evaluation: what `evaluate` found of `measured`.
-          choices: what `chosen` chose by `rule`.
-          measured, how: as for `bootstrap`.
+          evaluation: metrics of `measured`, from `evaluate`.
+          choices: choices of `chosen` by `rule`.
+          measured, how: those of `bootstrap`.
         """
         return evaluation
 
@@ -348,8 +348,8 @@ class Task(Objective):
         """Add a 95% interval to every metric of an evaluation that has one.
 
         Args:
-          evaluation: what `evaluate` found of `measured`.
-          measured, how: as for `bootstrap`; 0 samples give no intervals.
+          evaluation: metrics of `measured`, from `evaluate`.
+          measured, how: those of `bootstrap`; 0 samples give no intervals.
         """
         if how.samples == 0:
             return evaluation

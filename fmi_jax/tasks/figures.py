@@ -114,7 +114,7 @@ def precision_recall(
     """Precision against recall of the classes that `roc` shows; dotted: their prevalence.
 
     Args:
-      evaluation, labels, probabilities: as for `roc`.
+      evaluation, labels, probabilities: those of `roc`.
     """
     from sklearn.metrics import precision_recall_curve  # slow to import, and needed here alone
 

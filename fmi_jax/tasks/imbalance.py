@@ -29,7 +29,7 @@ class ImbalanceLoss(Objective):
       label: form of the labels, a class or a yes or no for each.
       focal_gamma, label_smoothing: see `LossConfig`.
       weights: factor of each class (of its positives, where there is a sigmoid for each).
-      shift: what is added to the logits.
+      shift: summand of the logits.
     """
 
     name = "imbalance"

@@ -64,7 +64,7 @@ class Roc(NamedTuple):
     """Every operating point, from the highest threshold on.
 
     Attributes:
-      threshold, sensitivity, specificity: as in `Point`, `[t]`.
+      threshold, sensitivity, specificity: values of each `Point`, `[t]`.
       prevalence: share of positives.
     """
 

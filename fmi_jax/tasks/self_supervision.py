@@ -86,8 +86,8 @@ class Predictions(NamedTuple):
     """Outputs of two networks for several views of each image.
 
     Attributes:
-      predicted: what one network predicts from each view.
-      target: what the other gives for each view; no gradient flows into it.
+      predicted: prediction of one network from each view.
+      target: projection of each view by the other; no gradient flows into it.
     """
 
     predicted: Float[Array, "b v d"]

@@ -20,7 +20,7 @@ class Dataset:
     Attributes:
       name, split, sha256: name, split rule and checksum of the split of the prepared data.
       counts: images by split, in words, and patients or lesions where the data name them.
-      remarks: what makes results on it less sure than they look, a sentence each.
+      remarks: reasons why results on it are less sure than they look, a sentence each.
       synthetic: True if the images were drawn by a program.
     """
 
