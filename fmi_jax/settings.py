@@ -143,6 +143,8 @@ class BackboneConfig:
       run: folder of a finished run whose backbone this run starts from, in place of `weights`;
         trained or frozen there, with adapters (protocol `lora`) merged. Images keep the mean and
         standard deviation that it was trained with.
+      run_step: step of that run: "kept", the one that its page reports, or "best", the one of a
+        pre-training after which neighbours among the training images agreed best (`monitor`).
       stem: use of a stem trained on colour for other channel counts: "sum" (as if the grey
         image were repeated), "mean", "first" (only the red kernel, as in the study's code), or
         "study" (SEEM on images of one channel: also without the stem's padding and norm).
@@ -166,6 +168,7 @@ class BackboneConfig:
     weights: str = ""
     weights_dir: str = "weights"
     run: str = ""
+    run_step: str = one_of("kept", "kept", "best")
     stem: str = one_of("sum", "sum", "mean", "first", "study")
     readout: str = ""
     rel_pos_resize: str = ""
@@ -182,6 +185,11 @@ class BackboneConfig:
             yield (
                 f"backbone.run={self.run!r} and backbone.weights={self.weights!r} are both set:"
                 " expected one of them (--config.backbone.weights= empties it)"
+            )
+        if self.run_step != "kept" and not self.run:
+            yield (
+                f"backbone.run_step={self.run_step!r} is a step of the run in backbone.run, which"
+                " is empty: expected the folder of a finished run there"
             )
 
 

@@ -51,6 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.tasks.segmentation": {
         *("types", "errors", "atomic", "tasks", "data.labels", "artifacts.evaluation", "jax"),
     },
+    "fmi_jax.tasks.representation": set(),
     "fmi_jax.tasks.self_supervision": {"tasks", "jax"},
     "fmi_jax.tasks.imbalance": {"errors", "settings", "data.labels", "tasks", "jax"},
     "fmi_jax.tasks": {
@@ -139,6 +140,7 @@ KINDS = {
             "judging",
             "product",
             "pretraining",
+            "monitor",
             "registry",
             "choice",
             "hsic",

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +120,9 @@ class RunCheckpoints:
         self.wait()
         multihost_utils.sync_global_devices("checkpoints are sealed")
 
-    def keep_model(self, step: int) -> None:
-        """After `close`, of a run that is finished: keep nothing but the model of `step`."""
-        keep_model(self.folder, step)
+    def keep_models(self, steps: Sequence[int]) -> None:
+        """After `close`, of a run that is finished: keep nothing but the models of `steps`."""
+        keep_models(self.folder, steps)
 
     def newest_sound(self) -> int | None:
         """The step to resume from, or None for a new run.
@@ -224,8 +224,8 @@ class RunCheckpoints:
             self._manager.reload()
 
 
-def keep_model(folder: Path, step: int) -> None:
-    """Keep nothing but the model of a step in `folder`, of a run that is finished.
+def keep_models(folder: Path, steps: Sequence[int]) -> None:
+    """Keep nothing but the models of some steps in `folder`, of a run that is finished.
 
     The optimizer's state is twice as large as the model, and the newest steps are for resuming.
     Killed meanwhile and called again, it ends the same.
@@ -233,12 +233,13 @@ def keep_model(folder: Path, step: int) -> None:
     if not parallel.is_main():
         return
     for path in folder.iterdir():
-        if path.name.isdecimal() and path.name != str(step):
+        if path.name.isdecimal() and int(path.name) not in steps:
             shutil.rmtree(path)
-    sums = _read_manifest(_manifest(folder, step))
-    kept = {name: digest for name, digest in sums.items() if not name.startswith(_TRAINING)}
-    _write_manifest(_manifest(folder, step), kept)
-    shutil.rmtree(folder / str(step) / "training", ignore_errors=True)
+    for step in steps:
+        sums = _read_manifest(_manifest(folder, step))
+        kept = {name: digest for name, digest in sums.items() if not name.startswith(_TRAINING)}
+        _write_manifest(_manifest(folder, step), kept)
+        shutil.rmtree(folder / str(step) / "training", ignore_errors=True)
 
 
 def check_step(folder: Path, step: int) -> None:
@@ -251,7 +252,7 @@ def check_step(folder: Path, step: int) -> None:
 def model_sha256(folder: Path, step: int) -> str:
     """Checksum of the `model` part of a step in `folder`, as its manifest has it.
 
-    It stands for the names and checksums of the files of that part, so `keep_model` does not
+    It stands for the names and checksums of the files of that part, so `keep_models` does not
     change it. The files are not read: see `check_step`.
 
     Raises:
@@ -282,7 +283,7 @@ def _damage(folder: Path, step: int) -> str | None:
     changed = sorted(
         name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
     )
-    if not any(name.startswith(_TRAINING) for name in expected):  # `keep_model` was killed
+    if not any(name.startswith(_TRAINING) for name in expected):  # `keep_models` was killed
         changed = [name for name in changed if not name.startswith(_TRAINING)]
     if changed:
         return f"{len(changed)} file(s) differ from the manifest, first {changed[0]}"

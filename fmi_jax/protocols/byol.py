@@ -33,12 +33,15 @@ class ByolConfig:
       hidden_width: width inside projection and prediction.
       projection_width: width of the projection.
       momentum: momentum of the teacher at the first step; rises to 1 along a cosine.
+      anchor: share of the first weights in the teacher's backbone, which keeps a continued
+        pre-training close to where it began; 0: none.
       scale: range of each view's area, relative to the prepared image.
     """
 
     hidden_width: int = positive(4096)
     projection_width: int = positive(256)
     momentum: float = fraction(0.99)
+    anchor: float = fraction(0.0)
     scale: tuple[float, float] = low_high((0.4, 1.0), at_most=1)
 
 
@@ -48,6 +51,7 @@ class Byol(nnx.Module):
     Attributes:
       backbone, head: the student.
       teacher: backbone and projection that follow the student's.
+      anchor: backbone as it began, where `options.anchor` holds the teacher to it; a follower.
     """
 
     def __init__(self, parts: Parts, options: ByolConfig):
@@ -65,6 +69,8 @@ class Byol(nnx.Module):
             new_backbone(),
             pretraining.Projector(pretraining.BatchNormMLP(inside, **make)),
         )
+        if options.anchor:
+            self.anchor = new_backbone()
 
     def __call__(
         self, views: tuple[Float[Array, "b 2 _ _ c"], ...], *, rngs: nnx.Rngs | None = None
@@ -89,7 +95,7 @@ def follow(options: ByolConfig, schedule: Plan) -> Follow:
     def after(params: Arrays, followers: Arrays, seen: Arrays, step: Array) -> Arrays:
         del seen
         keep = pretraining.momentum(options.momentum, step / schedule.total_steps)
-        return pretraining.averaged(params, followers, keep)
+        return pretraining.averaged(params, followers, keep, options.anchor)
 
     return after
 
@@ -100,7 +106,7 @@ def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
     return Fit(
         module=lambda parts: Byol(parts, options),
         learns=pretraining.learns(config, arch),
-        follows=lambda name: name.startswith(pretraining.TEACHER),
+        follows=pretraining.follows,
         begins=pretraining.begins,
         task=ViewPrediction(scale=4.0, offset=0.0),
         augment=lambda pixels: pretraining.cropping(
@@ -109,6 +115,7 @@ def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
         follow=lambda plan: follow(options, plan),
         logged=pretraining.view_scalars,
         keeps="last",
+        monitor=pretraining.watch_views,
         hands_on="teacher.backbone",
     )
 

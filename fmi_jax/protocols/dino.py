@@ -22,6 +22,7 @@ images of 64 pixels, batch 64, one seed). The loss rises while the centre settle
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -38,7 +39,7 @@ from fmi_jax.models.base import ArchConfig, Execution, create_abstract
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn.linear import linear, trunc_normal
 from fmi_jax.nn.mlp import gelu
-from fmi_jax.protocols import pretraining
+from fmi_jax.protocols import monitor, pretraining
 from fmi_jax.protocols.spec import Fit, Images, Parts
 from fmi_jax.rules import fraction, low_high, not_negative, positive
 from fmi_jax.settings import BaseConfig, section
@@ -72,6 +73,8 @@ class DinoConfig:
         being at the second temperature already, as in the paper's code; 0: `temperature_warmup`.
       held_epochs: first epochs in which the last layer of the head does not learn; 1 in the
         paper's code.
+      anchor: share of the first weights in the teacher's backbone, which keeps a continued
+        pre-training close to where it began; 0: none.
       local_crops: number of local crops; 0: none.
       local_size: side of local crops in pixels.
       global_scale, local_scale: range of each crop's area, relative to the prepared image.
@@ -87,6 +90,7 @@ class DinoConfig:
     temperature_warmup: float = fraction(0.3)
     temperature_epochs: int = not_negative(0)
     held_epochs: float = not_negative(0.0)
+    anchor: float = fraction(0.0)
     local_crops: int = not_negative(6)
     local_size: int = positive(96)
     global_scale: tuple[float, float] = low_high((0.4, 1.0), at_most=1)
@@ -137,6 +141,7 @@ class Dino(nnx.Module):
     Attributes:
       backbone, head: the student.
       teacher: backbone and head that follow the student's.
+      anchor: backbone as it began, where `options.anchor` holds the teacher to it; a follower.
       centre: moving average of the teacher's logits, `[k]`; a follower.
       temperature: temperature of the teacher's softmax at the coming step; a follower, so that the
         schedule is saved with everything else.
@@ -151,6 +156,8 @@ class Dino(nnx.Module):
         self.teacher = pretraining.Teacher(
             new_backbone(), ProjectionHead(width, options, dtype=dtype, rngs=parts.rngs)
         )
+        if options.anchor:
+            self.anchor = new_backbone()
         self.centre = nnx.Variable(jnp.zeros(options.prototypes, jnp.float32))
         self.temperature = nnx.Variable(jnp.float32(options.teacher_temperature[0]))
 
@@ -201,7 +208,7 @@ def follow(options: DinoConfig, schedule: Plan) -> Follow:
         kept = options.centre_momentum
         centre = kept * followers["centre"] + (1 - kept) * seen["teacher"]
         warm = jnp.asarray(temperature(options, step + 1, schedule), jnp.float32)
-        moved = pretraining.averaged(params, followers, keep)
+        moved = pretraining.averaged(params, followers, keep, options.anchor)
         return moved | {"centre": centre, "temperature": warm}
 
     return after
@@ -213,9 +220,7 @@ def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
     return Fit(
         module=lambda parts: Dino(parts, options),
         learns=pretraining.learns(config, arch),
-        follows=lambda name: (
-            name.startswith(pretraining.TEACHER) or name in ("centre", "temperature")
-        ),
+        follows=lambda name: pretraining.follows(name) or name in ("centre", "temperature"),
         begins=pretraining.begins,
         task=SelfSupervision(options.student_temperature),
         augment=lambda pixels: pretraining.cropping(_views(options, config.image_size), pixels),
@@ -230,6 +235,7 @@ def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
         ),
         logged=lambda seen: {name: seen[name] for name in ("teacher_entropy", "kl")},
         keeps="last",
+        monitor=lambda run: monitor.watch(run, functools.partial(_collapsed, config)),
         hands_on="teacher.backbone",
     )
 
@@ -266,19 +272,22 @@ def _uniform(config: BaseConfig) -> float:
     return math.log(section(config, DinoConfig).prototypes)
 
 
-def _warn(config: BaseConfig, last: Mapping[str, float]) -> Iterator[str]:
-    entropy = last["teacher_entropy"]
+def _collapsed(config: BaseConfig, scalars: Mapping[str, float]) -> str:
+    """Say that nothing is left to learn, or that there is no difference; empty otherwise."""
+    entropy = scalars["teacher_entropy"]
     if _uniform(config) - entropy < _LEFT:
-        yield (
-            f"The teacher says the same of everything: its entropy, {entropy:.3f}, is that of the"
-            f" uniform distribution over {section(config, DinoConfig).prototypes} prototypes. The"
-            " pre-training has collapsed."
+        return (
+            f"the teacher says the same of everything: its entropy, {entropy:.3f}, is that of the"
+            f" uniform distribution over {section(config, DinoConfig).prototypes} prototypes"
         )
-    elif last["kl"] < _LEFT:
-        yield (
-            "The student says of all images what the teacher says: the pre-training may have"
-            " collapsed to one output."
-        )
+    if scalars["kl"] < _LEFT:
+        return "the student says of all images what the teacher says (divergence below 0.01 nats)"
+    return ""
+
+
+def _warn(config: BaseConfig, last: Mapping[str, float]) -> Iterator[str]:
+    if words := _collapsed(config, last):
+        yield f"The pre-training has collapsed: {words}."
 
 
 SPEC = pretraining.fit_spec(

@@ -187,6 +187,46 @@ class Run(abc.ABC):
         """Evaluate measurements of both splits and keep those of the test images."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Monitor(abc.ABC):
+    """Watch over a training that nothing is validated in.
+
+    Attributes:
+      rows: rows of the training split whose features are watched, in their order.
+      metric: metric behind the value "knn", by which the best step is kept beside the last; empty:
+        there is no such value, and the last step alone is kept.
+    """
+
+    rows: np.ndarray
+    metric: str
+
+    @abc.abstractmethod
+    def values(self, features: np.ndarray, first: np.ndarray) -> dict[str, float]:
+        """Measure features of the watched images.
+
+        Args:
+          features: `Features.pooled` of the backbone that the run hands on, `[n, f]`.
+          first: the same at step 0.
+        """
+
+    @abc.abstractmethod
+    def collapse(
+        self,
+        values: Mapping[str, float],
+        first: Mapping[str, float],
+        recent: Mapping[str, float],
+        progress: float,
+    ) -> str:
+        """Say what has collapsed; empty where nothing has.
+
+        Args:
+          values: what was measured now.
+          first: what was measured at step 0.
+          recent: means of the training's scalars since the last measurement.
+          progress: share of all steps that are done.
+        """
+
+
 def batches_of(run: Run, split: str, rows: Sequence[np.ndarray]) -> Iterator[Batch]:
     """Read the images of a split in these batches of rows, padded so that devices can share them.
 

@@ -25,6 +25,7 @@ from fmi_jax.models.base import ArchConfig, Backbone, Execution, create_abstract
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn.linear import linear
 from fmi_jax.nn.norm import BatchNorm
+from fmi_jax.protocols import monitor
 from fmi_jax.protocols.adapt import partial
 from fmi_jax.protocols.judging import Run
 from fmi_jax.protocols.spec import Fit, FitSpec, Images, JudgeSpec, Pixels, one_cell
@@ -33,7 +34,7 @@ from fmi_jax.tasks.self_supervision import spread
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.step import Arrays, Augment
 
-TEACHER = "teacher."
+TEACHER, ANCHOR = "teacher.", "anchor."
 GLOBAL = 2  # number of global views
 FIGURE = "pretraining.png"
 
@@ -145,8 +146,15 @@ def learns(config: BaseConfig, arch: ArchConfig) -> Callable[[str], bool]:
 
 
 def begins(name: str) -> str | None:
-    """Name of the student's array that an array of the teacher begins as a copy of."""
+    """Name of the student's array that an array of the teacher, or anchor, begins as a copy of."""
+    if name.startswith(ANCHOR):
+        return "backbone." + name.removeprefix(ANCHOR)
     return name.removeprefix(TEACHER) if name.startswith(TEACHER) else None
+
+
+def follows(name: str) -> bool:
+    """Test whether an array is the teacher's, or of the weights that it is held to."""
+    return name.startswith((TEACHER, ANCHOR))
 
 
 def momentum(start: float, progress: Any) -> Any:
@@ -154,16 +162,27 @@ def momentum(start: float, progress: Any) -> Any:
     return 1 - (1 - start) * 0.5 * (1 + jnp.cos(math.pi * progress))
 
 
-def averaged(params: Arrays, followers: Arrays, keep: Any) -> Arrays:
+def averaged(params: Arrays, followers: Arrays, keep: Any, anchor: float = 0.0) -> Arrays:
     """Move a teacher towards the student.
 
     The forward pass has moved its running statistics, and what does not learn stays as it began.
+
+    Args:
+      params, followers: student, and teacher with the backbone that it is held to, if any.
+      keep: momentum of the teacher.
+      anchor: share of the first weights in what the teacher's backbone averages. The teacher is
+        then at every step `anchor` times the first weights, and the rest an average of students.
     """
-    return {
-        name: keep * old + (1 - keep) * params[source]
-        for name, old in followers.items()
-        if (source := begins(name)) in params
-    }
+    moved = {}
+    for name, old in followers.items():
+        source = begins(name)
+        if not name.startswith(TEACHER) or source not in params:
+            continue
+        new = params[source]
+        if anchor and source.startswith("backbone."):
+            new = (1 - anchor) * new + anchor * followers[ANCHOR + source.removeprefix("backbone.")]
+        moved[name] = keep * old + (1 - keep) * new
+    return moved
 
 
 def judge_of(
@@ -185,35 +204,51 @@ def judge_of(
 
     def judge(run: Run) -> Finding:
         history = read_history(run.workdir / FILE_NAME)
-        shown = {title: history[f"train/{scalar}"] for title, scalar in panels.items()}
+        titles = {f"train/{scalar}": title for title, scalar in panels.items()} | {
+            f"monitor/{scalar}": title for scalar, title in monitor.TITLES.items()
+        }
+        shown = {scalar: history[scalar] for scalar in titles if scalar in history}
         first, last = (
-            {scalar: float(shown[title][1][at]) for title, scalar in panels.items()}
+            {scalar.split("/")[1]: float(values[at]) for scalar, (_, values) in shown.items()}
             for at in (0, -1)
         )
-        lines = [f"{t:<26}{first[n]:>9.3f} to {last[n]:.3f}" for t, n in panels.items()]
         beside = also(run.config)
-        lines += [f"{title:<26}{value:>9.3f}" for title, value in beside.values()]
+        lines = [
+            f"{titles[scalar]:<32}{float(values[0]):>9.3f} to {values[-1]:.3f}"
+            for scalar, (_, values) in shown.items()
+        ]
+        lines += [f"{title:<32}{value:>9.3f}" for title, value in beside.values()]
+        best = {}
+        if run.selection is not None and (step := run.selection.best_step):
+            value = run.selection.tracks[0].best_value
+            best = {"best_by_neighbours": {"step": step, run.metric: value}}
         return Finding(
             judge=name,
             title=f"Self-supervised pre-training on {run.dataset.info.name}",
-            values={n: {"first": first[n], "last": last[n]} for n in panels.values()}
-            | {n: value for n, (_, value) in beside.items()},
+            values={n: {"first": first[n], "last": last[n]} for n in first}
+            | {n: value for n, (_, value) in beside.items()}
+            | best,
             text="\n".join(lines),
             figures={FIGURE: "Course of the pre-training"},
-            charts={FIGURE: Curves(panels=shown)},
+            charts={FIGURE: Curves(panels={titles[n]: values for n, values in shown.items()})},
             notes=(
                 *warn(run.config, last),
-                f"No label was read, and of {run.dataset.info.name} only the training images were"
-                " seen. kNN and probes judge the backbone (backbone.run).",
+                *monitor.notes(run.selection, first, last),
+                f"No label was learned from, and of {run.dataset.info.name} only the training"
+                " images were seen. kNN and probes judge the backbone (backbone.run).",
             ),
         )
+
+    def all_images(config: BaseConfig, counts: Mapping[str, int]) -> Images:
+        trained, judged = images(config, counts)
+        return Images(trained, judged + monitor.images(config, counts))
 
     return JudgeSpec(
         name="pretraining",
         summary="course of the pre-training",
         labels=tuple(Label),
         judge=judge,
-        images=images,
+        images=all_images,
         shows="analysis",
     )
 
@@ -247,7 +282,7 @@ def fit_spec(
         labels=tuple(Label),
         fit=fit,
         options=options,
-        reads=(name, "backbone.frozen_blocks", "optim.layer_decay"),
+        reads=(name, "monitor", "backbone.frozen_blocks", "optim.layer_decay"),
         ignores=_IGNORES,
         check=check_all,
         judge=judge,
@@ -289,14 +324,22 @@ def view_scalars(seen: Arrays) -> Arrays:
     return {"cosine": seen["cosine"], "spread": spread(seen["feature"])}
 
 
-def warn_of_spread(config: BaseConfig, last: Mapping[str, float]) -> Iterator[str]:
-    """Say that all images have become one."""
+def _alike(scalars: Mapping[str, float]) -> str:
+    """Say that all images have become one; empty where they have not."""
+    if scalars["spread"] >= _ALIKE:
+        return ""
+    return f"all images have nearly the same target (spread {scalars['spread']:.3f} of at most 1)"
+
+
+def _warn_of_spread(config: BaseConfig, last: Mapping[str, float]) -> Iterator[str]:
     del config
-    if last["spread"] < _ALIKE:
-        yield (
-            f"All images have nearly the same feature (spread {last['spread']:.3f} of at most 1):"
-            " the pre-training has collapsed."
-        )
+    if words := _alike(last):
+        yield f"The pre-training has collapsed: {words}."
+
+
+def watch_views(run: Run) -> monitor.FeatureMonitor | None:
+    """Choose the images to watch in a pre-training that predicts views."""
+    return monitor.watch(run, _alike)
 
 
 def view_judge(name: str, *, teacher: bool) -> JudgeSpec:
@@ -311,4 +354,4 @@ def view_judge(name: str, *, teacher: bool) -> JudgeSpec:
         seen = GLOBAL * seen_images(config, counts)
         return Images(seen, seen * teacher)
 
-    return judge_of(name, _PANELS, images, warn_of_spread)
+    return judge_of(name, _PANELS, images, _warn_of_spread)

@@ -81,6 +81,7 @@ def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
         ),
         logged=pretraining.view_scalars,
         keeps="last",
+        monitor=pretraining.watch_views,
     )
 
 

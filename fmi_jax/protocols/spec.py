@@ -14,7 +14,7 @@ from fmi_jax.artifacts.result import Finding, Shows
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.models.base import ArchConfig, Backbone, ParameterKeys
-from fmi_jax.protocols.judging import Run
+from fmi_jax.protocols.judging import Monitor, Run
 from fmi_jax.settings import BaseConfig
 from fmi_jax.tasks.base import Objective
 from fmi_jax.training.loop import Plan
@@ -206,6 +206,7 @@ class Fit:
       on_features: reduces the model to the part that reads kept features of its frozen backbone;
         None: the model reads images.
       keeps: "best" keeps the best step by validation, "last" the last, without validation.
+      monitor: watches over a training that keeps its last step, given the run; None: nothing does.
       hands_on: path of the backbone that the run hands on ("teacher.backbone").
       merge: turns a trained backbone into a plain one that computes the same, in place; None: it is
         plain.
@@ -223,6 +224,7 @@ class Fit:
     heads: tuple[Head, ...] = ()
     on_features: Callable[[Any], nnx.Module] | None = None
     keeps: Literal["best", "last"] = "best"
+    monitor: Callable[[Run], Monitor | None] = lambda run: None
     hands_on: str = "backbone"
     merge: Callable[[Backbone], None] | None = None
 

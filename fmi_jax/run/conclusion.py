@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fmi_jax import atomic
-from fmi_jax.artifacts.checkpoints import check_step, keep_model
+from fmi_jax.artifacts.checkpoints import check_step, keep_models
 from fmi_jax.artifacts.result import Best, Finding, Result
 from fmi_jax.data.registry import note_on
 from fmi_jax.data.remarks import remarks_on
@@ -16,7 +16,7 @@ from fmi_jax.report.charts import draw_chart
 from fmi_jax.report.console import console_table, per_group_line
 from fmi_jax.report.page import FILE_NAME as PAGE, write_report
 from fmi_jax.run import runtime
-from fmi_jax.run.origin import CHECKPOINTS, chosen_head, kept_step
+from fmi_jax.run.origin import CHECKPOINTS, chosen_head, kept_steps
 from fmi_jax.run.session import Session, now
 from fmi_jax.settings import as_dict
 
@@ -65,7 +65,7 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
         _write_page(session)
         announce(session, result)
     if fitted is not None:
-        fitted.checkpoints.keep_model(fitted.step)
+        fitted.checkpoints.keep_models(kept_steps(session.assembly.fit, result))
     return result
 
 
@@ -73,11 +73,12 @@ def complete(session: Session, result: Result) -> None:
     """Do what is left of `conclude` where the run was killed after its result was written."""
     if not (session.workdir / PAGE).is_file():
         _write_page(session)
-    checkpoints, step = session.workdir / CHECKPOINTS, kept_step(session.assembly.fit, result)
-    if (checkpoints / str(step) / "training").is_dir():
+    checkpoints, steps = session.workdir / CHECKPOINTS, kept_steps(session.assembly.fit, result)
+    if any((checkpoints / str(step) / "training").is_dir() for step in steps):
         with contextlib.suppress(UserError):  # of what is damaged nothing is deleted
-            check_step(checkpoints, step)
-            keep_model(checkpoints, step)
+            for step in steps:
+                check_step(checkpoints, step)
+            keep_models(checkpoints, steps)
 
 
 def _write_page(session: Session) -> None:

@@ -12,6 +12,7 @@ The transformer of a stacked classifier comes from `config.transformer.weights`,
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,9 +23,13 @@ from fmi_jax import parallel
 from fmi_jax.artifacts.checkpoints import RunCheckpoints
 from fmi_jax.artifacts.scalars import MetricWriter, ProgressReport
 from fmi_jax.data import loader
+from fmi_jax.errors import UserError
+from fmi_jax.protocols.judging import Monitor
 from fmi_jax.run.assembly import Assembly, augmentation, evaluation_preprocess, placement_of
 from fmi_jax.run.network import initial_arrays
+from fmi_jax.run.origin import CHECKPOINTS
 from fmi_jax.run.session import Fitted, Session
+from fmi_jax.run.watching import watcher
 from fmi_jax.tasks.base import Measured
 from fmi_jax.training import optim, side_by_side
 from fmi_jax.training.evaluation import predict_split
@@ -87,6 +92,10 @@ def fit(run: Session) -> Session:
     checkpoints = RunCheckpoints(run.workdir / "checkpoints")
     resume_step = checkpoints.newest_sound()
     start_step = resume_step or 0
+    monitor, watch, at_first = fit.monitor(run), None, None
+    if monitor is not None:
+        at_first, measure = watcher(run, monitor, structure, feed.preprocess, placement, arrays)
+        watch = _watch(monitor, at_first, measure, run.workdir)
     frozen = {name: arrays.pop(name) for name in structure.frozen}
     schedule = optim.relative_rate(
         config.optim, optim.warmup_steps(config.optim, plan.steps_per_epoch), plan.total_steps
@@ -104,9 +113,11 @@ def fit(run: Session) -> Session:
     state = initial_state(
         structure, arrays, optimizer, mesh, placement, learning_rate=rate, seed=config.train.seed
     )
+    chooses = bool(plan.evaluate_at) or (monitor is not None and bool(monitor.metric))
+    chosen_by = "knn" if monitor is not None else run.metric
     selection = Selection(
-        metric=run.metric if plan.evaluate_at else "",
-        score=run.task.metric(run.metric).score if plan.evaluate_at else lambda value: value,
+        metric=chosen_by if chooses else "",
+        score=run.task.metric(run.metric).score if chooses else lambda value: value,
         names=[head.name for head in fit.heads],
     )
     if resume_step is not None:
@@ -128,6 +139,8 @@ def fit(run: Session) -> Session:
     what = f"{len(fit.heads)} heads, {begin}" if fit.heads else begin
     report.say(f"{run.heading()}: {what} {plan.total_steps} steps")
     writer = MetricWriter(run.workdir, start_step, active=run.active)
+    if at_first is not None and not start_step:
+        writer.write_scalars(0, {f"monitor/{name}": value for name, value in at_first.items()})
     if start_step < plan.total_steps and not selection.ended(config.optim):
         task = fit.task or run.objective
         state = Loop(
@@ -150,6 +163,7 @@ def fit(run: Session) -> Session:
             frozen=frozen,
             batches=feed.batches(start_step),
             validate=validate,
+            watch=watch,
             learning_rate=rate,
             batch_ids=lambda step: loader.batch_ids(
                 run.dataset,
@@ -166,14 +180,15 @@ def fit(run: Session) -> Session:
     writer.close()
     run.clock.lap("training")
     steps = int(state.step)
-    arrays = _kept(state, selection, checkpoints) | frozen
+    best = selection.best_step if fit.keeps == "best" else None
+    arrays = _kept(state, best, checkpoints) | frozen
     checkpoints.close()
     return dataclasses.replace(
         run,
         selection=selection,
         fitted=Fitted(
             arrays=arrays,
-            step=selection.best_step or steps,
+            step=best or steps,
             steps=steps,
             plan=plan,
             predict=lambda split: predict(split, arrays),
@@ -262,12 +277,38 @@ def _predictor(
     return predict
 
 
-def _kept(state: TrainState, selection: Selection, checkpoints: RunCheckpoints) -> Arrays:
-    """Read the arrays that training changed, as they were at their best."""
-    if selection.best_step is None:
+def _watch(
+    monitor: Monitor,
+    first: Mapping[str, float],
+    measure: Callable[[Arrays], dict[str, float]],
+    workdir: Path,
+) -> Callable[[Arrays, Mapping[str, float], float], Mapping[str, float]]:
+    """Measure what a monitor watches, and stop the run once it has collapsed.
+
+    Nothing is stopped at the last step: the run's page says it.
+    """
+
+    def watch(arrays: Arrays, recent: Mapping[str, float], progress: float) -> Mapping[str, float]:
+        values = measure(arrays)
+        words = monitor.collapse(values, first, recent, progress)
+        if words and progress < 1:
+            raise UserError(
+                f"the pre-training has collapsed after {progress:.0%} of its steps: {words}. The"
+                f" checkpoints before are kept in {workdir / CHECKPOINTS}. Expected images that"
+                " stay apart: lower optim.learning_rate, lengthen the warm-up, or see the settings"
+                " under 'When it collapses' in docs/pretraining.md."
+            )
+        return values
+
+    return watch
+
+
+def _kept(state: TrainState, best: int | None, checkpoints: RunCheckpoints) -> Arrays:
+    """Read the arrays that training changed, as they were at the best step; None: as they are."""
+    if best is None:
         return side_by_side.at_their_best(state.params | state.followers)
-    best = checkpoints.restore_model(selection.best_step, abstract(model_arrays(state)))
-    return best["params"] | best["stats"]
+    found = checkpoints.restore_model(best, abstract(model_arrays(state)))
+    return found["params"] | found["stats"]
 
 
 def abstract(tree: Any) -> Any:

@@ -167,19 +167,20 @@ class Trained:
     arrays: dict[str, jax.Array]
 
 
-def read_trained(workdir: Path, mesh: Mesh | None = None) -> Trained:
-    """Read the best checkpoint of the run in `workdir`.
+def read_trained(workdir: Path, mesh: Mesh | None = None, step: str = "kept") -> Trained:
+    """Read the network that the run in `workdir` has kept.
 
     Args:
       workdir: run's folder.
       mesh: devices to put it on; None: all of them, along "data".
+      step: step whose network is meant: "kept", or "best" (`backbone.run_step`).
 
     Raises:
       UserError: the run is not finished or damaged, or what it started from has changed.
     """
     runtime.configure()
     mesh = parallel.make_mesh() if mesh is None else mesh
-    found = finished_run(workdir, mesh.shape["model"])
+    found = finished_run(workdir, mesh.shape["model"], step)
     config, assembly = found.config, found.assembly
     placement = placement_of(assembly, config, mesh)
     shapes = {
@@ -331,7 +332,7 @@ def initial_arrays(
 def _first_backbone(assembly: Assembly, config: BaseConfig, mesh: Any) -> dict[str, np.ndarray]:
     """Read the arrays that the backbone begins with, by native name; none if they are drawn."""
     if config.backbone.run:
-        run = read_trained(Path(config.backbone.run), mesh)
+        run = read_trained(Path(config.backbone.run), mesh, config.backbone.run_step)
         return fit_backbone(
             config.backbone.run,
             trained_backbone(run),

@@ -38,6 +38,7 @@ class FinishedRun:
       info: data set that it was trained on.
       pixels: data set whose mean and standard deviation its network was trained with.
       assembly: classifier that it trained.
+      chosen: step whose network is meant: "kept", or "best" (`backbone.run_step`).
       parent: run that holds what this one froze of its backbone; None if its own checkpoint, a
         weights file or its seed does.
     """
@@ -49,6 +50,7 @@ class FinishedRun:
     info: DatasetInfo
     pixels: DatasetInfo
     assembly: Assembly
+    chosen: str
     parent: Self | None
 
     @property
@@ -58,8 +60,9 @@ class FinishedRun:
 
     @property
     def step(self) -> int:
-        """Step whose checkpoint has what is kept; a grid's last has the best of every head."""
-        return kept_step(self.assembly.fit, self.result)
+        """Step whose checkpoint has the network; a grid's last has the best of every head."""
+        kept = kept_steps(self.assembly.fit, self.result)
+        return kept[-1] if self.chosen == "best" else kept[0]
 
     @property
     def sha256(self) -> str:
@@ -73,10 +76,15 @@ class FinishedRun:
             self.parent.check_files()
 
 
-def kept_step(fit: Fit, result: Result) -> int:
-    """Find the step whose checkpoint a finished run keeps."""
+def kept_steps(fit: Fit, result: Result) -> tuple[int, ...]:
+    """Find the steps whose checkpoints a finished run keeps: its own, and one that was better.
+
+    The second is that of a pre-training whose monitor chose another than the last.
+    """
     best = result.best
-    return result.steps if fit.heads or best is None else best.step
+    own = result.steps if fit.heads or best is None else best.step
+    watched = result.finding.values.get("best_by_neighbours", {}).get("step", own)
+    return tuple(dict.fromkeys((own, watched)))
 
 
 def chosen_head(heads: Sequence[Head], finding: Finding) -> int:
@@ -84,12 +92,13 @@ def chosen_head(heads: Sequence[Head], finding: Finding) -> int:
     return list(heads).index(Head(**finding.values["chosen"]))
 
 
-def finished_run(workdir: Path, model_parallel: int = 1) -> FinishedRun:
+def finished_run(workdir: Path, model_parallel: int = 1, step: str = "kept") -> FinishedRun:
     """Describe the finished run in `workdir`.
 
     Args:
       workdir: run's folder.
       model_parallel: devices along "model" of the mesh that its arrays are for.
+      step: step whose network is meant: "kept", or "best" (`backbone.run_step`).
 
     Raises:
       UserError: the run is not finished or damaged, it trained no network, or what it started
@@ -126,7 +135,7 @@ def finished_run(workdir: Path, model_parallel: int = 1) -> FinishedRun:
             )
     parent = None
     if config.backbone.run and _of_backbone(assembly.partition.frozen):
-        parent = finished_run(Path(config.backbone.run), model_parallel)
+        parent = finished_run(Path(config.backbone.run), model_parallel, config.backbone.run_step)
         record.check_parent(parent.sha256, workdir)
     return FinishedRun(
         workdir=workdir,
@@ -136,6 +145,7 @@ def finished_run(workdir: Path, model_parallel: int = 1) -> FinishedRun:
         info=info,
         pixels=_pixels(record.ancestors, info),
         assembly=assembly,
+        chosen=step,
         parent=parent,
     )
 
@@ -175,7 +185,7 @@ def find_origin(assembly: Assembly, config: BaseConfig, info: DatasetInfo) -> Or
             return Origin(identity={"seed": config.train.seed}, info=info)
         return Origin(identity={"weights": atomic.sha256(assembly.weights)}, info=info)
     try:
-        run = finished_run(Path(folder))
+        run = finished_run(Path(folder), step=config.backbone.run_step)
         _check_fits(run, assembly, config, info)
         run.check_files()
     except UserError as error:

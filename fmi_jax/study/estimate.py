@@ -124,6 +124,7 @@ def per_image(config: ExperimentConfig, channels: int, num_classes: int) -> tupl
     after = protocol_of(config).own.after
     bare = following(config, "") if after else copy.deepcopy(config)
     bare.backbone.weights = bare.backbone.run = bare.transformer.weights = ""
+    bare.backbone.run_step = ExperimentConfig().backbone.run_step
     bare.optim.learning_rate = ExperimentConfig().optim.learning_rate
     bare.train.seed = 0
     bare.backbone.attention = "plain"  # operations of a kernel cannot be read from the program

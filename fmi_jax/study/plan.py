@@ -253,7 +253,7 @@ def _missing(config: ExperimentConfig, networks: Sequence[PretrainedNetwork]) ->
             yield str(error)
     if backbone.run:
         try:
-            finished_run(Path(backbone.run))
+            finished_run(Path(backbone.run), step=backbone.run_step)
         except UserError as error:
             yield f"backbone.run: {error}"
     if not (data.name in DATASETS and DATASETS[data.name].synthetic):

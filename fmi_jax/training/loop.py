@@ -79,6 +79,9 @@ class Loop:
       batches: this process's part of every batch, beginning with the next step.
       validate: function that computes validation metrics from all arrays of the model, one mapping
         for each head, or for the network.
+      watch: function that measures all arrays of the model without validation, given the means of
+        the scalars since it last did, and the share of all steps that are done; it raises where the
+        training has failed. None: nothing is watched.
       learning_rate: learning rate reached after warm-up, before any drop.
       batch_ids: function that gives the image ids of a step's batch, for messages.
       checkpoints, writer, report: outputs for checkpoints, metrics and console messages.
@@ -92,6 +95,7 @@ class Loop:
     frozen: Arrays
     batches: Iterator[Batch]
     validate: Callable[[Arrays], Sequence[Mapping[str, float]]]
+    watch: Callable[[Arrays, Mapping[str, float], float], Mapping[str, float]] | None
     learning_rate: Any
     batch_ids: Callable[[int], Sequence[str]]
     checkpoints: RunCheckpoints
@@ -108,6 +112,7 @@ class Loop:
             earlier checkpoints are kept.
         """
         pending: list[dict[str, Any]] = []
+        recent: list[Mapping[str, Any]] = []  # scalars since the last look
         selection, clock = self.selection, time.monotonic()
         try:
             with StopRequest() as stop:
@@ -124,13 +129,16 @@ class Loop:
                     saving = done in self.plan.save_at or stopping
                     saving |= bool(periodic and done % periodic == 0)
                     if saving or done % self.config.train.log_every_steps == 0:
-                        self._write(pending, done, state)
+                        recent += self._write(pending, done, state)
                         pending.clear()
                         self.checkpoints.poll()
                         selection.seconds += time.monotonic() - clock
                         clock = time.monotonic()
                     if done in self.plan.evaluate_at:
                         state = self.evaluate(state, done)
+                    if done in self.plan.save_at:
+                        self._look(state, done, recent)
+                        recent.clear()
                     if saving:
                         self.writer.flush()
                         self.checkpoints.save(
@@ -152,7 +160,25 @@ class Loop:
         with kernel_errors(self.config.backbone):
             return jax.block_until_ready(self.train_step(state, *args))
 
-    def _write(self, pending: list[dict[str, Any]], done: int, state: TrainState) -> None:
+    def _look(self, state: TrainState, done: int, recent: Sequence[Mapping[str, Any]]) -> None:
+        """Measure what is watched, and keep the step if it is the best by what can choose."""
+        if self.watch is None:
+            return
+        means = {name: float(np.mean([row[name] for row in recent])) for name in recent[0]}
+        arrays = state.params | state.followers | self.frozen
+        values = self.watch(arrays, means, done / self.plan.total_steps)
+        self.writer.write_scalars(done, {f"monitor/{name}": v for name, v in values.items()})
+        best = bool(self.selection.metric) and self.selection.improve([values], done)[0]
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+        self.report.say(
+            f"epoch {done / self.plan.steps_per_epoch:.1f}  step {done}  {shown}"
+            f"{'  best so far' if best else ''}"
+        )
+
+    def _write(
+        self, pending: list[dict[str, Any]], done: int, state: TrainState
+    ) -> list[dict[str, Any]]:
+        """Write the scalars of some steps, and return them from the device."""
         first = done - len(pending) + 1
         values = jax.device_get(pending)
         bad = int(state.bad_step)
@@ -166,6 +192,7 @@ class Loop:
         self.writer.write_speed(
             done, {f"speed/{k}": v for k, v in self.report.update(done, loss).items()}
         )
+        return values
 
     def _diverged(self, step: int) -> UserError:
         ids = list(self.batch_ids(step))

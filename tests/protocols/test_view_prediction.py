@@ -190,9 +190,9 @@ def test_spread_is_zero_when_all_images_are_one() -> None:
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     assert float(spread(jnp.asarray(unit.mean(0)))) == pytest.approx(1.0, abs=0.01)
     assert float(spread(jnp.asarray(unit[0]))) == pytest.approx(0.0, abs=1e-3)
-    (note,) = pretraining.warn_of_spread(ExperimentConfig(), {"spread": 0.01})
+    (note,) = pretraining._warn_of_spread(ExperimentConfig(), {"spread": 0.01})
     assert "collapsed" in note
-    assert not [*pretraining.warn_of_spread(ExperimentConfig(), {"spread": 0.9})]
+    assert not [*pretraining._warn_of_spread(ExperimentConfig(), {"spread": 0.9})]
 
 
 def test_the_teacher_of_byol_follows_backbone_and_projection_alone() -> None:
@@ -237,5 +237,6 @@ def test_a_schedule_that_needs_validation_and_frozen_batch_norms_are_refused(mod
 def test_what_goes_through_the_network_is_counted() -> None:
     config = ExperimentConfig()
     config.train.batch_size, config.train.max_steps = 4, 3
-    for module, judged in ((byol, 24), (simsiam, 0)):  # two views of twelve images
+    watched = 2 * 40  # at first and at the end
+    for module, judged in ((byol, 24 + watched), (simsiam, watched)):  # two views of twelve images
         assert module.SPEC.judge.images(config, {"train": 40}) == (24, judged)

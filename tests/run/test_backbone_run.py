@@ -5,7 +5,7 @@ import dataclasses
 import json
 import shutil
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -117,13 +117,13 @@ def assert_same(one: dict, other: dict) -> None:
 def tuned(squares: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fine-tuned on squares; its network is the same one after it was left alone on disk."""
     workdir, seen = tmp_path_factory.mktemp("runs") / "tuned", []
-    original = RunCheckpoints.keep_model
+    original = RunCheckpoints.keep_models
 
-    def keep_model(self: RunCheckpoints, step: int) -> None:
-        seen.append(model_sha256(self.folder, step))
-        original(self, step)
+    def keep_models(self: RunCheckpoints, steps: Sequence[int]) -> None:
+        seen.extend(model_sha256(self.folder, step) for step in steps)
+        original(self, steps)
 
-    with mock.patch.object(RunCheckpoints, "keep_model", keep_model):
+    with mock.patch.object(RunCheckpoints, "keep_models", keep_models):
         run(squares, workdir)
     assert seen == [model_sha256(workdir / "checkpoints", 2)]
     return workdir
@@ -339,7 +339,7 @@ def leave(config: ExperimentConfig, workdir: Path, like: Path) -> dict[str, np.n
     }
     checkpoints.save(2, model, {"step": jnp.zeros(())}, {"best_step": 2})
     checkpoints.close()
-    checkpoints.keep_model(2)
+    checkpoints.keep_models([2])
     shutil.copy(like / "result.json", workdir)
     return backbone_of(arrays)
 
