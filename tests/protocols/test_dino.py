@@ -21,7 +21,7 @@ from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.models.base import Backbone, Execution
 from fmi_jax.models.deit import DeiT, DeiTArch
-from fmi_jax.protocols import dino
+from fmi_jax.protocols import dino, pretraining
 from fmi_jax.protocols.dino import DinoConfig, ProjectionHead
 from fmi_jax.protocols.spec import Fit, Parts, Pixels
 from fmi_jax.settings import OptimConfig
@@ -338,3 +338,19 @@ def test_what_cannot_be_trained_is_refused_at_once() -> None:
         checked("dinov2_vitb14")
     with pytest.raises(UsageError, match="nothing on validation; expected 'cosine'"):
         checked("deit_tiny", schedule="plateau")
+
+
+def test_an_anchored_teacher_is_so_much_the_first_weights_and_else_an_average() -> None:
+    """Whatever the student does: `anchor * first + (1 - anchor) * average of students`."""
+    rng, share, name = np.random.default_rng(7), 0.3, "backbone.kernel"
+    first = rng.normal(size=(3, 2))
+    plain = {"teacher.backbone.kernel": first, "teacher.head.kernel": first}
+    held = {**plain, "anchor.kernel": first}
+    for keep in (0.9, 0.5, 0.99):
+        student = {name: rng.normal(size=(3, 2)), "head.kernel": rng.normal(size=(3, 2))}
+        plain |= pretraining.averaged(student, plain, keep)
+        held |= pretraining.averaged(student, held, keep, share)
+    expected = share * first + (1 - share) * plain["teacher.backbone.kernel"]
+    np.testing.assert_allclose(held["teacher.backbone.kernel"], expected, rtol=1e-12)
+    np.testing.assert_array_equal(held["teacher.head.kernel"], plain["teacher.head.kernel"])
+    np.testing.assert_array_equal(held["anchor.kernel"], first)

@@ -16,10 +16,11 @@ from fmi_jax import parallel
 from fmi_jax.artifacts.result import Result
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data import loader
+from fmi_jax.data.prepared import open_dataset
 from fmi_jax.protocols.pretraining import FIGURE
 from fmi_jax.report.page import write_report
 from fmi_jax.run.assembly import assemble
-from fmi_jax.run.network import finished, read_trained, trained_backbone
+from fmi_jax.run.network import finished, pretrained, read_trained, trained_backbone
 from fmi_jax.settings import OptimConfig, set_fields
 from fmi_jax.study.cells import due
 from fmi_jax.study.spec import Setting
@@ -44,7 +45,7 @@ def config(squares: ExperimentConfig) -> ExperimentConfig:
     """A pre-training with local crops, whose teacher moves in every step."""
     config = dataclasses.replace(copy.deepcopy(squares), protocol="dino")
     sizes = {"prototypes": 37, "hidden_width": 29, "bottleneck_width": 11, "local_size": 8}
-    others = {"local_crops": 1, "momentum": 0.8}
+    others = {"local_crops": 1, "momentum": 0.8, "anchor": 0.25}
     set_fields(config, {f"dino.{name}": value for name, value in {**sizes, **others}.items()})
     return config
 
@@ -75,9 +76,16 @@ def test_every_array_is_kept_and_the_teacher_has_moved(
     config: ExperimentConfig, whole: Path
 ) -> None:
     arrays = kept(whole)
+    data = config.data
+    info = open_dataset(Path(data.data_dir), data.name, data.prepared_size, data.split).info
     assert arrays.keys() == assemble(config, 3, 2).partition.variables.keys()
     assert {"centre", "temperature", "teacher.head.prototypes"} <= arrays.keys()
     assert arrays["centre"].any()
+    begun = pretrained(config, info, parallel.make_mesh()).arrays
+    for name, value in arrays.items():
+        if name.startswith("anchor."):  # the backbone as it began, to the end
+            first = begun[name.replace("anchor.", "backbone.", 1)]
+            np.testing.assert_array_equal(value, first, err_msg=name)
     for name, value in arrays.items():
         if name.startswith(TEACHER) and name.endswith("kernel"):
             student = arrays[name.removeprefix("teacher.")]
