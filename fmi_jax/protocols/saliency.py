@@ -33,6 +33,7 @@ from fmi_jax.rules import one_of, positive
 from fmi_jax.saliency import attention, gradient
 from fmi_jax.saliency.agreement import Agreement, agreement, centred, standard_error
 from fmi_jax.saliency.cases import Case, chosen
+from fmi_jax.saliency.maps import HALF, PIXELWISE, TITLES, logits_of, maps_of, own_maps
 from fmi_jax.settings import BaseConfig, section, set_fields
 from fmi_jax.tasks.base import members
 from fmi_jax.tasks.intervals import Z, scaled
@@ -57,15 +58,6 @@ class SaliencyConfig:
 
 
 FILE = "saliency.npz"
-_HALF = "attention_top_half"
-_PIXELWISE = "gradient_times_input"
-_TITLES = {
-    "attention": "Attention",
-    _HALF: "Top half of attention",
-    "rollout": "Rollout",
-    "grad_cam": "Grad-CAM",
-    _PIXELWISE: "Gradient x input",
-}
 _MEASURES = {"pointing": "pointing game", "energy": "energy inside", "precision": "AP per pixel"}
 _CENTRE = "Centred Gaussian"
 _MOST_ROWS = 12  # of one figure
@@ -82,8 +74,8 @@ def judge(run: Run) -> Finding:
     """
     settings, info = section(run.config, SaliencyConfig), run.dataset.info
     network = run.finished(Path(settings.run)) if settings.run else run.network()
-    classes = _classes(network, run)
-    if not classes and not network.spec.family.cls_first:
+    classes, own = _has(network, run)
+    if not classes and not own:
         raise _nothing_to_show(network.spec.name)
     cases = _cases(run, network, classes)
     batches = list(_computed(run, network, [case.row for case in cases], pictures(network)))
@@ -136,56 +128,37 @@ def _check(config: BaseConfig, info: DatasetInfo) -> None:
             )
     elif settings.run:
         Result.read(Path(settings.run))
-    elif not BACKBONES[config.backbone.name].family.cls_first:
+    elif not BACKBONES[config.backbone.name].family.own_maps:
         raise _nothing_to_show(config.backbone.name)
 
 
 def _nothing_to_show(name: str) -> UsageError:
+    own = BACKBONES[name].family.own_maps
+    why = (
+        f"the last block of {name} attends within several windows, so attention that is received"
+        " says nothing of the whole image"
+        if own
+        else f"{name} has no map of its own (`fmi-jax models` says which have)"
+    )
     return UsageError(
-        f"{name} has no [cls] token whose attention could be shown, and no classifier whose"
-        " gradient could: expected saliency.run=FOLDER of a run that has trained a classifier."
+        f"{why}, and no classifier whose gradient could be shown: expected saliency.run=FOLDER of"
+        " a run that has trained a classifier."
     )
 
 
-def maps_of(module: Any, images: Float[Array, "b h w c"]) -> dict[str, Array]:
-    """Compute every map that a network has, `[b, rows, cols]` without negative values.
-
-    Also "heads", the attention `[b, heads, rows, cols]` of each head.
-    """
-    found = {}
-    backbone, entering = attention.read_by_head(module, images)
-    if backbone.cls_first:
-        heads = attention.cls_attention(backbone, entering)
-        found["heads"], found["attention"] = heads, heads.mean(axis=1)
-        found["rollout"] = attention.rollout(backbone, entering)
-    if _has_head(module):
-        logits = module(images, rngs=None)
-        if logits.ndim == 2:
-            target = logits.argmax(axis=1)
-            found["grad_cam"] = gradient.grad_cam(gradient.last_layer(module, target, images))
-            found["gradient_times_input"] = gradient.gradient_times_input(module, target, images)
-    return found
-
-
-def _has_head(module: Any) -> bool:
-    return hasattr(module, "head")
-
-
-def _logits(module: Any, images: Array) -> Array:
-    """Logits of a classifier; of no width where there is none."""
-    logits = module(images, rngs=None) if _has_head(module) else jnp.zeros((len(images), 0))
-    return logits if logits.ndim == 2 else jnp.zeros((len(images), 0))
-
-
-def _classes(network: Network, run: Run) -> int:
-    """Number of classes of a network; 0 for one that does not classify images."""
+def _has(network: Network, run: Run) -> tuple[int, set[str]]:
+    """Number of classes of a network, 0 for one that does not classify images, and the names of
+    its own maps."""
     info = run.dataset.info
     images = jax.ShapeDtypeStruct((1, info.size, info.size, info.channels), np.uint8)
-    return jax.eval_shape(
-        lambda arrays, x: _logits(network.partition.merge(arrays), network.preprocess(x)),
-        network.arrays,
-        images,
-    ).shape[1]
+
+    def both(arrays: Any, images: Array) -> tuple[Array, dict[str, Array]]:
+        module, entering = network.partition.merge(arrays), network.preprocess(images)
+        own = own_maps(*attention.read_by_head(module, entering))
+        return logits_of(module, entering), own
+
+    logits, own = jax.eval_shape(both, network.arrays, images)
+    return logits.shape[1], {*own}
 
 
 def _computed(
@@ -220,7 +193,7 @@ def pictures(network: Network) -> Callable[[Any, Array], dict[str, Array]]:
     def compute(module: Any, images: Array) -> dict[str, Array]:
         found = maps_of(module, images)
         if "attention" in found:
-            found[_HALF] = attention.top_mass(found["attention"], 0.5)
+            found[HALF] = attention.top_mass(found["attention"], 0.5)
         pixels = jnp.round(255 * (images.astype(jnp.float32) * std + mean)).clip(0, 255)
         return {**found, "images": pixels.astype(jnp.uint8)}
 
@@ -231,11 +204,11 @@ def overlays(names: Sequence[str], drawn: Mapping[str, np.ndarray]) -> Overlays:
     """Make the chart of images under their maps, from what `pictures` computes."""
     height, width = drawn["images"].shape[1:3]
     maps = {}
-    for name, title in _TITLES.items():
+    for name, title in TITLES.items():
         if name in drawn:
-            kernel = resize.nearest if name == _HALF else resize.linear
+            kernel = resize.nearest if name == HALF else resize.linear
             found = gradient.enlarged(jnp.asarray(drawn[name]), height, width, kernel)
-            if name == _PIXELWISE:  # a few pixels would leave all others dark
+            if name == PIXELWISE:  # a few pixels would leave all others dark
                 highest = jnp.quantile(found, 0.99, axis=(1, 2), keepdims=True)
                 found = jnp.minimum(found, highest)
             maps[title] = np.asarray(gradient.scaled(found))
@@ -253,7 +226,7 @@ def _cases(run: Run, network: Network, classes: int) -> list[Case]:
         rows = np.unique(np.linspace(0, count - 1, min(count, 3 * settings.cases)).astype(int))
         return [Case(row, "image", "") for row in rows.tolist()]
     batches = _computed(
-        run, network, range(count), lambda module, x: {"logits": _logits(module, x)}
+        run, network, range(count), lambda module, x: {"logits": logits_of(module, x)}
     )
     logits = np.concatenate([batch["logits"] for batch in batches]).astype(np.float64)
     return list(chosen(logits, run.dataset.labels(settings.split), info.classes, settings.cases))
@@ -301,14 +274,14 @@ def _agreement(run: Run, network: Network) -> tuple[dict[str, Any], tuple[str, .
             f"The {settings.split} images are those of {run.dataset.info.name!r}: the network may"
             " have been trained on some of them."
         )
-    for name in (name for name in _TITLES if name in found):
+    for name in (name for name in TITLES if name in found):
         own = found[name]
         rivals = {"random weights": drawn[name], "the centre of the image": centre}
         ahead = {
             words: _interval_of_mean(own.precision - rival.precision, member)
             for words, rival in rivals.items()
         }
-        table[_TITLES[name]] = {
+        table[TITLES[name]] = {
             "trained": _summary(own, member),
             "random weights": _summary(drawn[name], member),
             "ahead_of": ahead,
@@ -316,7 +289,7 @@ def _agreement(run: Run, network: Network) -> tuple[dict[str, Any], tuple[str, .
         lost = [words for words, (low, _) in ahead.items() if not low > 0]
         if lost:
             notes.append(
-                f"{_TITLES[name]} is not shown to find what the masks show better than"
+                f"{TITLES[name]} is not shown to find what the masks show better than"
                 f" {' and '.join(lost)}: the 95% interval of the difference in average precision"
                 " per pixel is not above 0."
             )

@@ -65,13 +65,13 @@ def test_new_images_are_drawn_beside_their_predictions(
         assert len(np.unique(np.asarray(Image.open(path)))) > 100
 
 
-def test_a_backbone_without_cls_needs_a_classifier(
+def test_a_backbone_without_a_map_of_its_own_needs_a_classifier(
     squares: ExperimentConfig, tmp_path: Path
 ) -> None:
     config = short_runs.changed(
         squares, {"protocol": "saliency", "backbone.name": "resnet50", "backbone.last_block": -1}
     )
-    with pytest.raises(UsageError, match=r"resnet50 has no \[cls\] .* saliency\.run=FOLDER"):
+    with pytest.raises(UsageError, match=r"resnet50 has no map of its own .* saliency\.run=FOLDER"):
         experiment.run(config, tmp_path)
     config = dataclasses.replace(squares, judges=("saliency",))
     config = short_runs.changed(config, {"saliency.run": "runs/another"})
