@@ -98,4 +98,19 @@ class Curves:
     panels: Mapping[str, tuple[ndarray, ndarray]]
 
 
-Chart = Matrix | Ratios | Outlines | Overlays | Curves
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Lines:
+    """Quantities between 0 and 1 over a share from 0 to 1, in panels side by side.
+
+    Attributes:
+      x, y: labels of the axes.
+      panels: lines by name, by the title of their panel: values at equal distances, and in a second
+        row those of a rival, if there is one.
+    """
+
+    x: str
+    y: str
+    panels: Mapping[str, Mapping[str, Float[ndarray, "r t"]]]
+
+
+Chart = Matrix | Ratios | Outlines | Overlays | Curves | Lines

@@ -16,27 +16,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from flax import nnx
+from jaxtyping import Array, Int
 
 from fmi_jax import atomic, parallel
-from fmi_jax.artifacts.charts import Overlays
+from fmi_jax.artifacts.charts import Lines
 from fmi_jax.artifacts.result import Result
 from fmi_jax.augment.crop import center_crop
 from fmi_jax.data.labels import IGNORE, Label, resized_maps
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
 from fmi_jax.models.registry import BACKBONES
-from fmi_jax.nn import resize
 from fmi_jax.protocols.judging import Network, Run, batches_of
 from fmi_jax.protocols.spec import Finding, Images, JudgeSpec
-from fmi_jax.rules import one_of, positive
+from fmi_jax.rules import not_negative, one_of, positive
 from fmi_jax.saliency import attention, gradient
-from fmi_jax.saliency.agreement import Agreement, agreement, centred, standard_error
+from fmi_jax.saliency.agreement import Agreement, agreement, centred
 from fmi_jax.saliency.cases import Case, chosen
-from fmi_jax.saliency.maps import HALF, PIXELWISE, TITLES, logits_of, maps_of, own_maps
+from fmi_jax.saliency.comparison import CENTRE, Values, Yardstick, compare, table
+from fmi_jax.saliency.curves import STEPS, area, deletion_and_insertion
+from fmi_jax.saliency.maps import TITLES, logits_of, maps_of, own_maps
+from fmi_jax.saliency.pictures import overlays, pictures
 from fmi_jax.settings import BaseConfig, section, set_fields
 from fmi_jax.tasks.base import members
-from fmi_jax.tasks.intervals import Z, scaled
 
 
 @dataclasses.dataclass(slots=True)
@@ -48,20 +50,40 @@ class SaliencyConfig:
         describes, as the run has trained it.
       split: split whose images are shown.
       cases: images of each class that are shown of each kind: correct, wrong and uncertain.
+      curves: images, at even distances through the split, whose deletion and insertion curves are
+        computed, some 400 forward passes for each; 0: none.
       batch_size: images per batch.
     """
 
     run: str = ""
     split: str = one_of("test", "train", "val", "test")
     cases: int = positive(2)
+    curves: int = not_negative(0)
     batch_size: int = positive(32)
 
 
 FILE = "saliency.npz"
-_MEASURES = {"pointing": "pointing game", "energy": "energy inside", "precision": "AP per pixel"}
-_CENTRE = "Centred Gaussian"
 _MOST_ROWS = 12  # of one figure
-_INTERVAL = "standard error between groups, logit scale"
+_PASSES = 2 * 9 * (STEPS + 1)  # of an image, for its curves: four maps, twice, and the centre
+_CURVES_FILE = "saliency_curves.png"
+_CURVES_CAPTION = (
+    "Mean probability of the predicted class while the pixels that a map ranks first are deleted,"
+    " or put into a blurred image. Dotted: the same map of a network with random weights."
+)
+_ON_MASKS = Yardstick(
+    titles={"pointing": "pointing game", "energy": "energy inside", "precision": "AP per pixel"},
+    least={"pointing": 0, "energy": 0, "precision": 0},
+    deciding="precision",
+    words="average precision per pixel",
+    claim="find what the masks show",
+)
+_ON_CURVES = Yardstick(
+    titles={"deletion": "deletion", "insertion": "insertion", "difference": "their difference"},
+    least={"deletion": 0, "insertion": 0, "difference": -1},
+    deciding="difference",
+    words="the areas, insertion less deletion,",
+    claim="rank the pixels that the class hangs on",
+)
 
 
 def judge(run: Run) -> Finding:
@@ -78,7 +100,14 @@ def judge(run: Run) -> Finding:
     if not classes and not own:
         raise _nothing_to_show(network.spec.name)
     cases = _cases(run, network, classes)
-    batches = list(_computed(run, network, [case.row for case in cases], pictures(network)))
+    batches = list(
+        _computed(
+            run,
+            network,
+            [case.row for case in cases],
+            pictures(network.info.mean, network.info.std),
+        )
+    )
     shown = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     if run.active:
         _write_maps(run.workdir / FILE, run.dataset.ids(settings.split), cases, shown)
@@ -98,18 +127,24 @@ def judge(run: Run) -> Finding:
             {"id": run.dataset.ids(settings.split)[case.row], "kind": case.kind} for case in cases
         ],
     }
-    text, notes = "", ()
+    texts, notes = [], []
     if info.label is Label.MAP:
-        values["agreement"], notes = _agreement(run, network)
-        text = _text(values["agreement"])
+        values["agreement"], more = _agreement(run, network)
+        texts.append(table(_ON_MASKS, values["agreement"], "with something in the mask"))
+        notes += more
+    if classes and settings.curves:
+        values["curves"], more, charts[_CURVES_FILE] = _curves(run, network)
+        captions[_CURVES_FILE] = _CURVES_CAPTION
+        texts.append(table(_ON_CURVES, values["curves"], "at even distances through the split"))
+        notes += more
     return Finding(
         judge="saliency",
         title=f"Where {network.name} looks",
         values=values,
-        text=text,
+        text="\n\n".join(filter(None, texts)),
         figures=captions,
         charts=charts,
-        notes=notes,
+        notes=tuple(notes),
     )
 
 
@@ -165,54 +200,35 @@ def _computed(
     run: Run,
     network: Network,
     rows: Sequence[int],
-    compute: Callable[[Any, Array], dict[str, Array]],
+    compute: Callable[..., dict[str, Array]],
     *kept: str,
+    maps: Iterator[np.ndarray] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Compute arrays of these images, batch by batch; `kept` names parts of the batch to add."""
+    """Compute arrays of these images, batch by batch.
+
+    Args:
+      run, network: run and network.
+      rows: rows of the split.
+      compute: function for `Network.step`.
+      kept: names of parts of the batch to add.
+      maps: array of the images of each batch that `compute` takes, too; None: it takes none.
+    """
     settings = section(run.config, SaliencyConfig)
     step = network.step(
         run.mesh,
         compute,
         lambda found, batch: {**found, **{name: batch[name] for name in kept}},
+        *(() if maps is None else ("maps",)),
     )
     size = settings.batch_size
     parts = [np.asarray(rows[i : i + size]) for i in range(0, len(rows), size)]
+    places = parallel.held_places(run.mesh, parallel.whole_shares(run.mesh, max(map(len, parts))))
     for batch, part in zip(batches_of(run, settings.split, parts), parts, strict=True):
+        if maps is not None:
+            value = next(maps)
+            batch = {**batch, "maps": value[np.minimum(places, len(value) - 1)]}
         found = jax.device_get(step(network.arrays, parallel.to_devices(run.mesh, batch)))
         yield {name: value[: len(part)] for name, value in found.items()}
-
-
-def pictures(network: Network) -> Callable[[Any, Array], dict[str, Array]]:
-    """Make the function that computes what is drawn, for `Network.step`.
-
-    That is `maps_of`, the mask of the top half of the attention, and "images", uint8, as the
-    network sees them.
-    """
-    mean, std = (np.asarray(x, np.float32) for x in (network.info.mean, network.info.std))
-
-    def compute(module: Any, images: Array) -> dict[str, Array]:
-        found = maps_of(module, images)
-        if "attention" in found:
-            found[HALF] = attention.top_mass(found["attention"], 0.5)
-        pixels = jnp.round(255 * (images.astype(jnp.float32) * std + mean)).clip(0, 255)
-        return {**found, "images": pixels.astype(jnp.uint8)}
-
-    return compute
-
-
-def overlays(names: Sequence[str], drawn: Mapping[str, np.ndarray]) -> Overlays:
-    """Make the chart of images under their maps, from what `pictures` computes."""
-    height, width = drawn["images"].shape[1:3]
-    maps = {}
-    for name, title in TITLES.items():
-        if name in drawn:
-            kernel = resize.nearest if name == HALF else resize.linear
-            found = gradient.enlarged(jnp.asarray(drawn[name]), height, width, kernel)
-            if name == PIXELWISE:  # a few pixels would leave all others dark
-                highest = jnp.quantile(found, 0.99, axis=(1, 2), keepdims=True)
-                found = jnp.minimum(found, highest)
-            maps[title] = np.asarray(gradient.scaled(found))
-    return Overlays(names=names, images=drawn["images"], maps=maps)
 
 
 def _cases(run: Run, network: Network, classes: int) -> list[Case]:
@@ -256,128 +272,132 @@ def _caption(kind: str, name: str, count: int) -> str:
     return f"{which}{more}: where {name} looks. Gradients are those of the predicted class."
 
 
-def _agreement(run: Run, network: Network) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Compare every map with the masks of the split, and with maps that know nothing."""
-    settings = section(run.config, SaliencyConfig)
+def _random(run: Run, network: Network) -> Network:
+    """Draw random weights for the network."""
     config = copy.deepcopy(network.config)
     set_fields(config, {"backbone.weights": "", "backbone.run": "", "transformer.weights": ""})
-    found, rows = _measured(run, network)
+    return run.network(config)
+
+
+def _members(run: Run, rows: Sequence[int]) -> Int[np.ndarray, "n"]:
+    groups = run.dataset.groups(section(run.config, SaliencyConfig).split)
+    return members(None if groups is None else [groups[row] for row in rows], len(rows))
+
+
+def _agreement(run: Run, network: Network) -> tuple[dict[str, Any], list[str]]:
+    """Compare every map with the masks of the split, and with maps that know nothing."""
+    settings = section(run.config, SaliencyConfig)
+    own, rows = _measured(run, network)
     if not len(rows):
-        return {}, (f"No mask of the {settings.split} images has anything in it.",)
-    drawn, _ = _measured(run, run.network(config))
-    groups = run.dataset.groups(settings.split)
-    member = members(None if groups is None else [groups[row] for row in rows], len(rows))
-    centre = found.pop(_CENTRE)
-    table, notes = {}, []
+        return {}, [f"No mask of the {settings.split} images has anything in it."]
+    drawn, _ = _measured(run, _random(run, network))
+    notes = []
     if settings.run:
         notes.append(
             f"The {settings.split} images are those of {run.dataset.info.name!r}: the network may"
             " have been trained on some of them."
         )
-    for name in (name for name in TITLES if name in found):
-        own = found[name]
-        rivals = {"random weights": drawn[name], "the centre of the image": centre}
-        ahead = {
-            words: _interval_of_mean(own.precision - rival.precision, member)
-            for words, rival in rivals.items()
-        }
-        table[TITLES[name]] = {
-            "trained": _summary(own, member),
-            "random weights": _summary(drawn[name], member),
-            "ahead_of": ahead,
-        }
-        lost = [words for words, (low, _) in ahead.items() if not low > 0]
-        if lost:
-            notes.append(
-                f"{TITLES[name]} is not shown to find what the masks show better than"
-                f" {' and '.join(lost)}: the 95% interval of the difference in average precision"
-                " per pixel is not above 0."
-            )
-    return {
-        "images": len(rows),
-        "groups": int(member.max()) + 1,
-        "interval": _INTERVAL,
-        "methods": table,
-        _CENTRE: _summary(centre, member),
-    }, tuple(notes)
+    centre = own.pop(CENTRE)
+    values, more = compare(_ON_MASKS, own, drawn, centre, _members(run, rows))
+    return values, notes + more
 
 
-def _measured(run: Run, network: Network) -> tuple[dict[str, Agreement], Int[np.ndarray, "n"]]:
-    """Agreement of every map with the masks that have anything in them, and those rows."""
-    parts: dict[str, list[Agreement]] = {}
-    rows = []
-    split = section(run.config, SaliencyConfig).split
-    side, crop = network.config.image_size, network.config.augment.center_crop
+def _curves(run: Run, network: Network) -> tuple[dict[str, Any], list[str], Lines]:
+    """Delete and insert pixels in the order of every map, and of maps that know nothing."""
+    settings, info = section(run.config, SaliencyConfig), run.dataset.info
+    count, side = info.counts[settings.split], network.config.image_size
+    rows = np.unique(np.linspace(0, count - 1, min(count, settings.curves)).astype(int)).tolist()
+
+    def compute(module: Any, images: Array, maps: Array) -> dict[str, Array]:
+        logits = logits_of(module, images)
+        target = logits.argmax(axis=1)[:, None]
+
+        def probability(images: Array) -> Array:
+            logits = logits_of(module, images).astype(jnp.float32)
+            shares = jax.nn.softmax(logits) if info.label is Label.INDEX else nnx.sigmoid(logits)
+            return jnp.take_along_axis(shares, target, axis=1)[:, 0]
+
+        return {"curves": deletion_and_insertion(probability, images, maps)}
+
+    def maps() -> Iterator[np.ndarray]:
+        both = [_computed(run, one, rows, _enlarged(side)) for one in (network, drawn)]
+        for own, other in zip(*both, strict=True):
+            centre = np.broadcast_to(centred(side, side), next(iter(own.values())).shape)
+            titles[:] = [name for name in TITLES if name in own]
+            each = [*(own[x] for x in titles), *(other[x] for x in titles), centre]
+            yield np.stack(each, axis=1).astype(np.float32)
+
+    titles: list[str] = []
+    drawn = _random(run, network)
+    found = np.concatenate(
+        [batch["curves"] for batch in _computed(run, network, rows, compute, maps=maps())]
+    ).astype(np.float64)
+    areas = area(found)
+    each = [
+        {"deletion": lost, "insertion": won, "difference": won - lost}
+        for lost, won in zip(*np.moveaxis(areas, 2, 0).swapaxes(1, 2), strict=True)
+    ]
+    n = len(titles)
+    names = [TITLES[name] for name in titles]
+    values, notes = compare(
+        _ON_CURVES,
+        dict(zip(names, each[:n], strict=True)),
+        dict(zip(names, each[n:-1], strict=True)),
+        each[-1],
+        _members(run, rows),
+    )
+    of_image = found.mean(axis=0)  # [maps, 2, points]
+    lines = {name: of_image[[i, n + i]] for i, name in enumerate(names)} | {CENTRE: of_image[-1:]}
+    chart = Lines(
+        x="Share of the pixels",
+        y="Probability of the predicted class",
+        panels={
+            title: {name: line[:, kind] for name, line in lines.items()}
+            for kind, title in enumerate(("Deletion", "Insertion"))
+        },
+    )
+    return values, notes, chart
+
+
+def _enlarged(side: int) -> Callable[[Any, Array], dict[str, Array]]:
+    """Make the function that computes every map at the size of the image."""
 
     def compute(module: Any, images: Array) -> dict[str, Array]:
         found = {name: x for name, x in maps_of(module, images).items() if name != "heads"}
         return {name: gradient.enlarged(x, side, side) for name, x in found.items()}
 
+    return compute
+
+
+def _measured(run: Run, network: Network) -> tuple[dict[str, Values], Int[np.ndarray, "n"]]:
+    """Agreement of every map with the masks that have anything in them, and those rows."""
+    parts: dict[str, list[Agreement]] = {}
+    rows = []
+    split = section(run.config, SaliencyConfig).split
+    side, crop = network.config.image_size, network.config.augment.center_crop
     every = range(run.dataset.info.counts[split])
-    for batch in _computed(run, network, every, compute, "labels", "index"):
+    for batch in _computed(run, network, every, _enlarged(side), "labels", "index"):
         masks = center_crop(jnp.asarray(batch.pop("labels"))[..., None], crop)[..., 0]
         masks = np.asarray(resized_maps(masks, side, side))
         index, inside = batch.pop("index"), (masks > 0) & (masks != IGNORE)
         some = inside.any(axis=(1, 2))
         rows.append(index[some])
-        batch[_CENTRE] = np.broadcast_to(centred(side, side), masks.shape)
-        for name, value in batch.items():
-            parts.setdefault(name, []).append(agreement(value[some], inside[some]))
+        maps = {TITLES[name]: batch[name] for name in TITLES if name in batch}
+        maps[CENTRE] = np.broadcast_to(centred(side, side), masks.shape)
+        for title, value in maps.items():
+            parts.setdefault(title, []).append(agreement(value[some], inside[some]))
     joined = {
-        name: Agreement(*(np.concatenate(x) for x in zip(*some, strict=True)))
-        for name, some in parts.items()
+        title: Agreement(*(np.concatenate(x) for x in zip(*some, strict=True)))._asdict()
+        for title, some in parts.items()
     }
     return joined, np.concatenate(rows)
 
 
-def _summary(found: Agreement, member: Int[np.ndarray, "n"]) -> dict[str, dict[str, float]]:
-    return {
-        name: {"value": float(value.mean()), **_ends(value, member)}
-        for name, value in found._asdict().items()
-    }
-
-
-def _ends(values: Float[np.ndarray, "n"], member: Int[np.ndarray, "n"]) -> dict[str, float]:
-    interval = scaled(float(values.mean()), standard_error(values, member), (0.0, 1.0), _INTERVAL)
-    return {"low": interval.low, "high": interval.high} if interval.defined else {}
-
-
-def _interval_of_mean(
-    values: Float[np.ndarray, "n"], member: Int[np.ndarray, "n"]
-) -> tuple[float, float]:
-    """95% interval of the mean of differences between pairs; NaN with fewer than two groups."""
-    mean, half = float(values.mean()), Z * standard_error(values, member)
-    return mean - half, mean + half
-
-
-def _text(found: Mapping[str, Any]) -> str:
-    """Table of the agreement with masks."""
-    if not found:
-        return ""
-
-    def line(name: str, row: Mapping[str, Mapping[str, float]]) -> str:
-        cells = [
-            f"{one['value']:.3f}"
-            + (f" ({one['low']:.3f}-{one['high']:.3f})" if "low" in one else "")
-            for one in (row[measure] for measure in _MEASURES)
-        ]
-        return f"{name:<36}" + "".join(f"{cell:>22}" for cell in cells)
-
-    heading = f"{'':<36}" + "".join(f"{title:>22}" for title in _MEASURES.values())
-    lines = [heading]
-    for name, row in found["methods"].items():
-        lines.append(line(name, row["trained"]))
-        lines.append(line(f"  {name}, random weights", row["random weights"]))
-    lines.append(line(_CENTRE, found[_CENTRE]))
-    of = f" of {found['groups']} groups" if found["groups"] < found["images"] else ""
-    lines.append(f"{found['images']} images{of} with something in the mask")
-    return "\n".join(lines)
-
-
 def _images(config: BaseConfig, counts: Mapping[str, int]) -> Images:
-    """Count the pass that chooses the images to show, the largest part where there are no masks."""
+    """Count the pass that chooses the images to show, and those of the curves."""
     settings = section(config, SaliencyConfig)
-    return Images(0, counts[settings.split])
+    count = counts[settings.split]
+    return Images(0, count + _PASSES * min(count, settings.curves))
 
 
 SPEC = JudgeSpec(

@@ -27,14 +27,18 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
 def judged(squares: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a fine-tuning with the judge beside it."""
     folder = tmp_path_factory.mktemp("judged")
-    experiment.run(dataclasses.replace(squares, judges=("saliency",)), folder)
+    config = short_runs.changed(
+        dataclasses.replace(squares, judges=("saliency",)), {"saliency.curves": 7}
+    )
+    experiment.run(config, folder)
     return folder
 
 
 def test_beside_a_training_its_network_is_shown(judged: Path) -> None:
     _, finding = Result.read(judged).findings
     assert finding.judge == "saliency"
-    assert set(finding.figures) <= {f"saliency_{x}.png" for x in ("correct", "wrong", "uncertain")}
+    kinds = ("correct", "wrong", "uncertain", "curves")
+    assert set(finding.figures) <= {f"saliency_{x}.png" for x in kinds}
     page = (judged / "report.html").read_text()
     assert all(caption in page for caption in finding.figures.values())
     with np.load(judged / "saliency.npz") as kept:
@@ -50,6 +54,21 @@ def test_beside_a_training_its_network_is_shown(judged: Path) -> None:
     # As the network sees them: whole, at the size of the run.
     assert maps["images"].shape == (count, 16, 16, 3)
     assert len(np.unique(maps["images"])) > 100
+
+
+def test_pixels_are_deleted_and_inserted_without_masks(judged: Path) -> None:
+    _, finding = Result.read(judged).findings
+    found = finding.values["curves"]
+    assert found["images"] == 7
+    titles = ["Attention", "Rollout", "Grad-CAM", "Gradient x input"]
+    assert list(found["methods"]) == titles
+    for row in (*(m["trained"] for m in found["methods"].values()), found["Centred Gaussian"]):
+        assert 0 < row["deletion"]["value"] < 1
+        by_hand = row["insertion"]["value"] - row["deletion"]["value"]
+        assert row["difference"]["value"] == pytest.approx(by_hand)
+    assert len(Image.open(judged / "saliency_curves.png").getcolors(2**20)) > 10
+    assert "their difference" in finding.text
+    assert "7 images at even distances" in finding.text
 
 
 def test_new_images_are_drawn_beside_their_predictions(
