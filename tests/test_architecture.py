@@ -62,6 +62,7 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.protocols": {
         *("types", "errors", "atomic", "cores", "registry", "rules", "settings", "parallel"),
         *("nn", "models", "saliency", "augment", "data.prepared", "data.labels", "data.loader"),
+        "data.masks",
         *("training", "tasks", "artifacts.evaluation", "artifacts.result", "artifacts.charts"),
         *("artifacts.history", "jax"),
     },

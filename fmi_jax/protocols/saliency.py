@@ -17,13 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from fmi_jax import atomic, parallel
 from fmi_jax.artifacts.charts import Lines
 from fmi_jax.artifacts.result import Result
 from fmi_jax.augment.crop import center_crop
 from fmi_jax.data.labels import IGNORE, Label, resized_maps
+from fmi_jax.data.masks import masked_rows, masks_of
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
 from fmi_jax.models.registry import BACKBONES
@@ -64,6 +65,7 @@ class SaliencyConfig:
 
 FILE = "saliency.npz"
 _MOST_ROWS = 12  # of one figure
+_OUTLINED = " Line: outline of the mask, where an image has one."
 _PASSES = 2 * 9 * (STEPS + 1)  # of an image, for its curves: four maps, twice, and the centre
 _CURVES_FILE = "saliency_curves.png"
 _CURVES_CAPTION = (
@@ -94,7 +96,7 @@ def judge(run: Run) -> Finding:
     Raises:
       UsageError: no such network, or one that has neither a [cls] token nor a classifier.
     """
-    settings, info = section(run.config, SaliencyConfig), run.dataset.info
+    settings = section(run.config, SaliencyConfig)
     network = run.finished(Path(settings.run)) if settings.run else run.network()
     classes, own = _has(network, run)
     if not classes and not own:
@@ -109,6 +111,8 @@ def judge(run: Run) -> Finding:
         )
     )
     shown = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    if masked := masked_rows(run.dataset, settings.split):
+        shown["masks"] = _masks(run, network, [case.row for case in cases])
     if run.active:
         _write_maps(run.workdir / FILE, run.dataset.ids(settings.split), cases, shown)
     charts, captions = {}, {}
@@ -119,7 +123,7 @@ def judge(run: Run) -> Finding:
         charts[name] = overlays(
             [cases[i].words for i in first], {name: value[first] for name, value in shown.items()}
         )
-        captions[name] = _caption(kind, network.name, len(at))
+        captions[name] = _caption(kind, network.name, len(at)) + _OUTLINED * bool(masked)
     values: dict[str, Any] = {
         "networks": [network.name],
         "split": settings.split,
@@ -128,8 +132,8 @@ def judge(run: Run) -> Finding:
         ],
     }
     texts, notes = [], []
-    if info.label is Label.MAP:
-        values["agreement"], more = _agreement(run, network)
+    if masked:
+        values["agreement"], more = _agreement(run, network, masked)
         texts.append(table(_ON_MASKS, values["agreement"], "with something in the mask"))
         notes += more
     if classes and settings.curves:
@@ -284,14 +288,21 @@ def _members(run: Run, rows: Sequence[int]) -> Int[np.ndarray, "n"]:
     return members(None if groups is None else [groups[row] for row in rows], len(rows))
 
 
-def _agreement(run: Run, network: Network) -> tuple[dict[str, Any], list[str]]:
-    """Compare every map with the masks of the split, and with maps that know nothing."""
+def _agreement(
+    run: Run, network: Network, masked: Sequence[int]
+) -> tuple[dict[str, Any], list[str]]:
+    """Compare every map with the masks of these rows, and with maps that know nothing."""
     settings = section(run.config, SaliencyConfig)
-    own, rows = _measured(run, network)
+    own, rows = _measured(run, network, masked)
     if not len(rows):
         return {}, [f"No mask of the {settings.split} images has anything in it."]
-    drawn, _ = _measured(run, _random(run, network))
-    notes = []
+    drawn, _ = _measured(run, _random(run, network), masked)
+    notes, count = [], run.dataset.info.counts[settings.split]
+    if len(masked) < count:
+        notes.append(
+            f"{len(masked)} of the {count} {settings.split} images have a mask: the numbers on"
+            " masks leave out the others."
+        )
     if settings.run:
         notes.append(
             f"The {settings.split} images are those of {run.dataset.info.name!r}: the network may"
@@ -369,21 +380,28 @@ def _enlarged(side: int) -> Callable[[Any, Array], dict[str, Array]]:
     return compute
 
 
-def _measured(run: Run, network: Network) -> tuple[dict[str, Values], Int[np.ndarray, "n"]]:
+def _masks(run: Run, network: Network, rows: Sequence[int]) -> Bool[np.ndarray, "n side side"]:
+    """Where something is in images, as the network sees them."""
+    split, side = section(run.config, SaliencyConfig).split, network.config.image_size
+    masks = jnp.asarray(masks_of(run.dataset, split, rows))[..., None]
+    masks = center_crop(masks, network.config.augment.center_crop)[..., 0]
+    masks = np.asarray(resized_maps(masks, side, side))
+    return (masks > 0) & (masks != IGNORE)
+
+
+def _measured(
+    run: Run, network: Network, masked: Sequence[int]
+) -> tuple[dict[str, Values], Int[np.ndarray, "n"]]:
     """Agreement of every map with the masks that have anything in them, and those rows."""
     parts: dict[str, list[Agreement]] = {}
-    rows = []
-    split = section(run.config, SaliencyConfig).split
-    side, crop = network.config.image_size, network.config.augment.center_crop
-    every = range(run.dataset.info.counts[split])
-    for batch in _computed(run, network, every, _enlarged(side), "labels", "index"):
-        masks = center_crop(jnp.asarray(batch.pop("labels"))[..., None], crop)[..., 0]
-        masks = np.asarray(resized_maps(masks, side, side))
-        index, inside = batch.pop("index"), (masks > 0) & (masks != IGNORE)
+    rows, side = [], network.config.image_size
+    for batch in _computed(run, network, masked, _enlarged(side), "index"):
+        index = batch["index"]
+        inside = _masks(run, network, index.tolist())
         some = inside.any(axis=(1, 2))
         rows.append(index[some])
         maps = {TITLES[name]: batch[name] for name in TITLES if name in batch}
-        maps[CENTRE] = np.broadcast_to(centred(side, side), masks.shape)
+        maps[CENTRE] = np.broadcast_to(centred(side, side), inside.shape)
         for title, value in maps.items():
             parts.setdefault(title, []).append(agreement(value[some], inside[some]))
     joined = {

@@ -224,7 +224,25 @@ def _overlays(overlays: Overlays) -> Figure:
             ax.imshow(values[i], cmap="plasma", vmin=0, vmax=1, alpha=shown)
             if i == 0:
                 ax.set_title(textwrap.fill(title, 22), fontsize=6)
+        if overlays.masks is not None and overlays.masks[i].any():
+            for ax in axes[i]:
+                _contour(ax, overlays.masks[i])
     return figure
+
+
+def _contour(ax: Axes, mask: Bool[np.ndarray, "h w"]) -> None:
+    """Draw a thin line around a mask over an image that is shown."""
+    height, width = mask.shape
+    padded = np.pad(mask, 1).astype(float)  # closes the line at the edge of the image
+    ax.contour(
+        np.arange(-1, width + 1),
+        np.arange(-1, height + 1),
+        padded,
+        levels=[0.5],
+        colors=[np.divide(TRUE_COLOUR, 255)],
+        linewidths=0.6,
+    )
+    ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
 def _courses(curves: Curves) -> Figure:

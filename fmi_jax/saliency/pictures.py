@@ -37,7 +37,12 @@ def pictures(
 
 
 def overlays(names: Sequence[str], drawn: Mapping[str, np.ndarray]) -> Overlays:
-    """Make the chart of images under their maps, from what `pictures` computes."""
+    """Make the chart of images under their maps.
+
+    Args:
+      names: words about each image.
+      drawn: arrays of each image that `pictures` computes, and its "masks" if there are any.
+    """
     height, width = drawn["images"].shape[1:3]
     maps = {}
     for name, title in TITLES.items():
@@ -48,4 +53,4 @@ def overlays(names: Sequence[str], drawn: Mapping[str, np.ndarray]) -> Overlays:
                 highest = jnp.quantile(found, 0.99, axis=(1, 2), keepdims=True)
                 found = jnp.minimum(found, highest)
             maps[title] = np.asarray(gradient.scaled(found))
-    return Overlays(names=names, images=drawn["images"], maps=maps)
+    return Overlays(names=names, images=drawn["images"], maps=maps, masks=drawn.get("masks"))

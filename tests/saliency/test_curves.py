@@ -1,5 +1,7 @@
 """Deletion and insertion curves beside a plain restatement, and what decides their comparison."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ def plain_curve(probability, before, after, ranked):
     """Exchange the pixels of one image one after another, and look after every twentieth."""
     pixels, found = before.copy(), [probability(before)]
     bounds = np.round(np.linspace(0, len(ranked), 21)).astype(int)
-    for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, last in itertools.pairwise(bounds):
         for row, column in ranked[first:last]:
             pixels[row, column] = after[row, column]
         found.append(probability(pixels))
