@@ -2,18 +2,20 @@
 
 import dataclasses
 from pathlib import Path
+from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 import short_runs
 import tolerances
 from PIL import Image
 
-from fmi_jax import cli
+from fmi_jax import cli, parallel
 from fmi_jax.artifacts.result import Result
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
-from fmi_jax.run import experiment
+from fmi_jax.run import conclusion, experiment
 from fmi_jax.saliency.agreement import agreement, centred, standard_error
 from fmi_jax.saliency.cases import chosen
 
@@ -82,6 +84,36 @@ def test_new_images_are_drawn_beside_their_predictions(
     assert [path.name for path in sorted(drawn.iterdir())] == ["000_1.png", "001_2.png"]
     for path in drawn.iterdir():
         assert len(np.unique(np.asarray(Image.open(path)))) > 100
+
+
+def test_eight_devices_that_share_images_heads_and_parameters_find_the_same_maps(
+    squares: ExperimentConfig, tmp_path: Path
+) -> None:
+    assert jax.device_count() == 8
+    short_runs.run(short_runs.changed(squares, {"train.sharding": "fsdp"}), tmp_path / "trained")
+    fields = {
+        "protocol": "saliency",
+        "saliency.run": str(tmp_path / "trained"),
+        "saliency.curves": 5,
+    }
+    config = short_runs.changed(squares, fields)
+    found, maps = {}, {}
+    for count in (1, 8):
+        folder = tmp_path / str(count)
+        mesh = parallel.make_mesh(2 if count > 1 else 1, devices=jax.devices()[:count])
+        on_mesh = mock.patch.object(parallel, "make_mesh", return_value=mesh)
+        with on_mesh, mock.patch.object(conclusion, "write_report"):
+            (finding,) = experiment.run(config, folder).findings
+        found[count] = finding.values["curves"]
+        with np.load(folder / "saliency.npz") as kept:
+            maps[count] = dict(kept)
+    for name in ("heads", "attention", "rollout", "grad_cam", "gradient_times_input"):
+        one, eight = maps[1][name], maps[8][name]
+        assert one.std() > 0
+        np.testing.assert_allclose(eight, one, rtol=0, atol=1e-5 * one.max(), err_msg=name)
+    np.testing.assert_array_equal(maps[8]["ids"], maps[1]["ids"])
+    one, eight = (found[count]["methods"]["Attention"]["trained"] for count in (1, 8))
+    assert eight["deletion"]["value"] == pytest.approx(one["deletion"]["value"], abs=1e-5)
 
 
 def test_a_backbone_without_a_map_of_its_own_needs_a_classifier(
