@@ -1,9 +1,10 @@
 """Saliency: where a network looks, drawn over images, and judged where masks say what is there.
 
-Paper, Figure 1 (attention of [cls]). A vision transformer shows the attention of its last block
-and the rollout through all of them; every classifier shows Grad-CAM and gradient times input for
-the class of its largest logit. On a data set of masks every map is compared with them, beside two
-that know nothing: the same maps of a network with random weights, and a Gaussian at the centre.
+Paper, Figure 1 (attention of [cls]). Backbones show maps of their own (`Backbone.own_maps`), and
+every classifier Grad-CAM and gradient times input for the class of its largest logit. Where data
+have masks or boxes every map is compared with them; without any, by what deleting and inserting
+its pixels does to the class. Beside stand two that know nothing: the same maps of a network with
+random weights, and a Gaussian at the centre.
 """
 
 import copy
@@ -94,7 +95,7 @@ def judge(run: Run) -> Finding:
     Writes `saliency.npz`: the maps of all images that are shown.
 
     Raises:
-      UsageError: no such network, or one that has neither a [cls] token nor a classifier.
+      UsageError: no such network, or one that has neither a map of its own nor a classifier.
     """
     settings = section(run.config, SaliencyConfig)
     network = run.finished(Path(settings.run)) if settings.run else run.network()
