@@ -10,7 +10,7 @@ random weights, and a Gaussian at the centre.
 import copy
 import dataclasses
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from fmi_jax.rules import not_negative, one_of, positive
 from fmi_jax.saliency import attention, gradient
 from fmi_jax.saliency.agreement import Agreement, agreement, centred
 from fmi_jax.saliency.cases import Case, chosen
-from fmi_jax.saliency.comparison import CENTRE, Values, Yardstick, compare, table
+from fmi_jax.saliency.comparison import CENTRE, Yardstick, compare, table
 from fmi_jax.saliency.curves import STEPS, area, deletion_and_insertion
 from fmi_jax.saliency.maps import TITLES, logits_of, maps_of, own_maps
 from fmi_jax.saliency.pictures import overlays, pictures
@@ -231,8 +231,10 @@ def _computed(
     for batch, part in zip(batches_of(run, settings.split, parts), parts, strict=True):
         if maps is not None:
             value = next(maps)
-            batch = {**batch, "maps": value[np.minimum(places, len(value) - 1)]}
-        found = jax.device_get(step(network.arrays, parallel.to_devices(run.mesh, batch)))
+            maps_held = value[np.minimum(places, len(value) - 1)]  # padding has any image's
+            batch = {**batch, "maps": maps_held}
+        placed = parallel.to_devices(run.mesh, batch)  # type: ignore[arg-type]
+        found = jax.device_get(step(network.arrays, placed))
         yield {name: value[: len(part)] for name, value in found.items()}
 
 
@@ -284,8 +286,9 @@ def _random(run: Run, network: Network) -> Network:
     return run.network(config)
 
 
-def _members(run: Run, rows: Sequence[int]) -> Int[np.ndarray, "n"]:
+def _members(run: Run, rows: Iterable[int]) -> Int[np.ndarray, "n"]:
     groups = run.dataset.groups(section(run.config, SaliencyConfig).split)
+    rows = [*rows]
     return members(None if groups is None else [groups[row] for row in rows], len(rows))
 
 
@@ -359,6 +362,12 @@ def _curves(run: Run, network: Network) -> tuple[dict[str, Any], list[str], Line
         _members(run, rows),
     )
     of_image = found.mean(axis=0)  # [maps, 2, points]
+    blurry, whole = of_image[0, 1, [0, -1]]
+    if blurry > 0.9 * whole:
+        notes.append(
+            f"Blurring hides little: the predicted class has probability {blurry:.3f} in blurred"
+            f" images and {whole:.3f} in whole ones, so insertion hardly tells maps apart."
+        )
     lines = {name: of_image[[i, n + i]] for i, name in enumerate(names)} | {CENTRE: of_image[-1:]}
     chart = Lines(
         x="Share of the pixels",
@@ -392,7 +401,7 @@ def _masks(run: Run, network: Network, rows: Sequence[int]) -> Bool[np.ndarray, 
 
 def _measured(
     run: Run, network: Network, masked: Sequence[int]
-) -> tuple[dict[str, Values], Int[np.ndarray, "n"]]:
+) -> tuple[dict[str, Mapping[str, np.ndarray]], Int[np.ndarray, "n"]]:
     """Agreement of every map with the masks that have anything in them, and those rows."""
     parts: dict[str, list[Agreement]] = {}
     rows, side = [], network.config.image_size
@@ -405,7 +414,7 @@ def _measured(
         maps[CENTRE] = np.broadcast_to(centred(side, side), inside.shape)
         for title, value in maps.items():
             parts.setdefault(title, []).append(agreement(value[some], inside[some]))
-    joined = {
+    joined: dict[str, Mapping[str, np.ndarray]] = {
         title: Agreement(*(np.concatenate(x) for x in zip(*some, strict=True)))._asdict()
         for title, some in parts.items()
     }

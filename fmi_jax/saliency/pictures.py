@@ -24,13 +24,13 @@ def pictures(
     Args:
       mean, std: pixel statistics that the network's input is scaled with, in 0..1.
     """
-    mean, std = (np.asarray(x, np.float32) for x in (mean, std))
+    centre, scale = (np.asarray(x, np.float32) for x in (mean, std))
 
     def compute(module: Any, images: Array) -> dict[str, Array]:
         found = maps_of(module, images)
         if "attention" in found:
             found[HALF] = attention.top_mass(found["attention"], 0.5)
-        pixels = jnp.round(255 * (images.astype(jnp.float32) * std + mean)).clip(0, 255)
+        pixels = jnp.round(255 * (images.astype(jnp.float32) * scale + centre)).clip(0, 255)
         return {**found, "images": pixels.astype(jnp.uint8)}
 
     return compute

@@ -71,6 +71,8 @@ def test_pixels_are_deleted_and_inserted_without_masks(judged: Path) -> None:
     assert len(Image.open(judged / "saliency_curves.png").getcolors(2**20)) > 10
     assert "their difference" in finding.text
     assert "7 images at even distances" in finding.text
+    # The squares are as blue and as red when they are blurred.
+    assert any(note.startswith("Blurring hides little") for note in finding.notes)
 
 
 def test_new_images_are_drawn_beside_their_predictions(
