@@ -234,6 +234,8 @@ def _models(commands: argparse._SubParsersAction) -> None:
         lines += [
             "",
             "patch: pixels per side of a token. size: pixels per side of its training images.",
+            "maps: where it looks (protocol saliency). With a classifier every backbone has",
+            "Grad-CAM and gradient times input, too.",
             f"[x]: converted, in {values.weights_dir}. To fetch and convert one:",
             f"  python -m weights_convert BACKBONE --download --tag TAG --out {values.weights_dir}",
         ]
@@ -266,6 +268,7 @@ def _describe_model(spec: "BackboneSpec", weights_dir: Path) -> list[str]:
         f"{spec.name:<26}{spec.num_params / 1e6:>7.1f} M{spec.patch_size:>7}{spec.image_size:>6}"
         f"{spec.arch.feature_width:>10}",
         f"  {spec.note}",
+        f"  maps: {', '.join(spec.family.own_maps).replace('_', ' ') or 'none'}",
     ]
     for source in spec.sources:
         mark = "[x]" if source.tag in on_disk else "[ ]"

@@ -28,6 +28,8 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.nn": {"types", "jax"},
     "fmi_jax.models": {"types", "errors", "registry", "nn", "jax"},
     "fmi_jax.saliency": {"types", "errors", "nn", "models.base", "jax"},
+    "fmi_jax.saliency.comparison": {"saliency", "tasks.intervals"},
+    "fmi_jax.saliency.pictures": {"saliency", "nn", "artifacts.charts", "jax"},
     "fmi_jax.parallel": {"types", "errors", "jax"},
     "fmi_jax.augment": {"types", "errors", "settings", "nn.hardware", "data.labels", "jax"},
     "fmi_jax.data": {"types", "errors", "registry", "atomic", "cores"},
@@ -61,6 +63,7 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.protocols": {
         *("types", "errors", "atomic", "cores", "registry", "rules", "settings", "parallel"),
         *("nn", "models", "saliency", "augment", "data.prepared", "data.labels", "data.loader"),
+        "data.masks",
         *("training", "tasks", "artifacts.evaluation", "artifacts.result", "artifacts.charts"),
         *("artifacts.history", "jax"),
     },
@@ -71,7 +74,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "fmi_jax.run": {
         *("types", "errors", "atomic", "rules", "settings", "config", "nn", "models", "parallel"),
-        *("augment", "data", "artifacts", "training", "tasks", "protocols", "report", "jax"),
+        *("augment", "data", "artifacts", "training", "tasks", "protocols", "saliency", "report"),
+        "jax",
     },
     "fmi_jax.run.features": {
         *("errors", "atomic", "parallel", "data", "protocols.judging", "training", "jax"),

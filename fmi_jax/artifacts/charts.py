@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 
 
@@ -80,11 +80,13 @@ class Overlays:
       names: words about each image.
       images: pixels of each image, of one channel or three.
       maps: values from 0 to 1 for each pixel of each image, by the name of their column.
+      masks: pixels whose outline is drawn over the image and its maps; None: there are none.
     """
 
     names: Sequence[str]
     images: UInt8[ndarray, "n h w c"]
     maps: Mapping[str, Float[ndarray, "n h w"]]
+    masks: Bool[ndarray, "n h w"] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,4 +100,19 @@ class Curves:
     panels: Mapping[str, tuple[ndarray, ndarray]]
 
 
-Chart = Matrix | Ratios | Outlines | Overlays | Curves
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Lines:
+    """Quantities between 0 and 1 over a share from 0 to 1, in panels side by side.
+
+    Attributes:
+      x, y: labels of the axes.
+      panels: lines by name, by the title of their panel: values at equal distances, and in a second
+        row those of a rival, if there is one.
+    """
+
+    x: str
+    y: str
+    panels: Mapping[str, Mapping[str, Float[ndarray, "r t"]]]
+
+
+Chart = Matrix | Ratios | Outlines | Overlays | Curves | Lines

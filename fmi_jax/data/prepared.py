@@ -2,11 +2,11 @@
 
 `<data_dir>/<name>/<size>-<split>/` holds a TFDS data set in array_record (any TFDS reader can
 open it), `index.csv` (one line per image: split, id, label, group, path, sha256 of the source
-file, width and height of the source image, and further columns of the raw table as `column:<name>`,
-in row order) and `manifest.json` (everything else, and
-checksums and sizes of the other files). A smoke run on the first n rows of every split (`fmi-jax
-prepare --limit n`) has a split named `<split>-limit<n>`, here and in every result; it is only used
-if it is asked for by that name.
+file, width and height of the source image, boxes if there are any, and further columns of the raw
+table as `column:<name>`, in row order) and `manifest.json` (everything else, and checksums and
+sizes of the other files). A smoke run on the first n rows of every split (`fmi-jax prepare --limit
+n`) has a split named `<split>-limit<n>`, here and in every result; it is only used if it is asked
+for by that name.
 """
 
 import csv
@@ -235,11 +235,11 @@ class PreparedDataset:
 
     def ids(self, split: str) -> list[str]:
         """Id of every image of a split, in row order."""
-        return [line["id"] for line in self._lines(split)]
+        return [line["id"] for line in self.lines(split)]
 
     def labels(self, split: str) -> np.ndarray:
         """Labels of a split in row order: int32 `[n]` or float32 `[n, k]`; see `Label.array`."""
-        return self.info.label.array([json.loads(line["label"]) for line in self._lines(split)])
+        return self.info.label.array([json.loads(line["label"]) for line in self.lines(split)])
 
     def groups(self, split: str) -> list[str] | None:
         """Patient or lesion of every image of a split; None if the data name none.
@@ -248,7 +248,7 @@ class PreparedDataset:
         """
         if not any(line["group"] for lines in self._index.values() for line in lines):
             return None
-        return [line["group"] or line["id"] for line in self._lines(split)]
+        return [line["group"] or line["id"] for line in self.lines(split)]
 
     def rows(self, split: str) -> Rows:
         """What is known of the images of a split beside their labels, in the order of its rows."""
@@ -256,20 +256,20 @@ class PreparedDataset:
 
     def columns(self, split: str) -> dict[str, list[str]]:
         """Further columns of the raw table (sex, age, view ...), each in row order; "": unknown."""
-        lines = self._lines(split)
+        lines = self.lines(split)
         return {name: [line[COLUMN + name] for line in lines] for name in self.manifest["columns"]}
 
     def file_sha256(self, split: str) -> list[str]:
         """SHA-256 of the raw image of every row of a split."""
-        return [line["file_sha256"] for line in self._lines(split)]
+        return [line["file_sha256"] for line in self.lines(split)]
 
     def sizes(self, split: str) -> np.ndarray:
         """Width and height in pixels of every raw image of a split, upright: int32 `[n, 2]`."""
-        lines = self._lines(split)
+        lines = self.lines(split)
         return np.array([(x["width"], x["height"]) for x in lines], np.int32).reshape(-1, 2)
 
-    def _lines(self, split: str) -> list[dict[str, str]]:
-        """Lines of `index.csv` for a split, in row order."""
+    def lines(self, split: str) -> list[dict[str, str]]:
+        """Lines of `index.csv` for a split, in row order: fields by column."""
         rows, lines = self.split(split).rows, self._index[split]
         return lines if rows is None else [lines[row] for row in rows]
 

@@ -130,6 +130,9 @@ class Backbone(nnx.Module, Generic[A]):
     `block(x, rngs, tokens, length)`: only the first `length` tokens of `x` are attended to, and
     the output is that of a slice of the tokens. `readout` takes a pair (`cls_and_rest`)."""
 
+    own_maps: ClassVar[tuple[str, ...]] = ()
+    """Names of the maps of where it looks that need no classifier (`fmi_jax.saliency.maps`)."""
+
     blocks: nnx.List
 
     def __init__(self, arch: A, execution: Execution):

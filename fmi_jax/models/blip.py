@@ -67,6 +67,7 @@ class BLIP(OneGrid[BLIPArch]):
     """
 
     cls_first = True
+    own_maps = ("attention", "rollout")
     kernel = staticmethod(bicubic)
     tiny = (
         Tiny("blip", _TINY, 35),

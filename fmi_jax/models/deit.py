@@ -80,6 +80,7 @@ class DeiT(Backbone[DeiTArch]):
     """
 
     cls_first = True
+    own_maps = ("attention", "rollout")
     tiny = (
         Tiny("deit", _TINY, 35),
         Tiny("deit_distilled", dataclasses.replace(_TINY, distilled=True), 35),

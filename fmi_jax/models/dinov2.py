@@ -77,6 +77,7 @@ class DINOv2(Backbone[DINOv2Arch]):
     """
 
     cls_first = True
+    own_maps = ("attention", "rollout")
     tiny = (
         Tiny("dinov2", _TINY, 35),
         Tiny(

@@ -112,6 +112,7 @@ class FocalNet(NormedStages[FocalNetArch]):
       rngs: stream `params`.
     """
 
+    own_maps = ("modulator",)
     tiny = (
         Tiny("focalnet", _TINY, 37),
         Tiny(

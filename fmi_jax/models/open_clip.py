@@ -77,6 +77,7 @@ class OpenCLIP(OneGrid[OpenCLIPArch]):
     """
 
     cls_first = True
+    own_maps = ("attention", "rollout")
     kernel = staticmethod(bicubic_antialias)
     tiny = (
         Tiny("open_clip", _TINY, 35),

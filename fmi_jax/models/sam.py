@@ -80,6 +80,7 @@ class SAM(OneGrid[SAMArch]):
       rngs: stream `params`.
     """
 
+    own_maps = ("received_attention",)
     tiny = (
         Tiny(
             "sam",

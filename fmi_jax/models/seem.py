@@ -111,6 +111,7 @@ class SEEM(Backbone[SEEMArch]):
       rngs: stream `params`.
     """
 
+    own_maps = ("modulator",)
     tiny = (
         Tiny(
             "seem",

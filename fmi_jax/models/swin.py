@@ -53,6 +53,7 @@ class Swin(NormedStages[SwinArch]):
       rngs: stream `params`.
     """
 
+    own_maps = ("received_attention",)
     tiny = (
         Tiny(
             "swin",

@@ -57,6 +57,13 @@ class FocalModulation(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
         """Tokens mixed over `h` and `w`."""
+        query, modulator = self.query_and_modulator(x)
+        return self.proj(self.norm(query * modulator))
+
+    def query_and_modulator(
+        self, x: Float[Array, "b h w d"]
+    ) -> tuple[Float[Array, "b h w d"], Float[Array, "b h w d"]]:
+        """Compute the queries, and the projected context that each is multiplied by."""
         d = x.shape[-1]
         query, context, gates = jnp.split(self.f(x), (d, 2 * d), axis=-1)
         modulator = jnp.zeros_like(query)
@@ -66,4 +73,4 @@ class FocalModulation(nnx.Module):
         modulator += gelu(context.mean((1, 2), keepdims=True)) * gates[..., self.levels :]
         if self.normalise:
             modulator /= self.levels + 1
-        return self.proj(self.norm(query * self.h(modulator)))
+        return query, self.h(modulator)

@@ -6,6 +6,7 @@ keys, the second one per query and column, so the bias of all pairs is never a t
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -79,8 +80,7 @@ class RelativePositionAttention(nnx.Module):
             qkv = filling.at[:, :h, :w].set(qkv)
         parts = fused_parts(qkv, 3)
         if self.window is None:
-            heads = (b, h * w, self.num_heads, d // self.num_heads)
-            q, k, v = (jnp.moveaxis(part.reshape(heads), 2, 1) for part in parts)
+            q, k, v = (self._split_heads(part) for part in parts)
             y = self._attend(q, k, v)
             y = jnp.moveaxis(y, 1, 2).reshape(b, h, w, d)
         else:
@@ -90,9 +90,24 @@ class RelativePositionAttention(nnx.Module):
             y = join_windows(y, rows, cols)[:, :h, :w]
         return self.proj(y)
 
+    def folded(self, x: Float[Array, "b h w d"]) -> tuple[Array, Array]:
+        """Queries and keys `[b, heads, h * w, e]` of the whole map, whose products are the scores.
+
+        Without a window alone.
+        """
+        q, k, _ = (self._split_heads(part) for part in fused_parts(self.qkv(x), 3))
+        return _folded(q, k, *_products(q, *self._tables(q.dtype)))
+
+    def _split_heads(self, x: Float[Array, "b h w d"]) -> Float[Array, "b heads n e"]:
+        b, h, w, d = x.shape
+        return jnp.moveaxis(x.reshape(b, h * w, self.num_heads, d // self.num_heads), 2, 1)
+
+    def _tables(self, dtype: Any) -> Iterator[Array]:
+        tables = (table[...].astype(dtype) for table in (self.rel_pos_h, self.rel_pos_w))
+        return (by_pair(table) for table in tables)
+
     def _attend(self, q: Array, k: Array, v: Array) -> Array:
-        tables = (table[...].astype(q.dtype) for table in (self.rel_pos_h, self.rel_pos_w))
-        return attention(q, k, v, *(by_pair(table) for table in tables), kernel=self.kernel)
+        return attention(q, k, v, *self._tables(q.dtype), kernel=self.kernel)
 
 
 def by_pair(table: Float[Array, "distances d"]) -> Float[Array, "n n d"]:
@@ -119,35 +134,41 @@ def attention(
       rel_w: vector for each column of a query and each column of a key.
       kernel: one of `attention.KERNELS`.
     """
-    b, heads, n, d = q.shape
-    rows, cols = rel_h.shape[0], rel_w.shape[0]
-    # Each query with the table of its own row and that of its own column; in float32, as the
-    # scores are sums of three.
-    grid, f32 = q.reshape(b, heads, rows, cols, d), jnp.float32
-    by_row = jnp.einsum("bhijd,ikd->bhijk", grid, rel_h, preferred_element_type=f32)
-    by_col = jnp.einsum("bhijd,jkd->bhijk", grid, rel_w, preferred_element_type=f32)
-    width = d + rows + cols
-    takes = kernel == "auto" and flash.kernel_for(q.dtype, n, n, width + -width % 8)
+    n, d = q.shape[2:]
+    by_row, by_col = _products(q, rel_h, rel_w)
+    width = d + rel_h.shape[0] + rel_w.shape[0]
+    spare = -width % 8  # flash attention takes multiples of eight
+    takes = kernel == "auto" and flash.kernel_for(q.dtype, n, n, width + spare)
     if takes or width <= _FOLDED_WIDTH:
-        return _folded(q, k, v, by_row, by_col, kernel)
+        query, key = (
+            jnp.pad(x, [(0, 0)] * 3 + [(0, spare)]) for x in _folded(q, k, by_row, by_col)
+        )
+        return dot_product_attention(query, key, v, scale=1.0, kernel=kernel)
     return _row_by_row(q, k, v, by_row, by_col)
 
 
-def _folded(q: Array, k: Array, v: Array, by_row: Array, by_col: Array, kernel: str) -> Array:
+def _products(q: Array, rel_h: Array, rel_w: Array) -> tuple[Array, Array]:
+    """Each query with the table of its own row and that of its own column; in float32, as the
+    scores are sums of three."""
+    b, heads, _, d = q.shape
+    grid, f32 = q.reshape(b, heads, rel_h.shape[0], rel_w.shape[0], d), jnp.float32
+    by_row = jnp.einsum("bhijd,ikd->bhijk", grid, rel_h, preferred_element_type=f32)
+    by_col = jnp.einsum("bhijd,jkd->bhijk", grid, rel_w, preferred_element_type=f32)
+    return by_row, by_col
+
+
+def _folded(q: Array, k: Array, by_row: Array, by_col: Array) -> tuple[Array, Array]:
     """Fold positions into plain attention: a query's products with the tables are further entries
     of it, and a key has a one in those of its own row and column."""
     b, heads, n, d = q.shape
     rows, cols = by_row.shape[-1], by_col.shape[-1]
-    spare = -(d + rows + cols) % 8  # flash attention takes multiples of eight
     parts = [q * d**-0.5, *(p.astype(q.dtype).reshape(b, heads, n, -1) for p in (by_row, by_col))]
     query = jnp.concatenate(parts, axis=-1)
     place = np.concatenate(
         [np.repeat(np.eye(rows), cols, axis=0), np.tile(np.eye(cols), (rows, 1))], axis=1
     )
     place = jnp.broadcast_to(jnp.asarray(place, k.dtype), (b, heads, n, rows + cols))
-    key = jnp.concatenate([k, place], axis=-1)
-    query, key = (jnp.pad(x, [(0, 0)] * 3 + [(0, spare)]) for x in (query, key))
-    return dot_product_attention(query, key, v, scale=1.0, kernel=kernel)
+    return query, jnp.concatenate([k, place], axis=-1)
 
 
 def _row_by_row(q: Array, k: Array, v: Array, by_row: Array, by_col: Array) -> Array:

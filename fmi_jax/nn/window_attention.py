@@ -56,10 +56,8 @@ class WindowAttention(nnx.Module):
         h, w = x.shape[1:3]
         shift = self.shift if min(h, w) > self.window else 0
         x = jnp.roll(pad_map(x, self.window), (-shift, -shift), axis=(1, 2))
-        parts = fused_parts(self.qkv(x), 3)
-        q, k, v = (split_windows(part, self.window, self.num_heads) for part in parts)
-        index = relative_position_index(self.window, self.window)
-        bias = jnp.moveaxis(self.relative_position_bias_table[...][index], 2, 0)
+        q, k, v = self.heads(x)
+        bias = self.bias()
         hidden = None
         if shift:
             regions = window_regions(*x.shape[1:3], window=self.window, shift=shift)
@@ -67,6 +65,18 @@ class WindowAttention(nnx.Module):
         y = join_windows(biased_attention(q, k, v, bias, hidden), *x.shape[1:3])
         y = jnp.roll(y, (shift, shift), axis=(1, 2))
         return self.proj(y[:, :h, :w])
+
+    def heads(self, x: Float[Array, "b h w d"]) -> tuple[Array, Array, Array]:
+        """Queries, keys and values of a map of whole windows, each as `split_windows` returns."""
+        q, k, v = (
+            split_windows(part, self.window, self.num_heads) for part in fused_parts(self.qkv(x), 3)
+        )
+        return q, k, v
+
+    def bias(self) -> Float[Array, "heads n n"]:
+        """What is added to the score of each query of a window and each of its keys."""
+        index = relative_position_index(self.window, self.window)
+        return jnp.moveaxis(self.relative_position_bias_table[...][index], 2, 0)
 
 
 def split_windows(

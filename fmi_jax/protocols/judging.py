@@ -90,29 +90,34 @@ class Network:
     def step(
         self,
         mesh: Mesh,
-        compute: Callable[[Any, Array], Any],
+        compute: Callable[..., Any],
         finish: Callable[[Any, Arrays], Any],
+        *beside: str,
     ) -> Callable[[Arrays, Arrays], Any]:
         """Make the jitted `(arrays, batch) -> results`, whole on every process.
 
         Args:
           mesh: devices, which share the images of a batch.
-          compute: `(module, its input) -> arrays` of each image, on the device that has it.
+          compute: `(module, its input, *beside) -> arrays` of each image, on the device that has
+            it.
           finish: `(computed, batch) -> results` of the whole batch.
+          beside: names of parts of the batch that `compute` takes beside the images.
         """
 
-        def of_images(arrays: Arrays, images: Array) -> Any:
+        def of_images(arrays: Arrays, images: Array, *others: Array) -> Any:
             module = self.partition.merge(arrays, placement=self.placement)
-            return compute(module, self.preprocess(images))
+            return compute(module, self.preprocess(images), *others)
 
         by_shard = parallel.by_shard(
             mesh,
             of_images,
-            in_specs=(dict(self.placement), PartitionSpec("data")),
+            in_specs=(dict(self.placement), *[PartitionSpec("data")] * (1 + len(beside))),
             out_specs=PartitionSpec("data"),
         )
         return jax.jit(
-            lambda arrays, batch: finish(by_shard(arrays, batch["inputs"]), batch),
+            lambda arrays, batch: finish(
+                by_shard(arrays, batch["inputs"], *(batch[name] for name in beside)), batch
+            ),
             in_shardings=(dict(self.placement), parallel.batch_sharding(mesh)),
             out_shardings=parallel.replicated(mesh),
         )

@@ -12,7 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 from PIL import Image
 
-from fmi_jax.artifacts.charts import Chart, Curves, Matrix, Outlines, Overlays, Panel, Ratios
+from fmi_jax.artifacts.charts import (
+    Chart,
+    Curves,
+    Lines,
+    Matrix,
+    Outlines,
+    Overlays,
+    Panel,
+    Ratios,
+)
 from fmi_jax.artifacts.history import Series
 from fmi_jax.data.labels import IGNORE
 from fmi_jax.drawing.style import (
@@ -46,6 +55,8 @@ def draw_chart(chart: Chart) -> Figure:
         return _overlays(chart)
     if isinstance(chart, Curves):
         return _courses(chart)
+    if isinstance(chart, Lines):
+        return _lines(chart)
     return _names(chart) if chart.titles is None else _layers(chart, *chart.titles)
 
 
@@ -213,7 +224,25 @@ def _overlays(overlays: Overlays) -> Figure:
             ax.imshow(values[i], cmap="plasma", vmin=0, vmax=1, alpha=shown)
             if i == 0:
                 ax.set_title(textwrap.fill(title, 22), fontsize=6)
+        if overlays.masks is not None and overlays.masks[i].any():
+            for ax in axes[i]:
+                _contour(ax, overlays.masks[i])
     return figure
+
+
+def _contour(ax: Axes, mask: Bool[np.ndarray, "h w"]) -> None:
+    """Draw a thin line around a mask over an image that is shown."""
+    height, width = mask.shape
+    padded = np.pad(mask, 1).astype(float)  # closes the line at the edge of the image
+    ax.contour(
+        np.arange(-1, width + 1),
+        np.arange(-1, height + 1),
+        padded,
+        levels=[0.5],
+        colors=[np.divide(TRUE_COLOUR, 255)],
+        linewidths=0.6,
+    )
+    ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
 def _courses(curves: Curves) -> Figure:
@@ -226,6 +255,23 @@ def _courses(curves: Curves) -> Figure:
         ax.grid(axis="y", color="#E6E6E6", linewidth=0.6)
     axes[-1].set_xlabel("Optimizer step")
     figure.align_ylabels(axes)
+    return figure
+
+
+def _lines(chart: Lines) -> Figure:
+    figure = Figure(figsize=(3.1 * len(chart.panels), 2.9), layout="constrained")
+    axes = figure.subplots(1, len(chart.panels), sharey=True, squeeze=False)[0]
+    for ax, (title, lines) in zip(axes, chart.panels.items(), strict=True):
+        for colour, (name, rows) in zip(COLOURS, lines.items(), strict=False):
+            share = np.linspace(0, 1, rows.shape[1])
+            ax.plot(share, rows[0], color=colour, linewidth=1.3, label=name)
+            for rival in rows[1:]:
+                ax.plot(share, rival, color=colour, linewidth=0.9, linestyle=":")
+        ax.set(title=title, xlabel=chart.x, xlim=(0, 1), ylim=(0, 1))
+        ax.grid(axis="y", color="#E6E6E6", linewidth=0.6)
+    axes[0].set_ylabel(chart.y)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)
     return figure
 
 

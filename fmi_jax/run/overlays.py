@@ -6,10 +6,10 @@ from pathlib import Path
 import jax
 
 from fmi_jax import atomic, parallel
-from fmi_jax.protocols.saliency import overlays, pictures
 from fmi_jax.report.charts import draw_chart
 from fmi_jax.run.network import finished
 from fmi_jax.run.predict import batches_of_files
+from fmi_jax.saliency.pictures import overlays, pictures
 
 
 def write_overlays(
@@ -29,7 +29,8 @@ def write_overlays(
     """
     mesh = parallel.make_mesh()
     network = finished(workdir, mesh)
-    step = network.step(mesh, pictures(network), lambda found, batch: found)
+    compute = pictures(network.info.mean, network.info.std)
+    step = network.step(mesh, compute, lambda found, batch: found)
     side, size = network.config.data.prepared_size, parallel.whole_shares(mesh, batch_size)
     folder.mkdir(parents=True, exist_ok=True)
     done = 0

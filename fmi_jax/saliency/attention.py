@@ -1,4 +1,4 @@
-"""Maps of attention: where the [cls] token of a vision transformer looks.
+"""Maps of attention: where the [cls] token of a vision transformer looks, or all tokens do.
 
 Nothing is recorded while a network runs: the attention of a block follows from the block's input,
 and XLA shares what the two have in common. So the program of a network is the same whether or not
@@ -10,11 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.models.base import Backbone
 from fmi_jax.nn.attention import group_size, scores_of
-from fmi_jax.nn.shards import local_share
+from fmi_jax.nn.shards import gathered, local_share
+from fmi_jax.nn.stage import Stage, pad_map
 
 
 def read_by_head(module: Any, images: Float[Array, "b h w c"]) -> tuple[Backbone, Array]:
@@ -33,6 +36,25 @@ def block_inputs(backbone: Backbone, images: Float[Array, "b h w c"]) -> list[Ar
     return list(backbone.outputs(images, count - 1))
 
 
+def whole(backbone: Backbone, block: Any) -> Any:
+    """A block with whole parameters, of which devices may hold parts until the block runs."""
+    graphdef, state = nnx.split(block)
+    return nnx.merge(graphdef, gathered(state, backbone.execution.dtype))
+
+
+def last_block(backbone: Backbone, images: Float[Array, "b h w c"]) -> tuple[Any, Array]:
+    """Find the last block, of stages that of the last stage, and compute its input."""
+    x = block_inputs(backbone, images)[-1]
+    block = whole(backbone, backbone.blocks[-1])
+    if isinstance(block, Stage):
+        if block.downsample is not None:
+            x = block.downsample(x)
+        for earlier in list(block.blocks)[:-1]:
+            x = earlier(x, None)
+        block = block.blocks[-1]
+    return block, x
+
+
 def weights(block: Any, x: Float[Array, "b n d"], tokens: slice) -> Float[Array, "b heads m n"]:
     """Attention of some tokens to all, each row of sum 1, in float32.
 
@@ -41,8 +63,8 @@ def weights(block: Any, x: Float[Array, "b n d"], tokens: slice) -> Float[Array,
       x: input of the block.
       tokens: tokens whose attention is computed.
     """
-    q, k, _ = block.attn.heads(block.norm1(x))
-    return _softmax(q[:, :, tokens], k)
+    q, k = _queries_and_keys(block, x)
+    return jax.nn.softmax(scores_of(q[:, :, tokens], k))
 
 
 def cls_attention(
@@ -55,8 +77,7 @@ def cls_attention(
 
     Reference: `get_last_selfattention` of facebookresearch/dino.
     """
-    x = block_inputs(backbone, images)[-1]
-    found = weights(backbone.blocks[-1], x, slice(0, 1))[:, :, 0]
+    found = weights(*last_block(backbone, images), slice(0, 1))[:, :, 0]
     return on_grid(backbone, images, found)
 
 
@@ -82,13 +103,54 @@ def rolled_out(
       rows: shares of the tokens after the last block.
     """
     for block, x in zip(reversed(backbone.blocks), reversed(inputs), strict=True):
-        rows = (rows + _through(block, x, rows)) / 2
+        mixed = _through(*_queries_and_keys(whole(backbone, block), x), rows)
+        rows = (rows + mixed.mean(axis=1)) / 2
     return rows
 
 
-def _through(block: Any, x: Array, rows: Array) -> Array:
-    """`rows` times the attention of a block, averaged over heads; some queries at a time."""
+def received_attention(
+    backbone: Backbone, images: Float[Array, "b h w c"]
+) -> Float[Array, "b heads rows cols"]:
+    """Attention of all tokens to each in the last block, on average, of each head.
+
+    For a network whose feature is the mean of its tokens: the last attention adds the values of
+    the tokens to that mean with these weights. The block must attend to the whole map
+    (`attends_to_all`): within windows every mean is the same.
+    """
+    block, x = last_block(backbone, images)
+    x = block.norm1(x)
+    b, h, w, _ = x.shape
+    if block.attn.window is None:
+        q, k = block.attn.folded(x)
+    else:
+        x = pad_map(x, block.attn.window)
+        q, k, _ = (part[:, 0].astype(jnp.float32) for part in block.attn.heads(x))
+        bias = jnp.broadcast_to(block.attn.bias(), (*q.shape[:3], k.shape[2]))
+        itself = jnp.broadcast_to(jnp.eye(k.shape[2]), bias.shape)
+        q = jnp.concatenate([q * q.shape[-1] ** -0.5, bias], axis=-1)
+        k = jnp.concatenate([k, itself], axis=-1)
+    asking = np.zeros(x.shape[1:3], np.float32)
+    asking[:h, :w] = 1 / (h * w)  # padding receives attention and asks for none
+    rows = jnp.broadcast_to(asking.reshape(1, 1, -1), (b, 1, asking.size))
+    return _through(q, k, rows)[:, :, 0].reshape(b, -1, *asking.shape)[..., :h, :w]
+
+
+def attends_to_all(backbone: Backbone, images: Float[Array, "b h w c"]) -> bool:
+    """Test whether tokens of the last block see the whole map, and not a window of it."""
+    block, x = last_block(backbone, images)
+    return block.attn.window is None or max(x.shape[1:3]) <= block.attn.window
+
+
+def _queries_and_keys(block: Any, x: Array) -> tuple[Array, Array]:
+    """Queries, scaled already, and keys of a block of a sequence of tokens."""
     q, k, _ = block.attn.heads(block.norm1(x))
+    return q * q.shape[-1] ** -0.5, k
+
+
+def _through(
+    q: Float[Array, "b heads n d"], k: Float[Array, "b heads n d"], rows: Float[Array, "b m n"]
+) -> Float[Array, "b heads m n"]:
+    """`rows` times the attention of each head; some queries at a time."""
     heads, n = q.shape[1:3]
     size = min(group_size(math.prod(local_share(*q.shape[:2])) * n), n)
     count = -(-n // size)
@@ -100,17 +162,12 @@ def _through(block: Any, x: Array, rows: Array) -> Array:
 
     def add(total: Array, group: tuple[Array, Array]) -> tuple[Array, None]:
         some, shares = group
-        mixed = jnp.einsum(
-            "bmq,bhqk->bmk", shares, _softmax(some, k), precision=jax.lax.Precision.HIGHEST
-        )
-        return total + mixed / heads, None
+        attention = jax.nn.softmax(scores_of(some, k))
+        mixed = jnp.einsum("bmq,bhqk->bhmk", shares, attention, precision=jax.lax.Precision.HIGHEST)
+        return total + mixed, None
 
-    start = jnp.zeros((*rows.shape[1:3], n), jnp.float32)
+    start = jnp.zeros((k.shape[0], heads, rows.shape[2], n), jnp.float32)
     return jax.lax.scan(add, start, (q, rows))[0]
-
-
-def _softmax(q: Array, k: Array) -> Array:
-    return jax.nn.softmax(scores_of(q * q.shape[-1] ** -0.5, k))
 
 
 def on_grid(

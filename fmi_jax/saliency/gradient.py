@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from fmi_jax.nn import resize
 from fmi_jax.nn.stage import Stage
-from fmi_jax.saliency.attention import read_by_head
+from fmi_jax.saliency.attention import read_by_head, whole
 
 
 class Given(nnx.Module):
@@ -55,8 +55,9 @@ def last_layer(module: Any, target: Int[Array, "b"], images: Float[Array, "b h w
     backbone, entering = read_by_head(module, images)
     rows, cols = backbone.grid(entering.shape[1], entering.shape[2])
     *_, before, last = backbone.outputs(entering, len(backbone.blocks))
-    block = backbone.blocks[-1]
-    value = block.norm1(before) if backbone.cls_first else last
+    value = last
+    if backbone.cls_first:
+        value = whole(backbone, backbone.blocks[-1]).norm1(before)
     graphdef, state = nnx.split(module)
 
     def logit(value: Array) -> Array:

@@ -1,3 +1,5 @@
+import argparse
+import re
 import shutil
 
 import numpy as np
@@ -5,8 +7,12 @@ import pytest
 from PIL import Image
 from raw_sets import locate_images
 
+from fmi_jax.data.masks import masked_rows, masks_of
+from fmi_jax.data.prepared import open_dataset
+from fmi_jax.data.preparing import commands
 from fmi_jax.data.preparing.images import load_image
-from fmi_jax.data.raw.chestxray14 import BENCHMARK_LISTS, CHESTXRAY14, CLASSES
+from fmi_jax.data.preparing.prepare import prepare
+from fmi_jax.data.raw.chestxray14 import BENCHMARK_LISTS, CHESTXRAY14, CLASSES, read_boxes
 from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.data.raw.splits import assign
 from fmi_jax.errors import UsageError, UserError
@@ -160,3 +166,82 @@ def test_an_image_that_is_in_no_folder_is_missing_under_its_name(raw):
     (raw / read.examples[9].path).unlink()
     paths = locate_images(CHESTXRAY14.read(raw))
     assert [path.name for path in paths if not path.is_file()] == [read.examples[9].id]
+
+
+BOX_LIST = "BBox_List_2017.csv"
+# The header as published, and a box in the coordinates of 1024 pixels.
+BOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
+
+
+def write_boxes(raw, *rows):
+    (raw / BOX_LIST).write_text("\n".join([BOX_HEADER, *rows]) + "\n")
+
+
+def run_command(*arguments):
+    parser = argparse.ArgumentParser()
+    commands.add_prepare_arguments(parser)
+    commands.run_prepare(parser.parse_args(list(map(str, arguments))))
+
+
+def test_boxes_become_masks_of_the_images_that_have_one(raw, tmp_path, capsys):
+    first, second, *_ = names(raw, "test_list.txt")
+    write_boxes(
+        raw,
+        f"{first},Infiltrate,256,512,512,128,,,",
+        f"{first},Mass,0.0000000,0.0000000,103.9,1024,,,",
+        f"{second},Effusion,960,900.5,200,300,,,",
+    )
+    run_command("chestxray14", "--source", raw, "--data-dir", tmp_path, "--size", 61, "--boxes")
+    assert re.search(r"with boxes +0 +0 +2$", capsys.readouterr().out, re.MULTILINE)
+    dataset = open_dataset(tmp_path, "chestxray14", 61)
+    ids = dataset.ids("test")
+    assert [ids[row] for row in masked_rows(dataset, "test")] == sorted([first, second])
+    assert masked_rows(dataset, "train") == []
+    masks = masks_of(dataset, "test", [ids.index(name) for name in (first, second)])
+    y, x = (np.mgrid[:61, :61] + 0.5) * 1024 / 61
+    inside = (x >= 256) & (x < 768) & (y >= 512) & (y < 640)
+    np.testing.assert_array_equal(masks[0], inside | (x < 103.9))
+    np.testing.assert_array_equal(masks[1], (x >= 960) & (y >= 900.5))
+    # They are no facts about patients, and change neither labels nor splits.
+    assert {*dataset.columns("test")} == {"age", "sex", "view"}
+    with pytest.raises(UserError, match="overwrite"):
+        prepare(CHESTXRAY14, raw, tmp_path, size=61)
+    plain = prepare(CHESTXRAY14, raw, tmp_path / "plain", size=61)
+    assert plain.info.split_sha256 == dataset.info.split_sha256
+    assert masked_rows(plain, "test") == []
+
+
+def test_boxes_that_cannot_be_are_named(raw):
+    image = names(raw, "test_list.txt")[0]
+    write_boxes(
+        raw,
+        "00000000_000.png,Mass,1,1,5,5,,,",
+        f"{image},Tumour,1,1,5,5,,,",
+        f"{image},Mass,1,1,0,5,,,",
+        f"{image},Mass,1024,1,5,5,,,",
+        f"{image},Mass,nan,1,5,5,,,",
+        f"{image},Mass,,1,5,5,,,",
+    )
+    with pytest.raises(UserError) as error:
+        read_boxes(raw)
+    said = str(error.value)
+    assert "image is not in Data_Entry_2017.csv (1): row 2" in said
+    assert f"finding is outside the classes (1): row 3 ('{image}'): 'Tumour'" in said
+    assert "not a box inside 1024 x 1024 pixels (4): row 4" in said
+    (raw / BOX_LIST).unlink()
+    with pytest.raises(UserError, match=r"BBox_List_2017\.csv is not a file"):
+        read_boxes(raw)
+
+
+def test_boxes_are_asked_of_the_set_that_has_them(tmp_path):
+    with pytest.raises(UsageError, match="--boxes cannot be used with aptos2019; expected chestx"):
+        run_command("aptos2019", "--source", tmp_path, "--boxes")
+
+
+def test_the_drawn_boxes_are_around_what_is_drawn(drawn):
+    boxed = [example for example in read_boxes(drawn).examples if example.boxes]
+    assert len(boxed) > 5
+    for example in boxed:
+        assert example.split == "test"
+        for box in example.boxes:
+            assert example.label[CLASSES.index(box.name)] == 1

@@ -462,6 +462,6 @@ def test_what_is_prepared_is_opened_without_raw_readers_or_drawing_programs(prep
     shutil.copytree(prepared.folder, tmp_path / "synthetic" / prepared.folder.name)
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=runs.ROOT)
-    known = ("labels", "prepared", "raw", "raw.spec")
+    known = ("boxes", "labels", "prepared", "raw", "raw.spec")
     expected = {f"fmi_jax.data.{name}" for name in known}
     assert set(done.stdout.split()) == expected

@@ -2,18 +2,20 @@
 
 import dataclasses
 from pathlib import Path
+from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 import short_runs
 import tolerances
 from PIL import Image
 
-from fmi_jax import cli
+from fmi_jax import cli, parallel
 from fmi_jax.artifacts.result import Result
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
-from fmi_jax.run import experiment
+from fmi_jax.run import conclusion, experiment
 from fmi_jax.saliency.agreement import agreement, centred, standard_error
 from fmi_jax.saliency.cases import chosen
 
@@ -27,14 +29,18 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
 def judged(squares: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a fine-tuning with the judge beside it."""
     folder = tmp_path_factory.mktemp("judged")
-    experiment.run(dataclasses.replace(squares, judges=("saliency",)), folder)
+    config = short_runs.changed(
+        dataclasses.replace(squares, judges=("saliency",)), {"saliency.curves": 7}
+    )
+    experiment.run(config, folder)
     return folder
 
 
 def test_beside_a_training_its_network_is_shown(judged: Path) -> None:
     _, finding = Result.read(judged).findings
     assert finding.judge == "saliency"
-    assert set(finding.figures) <= {f"saliency_{x}.png" for x in ("correct", "wrong", "uncertain")}
+    kinds = ("correct", "wrong", "uncertain", "curves")
+    assert set(finding.figures) <= {f"saliency_{x}.png" for x in kinds}
     page = (judged / "report.html").read_text()
     assert all(caption in page for caption in finding.figures.values())
     with np.load(judged / "saliency.npz") as kept:
@@ -52,6 +58,23 @@ def test_beside_a_training_its_network_is_shown(judged: Path) -> None:
     assert len(np.unique(maps["images"])) > 100
 
 
+def test_pixels_are_deleted_and_inserted_without_masks(judged: Path) -> None:
+    _, finding = Result.read(judged).findings
+    found = finding.values["curves"]
+    assert found["images"] == 7
+    titles = ["Attention", "Rollout", "Grad-CAM", "Gradient x input"]
+    assert list(found["methods"]) == titles
+    for row in (*(m["trained"] for m in found["methods"].values()), found["Centred Gaussian"]):
+        assert 0 < row["deletion"]["value"] < 1
+        by_hand = row["insertion"]["value"] - row["deletion"]["value"]
+        assert row["difference"]["value"] == pytest.approx(by_hand)
+    assert len(Image.open(judged / "saliency_curves.png").getcolors(2**20)) > 10
+    assert "their difference" in finding.text
+    assert "7 images at even distances" in finding.text
+    # The squares are as blue and as red when they are blurred.
+    assert any(note.startswith("Blurring hides little") for note in finding.notes)
+
+
 def test_new_images_are_drawn_beside_their_predictions(
     squares: ExperimentConfig, judged: Path, tmp_path: Path
 ) -> None:
@@ -65,13 +88,43 @@ def test_new_images_are_drawn_beside_their_predictions(
         assert len(np.unique(np.asarray(Image.open(path)))) > 100
 
 
-def test_a_backbone_without_cls_needs_a_classifier(
+def test_eight_devices_that_share_images_heads_and_parameters_find_the_same_maps(
+    squares: ExperimentConfig, tmp_path: Path
+) -> None:
+    assert jax.device_count() == 8
+    short_runs.run(short_runs.changed(squares, {"train.sharding": "fsdp"}), tmp_path / "trained")
+    fields = {
+        "protocol": "saliency",
+        "saliency.run": str(tmp_path / "trained"),
+        "saliency.curves": 5,
+    }
+    config = short_runs.changed(squares, fields)
+    found, maps = {}, {}
+    for count in (1, 8):
+        folder = tmp_path / str(count)
+        mesh = parallel.make_mesh(2 if count > 1 else 1, devices=jax.devices()[:count])
+        on_mesh = mock.patch.object(parallel, "make_mesh", return_value=mesh)
+        with on_mesh, mock.patch.object(conclusion, "write_report"):
+            (finding,) = experiment.run(config, folder).findings
+        found[count] = finding.values["curves"]
+        with np.load(folder / "saliency.npz") as kept:
+            maps[count] = dict(kept)
+    for name in ("heads", "attention", "rollout", "grad_cam", "gradient_times_input"):
+        one, eight = maps[1][name], maps[8][name]
+        assert one.std() > 0
+        np.testing.assert_allclose(eight, one, rtol=0, atol=1e-5 * one.max(), err_msg=name)
+    np.testing.assert_array_equal(maps[8]["ids"], maps[1]["ids"])
+    one, eight = (found[count]["methods"]["Attention"]["trained"] for count in (1, 8))
+    assert eight["deletion"]["value"] == pytest.approx(one["deletion"]["value"], abs=1e-5)
+
+
+def test_a_backbone_without_a_map_of_its_own_needs_a_classifier(
     squares: ExperimentConfig, tmp_path: Path
 ) -> None:
     config = short_runs.changed(
         squares, {"protocol": "saliency", "backbone.name": "resnet50", "backbone.last_block": -1}
     )
-    with pytest.raises(UsageError, match=r"resnet50 has no \[cls\] .* saliency\.run=FOLDER"):
+    with pytest.raises(UsageError, match=r"resnet50 has no map of its own .* saliency\.run=FOLDER"):
         experiment.run(config, tmp_path)
     config = dataclasses.replace(squares, judges=("saliency",))
     config = short_runs.changed(config, {"saliency.run": "runs/another"})

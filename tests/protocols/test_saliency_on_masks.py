@@ -1,9 +1,17 @@
-"""The judge of saliency on a data set of masks: maps beside what knows nothing."""
+"""The judge of saliency beside masks and boxes: maps beside what knows nothing."""
 
+import dataclasses
+import io
 from pathlib import Path
 
 import numpy as np
 import short_runs
+from PIL import Image
+
+from fmi_jax.data.masks import masked_rows
+from fmi_jax.data.preparing.prepare import prepare
+from fmi_jax.data.raw.chestxray14 import CHESTXRAY14, read_boxes
+from fmi_jax.report.charts import TRUE_COLOUR, draw_chart
 
 
 def test_a_classifier_beside_masks_of_other_images(
@@ -41,3 +49,36 @@ def test_a_classifier_beside_masks_of_other_images(
     assert noted == lost
     assert "Centred Gaussian" in finding.text
     assert {case["kind"] for case in finding.values["cases"]} == {"image"}
+    assert all("outline of the mask" in caption for caption in finding.figures.values())
+
+
+def test_a_classifier_of_images_some_of_which_have_boxes(tmp_path: Path) -> None:
+    squares = short_runs.prepare_squares(tmp_path)
+    assert CHESTXRAY14.draw is not None
+    CHESTXRAY14.draw(tmp_path / "chest")
+    spec = dataclasses.replace(CHESTXRAY14, read=read_boxes)
+    dataset = prepare(spec, tmp_path / "chest", Path(squares.data.data_dir), size=16)
+    config = short_runs.changed(
+        dataclasses.replace(squares, judges=("saliency",), metric=""),
+        {"data.name": "chestxray14", "saliency.batch_size": 5},
+    )
+    _, finding = short_runs.run(config, tmp_path / "run").findings
+    count, rows = dataset.info.counts["test"], masked_rows(dataset, "test")
+    assert 0 < len(rows) < count
+    assert finding.values["agreement"]["images"] == len(rows)
+    assert finding.notes[0].startswith(f"{len(rows)} of the {count} test images have a mask")
+    with np.load(tmp_path / "run" / "saliency.npz") as kept:
+        ids, masks = kept["ids"].tolist(), kept["masks"]
+    boxed = {dataset.ids("test")[row] for row in rows}
+    assert [mask.any() for mask in masks] == [name in boxed for name in ids]
+    name = next(name for name in finding.charts if "correct" in name or "wrong" in name)
+    overlays = finding.charts[name]
+    outlined = Image.open(io.BytesIO(draw_chart(overlays))).convert("RGB")
+    plain = draw_chart(dataclasses.replace(overlays, masks=None))
+    assert cyan(outlined) > cyan(Image.open(io.BytesIO(plain)).convert("RGB"))
+
+
+def cyan(image: Image.Image) -> int:
+    """Number of pixels in the colour of outlines of masks."""
+    pixels = np.asarray(image, np.int32)
+    return int((np.abs(pixels - TRUE_COLOUR).max(axis=-1) < 30).sum())

@@ -1,4 +1,6 @@
-"""Maps of every family: their grids, what they leave out, and gradients by another way."""
+"""Maps of every family: their grids, what they leave out, and the same by another way."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +16,16 @@ from fmi_jax.models.deit import TokenDeiT
 from fmi_jax.protocols.heads.linear import LinearClassifier
 from fmi_jax.protocols.heads.stacked import StackedClassifier
 from fmi_jax.saliency import attention, gradient
+from fmi_jax.saliency.maps import TITLES, maps_of, own_maps
+from fmi_jax.saliency.modulation import modulator
 
 CLASSES = 5
 
 
-def classifier(name: str) -> tuple[LinearClassifier, jax.Array]:
+def classifier(name: str, dtype: Any = jnp.float32) -> tuple[LinearClassifier, jax.Array]:
     """A tiny network with a linear head, and two images."""
     tiny = TINY[name]
-    abstract = tiny_backbones.abstract(tiny.family, tiny.arch, Execution())
+    abstract = tiny_backbones.abstract(tiny.family, tiny.arch, Execution(dtype=dtype))
     module = LinearClassifier(
         tiny_backbones.fill(nnx.clone(abstract)), CLASSES, eval_mode=True, rngs=nnx.Rngs(0)
     )
@@ -36,6 +40,112 @@ def test_every_family_has_a_map_of_its_last_layer(name: str) -> None:
     layer = jax.eval_shape(lambda x: gradient.last_layer(module, target, x), images)
     tokens = jax.eval_shape(lambda x: module.backbone.features(x).tokens, images)
     assert layer.activations.shape[:3] == layer.gradients.shape[:3] == tokens.shape[:3]
+
+
+@pytest.mark.parametrize("name", ONE_PER_FAMILY.values())
+def test_every_family_has_the_maps_that_it_names(name: str) -> None:
+    module, images = classifier(name)
+    backbone = module.backbone
+    found = {*jax.eval_shape(lambda x: own_maps(backbone, x), images)} - {"heads"}
+    # The last blocks of these tiny ones attend within windows.
+    windows = {"sam", "swin"}
+    assert found == (set() if name in windows else {*backbone.own_maps})
+    assert {*backbone.own_maps} <= {*TITLES}
+
+
+def of_whole_map(name: str, dtype: Any = jnp.float32) -> tuple[Any, jax.Array]:
+    """A backbone whose last block attends to its whole map, and two images."""
+    tiny = TINY[name]
+    arch, side = (tiny.arch.truncated(1), 35) if name == "sam" else (tiny.arch, 18)
+    abstract = tiny_backbones.abstract(tiny.family, arch, Execution(dtype=dtype))
+    backbone = tiny_backbones.fill(nnx.clone(abstract))
+    rng = np.random.default_rng(1)
+    return backbone, jnp.asarray(rng.normal(size=(2, side, side, 3)), jnp.float32)
+
+
+@pytest.mark.parametrize("name", ["sam", "swin"])
+def test_attention_received_is_the_share_of_each_value_in_the_mean_token(name: str) -> None:
+    backbone, images = of_whole_map(name)
+
+    @jax.jit
+    def both(images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        block, x = attention.last_block(backbone, images)
+        found, z = attention.received_attention(backbone, images), block.norm1(x)
+        width = z.shape[-1]
+        values = block.attn.qkv(z)[..., 2 * width :].reshape(*z.shape[:3], found.shape[1], -1)
+        mixed = jnp.einsum("bhij,bijhd->bhd", found, values).reshape(len(z), width)
+        return found, block.attn.proj(mixed), block.attn(z).mean(axis=(1, 2))
+
+    found, by_map, mean_token = both(images)
+    np.testing.assert_allclose(found.sum(axis=(2, 3)), 1, rtol=SAME_FLOAT32)
+    np.testing.assert_allclose(by_map, mean_token, rtol=0, atol=SAME_FLOAT32)
+    assert float(found.std()) > 0.01 * float(found.mean())
+
+
+@pytest.mark.parametrize("name", ["deit", "focalnet"])
+def test_a_network_is_compiled_as_if_nobody_asked_where_it_looks(name: str) -> None:
+    module, images = classifier(name)
+
+    def program() -> str:
+        return jax.jit(lambda x: module(x, rngs=None)).lower(images).as_text()
+
+    before, state = program(), nnx.state(module)
+    jax.eval_shape(lambda x: maps_of(module, x), images)
+    assert program() == before
+    assert jax.tree.structure(nnx.state(module)) == jax.tree.structure(state)
+
+
+@pytest.mark.parametrize("name", ["deit", "focalnet", "sam", "swin"])
+def test_maps_in_bfloat16_are_close_to_those_in_float32(name: str) -> None:
+    """Within 3% of the largest value; bfloat16 has 8 bits."""
+    found = []
+    for dtype in (jnp.float32, jnp.bfloat16):
+        if name in ("sam", "swin"):
+            backbone, images = of_whole_map(name, dtype)
+            one = jax.jit(lambda x, backbone=backbone: own_maps(backbone, x))
+        else:
+            module, images = classifier(name, dtype)
+            one = jax.jit(lambda x, module=module: maps_of(module, x))
+        found.append(one(images.astype(dtype)))
+    assert found[0].keys() == found[1].keys() != set()
+    for whole, half in zip(*(x.values() for x in found), strict=True):
+        assert half.dtype == jnp.float32
+        scale = float(jnp.abs(whole).max())
+        np.testing.assert_allclose(half, whole, rtol=0, atol=0.03 * scale)
+
+
+def test_padding_receives_attention_and_is_left_out() -> None:
+    backbone, images = of_whole_map("swin")
+    found = jax.jit(lambda x: attention.received_attention(backbone, x))(images[:, :12, :12])
+    assert found.shape[2:] == (2, 2)  # in a window of 3 x 3
+    assert float(found.sum(axis=(2, 3)).max()) < 1
+
+
+@pytest.mark.parametrize("name", ["focalnet", "seem"])
+def test_the_map_of_a_focal_network_is_the_magnitude_of_its_last_modulator(name: str) -> None:
+    module, images = classifier(name)
+    backbone = module.backbone
+
+    @jax.jit
+    def both(images: jax.Array) -> tuple[jax.Array, ...]:
+        block, x = attention.last_block(backbone, images)
+        z = block.norm1(x) if name == "focalnet" else x + block.dw1(x)
+        layer, d = block.modulation, x.shape[-1]
+        _, context, gates = jnp.split(layer.f(z), (d, 2 * d), axis=-1)
+        contexts = []
+        for convolution in layer.focal_layers:
+            context = jax.nn.gelu(convolution(context), approximate=False)
+            contexts.append(context)
+        contexts.append(jax.nn.gelu(context.mean(axis=(1, 2), keepdims=True), approximate=False))
+        total = sum(c * gates[..., i : i + 1] for i, c in enumerate(contexts))
+        by_hand = layer.h(total / len(contexts) if layer.normalise else total)
+        *_, last = backbone.outputs(images, len(backbone.blocks))
+        return modulator(backbone, images), by_hand, block(x, None), last
+
+    found, by_hand, left, last = (np.asarray(part) for part in both(images))
+    expected = np.sqrt((by_hand**2).sum(axis=-1))
+    np.testing.assert_allclose(found, expected, rtol=10 * SAME_FLOAT32)
+    np.testing.assert_allclose(left, last, atol=SAME_FLOAT32)  # it is the last block indeed
 
 
 def test_registers_and_other_prefix_tokens_are_left_out() -> None:

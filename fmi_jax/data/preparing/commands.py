@@ -1,6 +1,7 @@
 """The commands `fmi-jax prepare`, `check-data` and `draw`: their arguments and output."""
 
 import argparse
+import dataclasses
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,6 +66,11 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="how many read images (default: one per core, fewer for few images)",
+    )
+    parser.add_argument(
+        "--boxes",
+        action="store_true",
+        help=f"read the boxes around findings, which judge maps ({', '.join(_with_boxes())})",
     )
     own = parser.add_argument_group("your own data (NAME is csv or folder)")
     own.add_argument("--name", help="what to call the data set")
@@ -171,6 +177,10 @@ def _drawable() -> list[str]:
     return [spec.name for spec in DATASETS.values() if spec.draw]
 
 
+def _with_boxes() -> list[str]:
+    return [spec.name for spec in DATASETS.values() if spec.read_boxes]
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
@@ -199,6 +209,12 @@ def _spec(args: argparse.Namespace, unnamed: str = "") -> DatasetSpec:
             f"{', '.join(wrong)} cannot be used with {spec.name}; expected"
             f" {', '.join(sorted(allowed)) or 'none of the options for your own data'}."
         )
+    if args.boxes:
+        if spec.read_boxes is None:
+            raise UsageError(
+                f"--boxes cannot be used with {spec.name}; expected {', '.join(_with_boxes())}."
+            )
+        spec = dataclasses.replace(spec, read=spec.read_boxes)
     if not allowed:
         return spec
     name = args.name or unnamed
@@ -240,6 +256,8 @@ def _summary(datasets: Sequence[PreparedDataset]) -> list[str]:
         if total := sum(counts):
             shares = "".join(f"{percent(count / total):>9}" for count in counts)
             lines.append(f"  {f'share of {name}':{width}}{shares}")
+    if boxed := manifest.get("with_boxes"):
+        lines.append(f"  {'with boxes':{width}}" + "".join(f"{boxed[s]:>9}" for s in SPLITS))
     if info.limit:
         lines.append(f"  Note: a smoke run, only the first {info.limit} rows of every split.")
     notes = {

@@ -50,12 +50,13 @@ class Row(NamedTuple):
 
     @property
     def identity(self) -> list[Any]:
-        """Everything that decides the prepared image and is known without opening the file."""
+        """Everything that decides the prepared row and is known without opening the file."""
         e = self.example
         masks = [[*map(list, zip(e.masks, (m.bytes for m in self.masks), strict=True))]]
         return [
             *(self.split, e.id, e.path, e.item, e.label, e.group, e.split, self.bytes),
             *(masks if self.masks else ()),
+            *([e.boxes] if e.boxes else ()),
         ]
 
     @property

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fmi_jax import atomic
+from fmi_jax.data.boxes import BOXES, to_text
 from fmi_jax.data.prepared import (
     COLUMN,
     INDEX,
@@ -160,14 +161,17 @@ def _label_json(row: Row, image: Seen) -> str:
 
 
 def _index_csv(shards: Sequence[Shard], columns: Sequence[str]) -> bytes:
-    """The index, one line per image."""
+    """The index, one line per image; with boxes if any image has one."""
+    with_boxes = any(row.example.boxes for row, _ in _seen(shards))
     lines = (
         (row.split, row.example.id, _label_json(row, image), row.example.group or "",
          row.example.path, image.file_sha256, image.width, image.height,
+         *([to_text(row.example.boxes)] if with_boxes else ()),
          *(row.example.columns.get(name, "") for name in columns))
         for row, image in _seen(shards)
     )  # fmt: skip
-    return atomic.csv_bytes([(*INDEX_COLUMNS, *(COLUMN + name for name in columns)), *lines])
+    further = (*([BOXES] if with_boxes else ()), *(COLUMN + name for name in columns))
+    return atomic.csv_bytes([(*INDEX_COLUMNS, *further), *lines])
 
 
 def _summary(shards: Sequence[Shard], num_classes: int) -> dict[str, Any]:
@@ -191,10 +195,14 @@ def _summary(shards: Sequence[Shard], num_classes: int) -> dict[str, Any]:
     same = [entries for entries in same_pixels.values() if len(entries) > 1]
     spread = [len({x["split"] for x in entries}) > 1 for entries in same]
     unknown = {split: n.tolist() for split, n in unknown_counts.items()}
+    boxed = {
+        split: sum(r.split == split and r.example.boxes != () for r, _ in seen) for split in SPLITS
+    }
     return {
         "counts": {split: sum(row.split == split for row, _ in seen) for split in SPLITS},
         "class_counts": {split: n.tolist() for split, n in class_counts.items()},
         **({"unknown_counts": unknown} if any(map(any, unknown.values())) else {}),
+        **({"with_boxes": boxed} if any(boxed.values()) else {}),
         "group_counts": {split: sum(split in s for s in groups.values()) for split in SPLITS},
         "groups_across_splits": {g: sorted(s) for g, s in groups.items() if len(s) > 1},
         "duplicates_across_splits": list(itertools.compress(same, spread)),

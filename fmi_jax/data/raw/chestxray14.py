@@ -1,10 +1,14 @@
 """ChestX-ray14: frontal chest radiographs with fourteen findings."""
 
+import collections
+import dataclasses
+import math
 import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from fmi_jax.data.boxes import Box
 from fmi_jax.data.raw import splits
 from fmi_jax.data.raw.drawn.chestxray14 import draw
 from fmi_jax.data.raw.labels import encode_class_lists
@@ -35,6 +39,13 @@ CLASSES = (
 NO_FINDING = "No Finding"
 
 _COLUMNS = {"Patient Age": "age", "Patient Gender": "sex", "View Position": "view"}
+
+BOXES = "BBox_List_2017.csv"
+"""Boxes around findings in some test images; `prepare --boxes` reads them."""
+
+_SIDES = ("Bbox [x", "y", "w", "h]")  # as published: the header has a comma between the four
+_BOX_SIZE = 1024  # pixels of a side of the images that the boxes were drawn in
+_IN_BOXES = {"Infiltrate": "Infiltration"}  # findings under another name
 
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 OFFICIAL_LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
@@ -92,6 +103,47 @@ def read(source: Path) -> RawDataset:
         ],
         classes=classes,
         label=form,
+    )
+
+
+def read_boxes(source: Path) -> RawDataset:
+    """Same as `read`, with the boxes of `BBox_List_2017.csv`.
+
+    Raises:
+      UserError: see `read`; or a box is of no image or finding, is no box, or is outside its image.
+    """
+    raw, table = read(source), source / BOXES
+    _, rows = read_table(table, required=("Image Index", "Finding Label", *_SIDES))
+    problems, known = Problems(table), {example.id for example in raw.examples}
+    boxes = collections.defaultdict(list)
+    for row in rows:
+        image, name = row.fields["Image Index"], row.fields["Finding Label"]
+        where, name = f"row {row.line} ({image!r})", _IN_BOXES.get(name, name)
+        box = _box(name, [row.fields[side] for side in _SIDES])
+        if image not in known:
+            problems.add(f"image is not in {raw.table.name}", where)
+        elif name not in CLASSES:
+            problems.add("finding is outside the classes", f"{where}: {name!r}")
+        elif box is None:
+            problems.add(f"not a box inside {_BOX_SIZE} x {_BOX_SIZE} pixels", where)
+        else:
+            boxes[image].append(box)
+    problems.raise_if_any()
+    examples = [dataclasses.replace(e, boxes=tuple(boxes.get(e.id, ()))) for e in raw.examples]
+    return dataclasses.replace(raw, examples=examples)
+
+
+def _box(name: str, fields: Sequence[str]) -> Box | None:
+    try:
+        left, top, width, height = (float(field) / _BOX_SIZE for field in fields)
+    except ValueError:
+        return None
+    finite = all(map(math.isfinite, (left, top, width, height)))
+    inside = -width < left < 1 and -height < top < 1
+    return (
+        Box(name, left, top, width, height)
+        if finite and inside and min(width, height) > 0
+        else None
     )
 
 
@@ -161,9 +213,11 @@ CHESTXRAY14 = DatasetSpec(
         "upstream": upstream,
     },
     layout="a folder with Data_Entry_2017.csv (or Data_Entry_2017_v2020.csv), train_val_list.txt,"
-    " test_list.txt and images/ or images_001/images/ to images_012/images/",
+    " test_list.txt and images/ or images_001/images/ to images_012/images/; with --boxes also"
+    f" {BOXES}",
     citation="Wang et al., ChestX-ray8: Hospital-Scale Chest X-ray Database and Benchmarks, 2017",
     licence="free to use; acknowledge the NIH Clinical Center",
     url="https://nihcc.app.box.com/v/ChestXray-NIHCC",
     draw=draw,
+    read_boxes=read_boxes,
 )

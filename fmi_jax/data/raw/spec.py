@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from fmi_jax.data.boxes import Box
 from fmi_jax.data.labels import Label
 
 SPLITS = ("train", "val", "test")
@@ -28,6 +29,7 @@ class RawExample:
       row: line of the table, 1-based and counting the header, for messages.
       masks: paths of the mask files, relative to the image root; several are united, and without
         one the whole image is background.
+      boxes: boxes around findings; an image without one has no mask.
       columns: further facts about the image by name (sex, age, view ...), as the table writes them.
     """
 
@@ -39,6 +41,7 @@ class RawExample:
     split: str | None = None
     row: int | None = None
     masks: tuple[str, ...] = ()
+    boxes: tuple[Box, ...] = ()
     columns: Mapping[str, str] = dataclasses.field(default_factory=lambda: _NO_COLUMNS)
 
     @property
@@ -93,6 +96,7 @@ class DatasetSpec:
         {"competition": (five of its fourteen classes)} adds `roc_auc_competition`.
       ordinal: True if the classes are grades, in their order.
       notes: fact that a reader of results on a split must know, by name of the split.
+      read_boxes: `read` with the boxes around findings (`prepare --boxes`); None: it has none.
     """
 
     name: str
@@ -111,3 +115,4 @@ class DatasetSpec:
     class_groups: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     ordinal: bool = False
     notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    read_boxes: Callable[[Path], RawDataset] | None = None

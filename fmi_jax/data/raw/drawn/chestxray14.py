@@ -1,4 +1,4 @@
-"""Draws a small raw ChestX-ray14: `Data_Entry_2017.csv`, the two lists, two image folders."""
+"""Draws a small raw ChestX-ray14: `Data_Entry_2017.csv`, two lists, boxes, two image folders."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from fmi_jax import atomic
-from fmi_jax.data.raw.drawn.chest import radiograph
+from fmi_jax.data.raw.drawn.chest import radiograph, spot_box
 from fmi_jax.data.raw.drawn.folder import draw_once
 
 FINDINGS = (
@@ -14,6 +14,8 @@ FINDINGS = (
     *("Pneumothorax", "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening"),
     "Hernia",
 )
+
+BOX_HEADER = ("Image Index", "Finding Label", "Bbox [x", "y", "w", "h]", "", "", "")
 
 HEADER = (
     *("Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age"),
@@ -37,6 +39,7 @@ def draw(folder: Path, count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     patients = np.sort(rng.integers(1, count // 2 + 1, count))
     rows, lists = [], {"train_val_list.txt": [], "test_list.txt": []}
+    boxes = []
     for i, patient in enumerate(patients.tolist()):
         follow_up = i - int(np.searchsorted(patients, patient))
         name = f"{patient:08}_{follow_up:03}.png"
@@ -51,7 +54,13 @@ def draw(folder: Path, count: int, seed: int) -> None:
         age, sex, view = rng.integers(20, 90), rng.choice(["M", "F"]), rng.choice(["PA", "AP"])
         size = (grey.width, grey.height, 0.143, 0.143)
         rows.append((name, labels, follow_up, patient, age, sex, view, *size, ""))
+        if patient % 4 == 0 and found.any():  # as in the real set, of few images, in the test list
+            first = int(found.argmax())
+            box = (1024 * share for share in spot_box(first, len(FINDINGS)))
+            name_in_boxes = FINDINGS[first].replace("Infiltration", "Infiltrate")
+            boxes.append((name, name_in_boxes, *(f"{side:.7f}" for side in box), "", "", ""))
         lists["test_list.txt" if patient % 4 == 0 else "train_val_list.txt"].append(name)
     (folder / "Data_Entry_2017.csv").write_bytes(atomic.csv_bytes([HEADER, *rows]))
+    (folder / "BBox_List_2017.csv").write_bytes(atomic.csv_bytes([BOX_HEADER, *boxes]))
     for list_name, names in lists.items():
         (folder / list_name).write_text("\n".join(names) + "\n")
