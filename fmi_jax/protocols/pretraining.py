@@ -203,8 +203,7 @@ def judge_of(
             charts={FIGURE: Curves(panels=shown)},
             notes=(
                 *warn(run.config, last),
-                f"No label was read, and of {run.dataset.info.name} only the training images were"
-                " seen. kNN and probes judge the backbone (backbone.run).",
+                _seen(run.dataset.info),
             ),
         )
 
@@ -216,6 +215,16 @@ def judge_of(
         images=images,
         shows="analysis",
     )
+
+
+def _seen(info: DatasetInfo) -> str:
+    """Say which images a pre-training saw, and what judges it."""
+    label = f"{info.name} has no labels" if info.label is Label.NONE else "No label was read"
+    held_out = sum(count for split, count in info.counts.items() if split != "train")
+    images = f"only the {info.counts['train']:,} training images of {info.name}"
+    if not held_out:
+        images = f"all {info.counts['train']:,} images of {info.name}"
+    return f"{label}, and {images} were seen. kNN and probes judge the backbone (backbone.run)."
 
 
 def fit_spec(
