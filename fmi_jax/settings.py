@@ -143,6 +143,8 @@ class BackboneConfig:
       run: folder of a finished run whose backbone this run starts from, in place of `weights`;
         trained or frozen there, with adapters (protocol `lora`) merged. Images keep the mean and
         standard deviation that it was trained with.
+      initialisation: draw of the random kernels: "kaiming" (normal, variance 2 / inputs),
+        "trunc_normal" (deviation 0.02), or empty: the backbone's own.
       stem: use of a stem trained on colour for other channel counts: "sum" (as if the grey
         image were repeated), "mean", "first" (only the red kernel, as in the study's code), or
         "study" (SEEM on images of one channel: also without the stem's padding and norm).
@@ -166,6 +168,7 @@ class BackboneConfig:
     weights: str = ""
     weights_dir: str = "weights"
     run: str = ""
+    initialisation: str = one_of("", "", "kaiming", "trunc_normal")
     stem: str = one_of("sum", "sum", "mean", "first", "study")
     readout: str = ""
     rel_pos_resize: str = ""
@@ -182,6 +185,11 @@ class BackboneConfig:
             yield (
                 f"backbone.run={self.run!r} and backbone.weights={self.weights!r} are both set:"
                 " expected one of them (--config.backbone.weights= empties it)"
+            )
+        if self.initialisation and (self.run or self.weights):
+            yield (
+                f"backbone.initialisation={self.initialisation!r} draws what backbone.run or"
+                " backbone.weights give: expected it empty"
             )
 
 

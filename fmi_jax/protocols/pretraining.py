@@ -27,7 +27,7 @@ from fmi_jax.nn.linear import linear
 from fmi_jax.nn.norm import BatchNorm
 from fmi_jax.protocols.adapt import partial
 from fmi_jax.protocols.judging import Run
-from fmi_jax.protocols.spec import Fit, FitSpec, Images, JudgeSpec, Pixels, one_cell
+from fmi_jax.protocols.spec import Fit, FitSpec, Images, JudgeSpec, Pixels, seeds_alone
 from fmi_jax.settings import BaseConfig
 from fmi_jax.tasks.self_supervision import spread
 from fmi_jax.training.loop import Plan
@@ -260,7 +260,7 @@ def fit_spec(
         ignores=_IGNORES,
         check=check_all,
         judge=judge,
-        variants=one_cell,
+        variants=seeds_alone,
         small=small,
     )
 

@@ -199,7 +199,7 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
     found = {cell.id: outcomes[cell.id] for cell in cells}
     untried: list[Outcome] = []
     parents = {cell.of: outcomes[cell.of] for cell in cells if cell.of}
-    if parents:  # the learning rate of what follows a run is that of the best run
+    if parents and not setting.paired:  # the best run is followed
         ready = [pair for pair in parents.items() if pair[1].state is State.DONE]
         untried = [outcome for outcome in parents.values() if outcome.state is not State.DONE]
         if not ready:
