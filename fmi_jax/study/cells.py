@@ -16,6 +16,7 @@ from typing import Any
 from fmi_jax.artifacts.record import FREE
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.protocols.registry import protocol_of
+from fmi_jax.protocols.spec import seeds_alone
 from fmi_jax.rules import earlier_defaults
 from fmi_jax.settings import flat, set_fields, within
 from fmi_jax.study.spec import Setting
@@ -108,7 +109,10 @@ def candidates(setting: Setting, rates: tuple[float, ...], seeds: int) -> tuple[
     cells = []
     for parent in before:
         config = setting.config if parent is None else following(setting.config, parent.id)
-        for variant in protocol_of(config).variants(config, rates, seeds):
+        variants = protocol_of(config).variants(config, rates, seeds)
+        if setting.seeds is not None and all(variant.seed is None for variant in variants):
+            variants = seeds_alone(config, rates, seeds)
+        for variant in variants:
             if paired and variant.seed not in (None, parent.seed):
                 continue
             own = variant if parent is None or variant.learning_rate is not None else parent

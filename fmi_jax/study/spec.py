@@ -29,7 +29,8 @@ class Setting:
         (`config.backbone.run`), with rates and seeds of its own. Where that setting has several
         seeds and chose no rate (a pre-training), each seed starts from the run of the same seed.
       rates: learning rates to try in place of the study's; empty: that of the config.
-      seeds: number of runs in place of the study's.
+      seeds: number of runs in place of the study's. With it a protocol that draws nothing by
+        itself has a run for each seed, too, which may draw the weights it judges.
       why_not: reason why it cannot be run, in a sentence.
     """
 

@@ -11,7 +11,8 @@ and the code differ in the recipe, so both are here:
 
 Both have Adam with L2 1e-5, batches of 64 and a rate of 1e-4. That of random weights is searched
 here; the text says 3e-4. A ResNet-50 is drawn as torchvision draws it, which is Kaiming's. Not as
-in the code: no random centre crop is left out in training, and validation counts every image.
+in the code: training crops the centre before the random crop, as the first study does, and
+validation counts every image.
 
 The in-domain weights are pre-trained once, on the training images alone, from those of ImageNet,
 and every seed starts from them. Batch and epochs of that are what an author states (256 images, 300
