@@ -154,6 +154,7 @@ def test_a_study_of_pretrained_seeds_runs_and_is_reported(tmp_path: Path) -> Non
     assert cli.main(["report", "--root", str(tmp_path)]) == 0
     page = (tmp_path / "report" / "report.html").read_text()
     assert "Steps to 95% of the best validation value" in page
+    assert "9 finished cells" in page  # the pre-trainings among them
     numbers = _numbers(tmp_path)
     assert {row["seeds"] for row in numbers} == {"3"}
     assert all(float(row["ci_low"]) < float(row["ci_high"]) for row in numbers)

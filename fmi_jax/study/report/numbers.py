@@ -69,6 +69,7 @@ class Number:
       rates: learning rates that were to be tried, ascending; empty if it has none.
       analysis: outcome of a finished analysis, if the setting is one.
       outcomes: outcomes of all cells that could be needed.
+      followed: outcomes of the cells that these start from or analyse.
     """
 
     setting: PlannedSetting
@@ -80,6 +81,7 @@ class Number:
     rates: tuple[float, ...] = ()
     analysis: Outcome | None = None
     outcomes: tuple[Outcome, ...] = ()
+    followed: tuple[Outcome, ...] = ()
 
     @property
     def result(self) -> Result:
@@ -219,7 +221,15 @@ def best_of(result: Result) -> Best:
 
 def numbers_of(study: PlannedStudy, outcomes: Outcomes) -> list[Number]:
     """Compute the numbers of all settings, in order."""
-    return [_number(setting, outcomes) for setting in study.settings]
+    return [
+        dataclasses.replace(_number(setting, outcomes), followed=_followed(setting, outcomes))
+        for setting in study.settings
+    ]
+
+
+def _followed(setting: PlannedSetting, outcomes: Outcomes) -> tuple[Outcome, ...]:
+    names = dict.fromkeys(cell.of for cell in setting.cells if cell.of is not None)
+    return tuple(outcomes[name] for name in names)
 
 
 def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
