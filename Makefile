@@ -52,7 +52,6 @@ example-study: $(VENV)/.installed
 	$(BIN)/fmi-jax report --root runs/example
 
 example-pretraining: $(VENV)/.installed
-	$(BIN)/fmi-jax prepare synthetic --size 96 --split upstream --data-dir runs/pretraining/data
 	$(BIN)/fmi-jax study run examples/pretraining.py --root runs/pretraining \
 	  --data-dir runs/pretraining/data --jobs 2
 	$(BIN)/fmi-jax report --root runs/pretraining

@@ -113,7 +113,7 @@ def candidates(setting: Setting, rates: tuple[float, ...], seeds: int) -> tuple[
         if setting.seeds is not None and all(variant.seed is None for variant in variants):
             variants = seeds_alone(config, rates, seeds)
         for variant in variants:
-            if paired and variant.seed not in (None, parent.seed):
+            if paired and parent is not None and variant.seed not in (None, parent.seed):
                 continue
             own = variant if parent is None or variant.learning_rate is not None else parent
             cells.append(

@@ -26,7 +26,7 @@ from fmi_jax.study.cells import due
 from fmi_jax.study.grids import initial_weights
 from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.plan import make_plan
-from fmi_jax.study.registry import STUDIES
+from fmi_jax.study.registry import STUDIES, find_study
 from fmi_jax.study.spec import Setting, Study
 from fmi_jax.study.state import NO_SCORE, Score
 
@@ -114,6 +114,25 @@ def test_every_seed_of_a_pretraining_is_followed_by_itself() -> None:
     scores = {first[0].id: NO_SCORE, first[1].id: None, first[2].id: NO_SCORE}
     one = due(probe, (), 3, product=False, scores=scores)[3:]
     assert [cell.seed for cell in one] == [0, 2]
+
+
+def test_the_example_probes_what_the_same_seed_began_with() -> None:
+    plan = make_plan(find_study(str(ROOT / "examples" / "pretraining.py")))
+    initial, pretrained = plan.settings
+    assert plan.count(plan.settings) == 3 * 3
+    first = plan.due(plan.settings, {})
+    assert len(first) == 6  # the initial weights of three seeds, and three pre-trainings
+    cells = plan.candidates(pretrained)
+    assert [cell.seed for cell in cells] == [0, 1, 2]
+    assert [cell.config.train.seed for cell in plan.candidates(initial)] == [0, 1, 2]
+    for cell in cells:
+        assert cell.parent is not None
+        assert (cell.parent.seed, cell.parent.id) == (cell.seed, cell.config.backbone.run)
+        before = cell.parent.config
+        assert initial.config is not None
+        assert before.backbone == initial.config.backbone
+        assert before.data == initial.config.data
+        assert before.image_size == initial.config.image_size
 
 
 def test_a_study_of_pretrained_seeds_runs_and_is_reported(tmp_path: Path) -> None:
