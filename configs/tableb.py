@@ -10,7 +10,8 @@ are a ResNet-152 that was pre-trained with DINO on the images of the data set it
 study does first. INIT "dino" is refused here. Start a single cell from such a run, or from a
 converted file of your own (python -m weights_convert resnet152 --checkpoint FILE --out weights):
 
-configs/tableb.py:aptos2019,imagenet,frozen --config.backbone.weights= --config.backbone.run=FOLDER
+configs/tableb.py:aptos2019,imagenet,frozen
+  --config.backbone.weights="" --config.backbone.run=FOLDER
 configs/tableb.py:aptos2019,weights/resnet152.mine.safetensors,frozen
 
 Published, mean and deviation of five runs: quadratic weighted kappa on APTOS2019, AUROC on DDSM,
