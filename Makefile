@@ -6,11 +6,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help quickstart example-study test test-slow test-aot test-aot-all lint clean
+.PHONY: help quickstart example-study example-pretraining test test-slow test-aot test-aot-all lint clean
 
 help:
 	@echo "make quickstart     draw a synthetic fundus set, fine-tune a small ViT on it, report"
 	@echo "make example-study  every protocol on tiny backbones, and its report"
+	@echo "make example-pretraining  a linear probe before and after pre-training without labels"
 	@echo "make test           every test (a quarter of an hour on 2 cores)"
 	@echo "make test-slow      the tests that take longer"
 	@echo "make test-aot       steps compiled for TPUs and GPUs, without either"
@@ -49,6 +50,11 @@ example-study: $(VENV)/.installed
 	$(BIN)/fmi-jax study run example --root runs/example --data-dir runs/example/data --jobs 2
 	$(BIN)/fmi-jax study run example_speed --root runs/example --data-dir runs/example/data
 	$(BIN)/fmi-jax report --root runs/example
+
+example-pretraining: $(VENV)/.installed
+	$(BIN)/fmi-jax study run examples/pretraining.py --root runs/pretraining \
+	  --data-dir runs/pretraining/data --jobs 2
+	$(BIN)/fmi-jax report --root runs/pretraining
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist worksteal

@@ -5,11 +5,13 @@ fmi-jax prepare aptos2019 --source RAW
 python run.py --config=configs/tableb.py:aptos2019,imagenet,frozen --workdir=runs/tableb_frozen
 python run.py --config=configs/tableb.py:aptos2019,imagenet,unfrozen --workdir=runs/tableb
 
-These commands run single cells; for all of them: fmi-jax study run tableb. The in-domain weights
-are a ResNet-152 that was pre-trained with DINO on the images of the data set itself. That
-pre-training is not part of this program yet: INIT "dino" is refused. Instead give a converted file
-of your own (python -m weights_convert resnet152 --checkpoint FILE --out weights):
+These commands run single cells; for all of them: fmi-jax study run in_domain. The in-domain weights
+are a ResNet-152 that was pre-trained with DINO on the images of the data set itself, which that
+study does first. INIT "dino" is refused here. Start a single cell from such a run, or from a
+converted file of your own (python -m weights_convert resnet152 --checkpoint FILE --out weights):
 
+configs/tableb.py:aptos2019,imagenet,frozen
+  --config.backbone.weights="" --config.backbone.run=FOLDER
 configs/tableb.py:aptos2019,weights/resnet152.mine.safetensors,frozen
 
 Published, mean and deviation of five runs: quadratic weighted kappa on APTOS2019, AUROC on DDSM,
@@ -39,8 +41,8 @@ def get_config(arg: str = "aptos2019,imagenet,frozen") -> ExperimentConfig:
         recipe.arguments(init, init=tableb.MODELS)
     if init == "dino":
         raise UsageError(
-            f"config argument {arg!r}: pre-training with DINO on {dataset} itself is not part of"
-            " this program; expected imagenet, dinov2, or the .safetensors file of such a"
-            " ResNet-152 in the place of 'dino'."
+            f"config argument {arg!r}: these weights are pre-trained on {dataset} itself first, as"
+            " fmi-jax study run in_domain does; expected imagenet, dinov2, or the .safetensors file"
+            " of such a ResNet-152 in the place of 'dino'."
         )
     return tableb.config(dataset, init, backbone)

@@ -145,6 +145,8 @@ class BackboneConfig:
         standard deviation that it was trained with.
       run_step: step of that run: "kept", the one that its page reports, or "best", the one of a
         pre-training after which neighbours among the training images agreed best (`monitor`).
+      initialisation: draw of the random kernels: "kaiming" (normal, variance 2 / inputs),
+        "trunc_normal" (deviation 0.02), or empty: the backbone's own.
       stem: use of a stem trained on colour for other channel counts: "sum" (as if the grey
         image were repeated), "mean", "first" (only the red kernel, as in the study's code), or
         "study" (SEEM on images of one channel: also without the stem's padding and norm).
@@ -169,6 +171,7 @@ class BackboneConfig:
     weights_dir: str = "weights"
     run: str = ""
     run_step: str = one_of("kept", "kept", "best")
+    initialisation: str = one_of("", "", "kaiming", "trunc_normal")
     stem: str = one_of("sum", "sum", "mean", "first", "study")
     readout: str = ""
     rel_pos_resize: str = ""
@@ -190,6 +193,11 @@ class BackboneConfig:
             yield (
                 f"backbone.run_step={self.run_step!r} is a step of the run in backbone.run, which"
                 " is empty: expected the folder of a finished run there"
+            )
+        if self.initialisation and (self.run or self.weights):
+            yield (
+                f"backbone.initialisation={self.initialisation!r} draws what backbone.run or"
+                " backbone.weights give: expected it empty"
             )
 
 

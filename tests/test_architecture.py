@@ -103,7 +103,7 @@ ALLOWED: dict[str, set[str]] = {
     # A report starts without jax, and reads what other versions have written.
     "fmi_jax.study.report": {
         *("types", "errors", "atomic", "cores", "drawing", "settings", "artifacts.result"),
-        *("tasks", "study.planned", "study.published"),
+        *("artifacts.history", "tasks", "study.planned", "study.published"),
         "study.state",
     },
     "fmi_jax.study.planned": PLANNED,

@@ -277,7 +277,7 @@ def test_the_published_numbers_of_a_config_are_those_of_the_study(name: str) -> 
         ("table1:aptos2019,dinov2,", "expected SET,MODEL,HEAD."),
         ("table2:aptos,dinov2,linear", "unknown set .*'aptos'. Did you mean 'aptos2019'"),
         ("table3:ddsm,resnet152", "unknown model .*Valid: blip, dinov2"),
-        ("tableb:ddsm,dino,frozen", "not part of this program; expected imagenet, dinov2, or"),
+        ("tableb:ddsm,dino,frozen", "study run in_domain does; expected imagenet, dinov2, or"),
         ("tableb:ddsm,imgenet,frozen", "unknown init .*Did you mean 'imagenet'"),
         ("fig4:ddsm,sam,12", "unknown frozen .*'12'"),
         ("fig5:ddsm,sam,five,frozen", "unknown block .*'five'"),

@@ -32,12 +32,15 @@ PARTS = (
     *("fmi_jax/tasks/self_supervision.py", "fmi_jax/protocols/pretraining.py"),
     *("fmi_jax/tasks/representation.py", "fmi_jax/protocols/monitor.py"),
     *("fmi_jax/protocols/byol.py", "fmi_jax/protocols/dino.py", "fmi_jax/protocols/simsiam.py"),
+    *("fmi_jax/study/grids/initial_weights.py", "fmi_jax/study/grids/in_domain.py"),
 )
 NAMED = re.compile(
     r"\b(segmentation|Segmentation|per_pixel|self_supervision|SelfSupervision"
-    r"|dino|dino_ssl|DinoConfig|byol|ByolConfig|simsiam|SimSiamConfig|MonitorConfig|DecoderConfig|per_patch)\b"
+    r"|dino|dino_ssl|DinoConfig|byol|ByolConfig|simsiam|SimSiamConfig|MonitorConfig|DecoderConfig"
+    r"|per_patch|initial_weights|in_domain)\b"
 )
-LINES = {CONFIG: 10, TASKS: 2, PROTOCOLS: 8, "tests/parity_families/numbers.py": 2}
+STUDIES = "fmi_jax/study/registry.py"
+LINES = {CONFIG: 10, TASKS: 2, PROTOCOLS: 8, STUDIES: 4, "tests/parity_families/numbers.py": 2}
 # What is about the parts that were deleted goes with them.
 ABOUT = (
     *(
@@ -46,11 +49,15 @@ ABOUT = (
         "tests/protocols/test_view_prediction.py",
         "tests/parity_families/dino.py",
         "tests/data/test_masks.py",
+        "tests/data/test_unlabelled.py",
+        "tests/tasks/test_representation.py",
         "tests/tasks/test_segmentation_task.py",
     ),
     *("tests/run/test_segmentation_run.py", "tests/run/test_dino_run.py"),
     *("tests/run/test_other_tasks_run.py", "tests/test_walls.py"),
+    *("tests/study/test_initial_weights.py", "tests/weights_convert/test_convert_pretrained.py"),
     *("configs/dino.py", "configs/lesions.py", "benchmarks/pretraining.py"),
+    "examples/pretraining.py",
 )
 COMMANDS = re.compile(r"^.*configs/(dino|lesions)\.py.*\n", re.MULTILINE)
 # Table B.1 compares with a ResNet that others have pre-trained; "dino" is a row of that table.

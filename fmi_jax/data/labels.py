@@ -17,11 +17,13 @@ class Label(enum.StrEnum):
       INDEX: index of its class, int32 `[]`.
       VECTOR: value from 0 to 1 for each class, or NaN where it is not known, float32 `[k]`.
       MAP: index of the class of each pixel, uint8 `[h, w]`, or `IGNORE`; class 0 is the background.
+      NONE: nothing, float32 `[0]`: a value for each of no classes.
     """
 
     INDEX = "index"
     VECTOR = "vector"
     MAP = "map"
+    NONE = "none"
 
     @property
     def words(self) -> str:
@@ -30,12 +32,13 @@ class Label(enum.StrEnum):
             Label.INDEX: "one class per image",
             Label.VECTOR: "several classes per image",
             Label.MAP: "masks",
+            Label.NONE: "no labels",
         }[self]
 
     @property
     def dtype(self) -> type[np.generic]:
         """Type of a label's numbers."""
-        return {Label.INDEX: np.int32, Label.VECTOR: np.float32, Label.MAP: np.uint8}[self]
+        return {Label.INDEX: np.int32, Label.MAP: np.uint8}.get(self, np.float32)
 
     @property
     def padding(self) -> int:
@@ -44,7 +47,7 @@ class Label(enum.StrEnum):
 
     def shape(self, num_classes: int, size: int = 0) -> tuple[int, ...]:
         """Shape of one label; only that of a map depends on the `size` of the image."""
-        return {Label.INDEX: (), Label.VECTOR: (num_classes,), Label.MAP: (size, size)}[self]
+        return {Label.INDEX: (), Label.MAP: (size, size)}.get(self, (num_classes,))
 
     def array(self, labels: Sequence[Any]) -> np.ndarray:
         """Stack the labels of several images in an index: `[n]`, or for each class `[n, k]`.

@@ -157,7 +157,7 @@ class PreparedSplit:
     def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of an image and of a label."""
         features: Any = self._builder.info.features
-        return features["image"].shape, features["label"].shape
+        return features["image"].shape, features["label"].shape if "label" in features else (0,)
 
     def __len__(self) -> int:
         return len(self._source) if self.rows is None else len(self.rows)
@@ -202,8 +202,8 @@ def _parse(
         return image, np.asarray(soft, np.float32)
     if whole := feature["label"].bytes_list.value:
         return image, np.frombuffer(whole[0], np.uint8).reshape(label_shape)
-    (index,) = feature["label"].int64_list.value
-    return image, np.asarray(index, np.int32)
+    index = feature["label"].int64_list.value
+    return image, np.asarray(index[0], np.int32) if index else np.zeros(label_shape, np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

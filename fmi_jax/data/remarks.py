@@ -142,6 +142,8 @@ def few_images(info: DatasetInfo, split: str) -> str:
 
 def _on_classes(dataset: PreparedDataset) -> list[str]:
     info, found = dataset.info, []
+    if not info.classes:
+        return ["Without labels: networks can be pre-trained on it, and none trained or tested."]
     multilabel = info.label is not Label.INDEX
     present = {split: np.asarray(counts) for split, counts in info.class_counts.items()}
     present = {split: counts for split, counts in present.items() if info.counts[split]}

@@ -28,7 +28,7 @@ from fmi_jax.nn.norm import BatchNorm
 from fmi_jax.protocols import monitor
 from fmi_jax.protocols.adapt import partial
 from fmi_jax.protocols.judging import Run
-from fmi_jax.protocols.spec import Fit, FitSpec, Images, JudgeSpec, Pixels, one_cell
+from fmi_jax.protocols.spec import Fit, FitSpec, Images, JudgeSpec, Pixels, seeds_alone
 from fmi_jax.settings import BaseConfig
 from fmi_jax.tasks.self_supervision import spread
 from fmi_jax.training.loop import Plan
@@ -234,8 +234,7 @@ def judge_of(
             notes=(
                 *warn(run.config, last),
                 *monitor.notes(run.selection, first, last),
-                f"No label was learned from, and of {run.dataset.info.name} only the training"
-                " images were seen. kNN and probes judge the backbone (backbone.run).",
+                _seen(run.dataset.info),
             ),
         )
 
@@ -251,6 +250,18 @@ def judge_of(
         images=all_images,
         shows="analysis",
     )
+
+
+def _seen(info: DatasetInfo) -> str:
+    """Say which images a pre-training saw, and what judges it."""
+    label = (
+        f"{info.name} has no labels" if info.label is Label.NONE else "No label was learned from"
+    )
+    held_out = sum(count for split, count in info.counts.items() if split != "train")
+    images = f"only the {info.counts['train']:,} training images of {info.name}"
+    if not held_out:
+        images = f"all {info.counts['train']:,} images of {info.name}"
+    return f"{label}, and {images} were seen. kNN and probes judge the backbone (backbone.run)."
 
 
 def fit_spec(
@@ -286,7 +297,7 @@ def fit_spec(
         ignores=_IGNORES,
         check=check_all,
         judge=judge,
-        variants=one_cell,
+        variants=seeds_alone,
         small=small,
     )
 

@@ -299,6 +299,13 @@ def check(config: BaseConfig, info: DatasetInfo) -> None:
     """Raise `UsageError` where a config does not fit the data."""
     protocol = protocol_of(config)
     for part in protocol.parts:
+        if info.label is Label.NONE and info.label not in part.labels:
+            able = [name for name, spec in FITS.items() if info.label in spec.labels]
+            raise UsageError(
+                f"{part.name!r} needs labels, and {info.name!r} has none: expected a protocol that"
+                f" pre-trains without labels ({', '.join(able)}), whose backbone goes on to a"
+                " labelled data set by backbone.run."
+            )
         if info.label not in part.labels:
             raise UsageError(_no_such_labels(protocol, part, info))
         if not part.unknown and any(info.unknown_counts.get("train", ())):

@@ -74,6 +74,14 @@ def one_cell(config: _Config, rates: Sequence[float], seeds: int) -> tuple[Varia
     return (Variant(config),)
 
 
+def seeds_alone(
+    config: _Config, rates: Sequence[float], seeds: int
+) -> tuple[Variant[_Config], ...]:
+    """Give the experiment every seed, for protocols that choose nothing on validation."""
+    made = rates_and_seeds(config, (), seeds)
+    return tuple(variant._replace(learning_rate=None) for variant in made)
+
+
 def rates_and_seeds(
     config: _Config, rates: Sequence[float], seeds: int
 ) -> tuple[Variant[_Config], ...]:

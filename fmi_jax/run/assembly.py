@@ -21,6 +21,7 @@ from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError, unknown_name
 from fmi_jax.models.base import ArchConfig, Backbone, BackboneSpec, Execution, ParameterKeys
 from fmi_jax.models.deit import DeiT, DeiTArch, TokenDeiT
+from fmi_jax.models.initialisation import redraw
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn import hardware
 from fmi_jax.protocols.registry import check_read, protocol_of
@@ -139,7 +140,9 @@ def assemble(
         rngs = ParameterKeys(key)
 
         def backbone(execution: Execution) -> Backbone:
-            return spec.family(arch, execution, rngs=rngs)  # type: ignore[call-arg]
+            drawn = spec.family(arch, execution, rngs=rngs)  # type: ignore[call-arg]
+            redraw(drawn, config.backbone.initialisation, rngs)
+            return drawn
 
         return fit.module(
             Parts(

@@ -16,6 +16,7 @@ from typing import Any
 from fmi_jax.artifacts.record import FREE
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.protocols.registry import protocol_of
+from fmi_jax.protocols.spec import seeds_alone
 from fmi_jax.rules import earlier_defaults
 from fmi_jax.settings import flat, set_fields, within
 from fmi_jax.study.spec import Setting
@@ -94,18 +95,26 @@ def candidates(setting: Setting, rates: tuple[float, ...], seeds: int) -> tuple[
 
     Args:
       setting: setting that can be run.
-      rates: learning rates to try; empty: only that of the config.
-      seeds: number of runs per rate.
+      rates: learning rates to try, unless the setting has its own; empty: only that of the config.
+      seeds: number of runs per rate, unless the setting has its own.
     """
     assert setting.config is not None
-    program, before = cell_id(setting.config), [None]
+    program, before, paired = cell_id(setting.config), [None], False
     if setting.after is not None:
         followed = candidates(setting.after, rates, seeds)
-        before = [cell for cell in followed if cell.seed == followed[0].seed]
+        paired = by_seed(followed)
+        before = [cell for cell in followed if paired or cell.seed == followed[0].seed]
+    rates = rates if setting.rates is None else setting.rates
+    seeds = seeds if setting.seeds is None else setting.seeds
     cells = []
     for parent in before:
         config = setting.config if parent is None else following(setting.config, parent.id)
-        for variant in protocol_of(config).variants(config, rates, seeds):
+        variants = protocol_of(config).variants(config, rates, seeds)
+        if setting.seeds is not None and all(variant.seed is None for variant in variants):
+            variants = seeds_alone(config, rates, seeds)
+        for variant in variants:
+            if paired and parent is not None and variant.seed not in (None, parent.seed):
+                continue
             own = variant if parent is None or variant.learning_rate is not None else parent
             cells.append(
                 Cell(
@@ -118,6 +127,11 @@ def candidates(setting: Setting, rates: tuple[float, ...], seeds: int) -> tuple[
                 )
             )
     return tuple(cells)
+
+
+def by_seed(cells: Sequence[Cell]) -> bool:
+    """Test whether cells differ in their seeds alone: nothing is chosen among them."""
+    return len(cells) > 1 and all(cell.learning_rate is None for cell in cells)
 
 
 def following(config: ExperimentConfig, run: str) -> ExperimentConfig:
@@ -153,10 +167,16 @@ def due(
     if setting.after is not None:
         before = due(setting.after, rates, seeds, product=product, scores=scores)
         possible = {cell.id for cell in candidates(setting.after, rates, seeds)}
-        network = chosen([cell for cell in before if cell.id in possible], scores)
-        if network is None:
+        parents = [cell for cell in before if cell.id in possible]
+        if by_seed(parents):
+            ended = all(cell.id in scores for cell in parents)
+            networks = {cell.id for cell in parents if ended and scores[cell.id] is not None}
+        else:
+            network = chosen(parents, scores)
+            networks = set() if network is None else {network.id}
+        if not networks:
             return before
-        cells = [cell for cell in cells if cell.parent and cell.parent.id == network.id]
+        cells = [cell for cell in cells if cell.parent and cell.parent.id in networks]
     return before + _due(cells, product=product, scores=scores)
 
 

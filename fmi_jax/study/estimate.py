@@ -70,18 +70,15 @@ def _cost(
     states: Mapping[str, State],
     tflops: float | None,
 ) -> list[str]:
-    left, unknown = 0.0, 0
-    for setting in settings:
-        mine = plan.candidates(setting)
-        open_cells = [cell for cell in mine if states[cell.id] is not State.DONE]
-        if not open_cells:
-            continue
-        work = operations(open_cells[0].config)
-        needed = plan.count([setting]) - sum(states[cell.id] is State.DONE for cell in mine)
-        if work is None:
-            unknown += needed
-        else:
-            left += work * max(needed, 0)
+    needed = [
+        cell
+        for cell in plan.in_the_end(settings, ledger.ended(states)).values()
+        if states[cell.id] is not State.DONE
+    ]
+    # Cells of one setting differ in rate and seed alone, so each program is counted once.
+    work_of = {cell.program: operations(cell.config) for cell in needed}
+    works = [work_of[cell.program] for cell in needed]
+    left, unknown = sum(filter(None, works)), works.count(None)
     lines = [f"left to compute: {left / 1e15:,.3g} PFLOP"]
     if unknown:
         lines[0] += f", and {unknown} cells of data that are not prepared"

@@ -71,10 +71,19 @@ class Plan:
 
     def count(self, settings: Iterable[Setting]) -> int:
         """Count the cells that will have been run in the end, if none fails."""
-        # Assumes that every first rate is the best; the choice of a rate does not change the count.
+        return len(self.in_the_end(settings, {}))
+
+    def in_the_end(
+        self, settings: Iterable[Setting], scores: Mapping[str, Score | None]
+    ) -> dict[str, Cell]:
+        """Cells that will have been run in the end, by id, if none fails that has no score yet.
+
+        The first rate of those without a score counts as the best; the choice of a rate changes
+        neither the number of cells nor what they take.
+        """
         settings = list(settings)
-        scores = dict.fromkeys(self.all_cells(settings), Score("accuracy", 1.0))
-        return len(self.due(settings, scores))
+        assumed = dict.fromkeys(self.all_cells(settings), Score("accuracy", 1.0))
+        return self.due(settings, {**assumed, **scores})
 
     def write(self, root: Path) -> None:
         """Write `<root>/<study>.json`, which the report reads beside the results.
@@ -148,7 +157,8 @@ def make_plan(
 
     Args:
       study: study to run.
-      rates, seeds: values to use instead of the study's own.
+      rates, seeds: values to use instead of the study's own; rates also instead of those that a
+        setting has of its own.
       product: True to run every rate with every seed.
       changed: config fields by dotted name, set in every experiment; part of the plan's file.
       free: more fields to set, which change no number (`data.data_dir`).
@@ -157,7 +167,7 @@ def make_plan(
       UsageError: a field does not exist or a value is invalid.
     """
     values = {**(changed or {}), **(free or {})}
-    rates = study.rates if rates is None else tuple(rates)
+    given, rates = rates is not None, study.rates if rates is None else tuple(rates)
     seeds = study.seeds if seeds is None else seeds
     if seeds < 1:
         raise UsageError(f"--seeds {seeds}: expected 1 or more.")
@@ -172,7 +182,8 @@ def make_plan(
             validate(copy.deepcopy(config))  # a copy: names of cells hash the numbers unchanged
             config = resolved(config)
         after = None if setting.after is None else changed_setting(setting.after)
-        return dataclasses.replace(setting, config=config, after=after)
+        own = None if given else setting.rates
+        return dataclasses.replace(setting, config=config, after=after, rates=own)
 
     return Plan(
         study=study,

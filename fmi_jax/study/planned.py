@@ -76,6 +76,16 @@ class PlannedSetting:
     cells: tuple[PlannedCell, ...]
 
     @property
+    def paired(self) -> bool:
+        """Whether each seed follows a cell of its own, so that none of these is chosen."""
+        seeds: dict[str, set[int | None]] = {}
+        for cell in self.cells:
+            if cell.of is not None:
+                seeds.setdefault(cell.of, set()).add(cell.seed)
+        each = [*seeds.values()]
+        return all(len(one) == 1 for one in each) and len(set().union(*each)) > 1
+
+    @property
     def dataset(self) -> str:
         """Data set, the column of the table."""
         return self.at.get(DATASET, "")

@@ -15,11 +15,12 @@ class Published:
     """A published number.
 
     Attributes:
-      mean: mean over the runs, as a fraction of 1.
+      mean: mean over the runs, or their median (`statistic`), as a fraction of 1.
       std: standard deviation over the runs; None if none was printed.
       runs: number of runs.
       metric: name of the metric in `fmi_jax.tasks`.
       source: table and publication that print it.
+      statistic: "mean" or "median".
     """
 
     mean: float
@@ -27,6 +28,7 @@ class Published:
     runs: int
     metric: str
     source: str
+    statistic: str = "mean"
 
     @property
     def has_spread(self) -> bool:
@@ -64,4 +66,5 @@ def published(table: str, **where: str) -> Published | None:
         runs=row["runs"],
         metric=_METRICS.get(row["metric"]) or row["metric"],
         source=f"{number} of {row['source']}",
+        statistic="median" if "median" in row.get("statistic", "") else "mean",
     )

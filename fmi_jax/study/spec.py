@@ -26,7 +26,11 @@ class Setting:
         the reason `why_not`.
       published: published number, if there is one.
       after: setting whose chosen network this one analyses (`config.cka.run`) or starts from
-        (`config.backbone.run`), with rates and seeds of its own.
+        (`config.backbone.run`), with rates and seeds of its own. Where that setting has several
+        seeds and chose no rate (a pre-training), each seed starts from the run of the same seed.
+      rates: learning rates to try in place of the study's; empty: that of the config.
+      seeds: number of runs in place of the study's. With it a protocol that draws nothing by
+        itself has a run for each seed, too, which may draw the weights it judges.
       why_not: reason why it cannot be run, in a sentence.
     """
 
@@ -34,6 +38,8 @@ class Setting:
     config: ExperimentConfig | None
     published: Published | None = None
     after: Self | None = None
+    rates: tuple[float, ...] | None = None
+    seeds: int | None = None
     why_not: str = ""
 
 

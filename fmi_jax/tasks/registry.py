@@ -10,6 +10,7 @@ from fmi_jax.errors import UserError, unknown_name
 from fmi_jax.tasks.base import Metric, Task
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
 from fmi_jax.tasks.segmentation import Segmentation
+from fmi_jax.tasks.unlabelled import Unlabelled
 
 if TYPE_CHECKING:  # it imports TFDS, which reading results does without
     from fmi_jax.data.prepared import DatasetInfo
@@ -21,6 +22,7 @@ TASKS: dict[str, type[Task]] = {
         Multiclass,
         Multilabel,
         Segmentation,
+        Unlabelled,
     )
 }
 

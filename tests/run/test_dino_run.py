@@ -22,9 +22,6 @@ from fmi_jax.report.page import write_report
 from fmi_jax.run.assembly import assemble
 from fmi_jax.run.network import finished, pretrained, read_trained, trained_backbone
 from fmi_jax.settings import OptimConfig, set_fields
-from fmi_jax.study.cells import due
-from fmi_jax.study.spec import Setting
-from fmi_jax.study.state import NO_SCORE
 from fmi_jax.types import Batch
 
 STEPS, STOP = 4, 2
@@ -144,14 +141,3 @@ def test_the_backbone_of_the_teacher_is_judged(
             if name.startswith("backbone.")
         }
         assert_same(judged, teacher)
-
-
-def test_a_study_follows_a_run_without_a_score() -> None:
-    at, rates = {"dataset": "synthetic"}, (1e-4, 1e-3, 1e-2)
-    before = Setting(at=at, config=ExperimentConfig(protocol="dino"))
-    probe = Setting(at=at, config=ExperimentConfig(protocol="linear_probe"), after=before)
-    (first,) = due(probe, rates, 2, product=False, scores={})
-    assert first.config.protocol == "dino"
-    *_, last = due(probe, rates, 2, product=False, scores={first.id: NO_SCORE})
-    assert last.config.backbone.run == first.id
-    assert due(probe, rates, 2, product=False, scores={first.id: None}) == [first]  # it failed

@@ -90,12 +90,15 @@ def overview(
         strip.spines[:].set_visible(False)
         strip.text(0.01, 0.48, banner, va="center", transform=strip.transAxes)
         top -= 0.36
-    bars, shares = (axes(x, width, 0.25, charts - 0.8) for x, width in ((1.75, 3.1), (5.0, 1.6)))
-    shares.sharey(bars)
-    _draw_classes(bars, shares, info)
-    shares.tick_params(labelleft=False)
+    if info.classes:
+        places = ((1.75, 3.1), (5.0, 1.6))
+        bars, shares = (axes(x, width, 0.25, charts - 0.8) for x, width in places)
+        shares.sharey(bars)
+        _draw_classes(bars, shares, info)
+        shares.tick_params(labelleft=False)
     tall = min(charts, 3.4) - 0.8
-    _draw_sizes(axes(wide - tall - 0.05, tall, 0.25, tall), pixels, info.size)
+    left = wide - tall - 0.05 if info.classes else 0.6
+    _draw_sizes(axes(left, tall, 0.25, tall), pixels, info.size)
     top -= charts
     for line in lines:
         text(0, 0, line)

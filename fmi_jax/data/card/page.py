@@ -65,7 +65,7 @@ def write_card(dataset: PreparedDataset) -> Path:
         shown=_SHOWN,
         sampled=shown_split(info),
         figures={
-            "classes": png_uri(figures.classes(info)),
+            **({"classes": png_uri(figures.classes(info))} if info.classes else {}),
             "sizes": png_uri(figures.sizes(pixels, info.size)),
         },
     )
@@ -78,11 +78,11 @@ def _headline(dataset: PreparedDataset) -> str:
     info = dataset.info
     task = info.task.replace("multi", "multi-")
     colour = "grey" if info.channels == 1 else "colour"
+    classes = f" ({len(info.classes)} classes)" if info.classes else ""
     total, counts = sum(info.counts.values()), info.counts.items()
     return (
-        f"{total:,} {colour} images of {_by(info.size, info.size)} pixels, {task}"
-        f" ({len(info.classes)} classes), split {info.split!r}: "
-        + ", ".join(f"{count:,} {split}" for split, count in counts)
+        f"{total:,} {colour} images of {_by(info.size, info.size)} pixels, {task}{classes},"
+        f" split {info.split!r}: " + ", ".join(f"{count:,} {split}" for split, count in counts)
     )
 
 
@@ -110,6 +110,9 @@ def _samples(dataset: PreparedDataset) -> dict[str, list[tuple[str, Image.Image]
     ids, labels = dataset.ids(shown), dataset.labels(shown)
     count = 7 if len(info.classes) <= 6 else 4
     split, rng = dataset.split(shown), np.random.default_rng(_SEED)
+    if not info.classes:
+        rows = sorted(rng.permutation(len(ids))[:count].tolist())
+        return {"without labels": [(ids[row], thumbnail(split[row][0])) for row in rows]}
     frequent = np.argsort(-np.asarray(info.class_counts[shown]), kind="stable")
     drawn: dict[int, list[int]] = {}
     taken = np.zeros(len(ids), bool)

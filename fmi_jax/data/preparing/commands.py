@@ -139,10 +139,8 @@ def run_check(args: argparse.Namespace) -> None:
         raise UsageError(f"check-data {spec.name} needs --source: {spec.layout}.")
     raw, problems, doubts = check(spec, args.source, processes=args.processes)
     if raw is not None:
-        print(
-            f"{raw.table}: {len(raw.examples)} rows, {find_task(raw).name}:"
-            f" {', '.join(raw.classes)}"
-        )
+        named = f": {', '.join(raw.classes)}" if raw.classes else ""
+        print(f"{raw.table}: {len(raw.examples)} rows, {find_task(raw).name}{named}")
     if problems:
         raise UserError(f"{args.source} has problems:\n  " + "\n  ".join([*problems, *doubts]))
     if doubts:

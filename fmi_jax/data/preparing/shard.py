@@ -126,7 +126,7 @@ class Shard:
 def features_of(
     size: int, channels: int, classes: tuple[str, ...], label: Label
 ) -> tfds.features.FeaturesDict:
-    """TFDS features of a record: the pixels, the label (a mask: pixels too) and the id."""
+    """TFDS features of a record: the pixels, the id, and the label if any (a mask: pixels too)."""
     if label is Label.INDEX:
         labels = tfds.features.ClassLabel(names=list(classes))
     else:
@@ -141,7 +141,10 @@ def features_of(
     image = tfds.features.Tensor(
         shape=(size, size, channels), dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
     )
-    return tfds.features.FeaturesDict({"image": image, "label": labels, "id": tfds.features.Text()})
+    features = {"image": image, "label": labels, "id": tfds.features.Text()}
+    if label is Label.NONE:
+        del features["label"]
+    return tfds.features.FeaturesDict(features)
 
 
 def write_shards(
@@ -225,8 +228,9 @@ class _Draft:
             label = resize_mask(image.mask, size=self._shard.size)
             held = [0] if image.mask is None else image.mask
             present = tuple(np.isin(np.arange(self._num_classes), held).astype(int).tolist())
+        values = {"image": pixels, "label": label, "id": row.example.id}
         example = self._serializer.get_tf_example(
-            self._features.encode_example({"image": pixels, "label": label, "id": row.example.id})
+            self._features.encode_example({name: values[name] for name in self._features})
         )
         # By default the order of the features in the bytes is another in every process.
         record = example.SerializeToString(deterministic=True)

@@ -1,13 +1,14 @@
-"""Reader of the user's own images, sorted into one folder per class."""
+"""Reader of the user's own images: one folder per class, or one folder of images without labels."""
 
 import functools
 from pathlib import Path
 
+from fmi_jax.data.labels import Label
 from fmi_jax.data.preparing.images import SUFFIXES
 from fmi_jax.data.raw.labels import encode_classes
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawDataset, RawExample
-from fmi_jax.data.raw.splits import all_test, official, stratified
+from fmi_jax.data.raw.splits import all_test, all_train, official, stratified
 from fmi_jax.errors import UserError
 
 
@@ -35,8 +36,14 @@ def folder_spec(
         mean=None,
         std=None,
         metric=metric,
-        splits={"official": official, "stratified": stratified, "all": all_test},
-        layout="a folder with one folder of images per class, or train/, val/ and test/ with these",
+        splits={
+            "official": official,
+            "train": all_train,
+            "stratified": stratified,
+            "all": all_test,
+        },
+        layout="a folder with one folder of images per class, or train/, val/ and test/ with these;"
+        " or a folder of images alone, without labels, for pre-training",
         citation="",
         licence="",
         url="",
@@ -47,7 +54,8 @@ def folder_spec(
 def read(source: Path, *, classes: tuple[str, ...] = ()) -> RawDataset:
     """List `source/<class>/**`, or `source/{train,val,test}/<class>/**` if those exist.
 
-    Hidden files are ignored. The id of an image is its path under `source`.
+    Where no folder stands in the place of a class, the images have no labels. Hidden files are
+    ignored. The id of an image is its path under `source`.
 
     Raises:
       UserError: there is no such folder or there are no class folders, only some of train, val
@@ -63,6 +71,17 @@ def read(source: Path, *, classes: tuple[str, ...] = ()) -> RawDataset:
             f" {', '.join(SPLITS)}; expected all three, or one folder per class."
         )
     depth = 2 if divided else 1  # folders between the source and the images
+    parents = [source / split for split in SPLITS] if divided else [source]
+    labelled = any(
+        entry.is_dir() and not entry.name.startswith(".")
+        for parent in parents
+        for entry in parent.iterdir()
+    )
+    if classes and not labelled:
+        raise UserError(
+            f"{source} has no class folders, and the classes {', '.join(classes)} were named;"
+            " expected a folder for each, or no classes for images without labels."
+        )
 
     problems = Problems(source)
     found: list[tuple[str, ...]] = []
@@ -70,7 +89,7 @@ def read(source: Path, *, classes: tuple[str, ...] = ()) -> RawDataset:
         parts = path.relative_to(source).parts
         if path.is_dir() or any(part.startswith(".") for part in parts):
             continue
-        if len(parts) <= depth:
+        if labelled and len(parts) <= depth:
             problems.add("file beside the class folders", "/".join(parts))
         elif path.suffix.lower() not in SUFFIXES:
             problems.add(f"not an image file ({', '.join(SUFFIXES)})", "/".join(parts))
@@ -79,9 +98,11 @@ def read(source: Path, *, classes: tuple[str, ...] = ()) -> RawDataset:
     problems.raise_if_any("Move them out of the folder.")
 
     paths = ["/".join(parts) for parts in found]
-    labels, names, form = encode_classes(
-        [parts[depth - 1] for parts in found], paths, classes, problems
-    )
+    labels, names, form = [()] * len(found), (), Label.NONE
+    if labelled or not found:
+        labels, names, form = encode_classes(
+            [parts[depth - 1] for parts in found], paths, classes, problems
+        )
     problems.raise_if_any()
     return RawDataset(
         table=source,

@@ -1,8 +1,9 @@
-"""Reader of the user's own images: a CSV with `path,label` or `path,mask[,id,split,group]`."""
+"""Reader of the user's own images: a CSV with `path[,label or mask][,id,split,group]`."""
 
 import functools
 from pathlib import Path
 
+from fmi_jax.data.labels import Label
 from fmi_jax.data.raw.labels import (
     encode_class_lists,
     encode_classes,
@@ -12,7 +13,7 @@ from fmi_jax.data.raw.labels import (
 )
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import DatasetSpec, RawDataset, RawExample
-from fmi_jax.data.raw.splits import all_test, grouped, official, stratified
+from fmi_jax.data.raw.splits import all_test, all_train, grouped, official, stratified
 from fmi_jax.data.raw.table import read_table
 from fmi_jax.errors import UserError
 
@@ -57,12 +58,14 @@ def csv_spec(
         metric=metric,
         splits={
             "official": official,
+            "train": all_train,
             "grouped": grouped,
             "stratified": stratified,
             "all": all_test,
         },
         layout="a CSV table with the columns path,label (or path,mask) and, if you like, id, split,"
-        " group and any others",
+        " group and any others; or with path and, if you like, id, split and group alone, without"
+        " labels, for pre-training",
         citation="",
         licence="",
         url="",
@@ -81,21 +84,30 @@ def read(
 
     The column `mask` names the mask file of an image; several, written "a|b", are united, and an
     empty field means that the whole image is background. Columns that are not in `COLUMNS` and not
-    labels are kept as they are (`RawExample.columns`).
+    labels are kept as they are (`RawExample.columns`). A table without any of these, and without
+    `label` and `mask`, is one of images without labels; with others, a label is missing.
 
     Raises:
-      UserError: the table is missing, lacks a column, has a label outside the classes, or has both
-        `label` and `mask`.
+      UserError: the table is missing, lacks a column, has a label outside the classes, has both
+        `label` and `mask`, or has no labels for the classes that are named.
     """
     columns, rows = read_table(source, required=("path", *label_columns))
     masked = "mask" in columns and not label_columns
     if masked and "label" in columns:
         raise UserError(f"{source} has the columns 'label' and 'mask'; expected only one of them.")
-    if not masked:
-        columns, rows = read_table(source, required=("path", *(label_columns or ("label",))))
+    alone = {*columns} <= {"path", "id", "split", "group", ""}
+    unlabelled = alone and not label_columns and not classes
+    if not (masked or unlabelled or label_columns or "label" in columns):
+        raise UserError(
+            f"{source} has no column 'label'; its columns are {', '.join(map(repr, columns))}."
+            " Expected 'label' (or 'mask') among them, or, for images without labels, 'path' with"
+            " 'id', 'split' and 'group' alone."
+        )
     problems = Problems(source)
     masks: list[tuple[str, ...]] = [()] * len(rows)
-    if masked:
+    if unlabelled:
+        labels, names, form = [()] * len(rows), (), Label.NONE
+    elif masked:
         masks = [split_list(row.fields["mask"]) for row in rows]
         labels, names, form = encode_masks(masks, classes or MASK_CLASSES, problems)
     elif label_columns:

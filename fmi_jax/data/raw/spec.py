@@ -23,7 +23,7 @@ class RawExample:
       path: path of the image file, relative to the image root of the data set.
       item: index of the image in a file that holds many (HDF5); None: the file holds only one.
       label: class index, or one 0/1 (or soft) value per class for a multi-label set; for a set with
-        masks 1 if the row names any, else 0, which balances the splits.
+        masks 1 if the row names any, else 0, which balances the splits; () without labels.
       group: patient, lesion or study, if known; images of one group belong together.
       split: "train", "val" or "test" if the raw data decide it, else None.
       row: line of the table, 1-based and counting the header, for messages.
@@ -58,7 +58,7 @@ class RawDataset:
       table: file that lists the rows, or the folder if folders are the list.
       image_root: folder that the paths of the rows start from; no image may lie outside it.
       examples: rows, in the order of the table.
-      classes: name of each class.
+      classes: name of each class; none without labels.
       label: form of the labels.
     """
 

@@ -123,6 +123,11 @@ def official(examples: Sequence[RawExample]) -> Assignment:
     return {name: [i for i, e in enumerate(examples) if e.split == name] for name in SPLITS}
 
 
+def all_train(examples: Sequence[RawExample]) -> Assignment:
+    """Put every row into train: images without labels, on which nothing can be tested."""
+    return {"train": list(range(len(examples))), "val": [], "test": []}
+
+
 def all_test(examples: Sequence[RawExample]) -> Assignment:
     """Put every row into test: data from elsewhere, on which a trained network is tested."""
     return {"train": [], "val": [], "test": list(range(len(examples)))}
@@ -136,16 +141,18 @@ def assign(
     Args:
       spec: spec of the data set.
       split: name of a split rule in `spec.splits`; empty: the first that the rows allow
-        ("official" needs a split column, "grouped" a group column).
+        ("official" needs a split column, "train" rows without labels, "grouped" a group column).
       examples: rows of the data set.
 
     Raises:
       UsageError: there is no such split, the rows do not allow it, or it leaves a part empty and is
-        not for testing alone.
+        not for testing alone. Without labels it must have training images, and nothing else.
     """
+    labelled = any(example.label != () for example in examples)
     if not split:
         possible = {
             "official": any(example.split for example in examples),
+            "train": not labelled,
             "grouped": any(example.group for example in examples),
         }
         split = next(name for name in spec.splits if possible.get(name, True))
@@ -153,6 +160,13 @@ def assign(
         raise unknown_name(f"split of {spec.name}", split, spec.splits)
     rows = spec.splits[split](examples)
     empty = [name for name in SPLITS if not rows[name]]
+    if not labelled:
+        if not rows["train"]:
+            raise UsageError(
+                f"the split {split!r} of {spec.name} leaves train without an image, and without"
+                " labels the others can only be trained on: expected the split 'train'."
+            )
+        return split, rows
     if empty and empty != ["train", "val"]:
         raise UsageError(
             f"the split {split!r} of {spec.name} leaves {' and '.join(empty)} without an image"

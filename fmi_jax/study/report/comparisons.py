@@ -363,7 +363,7 @@ def _agreement(
         apart=sum(low > 0 or high < 0 for low, high in differences(rows, samples).values()),
         models=len(by_model),
         ranks=rank_correlation(
-            [float(np.mean([n.mean for n in same])) for same in by_model.values()],
-            [float(np.mean([n.mean - n.difference for n in same])) for same in by_model.values()],
+            [float(np.mean([n.centre for n in same])) for same in by_model.values()],
+            [float(np.mean([n.centre - n.difference for n in same])) for same in by_model.values()],
         ),
     )

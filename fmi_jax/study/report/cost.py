@@ -32,7 +32,8 @@ class RowCost:
 
     Attributes:
       names: coordinates of the row.
-      cells: number of cells, including those whose learning rate was not chosen.
+      cells: number of cells, including those whose learning rate was not chosen and those that
+        others follow.
       seconds: time by phase, over all cells.
       total: time over all phases and cells.
       to_best: mean time to the best score over the cells that train; None if none does.
@@ -75,6 +76,14 @@ def cost_of(study: PlannedStudy, numbers: Sequence[Number]) -> Cost:
                     outcome=outcome,
                     names=(*names, setting.dataset),
                     used=outcome in used,
+                )
+        for outcome in number.followed:  # its rate and seed stand in the plan that trained it
+            if outcome.state is State.DONE:
+                rows.setdefault(names, {})[outcome.id] = CellCost(
+                    planned=PlannedCell(id=outcome.id, learning_rate=None, seed=None, of=None),
+                    outcome=outcome,
+                    names=(*names, setting.dataset),
+                    used=False,
                 )
     cells = {id_: cell for row in rows.values() for id_, cell in row.items()}
     phases = dict.fromkeys(phase for cell in cells.values() for phase in cell.outcome.seconds)

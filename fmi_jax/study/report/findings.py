@@ -20,7 +20,7 @@ def standing(numbers: Sequence[Number]) -> str:
     """Say how much of a study is done."""
     states = [str(n.status) for n in numbers]
     parts = [f"{states.count(status)} {status}" for status in Status if status in states]
-    outcomes = {o.id: o for n in numbers for o in n.outcomes}.values()
+    outcomes = {o.id: o for n in numbers for o in (*n.outcomes, *n.followed)}.values()
     done = sum(outcome.state is State.DONE for outcome in outcomes)
     failed = sum(outcome.state is State.FAILED for outcome in outcomes)
     cells = f"{count(done, 'cell')} finished" + (f", {failed} failed" if failed else "")

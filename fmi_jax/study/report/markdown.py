@@ -96,7 +96,7 @@ def _ours(r: StudyReport, cell: Cell, out: Path) -> str:
         return f"[{n.summary}]({link(n.analysis.written, out)})"
     if not n.runs:
         return f"{n.status}: {escaped(n.reason)}" if n.reason else str(n.status)
-    text = f"[{spread(n.mean, n.std)}]({link(n.runs[0].outcome.written, out)})"
+    text = f"[{spread(n.centre, n.std)}]({link(n.runs[0].outcome.written, out)})"
     text = f"**{text}** ★" if cell.chosen else text
     text += " △" if cell.best else ""
     inside = between(bounds(r.samples.get(n)))

@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from fmi_jax.artifacts.history import FILE_NAME as HISTORY, read_history
 from fmi_jax.artifacts.result import Best, Finding, Headline, Result
 from fmi_jax.drawing import wording
 from fmi_jax.study.planned import PlannedCell, PlannedSetting, PlannedStudy
 from fmi_jax.study.report.outcomes import Outcome, Outcomes
 from fmi_jax.study.state import State, best
 from fmi_jax.tasks.registry import TASKS, describe
+
+NEAR = 0.95
+"""Share of the best validation score after which a training is called nearly done."""
 
 
 class Status(enum.StrEnum):
@@ -38,6 +42,8 @@ class Run:
       value: test metric; NaN if it is undefined.
       predictions: file with the predictions for every test image.
       steps: optimizer steps to the best validation score.
+      near_steps: optimizer steps to `NEAR` of that score; None where nothing was trained, or less
+        is better.
     """
 
     outcome: Outcome
@@ -46,6 +52,7 @@ class Run:
     value: float
     predictions: Path
     steps: int
+    near_steps: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,6 +69,7 @@ class Number:
       rates: learning rates that were to be tried, ascending; empty if it has none.
       analysis: outcome of a finished analysis, if the setting is one.
       outcomes: outcomes of all cells that could be needed.
+      followed: outcomes of the cells that these start from or analyse.
     """
 
     setting: PlannedSetting
@@ -73,6 +81,7 @@ class Number:
     rates: tuple[float, ...] = ()
     analysis: Outcome | None = None
     outcomes: tuple[Outcome, ...] = ()
+    followed: tuple[Outcome, ...] = ()
 
     @property
     def result(self) -> Result:
@@ -98,6 +107,29 @@ class Number:
     def mean(self) -> float:
         """Mean test metric over the seeds; NaN if there is none or it is undefined."""
         return float(self.values.mean()) if self.runs else math.nan
+
+    @property
+    def statistic(self) -> str:
+        """Statistic over the seeds that is shown, that of the published number: mean or median."""
+        published = self.setting.published
+        return "mean" if published is None else published.statistic
+
+    @property
+    def centre(self) -> float:
+        """Mean or median test metric over the seeds (`statistic`); NaN if there is none."""
+        return float(np.median(self.values)) if self.statistic == "median" else self.mean
+
+    @property
+    def near_steps(self) -> float:
+        """Mean optimizer steps to `NEAR` of the best validation score; NaN if not known."""
+        steps = [run.near_steps for run in self.runs if run.near_steps is not None]
+        return float(np.mean(steps)) if steps else math.nan
+
+    @property
+    def best_steps(self) -> float:
+        """Mean optimizer steps to the best validation score; NaN if nothing was trained."""
+        steps = [run.steps for run in self.runs if run.steps > 0]
+        return float(np.mean(steps)) if steps else math.nan
 
     @property
     def val(self) -> float:
@@ -140,11 +172,11 @@ class Number:
 
     @property
     def difference(self) -> float:
-        """Mean minus the published mean; NaN if one is missing or they are of different metrics."""
+        """Ours minus the published one, by its statistic; NaN without both in one metric."""
         published = self.setting.published
         if not self.runs or published is None or published.metric != self.metric:
             return math.nan
-        return self.mean - published.mean
+        return self.centre - published.mean
 
     @property
     def finding(self) -> Finding | None:
@@ -189,7 +221,15 @@ def best_of(result: Result) -> Best:
 
 def numbers_of(study: PlannedStudy, outcomes: Outcomes) -> list[Number]:
     """Compute the numbers of all settings, in order."""
-    return [_number(setting, outcomes) for setting in study.settings]
+    return [
+        dataclasses.replace(_number(setting, outcomes), followed=_followed(setting, outcomes))
+        for setting in study.settings
+    ]
+
+
+def _followed(setting: PlannedSetting, outcomes: Outcomes) -> tuple[Outcome, ...]:
+    names = dict.fromkeys(cell.of for cell in setting.cells if cell.of is not None)
+    return tuple(outcomes[name] for name in names)
 
 
 def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
@@ -199,7 +239,7 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
     found = {cell.id: outcomes[cell.id] for cell in cells}
     untried: list[Outcome] = []
     parents = {cell.of: outcomes[cell.of] for cell in cells if cell.of}
-    if parents:  # the learning rate of what follows a run is that of the best run
+    if parents and not setting.paired:  # the best run is followed
         ready = [pair for pair in parents.items() if pair[1].state is State.DONE]
         untried = [outcome for outcome in parents.values() if outcome.state is not State.DONE]
         if not ready:
@@ -251,6 +291,7 @@ def _runs(outcome: Outcome) -> list[Run]:
                 value=result.test.values[best.metric],
                 predictions=outcome.folder / TASKS[result.test.task].file,
                 steps=best.step,
+                near_steps=_near(outcome, f"val/{best.metric}", best.metric),
             )
         ]
     files: Mapping[str, str] = details["seeds"]["predictions"]
@@ -262,10 +303,25 @@ def _runs(outcome: Outcome) -> list[Run]:
             value=math.nan if (value := head["test"][best.metric]) is None else value,
             predictions=outcome.folder / files[str(head["seed"])],
             steps=head["best_step"],
+            near_steps=_near(
+                outcome,
+                f"lr{head['learning_rate']}_seed{head['seed']}/val/{best.metric}",
+                best.metric,
+            ),
         )
         for head in details["heads"]
         if head["learning_rate"] == details["chosen"]["learning_rate"]
     ]
+
+
+def _near(outcome: Outcome, scalar: str, metric: str) -> int | None:
+    """Find the first validation with `NEAR` of the best score of a run; None if not known."""
+    history = read_history(outcome.folder / HISTORY)
+    if scalar not in history or not describe(metric).higher_is_better:
+        return None
+    steps, values = history[scalar]
+    best = values.max()
+    return int(steps[np.argmax(values >= NEAR * best)]) if best > 0 else None
 
 
 def _lacking(

@@ -162,7 +162,7 @@ def iterations(table: Table) -> list[Iterations]:
             ratio
             for n in row.numbers
             if (reference := base.get(_place(n))) is not None
-            and (ratio := _steps(n) / _steps(reference)) == ratio
+            and (ratio := n.best_steps / reference.best_steps) == ratio
         ]
         if ratios:
             found.append(
@@ -177,12 +177,6 @@ def iterations(table: Table) -> list[Iterations]:
 
 def _place(number: Number) -> tuple[str, str]:
     return number.setting.dataset, number.setting.at.get("backbone", "")
-
-
-def _steps(number: Number) -> float:
-    """Mean steps to the best score over the seeds; NaN if nothing was trained."""
-    steps = [run.steps for run in number.runs if run.steps > 0]
-    return float(np.mean(steps)) if steps else np.nan
 
 
 def latencies(numbers: Sequence[Number]) -> list[Latency]:

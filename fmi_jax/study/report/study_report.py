@@ -89,6 +89,15 @@ class StudyReport:
         return [*self.figures, *(figure for figure in extra if figure is not None)]
 
     @property
+    def steps(self) -> dict[Number, str]:
+        """Steps to `NEAR` of the best validation value and, in brackets, to that value."""
+        return {
+            number: f"{number.near_steps:,.0f} ({number.best_steps:,.0f})"
+            for number in self.numbers
+            if number.near_steps == number.near_steps
+        }
+
+    @property
     def axes(self) -> dict[str, list[Comparison]]:
         """Comparisons by the coordinate that they compare."""
         axes: dict[str, list[Comparison]] = {}
@@ -103,12 +112,17 @@ class StudyReport:
         counts = {len(number.runs) for number in self.samples}
         one, several = 1 in counts, counts - {1}
         searched = any(len(number.rates) > 1 for number in self.samples)
-        what = "Mean ± standard deviation over n seeds" if several else "Test metric of one run"
+        median = any(number.statistic == "median" for number in self.samples)
+        centre = "Median" if median else "Mean"
+        what = (
+            f"{centre} ± standard deviation over n seeds" if several else "Test metric of one run"
+        )
+        of_mean = "the 95% interval of the mean" if median else "its 95% interval"
         both = "" if one else ", each with the seeds drawn anew, so that it covers both"
         others = ", here and among the published numbers" if self.table.is_published else ""
         sentences = {
             f"{what}{' at the learning rate that is best on validation' if searched else ''}, and"
-            f" its 95% interval over {covered(self.samples)}: bootstrap, logit scale,"
+            f" {of_mean} over {covered(self.samples)}: bootstrap, logit scale,"
             f" {RESAMPLES:,} resamples of the test images ({self.unit}){both}.": bool(counts),
             self._redrawn: True,
             "With one seed it covers the choice of test images and not that of the seed.": one,

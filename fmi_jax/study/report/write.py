@@ -5,6 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from fmi_jax import atomic
 from fmi_jax.drawing import wording
 from fmi_jax.drawing.style import short
@@ -12,7 +14,7 @@ from fmi_jax.drawing.template import png_uri, render
 from fmi_jax.study.planned import DATASET, read_studies
 from fmi_jax.study.report.comparisons import LEVEL, comparisons_csv
 from fmi_jax.study.report.markdown import markdown
-from fmi_jax.study.report.numbers import Number, Status
+from fmi_jax.study.report.numbers import NEAR, Number, Status
 from fmi_jax.study.report.outcomes import Outcomes
 from fmi_jax.study.report.samples import RESAMPLES, Cache, Sampler, bounds
 from fmi_jax.study.report.study_report import StudyReport, make_report
@@ -65,6 +67,7 @@ def _page(reports: Sequence[StudyReport], out: Path) -> bytes:
         status=Status,
         resamples=RESAMPLES,
         level=LEVEL,
+        near=NEAR,
         shown_pairs=120,  # in a table; comparisons.csv has all
     )
 
@@ -84,8 +87,8 @@ def _numbers_csv(reports: Sequence[StudyReport], out: Path) -> bytes:
     )
     rows = [
         [
-            *("study", *coordinates, "metric", "val_mean", "mean", "std", "seeds", "ci_low"),
-            "ci_high",
+            *("study", *coordinates, "metric", "val_mean", "mean", "median", "std", "seeds"),
+            *("ci_low", "ci_high"),
             *("learning_rate", "published_metric", "published_mean", "published_std"),
             *(
                 "published_runs",
@@ -95,6 +98,8 @@ def _numbers_csv(reports: Sequence[StudyReport], out: Path) -> bytes:
                 "reason",
                 "seconds",
                 "ece",
+                "steps_to_95_percent",
+                "steps_to_best",
                 "results",
             ),
         ]
@@ -127,6 +132,7 @@ def _row(report: StudyReport, number: Number, out: Path) -> list[str]:
         metric,
         val,
         mean,
+        repr(float(np.median(number.values))) if number.runs else "",
         _or_empty(number.std),
         str(len(number.runs)),
         *map(_or_empty, bounds(sample)),
@@ -137,6 +143,8 @@ def _row(report: StudyReport, number: Number, out: Path) -> list[str]:
         number.reason,
         repr(round(number.seconds, 3)),
         _or_empty(None if sample is None else sample.ece),
+        _or_empty(number.near_steps),
+        _or_empty(number.best_steps),
         ";".join(os.path.relpath(outcome.written, out) for outcome in number.used),
     ]
 

@@ -70,7 +70,7 @@ def _has_point(cell: Cell | None) -> bool:
 def _point(ax: Axes, y: float, number: Number, sample: Sample | None, look: Look) -> None:
     if number.runs:
         ax.plot(bounds(sample), (y, y), color=look.colour, linewidth=1.1)
-        ax.plot(number.mean, y, **drawing.filled(look))
+        ax.plot(number.centre, y, **drawing.filled(look))
     published = number.setting.published
     if published is not None:
         ax.plot(published.mean, y, **drawing.hollow(look))

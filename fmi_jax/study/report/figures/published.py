@@ -80,7 +80,7 @@ def _figure(
 def _point(ax: Axes, one: Number, sample: Sample | None, look: Look, hollow: bool) -> None:
     published = one.setting.published
     assert published is not None
-    x, y, std = published.mean, one.mean, published.std or 0.0
+    x, y, std = published.mean, one.centre, published.std or 0.0
     ax.plot((x - std, x + std), (y, y), color=look.colour, linewidth=0.6, alpha=0.7)
     ax.plot((x, x), bounds(sample), color=look.colour, linewidth=0.6, alpha=0.7)
     ax.plot(x, y, **drawing.filled(look, "white" if hollow else None))
