@@ -52,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
         *("types", "errors", "atomic", "tasks", "data.labels", "artifacts.evaluation", "jax"),
     },
     "fmi_jax.tasks.self_supervision": {"tasks", "jax"},
+    "fmi_jax.tasks.reconstruction": {"tasks", "jax"},
     "fmi_jax.tasks.imbalance": {"errors", "settings", "data.labels", "tasks", "jax"},
     "fmi_jax.tasks": {
         *("types", "errors", "atomic", "settings", "data.labels", "data.prepared"),

@@ -31,16 +31,19 @@ PARTS = (
     *("fmi_jax/tasks/segmentation.py", "fmi_jax/protocols/per_pixel.py"),
     *("fmi_jax/tasks/self_supervision.py", "fmi_jax/protocols/pretraining.py"),
     *("fmi_jax/protocols/byol.py", "fmi_jax/protocols/dino.py", "fmi_jax/protocols/simsiam.py"),
+    *("fmi_jax/tasks/reconstruction.py", "fmi_jax/protocols/mae.py"),
 )
 NAMED = re.compile(
     r"\b(segmentation|Segmentation|per_pixel|self_supervision|SelfSupervision"
-    r"|dino|dino_ssl|DinoConfig|byol|ByolConfig|simsiam|SimSiamConfig|DecoderConfig|per_patch)\b"
+    r"|dino|dino_ssl|DinoConfig|byol|ByolConfig|simsiam|SimSiamConfig|mae|MaeConfig|reconstruction"
+    r"|DecoderConfig|per_patch)\b"
 )
-LINES = {CONFIG: 8, TASKS: 2, PROTOCOLS: 8, "tests/parity_families/numbers.py": 2}
+LINES = {CONFIG: 10, TASKS: 2, PROTOCOLS: 10, "tests/parity_families/numbers.py": 2}
 # What is about the parts that were deleted goes with them.
 ABOUT = (
     *(
         "tests/protocols/test_dino.py",
+        "tests/protocols/test_mae.py",
         "tests/protocols/test_saliency_on_masks.py",
         "tests/protocols/test_view_prediction.py",
         "tests/parity_families/dino.py",
