@@ -44,6 +44,7 @@ ABOUT = (
     *(
         "tests/protocols/test_dino.py",
         "tests/protocols/test_mae.py",
+        "tests/protocols/test_pretraining_on_devices.py",
         "tests/protocols/test_saliency_on_masks.py",
         "tests/protocols/test_view_prediction.py",
         "tests/parity_families/dino.py",
