@@ -29,6 +29,7 @@ from fmi_jax.config import ExperimentConfig
 from fmi_jax.entry import guarded
 from fmi_jax.errors import unknown_name
 from fmi_jax.models.registry import BACKBONES
+from fmi_jax.protocols.registry import FITS
 from fmi_jax.settings import as_dict, flatten
 
 DEFAULT = flatten(as_dict(ExperimentConfig()))
@@ -90,6 +91,9 @@ def programs(name: str) -> Iterator[Program]:
         yield of(backbone, pixels, "features")
         for way in WAYS:
             yield of(backbone, pixels, **{k.replace(".", "__"): v for k, v in way.items()})
+    if name in FULL:
+        for protocol in FITS:
+            yield of("deit_base", 224, protocol=protocol)
     yield of("dinov2_vitb14", 1022)
     yield of("dinov2_vitl14", 1022)
 

@@ -7,11 +7,12 @@ python run.py --config=configs/dino.py --workdir=runs/dino
 python run.py --config=configs/dino.py:knn --workdir=runs/near --config.backbone.run=runs/dino
 python run.py --config=configs/dino.py:probe --workdir=runs/probe --config.backbone.run=runs/dino
 
-Without `backbone.run` the last two judge the weights that the pre-training began with. BYOL and
-SimSiam on the same images:
+Without `backbone.run` the last two judge the weights that the pre-training began with. BYOL,
+SimSiam and MAE on the same images:
 
 python run.py --config=configs/dino.py:byol --workdir=runs/byol
 python run.py --config=configs/dino.py:simsiam --workdir=runs/simsiam
+python run.py --config=configs/dino.py:mae --workdir=runs/mae
 
 Two recipes for real images (set `data.name`): that of the paper, and that of the second study's
 code without its defects (docs/protocols.md):
@@ -28,7 +29,7 @@ from fmi_jax.errors import unknown_name
 from fmi_jax.protocols.dino import DinoConfig
 
 PROTOCOLS = {
-    **{"": "dino", "byol": "byol", "simsiam": "simsiam"},
+    **{"": "dino", "byol": "byol", "simsiam": "simsiam", "mae": "mae"},
     **{"knn": "knn", "probe": "logistic"},
     **{"official": "dino", "study": "dino"},
 }
@@ -64,6 +65,10 @@ def get_config(arg: str = "") -> ExperimentConfig:
     elif arg == "simsiam":
         config.simsiam.projection_width = 256
         config.simsiam.prediction_width = 64
+    elif arg == "mae":
+        config.mae.decoder_depth = 2
+        config.mae.decoder_width = 64
+        config.mae.decoder_heads = 2
     else:
         _small_dino(config.dino)
     return config

@@ -18,6 +18,7 @@ from fmi_jax.protocols.heads.head_grid import ProbeGridConfig
 from fmi_jax.protocols.heads.stacked import TransformerConfig
 from fmi_jax.protocols.knn import KnnConfig
 from fmi_jax.protocols.logistic import LogisticConfig
+from fmi_jax.protocols.mae import MaeConfig
 from fmi_jax.protocols.monitor import MonitorConfig
 from fmi_jax.protocols.per_pixel import DecoderConfig
 from fmi_jax.protocols.registry import DEFAULT
@@ -50,6 +51,7 @@ class ExperimentConfig(BaseConfig):
     byol: ByolConfig = dataclasses.field(default_factory=ByolConfig)
     monitor: MonitorConfig = dataclasses.field(default_factory=MonitorConfig)
     simsiam: SimSiamConfig = dataclasses.field(default_factory=SimSiamConfig)
+    mae: MaeConfig = dataclasses.field(default_factory=MaeConfig)
 
 
 def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:

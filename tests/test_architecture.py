@@ -55,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "fmi_jax.tasks.representation": set(),
     "fmi_jax.tasks.self_supervision": {"tasks", "jax"},
+    "fmi_jax.tasks.reconstruction": {"tasks", "jax"},
     "fmi_jax.tasks.imbalance": {"errors", "settings", "data.labels", "tasks", "jax"},
     "fmi_jax.tasks": {
         *("types", "errors", "atomic", "settings", "data.labels", "data.prepared"),

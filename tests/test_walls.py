@@ -32,19 +32,22 @@ PARTS = (
     *("fmi_jax/tasks/self_supervision.py", "fmi_jax/protocols/pretraining.py"),
     *("fmi_jax/tasks/representation.py", "fmi_jax/protocols/monitor.py"),
     *("fmi_jax/protocols/byol.py", "fmi_jax/protocols/dino.py", "fmi_jax/protocols/simsiam.py"),
+    *("fmi_jax/tasks/reconstruction.py", "fmi_jax/protocols/mae.py"),
     *("fmi_jax/study/grids/initial_weights.py", "fmi_jax/study/grids/in_domain.py"),
 )
 NAMED = re.compile(
     r"\b(segmentation|Segmentation|per_pixel|self_supervision|SelfSupervision"
     r"|dino|dino_ssl|DinoConfig|byol|ByolConfig|simsiam|SimSiamConfig|MonitorConfig|DecoderConfig"
-    r"|per_patch|initial_weights|in_domain)\b"
+    r"|mae|MaeConfig|reconstruction|per_patch|initial_weights|in_domain)\b"
 )
 STUDIES = "fmi_jax/study/registry.py"
-LINES = {CONFIG: 10, TASKS: 2, PROTOCOLS: 8, STUDIES: 4, "tests/parity_families/numbers.py": 2}
+LINES = {CONFIG: 12, TASKS: 2, PROTOCOLS: 10, STUDIES: 4, "tests/parity_families/numbers.py": 2}
 # What is about the parts that were deleted goes with them.
 ABOUT = (
     *(
         "tests/protocols/test_dino.py",
+        "tests/protocols/test_mae.py",
+        "tests/protocols/test_pretraining_on_devices.py",
         "tests/protocols/test_saliency_on_masks.py",
         "tests/protocols/test_view_prediction.py",
         "tests/parity_families/dino.py",
@@ -54,6 +57,7 @@ ABOUT = (
         "tests/tasks/test_segmentation_task.py",
     ),
     *("tests/run/test_segmentation_run.py", "tests/run/test_dino_run.py"),
+    "tests/run/test_monitors_run.py",
     *("tests/run/test_other_tasks_run.py", "tests/test_walls.py"),
     *("tests/study/test_initial_weights.py", "tests/weights_convert/test_convert_pretrained.py"),
     *("configs/dino.py", "configs/lesions.py", "benchmarks/pretraining.py"),

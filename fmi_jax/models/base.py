@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from fmi_jax.errors import UsageError
 from fmi_jax.nn.flash import pad_tokens
@@ -206,6 +207,7 @@ class Backbone(nnx.Module, Generic[A]):
         *,
         rngs: nnx.Rngs | None = None,
         cls_apart: bool = False,
+        kept: Int[Array, "b k"] | None = None,
     ) -> Iterator[Any]:
         """Compute the input of block 0, and then the output of each of the first `count` blocks.
 
@@ -217,8 +219,14 @@ class Backbone(nnx.Module, Generic[A]):
           rngs: see the class.
           cls_apart: True if the last output of a network with [cls] first is a pair, as
             `cls_and_rest` takes it.
+          kept: patches of each image that blocks see, by their numbers row by row, in this order
+            after the prefix tokens; only for networks with [cls] first. None: all.
         """
         x = self.enter(images, rngs)
+        if kept is not None:
+            prefix = x.shape[1] - math.prod(self.grid(images.shape[1], images.shape[2]))
+            chosen = jnp.take_along_axis(x[:, prefix:], kept[..., None], axis=1)
+            x = jnp.concatenate([x[:, :prefix], chosen], axis=1)
         yield x
         if not self.cls_first:
             for block in self.blocks[:count]:

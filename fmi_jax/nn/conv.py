@@ -118,11 +118,16 @@ def convolution(
 
 
 def _patch_product(x: Array, kernel: Array) -> Array:
-    (b, h, w, c), k = x.shape, kernel.shape[0]
-    rows, cols = h // k, w // k
-    patches = x[:, : rows * k, : cols * k].reshape(b, rows, k, cols, k, c)
-    patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows, cols, k * k * c)
-    return flat_product(patches, kernel.reshape(k * k * c, -1))
+    k, _, c, _ = kernel.shape
+    return flat_product(cut_patches(x, k), kernel.reshape(k * k * c, -1))
+
+
+def cut_patches(images: Float[Array, "b h w c"], size: int) -> Float[Array, "b rows cols n"]:
+    """The pixels of each whole patch of `size` x `size`, row by row, channels last."""
+    b, h, w, c = images.shape
+    rows, cols = h // size, w // size
+    patches = images[:, : rows * size, : cols * size].reshape(b, rows, size, cols, size, c)
+    return patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows, cols, size * size * c)
 
 
 Pads = Sequence[tuple[int, int]]

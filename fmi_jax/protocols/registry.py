@@ -18,6 +18,7 @@ from fmi_jax.protocols import (
     dino,
     knn,
     logistic,
+    mae,
     per_pixel,
     saliency,
     simsiam,
@@ -86,6 +87,7 @@ FITS: Registry[FitSpec] = Registry(
         dino.SPEC,
         byol.SPEC,
         simsiam.SPEC,
+        mae.SPEC,
     ],
 )
 """Protocols whose fit is no pair of an adaptation and a head."""

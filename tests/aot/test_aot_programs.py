@@ -75,17 +75,31 @@ CASES = (
 )
 
 
-# Training without labels, whose teacher follows, and training on masks.
-OTHERS = (
-    Case("deit_base", fields=(("protocol", "dino"), ("dino.local_size", 96))),
-    Case(
-        "deit_base",
-        fields=(
-            *(("protocol", "fit"), ("adapt", "full"), ("head", "decoder")),
-            ("augment.center_crop", 1.0),
-        ),
+# Training without labels, whose teacher follows, and training on masks; each for one target where
+# the two compilers have nothing of it to do differently.
+DINO = Case("deit_base", fields=(("protocol", "dino"), ("dino.local_size", 96)))
+MASKS = Case(
+    "deit_base",
+    fields=(
+        *(("protocol", "fit"), ("adapt", "full"), ("head", "decoder")),
+        ("augment.center_crop", 1.0),
     ),
 )
+OTHERS = {
+    **{f"{name}-dino": (name, DINO) for name in TARGETS},
+    **{f"{name}-masks": (name, MASKS) for name in TARGETS},
+    "h200-byol": ("h200", Case("deit_tiny", fields=(("protocol", "byol"),))),
+    "v5e-simsiam": ("v5e", Case("deit_tiny", fields=(("protocol", "simsiam"),))),
+    **{
+        f"{name}-mae": (
+            name,
+            Case("deit_tiny", fields=(("protocol", "mae"), ("mae.decoder_depth", 2))),
+        )
+        for name in TARGETS
+    },
+}
+PROTOTYPES = 65_536
+MANY = Case("deit_tiny", fields=(("protocol", "dino"), ("dino.prototypes", PROTOTYPES)))
 
 
 def asked(name: str, case: Case) -> Program:
@@ -148,13 +162,29 @@ def test_it_compiles_fits_and_communicates_what_it_must(
         assert sum(count for count, _ in moved.values()) <= case.most_collectives
 
 
-@pytest.mark.parametrize("case", OTHERS, ids=["dino", "masks"])
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize(("name", "case"), OTHERS.values(), ids=OTHERS)
 def test_what_is_no_classification_compiles_too(name: str, case: Case, answers: Answers) -> None:
     report = answers[name, case].result()
     assert "error" not in report, report["error"]
     assert report["fits"]
     assert report["flops"] > 0
+
+
+@pytest.mark.parametrize("case", [MANY], ids=str)
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_logits_of_many_prototypes_stay_where_they_are(
+    name: str, case: Case, answers: Answers
+) -> None:
+    """No device sees another's logits, and few copies of its own are held at once."""
+    report = answers[name, case].result()
+    assert "error" not in report, report["error"]
+    assert set(report["collectives"]) == {"all-reduce"}
+    # Gradients of the head cross in float32, at twice the bytes of the ideal.
+    assert report["collectives"]["all-reduce"][1] <= 2 * WITHIN * report["ideal_bytes"]
+    options = asked(name, case).config.dino
+    logits = 8 * (2 + options.local_crops) * PROTOTYPES * 4
+    head = options.bottleneck_width * PROTOTYPES * 4
+    assert report["activation_bytes"] <= 4 * (logits + head)
 
 
 def test_there_are_at_most_thirty_programs() -> None:
