@@ -190,10 +190,7 @@ class BackboneConfig:
                 " expected one of them (--config.backbone.weights= empties it)"
             )
         if self.run_step != "kept" and not self.run:
-            yield (
-                f"backbone.run_step={self.run_step!r} is a step of the run in backbone.run, which"
-                " is empty: expected the folder of a finished run there"
-            )
+            yield "backbone.run_step: expected the folder of a finished run in backbone.run"
         if self.initialisation and (self.run or self.weights):
             yield (
                 f"backbone.initialisation={self.initialisation!r} draws what backbone.run or"
