@@ -27,6 +27,7 @@ from fmi_jax.study.grids import initial_weights
 from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.plan import make_plan
 from fmi_jax.study.registry import STUDIES, find_study
+from fmi_jax.study.report.comparisons import compared_coordinate
 from fmi_jax.study.spec import Setting, Study
 from fmi_jax.study.state import NO_SCORE, Score
 
@@ -39,10 +40,11 @@ def test_every_published_number_stands_beside_both_recipes() -> None:
     assert len(found) == 36
     assert {number.statistic for number in found} == {"median"}
     assert {number.runs for number in found} == {5}
+    assert compared_coordinate(plan.planned()) == "init"
     of = {tuple(setting.at.values()): setting.published.mean for setting in plan.settings}
-    assert of["aptos2019", "paper", "random", "deit_small"] == 0.687
-    assert of["isic2019", "code", "imagenet+dino", "deit_small"] == 0.853
-    assert of["ddsm", "code", "imagenet", "resnet50"] == 0.953
+    assert of["aptos2019", "random", "deit_small", "paper"] == 0.687
+    assert of["isic2019", "imagenet+dino", "deit_small", "code"] == 0.853
+    assert of["ddsm", "imagenet", "resnet50", "code"] == 0.953
     # Random weights: four rates and four more seeds. Other weights: five seeds. Six pre-trainings.
     assert plan.count(plan.settings) == 12 * (4 + 4) + 2 * 12 * 5 + 6
     assert sum(s.at.get("init") == "dino" and s.config is not None for s in _tables()) == 8

@@ -97,7 +97,7 @@ def _optimize(config: ExperimentConfig, steps: int) -> None:
 def setting(dataset: str, backbone: str, init: str, how: str) -> Setting:
     """Make the setting of one cell of the table, with its published number."""
     return Setting(
-        at={"dataset": dataset, "recipe": how, "init": init, "model": backbone},
+        at={"dataset": dataset, "init": init, "model": backbone, "recipe": how},
         config=config(dataset, backbone, init, how),
         published=published(
             "matsoukas2021_table1",
@@ -115,12 +115,12 @@ STUDY = Study(
     title="Initial weights: random, ImageNet, and ImageNet with in-domain DINO",
     settings=lambda: tuple(
         setting(dataset, backbone, init, how)
-        for how in RECIPES
         for init in INITS
         for backbone in MODELS
+        for how in RECIPES
         for dataset in DATASETS
     ),
-    rows=("recipe", "init", "model"),
+    rows=("init", "model", "recipe"),
     figure=Figure(kind="dots"),
     rates=(),
     note=(

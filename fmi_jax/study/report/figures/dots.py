@@ -25,9 +25,15 @@ def draw(
       looks: look of each value of the coordinate `lines`.
       lines: coordinate that a colour stands for.
     """
+    median = any(number.statistic == "median" for number in table.numbers)
+    shown = (
+        "median over the seeds, and the 95% interval of the mean"
+        if median
+        else ("mean over the seeds, and its 95% interval")
+    )
     return drawing.save(
         "dots",
-        f"Test metric: the mean over the seeds, and its 95% interval over {covered(table.numbers)}."
+        f"Test metric: the {shown} over {covered(table.numbers)}."
         + (" Hollow: as published." if table.is_published else ""),
         lambda: _figure(table, samples, looks, lines),
     )
