@@ -78,15 +78,12 @@ class MaeConfig:
         """Messages for fields that do not fit together."""
         width, heads = self.decoder_width, self.decoder_heads
         if heads > 0 and width % heads:
-            near = min((n for n in range(1, width + 1) if width % n == 0), key=_far_from(heads))
+            valid = [n for n in range(1, width + 1) if width % n == 0]
+            near = min(valid, key=lambda n: abs(n - heads))
             yield (
                 f"mae.decoder_heads={heads} does not divide mae.decoder_width={width}: nearest"
                 f" valid is {near}"
             )
-
-
-def _far_from(number: int) -> Any:
-    return lambda other: abs(other - number)
 
 
 class PixelDecoder(nnx.Module):
@@ -148,7 +145,7 @@ def positions(rows: int, cols: int, width: int) -> Float[np.ndarray, "n width"]:
     return np.concatenate([wave(a) for a in angles for wave in (np.sin, np.cos)], axis=1)
 
 
-def _placed(values: Array, kept: Int[Array, "b k"], others: Array) -> Array:
+def _placed(values: Any, kept: Int[Array, "b k"], others: Array) -> Array:
     """`others [b, n, ...]`, with `values` in the places `kept` of each image."""
     return others.at[jnp.arange(len(kept))[:, None], kept].set(values, unique_indices=True)
 
@@ -181,7 +178,8 @@ class Mae(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Reconstructed:
         """Reconstruct images, of whose patches the first in a random order are seen."""
-        (images, order), backbone = inputs, self.backbone
+        images, order = inputs
+        backbone: Any = self.backbone  # with [cls] first, and so with a norm at its end
         kept = order[:, : self.seen]
         *_, tokens = backbone.outputs(images, backbone.arch.num_blocks, rngs=rngs, kept=kept)
         pixels = cut_patches(images, backbone.arch.patch_size)
