@@ -19,7 +19,6 @@ from fmi_jax.protocols.heads.stacked import TransformerConfig
 from fmi_jax.protocols.knn import KnnConfig
 from fmi_jax.protocols.logistic import LogisticConfig
 from fmi_jax.protocols.mae import MaeConfig
-from fmi_jax.protocols.monitor import MonitorConfig
 from fmi_jax.protocols.per_pixel import DecoderConfig
 from fmi_jax.protocols.registry import DEFAULT
 from fmi_jax.protocols.saliency import SaliencyConfig
@@ -49,7 +48,6 @@ class ExperimentConfig(BaseConfig):
     decoder: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
     dino: DinoConfig = dataclasses.field(default_factory=DinoConfig)
     byol: ByolConfig = dataclasses.field(default_factory=ByolConfig)
-    monitor: MonitorConfig = dataclasses.field(default_factory=MonitorConfig)
     simsiam: SimSiamConfig = dataclasses.field(default_factory=SimSiamConfig)
     mae: MaeConfig = dataclasses.field(default_factory=MaeConfig)
 

@@ -144,7 +144,7 @@ class BackboneConfig:
         trained or frozen there, with adapters (protocol `lora`) merged. Images keep the mean and
         standard deviation that it was trained with.
       run_step: step of that run: "kept", the one that its page reports, or "best", the one of a
-        pre-training after which neighbours among the training images agreed best (`monitor`).
+        pre-training after which neighbours among the training images agreed best.
       initialisation: draw of the random kernels: "kaiming" (normal, variance 2 / inputs),
         "trunc_normal" (deviation 0.02), or empty: the backbone's own.
       stem: use of a stem trained on colour for other channel counts: "sum" (as if the grey

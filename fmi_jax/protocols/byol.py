@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.models.base import ArchConfig
-from fmi_jax.protocols import pretraining
+from fmi_jax.protocols import monitor, pretraining
 from fmi_jax.protocols.spec import Fit, Parts
 from fmi_jax.rules import fraction, low_high, positive
 from fmi_jax.settings import BaseConfig, section
@@ -26,7 +26,7 @@ from fmi_jax.training.step import Arrays, Follow
 
 
 @dataclasses.dataclass(slots=True)
-class ByolConfig:
+class ByolConfig(monitor.Watched):
     """Self-supervised pre-training (protocol `byol`); `image_size` is the side of the views.
 
     Attributes:
@@ -115,7 +115,7 @@ def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
         follow=lambda plan: follow(options, plan),
         logged=pretraining.view_scalars,
         keeps="last",
-        monitor=pretraining.watch_views,
+        monitor=pretraining.watch_views(options),
         hands_on="teacher.backbone",
     )
 
@@ -125,6 +125,6 @@ SPEC = pretraining.fit_spec(
     "BYOL",
     fit=fit,
     options=ByolConfig,
-    judge=pretraining.view_judge("byol", teacher=True),
+    judge=pretraining.view_judge("byol", ByolConfig, teacher=True),
     small={"byol.hidden_width": 64, "byol.projection_width": 32},
 )

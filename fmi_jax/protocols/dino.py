@@ -57,7 +57,7 @@ _LEFT = 0.01  # nats of entropy, or of divergence, below which nothing is left t
 
 
 @dataclasses.dataclass(slots=True)
-class DinoConfig:
+class DinoConfig(monitor.Watched):
     """Self-supervised pre-training (protocol `dino`); `image_size` is the side of global crops.
 
     Attributes:
@@ -235,7 +235,7 @@ def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
         ),
         logged=lambda seen: {name: seen[name] for name in ("teacher_entropy", "kl")},
         keeps="last",
-        monitor=lambda run: monitor.watch(run, functools.partial(_collapsed, config)),
+        monitor=functools.partial(monitor.watch, options, functools.partial(_collapsed, config)),
         hands_on="teacher.backbone",
     )
 
@@ -298,6 +298,7 @@ SPEC = pretraining.fit_spec(
     check=_check,
     judge=pretraining.judge_of(
         "dino",
+        DinoConfig,
         _PANELS,
         _images,
         _warn,

@@ -19,6 +19,7 @@ micro-batches, and a run that is resumed draws the same.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -40,7 +41,7 @@ from fmi_jax.nn.linear import linear, trunc_normal
 from fmi_jax.nn.mlp import Mlp
 from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.nn.transformer import Block
-from fmi_jax.protocols import pretraining
+from fmi_jax.protocols import monitor, pretraining
 from fmi_jax.protocols.spec import Fit, Images, Parts, Pixels
 from fmi_jax.rules import Condition, low_high, positive, ruled
 from fmi_jax.settings import AugmentConfig, BaseConfig, section
@@ -53,7 +54,7 @@ _PERIOD = 10_000  # base of the wavelengths of positions
 
 
 @dataclasses.dataclass(slots=True)
-class MaeConfig:
+class MaeConfig(monitor.Watched):
     """Self-supervised pre-training (protocol `mae`); `image_size` is the side of the view.
 
     Attributes:
@@ -78,15 +79,12 @@ class MaeConfig:
         """Messages for fields that do not fit together."""
         width, heads = self.decoder_width, self.decoder_heads
         if heads > 0 and width % heads:
-            near = min((n for n in range(1, width + 1) if width % n == 0), key=_far_from(heads))
+            valid = [n for n in range(1, width + 1) if width % n == 0]
+            near = min(valid, key=lambda n: abs(n - heads))
             yield (
                 f"mae.decoder_heads={heads} does not divide mae.decoder_width={width}: nearest"
                 f" valid is {near}"
             )
-
-
-def _far_from(number: int) -> Any:
-    return lambda other: abs(other - number)
 
 
 class PixelDecoder(nnx.Module):
@@ -148,7 +146,7 @@ def positions(rows: int, cols: int, width: int) -> Float[np.ndarray, "n width"]:
     return np.concatenate([wave(a) for a in angles for wave in (np.sin, np.cos)], axis=1)
 
 
-def _placed(values: Array, kept: Int[Array, "b k"], others: Array) -> Array:
+def _placed(values: Any, kept: Int[Array, "b k"], others: Array) -> Array:
     """`others [b, n, ...]`, with `values` in the places `kept` of each image."""
     return others.at[jnp.arange(len(kept))[:, None], kept].set(values, unique_indices=True)
 
@@ -181,7 +179,8 @@ class Mae(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Reconstructed:
         """Reconstruct images, of whose patches the first in a random order are seen."""
-        (images, order), backbone = inputs, self.backbone
+        images, order = inputs
+        backbone: Any = self.backbone  # with [cls] first, and so with a norm at its end
         kept = order[:, : self.seen]
         *_, tokens = backbone.outputs(images, backbone.arch.num_blocks, rngs=rngs, kept=kept)
         pixels = cut_patches(images, backbone.arch.patch_size)
@@ -238,6 +237,7 @@ def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
         augment=lambda pixels: masking(options, patches, pixels),
         logged=lambda means: dict(means),
         keeps="last",
+        monitor=functools.partial(monitor.watch, options, lambda scalars: ""),
     )
 
 
@@ -260,6 +260,6 @@ SPEC = pretraining.fit_spec(
     "MAE",
     fit=fit,
     options=MaeConfig,
-    judge=pretraining.judge_of("mae", _PANELS, _images, _warn),
+    judge=pretraining.judge_of("mae", MaeConfig, _PANELS, _images, _warn),
     small={"mae.decoder_depth": 1, "mae.decoder_width": 32, "mae.decoder_heads": 2},
 )

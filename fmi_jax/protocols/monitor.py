@@ -12,7 +12,7 @@ import numpy as np
 from fmi_jax.data.labels import Label, class_membership
 from fmi_jax.protocols.judging import Monitor, Run
 from fmi_jax.rules import not_negative
-from fmi_jax.settings import BaseConfig, section
+from fmi_jax.settings import BaseConfig
 from fmi_jax.tasks.base import Task
 from fmi_jax.tasks.classification import Classification
 from fmi_jax.tasks.representation import (
@@ -35,17 +35,15 @@ TITLES = {
 
 
 @dataclasses.dataclass(slots=True)
-class MonitorConfig:
-    """Monitors of a pre-training (protocols without labels).
+class Watched:
+    """Options of every pre-training.
 
     Attributes:
-      images: number of training images whose features are watched; all of them, if there are
-        fewer. 0: no monitor, and nothing stops a run that has collapsed.
-      seed: random seed that draws them.
+      monitor_images: number of training images whose features are watched; all of them, if there
+        are fewer. 0: no monitor, and nothing stops a run that has collapsed.
     """
 
-    images: int = not_negative(1024)
-    seed: int = not_negative(0)
+    monitor_images: int = not_negative(1024)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,13 +108,15 @@ def of_features(values: Mapping[str, float], first: Mapping[str, float]) -> str:
     return ""
 
 
-def watch(run: Run, outputs: Callable[[Mapping[str, float]], str]) -> FeatureMonitor | None:
-    """Choose the images to watch in a run; None where its config asks for no monitor."""
-    options, dataset = section(run.config, MonitorConfig), run.dataset
-    if options.images == 0:
+def watch(
+    options: Watched, outputs: Callable[[Mapping[str, float]], str], run: Run
+) -> FeatureMonitor | None:
+    """Choose the images to watch in a run; None where its options ask for no monitor."""
+    count, dataset = options.monitor_images, run.dataset
+    if count == 0:
         return None
-    rows = np.random.default_rng(options.seed).permutation(len(dataset.ids("train")))
-    rows = np.sort(rows[: options.images])
+    # The same images in every run on these data, whatever its seed.
+    rows = np.sort(np.random.default_rng(0).permutation(len(dataset.ids("train")))[:count])
     labels, groups = None, dataset.groups("train")
     if dataset.info.label in (Label.INDEX, Label.VECTOR):
         labels = dataset.labels("train")[rows]
@@ -131,10 +131,10 @@ def watch(run: Run, outputs: Callable[[Mapping[str, float]], str]) -> FeatureMon
     )
 
 
-def images(config: BaseConfig, counts: Mapping[str, int]) -> int:
+def images(options: Watched, config: BaseConfig, counts: Mapping[str, int]) -> int:
     """Count the images that the monitor of a run looks at, each as often as it does."""
     looks = 1 + len(Plan.of(config, counts["train"]).save_at)
-    return looks * min(section(config, MonitorConfig).images, counts["train"])
+    return looks * min(options.monitor_images, counts["train"])
 
 
 def notes(

@@ -5,6 +5,7 @@ follows them by moving averages has the same names under `teacher`.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -29,7 +30,7 @@ from fmi_jax.protocols import monitor
 from fmi_jax.protocols.adapt import partial
 from fmi_jax.protocols.judging import Run
 from fmi_jax.protocols.spec import Fit, FitSpec, Images, JudgeSpec, Pixels, seeds_alone
-from fmi_jax.settings import BaseConfig
+from fmi_jax.settings import BaseConfig, section
 from fmi_jax.tasks.self_supervision import spread
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.step import Arrays, Augment
@@ -187,6 +188,7 @@ def averaged(params: Arrays, followers: Arrays, keep: Any, anchor: float = 0.0) 
 
 def judge_of(
     name: str,
+    options: type[monitor.Watched],
     panels: Mapping[str, str],
     images: Callable[[BaseConfig, Mapping[str, int]], Images],
     warn: Callable[[BaseConfig, Mapping[str, float]], Iterator[str]],
@@ -196,6 +198,7 @@ def judge_of(
 
     Args:
       name: protocol.
+      options: class of its section of the config.
       panels: scalar of the training by its title.
       images: number of images that it takes.
       warn: notes on the last values of the scalars.
@@ -240,7 +243,8 @@ def judge_of(
 
     def all_images(config: BaseConfig, counts: Mapping[str, int]) -> Images:
         trained, judged = images(config, counts)
-        return Images(trained, judged + monitor.images(config, counts))
+        watched = monitor.images(section(config, options), config, counts)
+        return Images(trained, judged + watched)
 
     return JudgeSpec(
         name="pretraining",
@@ -293,7 +297,7 @@ def fit_spec(
         labels=tuple(Label),
         fit=fit,
         options=options,
-        reads=(name, "monitor", "backbone.frozen_blocks", "optim.layer_decay"),
+        reads=(name, "backbone.frozen_blocks", "optim.layer_decay"),
         ignores=_IGNORES,
         check=check_all,
         judge=judge,
@@ -335,25 +339,25 @@ def view_scalars(seen: Arrays) -> Arrays:
     return {"cosine": seen["cosine"], "spread": spread(seen["feature"])}
 
 
-def _alike(scalars: Mapping[str, float]) -> str:
+def alike(scalars: Mapping[str, float]) -> str:
     """Say that all images have become one; empty where they have not."""
     if scalars["spread"] >= _ALIKE:
         return ""
     return f"all images have nearly the same target (spread {scalars['spread']:.3f} of at most 1)"
 
 
-def _warn_of_spread(config: BaseConfig, last: Mapping[str, float]) -> Iterator[str]:
+def warn_of_spread(config: BaseConfig, last: Mapping[str, float]) -> Iterator[str]:
     del config
-    if words := _alike(last):
+    if words := alike(last):
         yield f"The pre-training has collapsed: {words}."
 
 
-def watch_views(run: Run) -> monitor.FeatureMonitor | None:
-    """Choose the images to watch in a pre-training that predicts views."""
-    return monitor.watch(run, _alike)
+def watch_views(options: monitor.Watched) -> Callable[[Run], monitor.FeatureMonitor | None]:
+    """Make the choice of images to watch in a pre-training that predicts views."""
+    return functools.partial(monitor.watch, options, alike)
 
 
-def view_judge(name: str, *, teacher: bool) -> JudgeSpec:
+def view_judge(name: str, options: type[monitor.Watched], *, teacher: bool) -> JudgeSpec:
     """Make the judge of a pre-training that predicts views.
 
     Args:
@@ -365,4 +369,4 @@ def view_judge(name: str, *, teacher: bool) -> JudgeSpec:
         seen = GLOBAL * seen_images(config, counts)
         return Images(seen, seen * teacher)
 
-    return judge_of(name, _PANELS, images, _warn_of_spread)
+    return judge_of(name, options, _PANELS, images, warn_of_spread)

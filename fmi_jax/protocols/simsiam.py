@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.models.base import ArchConfig
-from fmi_jax.protocols import pretraining
+from fmi_jax.protocols import monitor, pretraining
 from fmi_jax.protocols.spec import Fit, Parts
 from fmi_jax.rules import low_high, positive
 from fmi_jax.settings import BaseConfig, section
@@ -22,7 +22,7 @@ from fmi_jax.tasks.self_supervision import Predictions, ViewPrediction
 
 
 @dataclasses.dataclass(slots=True)
-class SimSiamConfig:
+class SimSiamConfig(monitor.Watched):
     """Self-supervised pre-training (protocol `simsiam`); `image_size` is the side of the views.
 
     Attributes:
@@ -81,7 +81,7 @@ def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
         ),
         logged=pretraining.view_scalars,
         keeps="last",
-        monitor=pretraining.watch_views,
+        monitor=pretraining.watch_views(options),
     )
 
 
@@ -90,6 +90,6 @@ SPEC = pretraining.fit_spec(
     "SimSiam",
     fit=fit,
     options=SimSiamConfig,
-    judge=pretraining.view_judge("simsiam", teacher=False),
+    judge=pretraining.view_judge("simsiam", SimSiamConfig, teacher=False),
     small={"simsiam.projection_width": 64, "simsiam.prediction_width": 16},
 )

@@ -190,9 +190,9 @@ def test_spread_is_zero_when_all_images_are_one() -> None:
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     assert float(spread(jnp.asarray(unit.mean(0)))) == pytest.approx(1.0, abs=0.01)
     assert float(spread(jnp.asarray(unit[0]))) == pytest.approx(0.0, abs=1e-3)
-    (note,) = pretraining._warn_of_spread(ExperimentConfig(), {"spread": 0.01})
+    (note,) = pretraining.warn_of_spread(ExperimentConfig(), {"spread": 0.01})
     assert "collapsed" in note
-    assert not [*pretraining._warn_of_spread(ExperimentConfig(), {"spread": 0.9})]
+    assert not [*pretraining.warn_of_spread(ExperimentConfig(), {"spread": 0.9})]
 
 
 def test_the_teacher_of_byol_follows_backbone_and_projection_alone() -> None:

@@ -35,7 +35,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
     config.train.eval_every_epochs = 2 * config.train.batch_size / 43
     sizes = {"prototypes": 37, "hidden_width": 29, "bottleneck_width": 11, "local_crops": 0}
     set_fields(config, {f"dino.{n}": v for n, v in {**sizes, "momentum": 0.5}.items()})
-    config.monitor.images = 23
+    config.dino.monitor_images = 23
     return config
 
 
@@ -86,9 +86,7 @@ def test_what_is_written_is_measured_on_the_teacher_of_that_step(
     assert similar[-1] < 1 - 1e-6  # the teacher has moved
     assert {f"monitor/{name}" for name in monitor.TITLES} <= history.keys()
     # The features that were watched last are those of the backbone that is handed on.
-    judged = dataclasses.replace(
-        copy.deepcopy(config), protocol="knn", monitor=ExperimentConfig().monitor
-    )
+    judged = dataclasses.replace(copy.deepcopy(config), protocol="knn")
     set_fields(judged, {"backbone.run": str(tmp_path), "knn.k": (5,)})
     judged.dino, judged.optim = ExperimentConfig().dino, ExperimentConfig().optim
     seen: list[np.ndarray] = []
@@ -128,9 +126,7 @@ def test_the_last_is_handed_on_unless_the_best_is_asked_for(
     workdir, _, _ = scripted
     last, best = (trained_backbone(read_trained(workdir, step=step)) for step in ("kept", "best"))
     assert any(not np.array_equal(last[name], best[name]) for name in last)
-    probe = dataclasses.replace(
-        copy.deepcopy(config), protocol="linear_probe", monitor=ExperimentConfig().monitor
-    )
+    probe = dataclasses.replace(copy.deepcopy(config), protocol="linear_probe")
     probe.dino = ExperimentConfig().dino
     probe.train.max_steps = 1
     for step, expected in (("kept", last), ("best", best)):
@@ -209,7 +205,7 @@ def test_collapse_at_the_last_step_is_said_and_everything_is_kept(
 
 def test_without_monitors_nothing_is_watched(config: ExperimentConfig, tmp_path: Path) -> None:
     config = copy.deepcopy(config)
-    config.monitor.images = 0
+    config.dino.monitor_images = 0
     result = short_runs.run(config, tmp_path)
     assert not any(n.startswith("monitor/") for n in read_history(tmp_path / "metrics.jsonl"))
     assert "best_by_neighbours" not in result.finding.values
