@@ -20,6 +20,11 @@ code without its defects (docs/protocols.md):
 python run.py --config=configs/dino.py:official --workdir=runs/official
 python run.py --config=configs/dino.py:study --workdir=runs/study
 
+A third continues DINOv2 on a few thousand images or fewer, on one GPU (docs/pretraining.md says how
+it was chosen; converted weights are needed, python -m weights_convert dinov2_vits14 --download):
+
+python run.py --config=configs/dino.py:small --workdir=runs/small
+
 `python -m benchmarks.pretraining` does the first three for three seeds; the result is in
 docs/protocols.md. The images are drawn by a program: the numbers say nothing about patients.
 """
@@ -31,7 +36,7 @@ from fmi_jax.protocols.dino import DinoConfig
 PROTOCOLS = {
     **{"": "dino", "byol": "byol", "simsiam": "simsiam", "mae": "mae"},
     **{"knn": "knn", "probe": "logistic"},
-    **{"official": "dino", "study": "dino"},
+    **{"official": "dino", "study": "dino", "small": "dino"},
 }
 """Protocol by the argument of the config: pre-trainings on drawn images, judges, recipes."""
 
@@ -46,6 +51,9 @@ def get_config(arg: str = "") -> ExperimentConfig:
     config.data.split = "upstream"
     if arg in ("official", "study"):
         _recipe(config, official=arg == "official")
+        return config
+    if arg == "small":
+        _continued(config)
         return config
     config.backbone.name = "deit_nano"
     config.train.batch_size = 64
@@ -113,3 +121,23 @@ def _recipe(config: ExperimentConfig, *, official: bool) -> None:
     config.optim.weight_decay, config.optim.decay = 1e-5, "l2"
     config.optim.warmup_steps = 500
     config.dino.momentum = 0.99
+
+
+def _continued(config: ExperimentConfig) -> None:
+    """Set what continues DINOv2 ViT-S on a few hundred or thousand images, close to what it was."""
+    config.image_size = 224
+    config.data.prepared_size = 256
+    config.backbone.name, config.backbone.weights = "dinov2_vits14", "lvd142m"
+    config.train.batch_size, config.train.epochs = 32, 20
+    config.optim.schedule = "cosine"
+    config.optim.learning_rate = 5e-5
+    config.optim.layer_decay = 0.75
+    config.optim.weight_decay = 0.04
+    config.optim.warmup_epochs = 1
+    config.optim.clip_norm, config.optim.clip_by = 3.0, "tensor"
+    config.dino.prototypes = 1024
+    config.dino.hidden_width, config.dino.bottleneck_width = 512, 128
+    config.dino.momentum = 0.99
+    config.dino.teacher_temperature = (0.04, 0.04)
+    config.dino.held_epochs = 0.5
+    config.dino.local_crops, config.dino.local_size = 4, 98

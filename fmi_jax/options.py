@@ -55,14 +55,17 @@ def detail(name: str) -> str:
 
 
 def document(kind: type) -> dict[str, str]:
-    """Read the attributes that a class's docstring explains: text by name.
+    """Read the attributes that the docstrings of a class and its bases explain: text by name.
 
     Names that are explained together are one entry, with commas between them.
     """
-    _, _, attributes = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
-    entries = re.split(r"^(?=\S)", textwrap.dedent(attributes), flags=re.MULTILINE)
-    pairs = (entry.partition(": ") for entry in entries)
-    return {names: " ".join(text.split()) for names, _, text in pairs if text}
+    found: dict[str, str] = {}
+    for each in kind.__mro__:
+        _, _, attributes = inspect.cleandoc(each.__doc__ or "").partition("Attributes:\n")
+        entries = re.split(r"^(?=\S)", textwrap.dedent(attributes), flags=re.MULTILINE)
+        pairs = (entry.partition(": ") for entry in entries)
+        found |= {names: " ".join(text.split()) for names, _, text in pairs if text}
+    return found
 
 
 def _protocol(spec: ProtocolSpec) -> Iterator[str]:
