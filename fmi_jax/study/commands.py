@@ -176,8 +176,9 @@ def _planned(values: argparse.Namespace) -> "tuple[Plan, list[Setting]]":
 def _list(_: argparse.Namespace) -> None:
     from fmi_jax.study.registry import STUDIES
 
+    width = max(map(len, STUDIES)) + 2
     for study in STUDIES.values():
-        print(f"{study.name:<9}{study.title}")
+        print(f"{study.name:<{width}}{study.title}")
 
 
 def _plan(values: argparse.Namespace) -> None:
