@@ -1,10 +1,10 @@
 """Settings of a continued pre-training, tried on drawn images: a study of its own.
 
-    fmi-jax draw isic2019 runs/continuing/raw --images 700
-    fmi-jax prepare isic2019 --source runs/continuing/raw --size 96 --data-dir runs/continuing/data
-    fmi-jax prepare synthetic --size 96 --split upstream --data-dir runs/continuing/data
-    fmi-jax study run benchmarks/continuing.py --root runs/continuing --data-dir runs/continuing/data
-    fmi-jax report --root runs/continuing
+    fmi-jax draw isic2019 runs/more/raw --images 700
+    fmi-jax prepare isic2019 --source runs/more/raw --size 96 --data-dir runs/more/data
+    fmi-jax prepare synthetic --size 96 --split upstream --data-dir runs/more/data
+    fmi-jax study run benchmarks/continuing.py --root runs/more --data-dir runs/more/data
+    fmi-jax report --root runs/more
 
 A small ViT is fine-tuned to grade drawn fundus photographs, and then goes on with DINO on drawn
 photographs of skin, whose labels it does not see. A linear probe on these stands for what it knows,

@@ -347,6 +347,7 @@ def alike(scalars: Mapping[str, float]) -> str:
 
 
 def warn_of_spread(config: BaseConfig, last: Mapping[str, float]) -> Iterator[str]:
+    """Say that all images have become one."""
     del config
     if words := alike(last):
         yield f"The pre-training has collapsed: {words}."
