@@ -52,8 +52,8 @@ def training_subset(
     ids, labels = dataset.ids("train"), dataset.labels("train")
     if shots and info.label is not Label.INDEX:
         raise UsageError(
-            f"data.shots={shots}: an image of {info.name} can be of several classes, so there is"
-            " no number of images of each; use data.fraction."
+            f"data.shots={shots}: the labels of {info.name} are {info.label.words}, so there is no"
+            " number of images of each class; use data.fraction."
         )
     rows = (
         few_shot_rows(ids, labels, info.classes, shots, seed)

@@ -26,7 +26,7 @@ from fmi_jax.training.step import Arrays, Follow
 
 
 @dataclasses.dataclass(slots=True)
-class ByolConfig(monitor.Watched):
+class ByolConfig(monitor.MonitorConfig):
     """Self-supervised pre-training (protocol `byol`); `image_size` is the side of the views.
 
     Attributes:

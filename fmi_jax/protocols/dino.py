@@ -57,7 +57,7 @@ _LEFT = 0.01  # nats of entropy, or of divergence, below which nothing is left t
 
 
 @dataclasses.dataclass(slots=True)
-class DinoConfig(monitor.Watched):
+class DinoConfig(monitor.MonitorConfig):
     """Self-supervised pre-training (protocol `dino`); `image_size` is the side of global crops.
 
     Attributes:
@@ -268,7 +268,7 @@ def _images(config: BaseConfig, counts: Mapping[str, int]) -> Images:
 
 
 def _uniform(config: BaseConfig) -> float:
-    """Entropy of a teacher that says every prototype of everything, in nats."""
+    """Entropy of the uniform distribution over all prototypes, in nats."""
     return math.log(section(config, DinoConfig).prototypes)
 
 

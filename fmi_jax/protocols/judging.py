@@ -211,7 +211,7 @@ class Monitor(abc.ABC):
 
         Args:
           features: `Features.pooled` of the backbone that the run hands on, `[n, f]`.
-          first: the same at step 0.
+          first: features of the same images at step 0.
         """
 
     @abc.abstractmethod

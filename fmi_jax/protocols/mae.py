@@ -54,7 +54,7 @@ _PERIOD = 10_000  # base of the wavelengths of positions
 
 
 @dataclasses.dataclass(slots=True)
-class MaeConfig(monitor.Watched):
+class MaeConfig(monitor.MonitorConfig):
     """Self-supervised pre-training (protocol `mae`); `image_size` is the side of the view.
 
     Attributes:
@@ -223,10 +223,11 @@ def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
     patches = (config.image_size // arch.patch_size) ** 2
     seen = int(patches * (1 - options.mask_ratio))
     if not seen:
+        most = math.floor(1e4 * (1 - 1 / patches)) / 1e4
+        less = f"at most {most}, or " if most else ""
         raise UsageError(
             f"mae.mask_ratio={options.mask_ratio} leaves none of the {patches} patches of {name} at"
-            f" image_size={config.image_size}: expected at most {1 - 1 / patches:.3g}, or larger"
-            " images."
+            f" image_size={config.image_size}: expected {less}larger images."
         )
     of_all = pretraining.learns(config, arch)
     return Fit(
@@ -237,7 +238,7 @@ def fit(config: BaseConfig, arch: ArchConfig) -> Fit:
         augment=lambda pixels: masking(options, patches, pixels),
         logged=lambda means: dict(means),
         keeps="last",
-        monitor=functools.partial(monitor.watch, options, lambda scalars: ""),
+        monitor=functools.partial(monitor.watch, options, None),
     )
 
 

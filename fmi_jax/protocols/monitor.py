@@ -35,7 +35,7 @@ TITLES = {
 
 
 @dataclasses.dataclass(slots=True)
-class Watched:
+class MonitorConfig:
     """Options of every pre-training.
 
     Attributes:
@@ -55,12 +55,13 @@ class FeatureMonitor(Monitor):
       groups: patient or lesion of these images; None if the data name none.
       task: meaning of the labels.
       outputs: says of the means of the training's scalars what has collapsed; empty: nothing has.
+        None: the training has a target that cannot collapse, and nothing stops it.
     """
 
     labels: np.ndarray | None
     groups: tuple[str, ...] | None
     task: Task
-    outputs: Callable[[Mapping[str, float]], str]
+    outputs: Callable[[Mapping[str, float]], str] | None
 
     def values(self, features: np.ndarray, first: np.ndarray) -> dict[str, float]:
         """Measure features of the watched images."""
@@ -94,10 +95,12 @@ class FeatureMonitor(Monitor):
         What the networks say is judged in the second half alone: at first it is nearly the same
         for all images wherever the weights are random.
         """
-        return of_features(values, first) or (self.outputs(recent) if progress > 0.5 else "")
+        if self.outputs is None:
+            return ""
+        return feature_collapse(values, first) or (self.outputs(recent) if progress > 0.5 else "")
 
 
-def of_features(values: Mapping[str, float], first: Mapping[str, float]) -> str:
+def feature_collapse(values: Mapping[str, float], first: Mapping[str, float]) -> str:
     """Say that features have become alike, given the monitors now and at step 0."""
     for name, words in (
         ("feature_spread", "all images have nearly the same feature (spread"),
@@ -109,7 +112,7 @@ def of_features(values: Mapping[str, float], first: Mapping[str, float]) -> str:
 
 
 def watch(
-    options: Watched, outputs: Callable[[Mapping[str, float]], str], run: Run
+    options: MonitorConfig, outputs: Callable[[Mapping[str, float]], str] | None, run: Run
 ) -> FeatureMonitor | None:
     """Choose the images to watch in a run; None where its options ask for no monitor."""
     count, dataset = options.monitor_images, run.dataset
@@ -121,17 +124,20 @@ def watch(
     if dataset.info.label in (Label.INDEX, Label.VECTOR):
         labels = dataset.labels("train")[rows]
         labels = None if np.isnan(labels).any() else labels
+    groups = None if groups is None else tuple(groups[row] for row in rows)
+    if len(rows if groups is None else {*groups}) < 2:  # nobody's neighbours
+        labels = None
     return FeatureMonitor(
         rows=rows,
         labels=labels,
-        groups=None if groups is None else tuple(groups[row] for row in rows),
+        groups=groups,
         task=run.task,
         metric="" if labels is None else run.metric,
         outputs=outputs,
     )
 
 
-def images(options: Watched, config: BaseConfig, counts: Mapping[str, int]) -> int:
+def images(options: MonitorConfig, config: BaseConfig, counts: Mapping[str, int]) -> int:
     """Count the images that the monitor of a run looks at, each as often as it does."""
     looks = 1 + len(Plan.of(config, counts["train"]).save_at)
     return looks * min(options.monitor_images, counts["train"])
@@ -143,7 +149,7 @@ def notes(
     """Say what the monitors of a finished run mean; nothing where there were none."""
     if "feature_spread" not in last:
         return
-    if words := of_features(last, first):
+    if words := feature_collapse(last, first):
         yield f"The pre-training has collapsed: {words}."
     if "knn" not in last or selection is None:
         return

@@ -30,7 +30,7 @@ from fmi_jax.protocols import monitor
 from fmi_jax.protocols.adapt import partial
 from fmi_jax.protocols.judging import Run
 from fmi_jax.protocols.spec import Fit, FitSpec, Images, JudgeSpec, Pixels, seeds_alone
-from fmi_jax.settings import BaseConfig, section
+from fmi_jax.settings import AugmentConfig, BaseConfig, section
 from fmi_jax.tasks.self_supervision import spread
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.step import Arrays, Augment
@@ -44,9 +44,14 @@ _ALIKE = 0.05  # spread of the targets' unit vectors below which they are the sa
 _PUBLISHED_SIZE = 224  # side in pixels for which the blur was published
 _NORM = {"eps": 1e-5, "momentum": 0.1}
 
+# The monitor sees images as an evaluation does, and judges neighbours by the metric.
 _IGNORES = (
-    *("augment", "metric", "group_pooling", "operating"),
-    *("train.bootstrap_samples", "train.eval_batch_size"),
+    *(
+        f"augment.{field.name}"
+        for field in dataclasses.fields(AugmentConfig)
+        if field.name != "center_crop"
+    ),
+    *("group_pooling", "operating", "train.bootstrap_samples"),
 )
 
 
@@ -188,7 +193,7 @@ def averaged(params: Arrays, followers: Arrays, keep: Any, anchor: float = 0.0) 
 
 def judge_of(
     name: str,
-    options: type[monitor.Watched],
+    options: type[monitor.MonitorConfig],
     panels: Mapping[str, str],
     images: Callable[[BaseConfig, Mapping[str, int]], Images],
     warn: Callable[[BaseConfig, Mapping[str, float]], Iterator[str]],
@@ -222,7 +227,7 @@ def judge_of(
         ]
         lines += [f"{title:<32}{value:>9.3f}" for title, value in beside.values()]
         best = {}
-        if run.selection is not None and (step := run.selection.best_step):
+        if run.selection is not None and (step := run.selection.best_step) and "knn" in last:
             value = run.selection.tracks[0].best_value
             best = {"best_by_neighbours": {"step": step, run.metric: value}}
         return Finding(
@@ -353,12 +358,12 @@ def warn_of_spread(config: BaseConfig, last: Mapping[str, float]) -> Iterator[st
         yield f"The pre-training has collapsed: {words}."
 
 
-def watch_views(options: monitor.Watched) -> Callable[[Run], monitor.FeatureMonitor | None]:
+def watch_views(options: monitor.MonitorConfig) -> Callable[[Run], monitor.FeatureMonitor | None]:
     """Make the choice of images to watch in a pre-training that predicts views."""
     return functools.partial(monitor.watch, options, alike)
 
 
-def view_judge(name: str, options: type[monitor.Watched], *, teacher: bool) -> JudgeSpec:
+def view_judge(name: str, options: type[monitor.MonitorConfig], *, teacher: bool) -> JudgeSpec:
     """Make the judge of a pre-training that predicts views.
 
     Args:

@@ -137,6 +137,11 @@ def judge(run: Run) -> Finding:
         values["agreement"], more = _agreement(run, network, masked)
         texts.append(table(_ON_MASKS, values["agreement"], "with something in the mask"))
         notes += more
+    if settings.curves and not classes:
+        notes.append(
+            "Curves are of a class's probability: this network has no classifier, so there are none"
+            " (saliency.curves)."
+        )
     if classes and settings.curves:
         values["curves"], more, charts[_CURVES_FILE] = _curves(run, network)
         captions[_CURVES_FILE] = _CURVES_CAPTION
@@ -320,6 +325,8 @@ def _agreement(
 def _curves(run: Run, network: Network) -> tuple[dict[str, Any], list[str], Lines]:
     """Delete and insert pixels in the order of every map, and of maps that know nothing."""
     settings, info = section(run.config, SaliencyConfig), run.dataset.info
+    # Of the classifier's own classes: the images shown may have labels of another form.
+    label = Label(Result.read(Path(settings.run)).dataset["label"]) if settings.run else info.label
     count, side = info.counts[settings.split], network.config.image_size
     rows = np.unique(np.linspace(0, count - 1, min(count, settings.curves)).astype(int)).tolist()
 
@@ -329,7 +336,7 @@ def _curves(run: Run, network: Network) -> tuple[dict[str, Any], list[str], Line
 
         def probability(images: Array) -> Array:
             logits = logits_of(module, images).astype(jnp.float32)
-            shares = jax.nn.softmax(logits) if info.label is Label.INDEX else nnx.sigmoid(logits)
+            shares = jax.nn.softmax(logits) if label is Label.INDEX else nnx.sigmoid(logits)
             return jnp.take_along_axis(shares, target, axis=1)[:, 0]
 
         return {"curves": deletion_and_insertion(probability, images, maps)}

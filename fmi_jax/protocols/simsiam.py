@@ -22,7 +22,7 @@ from fmi_jax.tasks.self_supervision import Predictions, ViewPrediction
 
 
 @dataclasses.dataclass(slots=True)
-class SimSiamConfig(monitor.Watched):
+class SimSiamConfig(monitor.MonitorConfig):
     """Self-supervised pre-training (protocol `simsiam`); `image_size` is the side of the views.
 
     Attributes:

@@ -186,8 +186,7 @@ def common_notes(session: Session) -> Iterator[str]:
             f"Trained on {info.counts['train']} of {session.dataset.manifest['counts']['train']}"
             f" training images (subset_seed={config.data.subset_seed})."
         )
-        chosen = session.selection is None or bool(session.selection.metric)
-        if chosen:
+        if session.selection is None or assembly.fit.keeps == "best":
             yield (
                 f"What is reported was chosen on all {info.counts['val']} validation images: their"
                 f" labels are used beside those of the {info.counts['train']} training images."

@@ -292,11 +292,12 @@ def _watch(
         values = measure(arrays)
         words = monitor.collapse(values, first, recent, progress)
         if words and progress < 1:
+            saved = any(path.name.isdecimal() for path in (workdir / CHECKPOINTS).glob("*"))
+            kept = f" Earlier checkpoints are kept in {workdir / CHECKPOINTS}." if saved else ""
             raise UserError(
-                f"the pre-training has collapsed after {progress:.0%} of its steps: {words}. The"
-                f" checkpoints before are kept in {workdir / CHECKPOINTS}. Expected images that"
-                " stay apart: lower optim.learning_rate, lengthen the warm-up, or see the settings"
-                " under 'When it collapses' in docs/pretraining.md."
+                f"the pre-training has collapsed after {progress:.0%} of its steps: {words}.{kept}"
+                " Expected images that stay apart: lower optim.learning_rate, lengthen the warm-up,"
+                " or see the settings under 'When it collapses' in docs/pretraining.md."
             )
         return values
 

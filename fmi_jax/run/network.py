@@ -234,9 +234,10 @@ def _chosen_head(run: Trained, found: FinishedRun) -> Trained:
 
 
 def handed_on(run: Trained) -> Trained:
-    """Take out what a run hands on: the whole network, or the bare backbone that `Fit` names."""
-    path = run.assembly.fit.hands_on + "."
-    if path == _BACKBONE:
+    """Take out what a run hands on: the network, or of a pre-training the bare backbone."""
+    fit = run.assembly.fit
+    path = fit.hands_on + "."
+    if fit.task is None and path == _BACKBONE:
         return run
     assembly = assemble(run.config, run.info.channels, len(run.info.classes), bare=True)
     return dataclasses.replace(

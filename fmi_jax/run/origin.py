@@ -25,6 +25,8 @@ from fmi_jax.settings import BaseConfig
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints, in that of a run."""
 
+_WATCHED = "best_by_neighbours"  # value of a pre-training's finding: the step that it chose
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinishedRun:
@@ -83,7 +85,7 @@ def kept_steps(fit: Fit, result: Result) -> tuple[int, ...]:
     """
     best = result.best
     own = result.steps if fit.heads or best is None else best.step
-    watched = result.finding.values.get("best_by_neighbours", {}).get("step", own)
+    watched = result.finding.values.get(_WATCHED, {}).get("step", own)
     return tuple(dict.fromkeys((own, watched)))
 
 
@@ -113,6 +115,11 @@ def finished_run(workdir: Path, model_parallel: int = 1, step: str = "kept") -> 
     result = Result.read(workdir)
     if record is None:
         raise UserError(f"{workdir} holds no run.json: expected the folder of a finished run.")
+    if step == "best" and result.best is None and _WATCHED not in result.finding.values:
+        raise UsageError(
+            f"backbone.run_step='best': the run in {workdir} chose no step, since its images had no"
+            " labels that tell neighbours apart; expected 'kept', its last step."
+        )
     config = dataclasses.replace(
         record.config,
         train=dataclasses.replace(record.config.train, model_parallel=model_parallel),

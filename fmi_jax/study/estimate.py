@@ -47,7 +47,11 @@ def describe_plan(
         plan.study.title,
         f"{len(settings)} settings, {total} cells in the end: "
         + ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        + (f"; {total - len(due)} more when learning rates are chosen" if total > len(due) else ""),
+        + (
+            f"; {total - len(due)} more when those before them have ended"
+            if total > len(due)
+            else ""
+        ),
     ]
     lines += [f"cannot be run: {reason}" for reason in dict.fromkeys(s.why_not for s in cannot)]
     lines += _cost(plan, settings, ledger, cells, states, tflops)

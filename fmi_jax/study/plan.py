@@ -157,8 +157,8 @@ def make_plan(
 
     Args:
       study: study to run.
-      rates, seeds: values to use instead of the study's own; rates also instead of those that a
-        setting has of its own.
+      rates, seeds: values to use instead of the study's own, and instead of those that a setting
+        has of its own; but a setting of one seed keeps it.
       product: True to run every rate with every seed.
       changed: config fields by dotted name, set in every experiment; part of the plan's file.
       free: more fields to set, which change no number (`data.data_dir`).
@@ -168,7 +168,7 @@ def make_plan(
     """
     values = {**(changed or {}), **(free or {})}
     given, rates = rates is not None, study.rates if rates is None else tuple(rates)
-    seeds = study.seeds if seeds is None else seeds
+    fewer, seeds = seeds is not None, study.seeds if seeds is None else seeds
     if seeds < 1:
         raise UsageError(f"--seeds {seeds}: expected 1 or more.")
     if any(rate <= 0 for rate in rates) or len({*rates}) < len(rates):
@@ -183,7 +183,8 @@ def make_plan(
             config = resolved(config)
         after = None if setting.after is None else changed_setting(setting.after)
         own = None if given else setting.rates
-        return dataclasses.replace(setting, config=config, after=after, rates=own)
+        repeats = seeds if fewer and setting.seeds not in (None, 1) else setting.seeds
+        return dataclasses.replace(setting, config=config, after=after, rates=own, seeds=repeats)
 
     return Plan(
         study=study,

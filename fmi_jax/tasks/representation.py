@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 _LEAST = 1e-12
+_ROWS = 512  # images that look for neighbours at once
 
 
 def spread_of(features: Float[np.ndarray, "n f"]) -> float:
@@ -53,22 +54,25 @@ def neighbour_votes(
     Args:
       features: features; not normalised.
       membership: vote of each image: one-hot, or 0 to 1 for every class.
-      groups: patient or lesion of each image, of which no other image votes; None: each its own.
+      groups: patient or lesion of each image, of which no other image votes; at least two. None:
+        each its own.
       k: number of neighbours; fewer where there are not as many.
       temperature: temperature in the weights `exp(cosine / temperature)`.
     """
     unit = _unit(features)
-    cosine = unit @ unit.T
     own = np.arange(len(unit)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    cosine[own[:, None] == own] = -np.inf
-    nearest = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
-    closeness = np.take_along_axis(cosine, nearest, axis=1)
-    best = closeness[:, :1]
-    # An image without any neighbour (all are of one patient) has no vote of its own.
-    weights = np.exp((closeness - np.where(np.isfinite(best), best, 0.0)) / temperature)
-    total = weights.sum(1, keepdims=True)
-    votes = np.einsum("qk,qkc->qc", weights, membership[nearest])
-    return np.where(total > 0, votes / np.maximum(total, _LEAST), membership.mean(0))
+    found = np.empty(membership.shape)
+    for start in range(0, len(unit), _ROWS):
+        rows = slice(start, start + _ROWS)
+        cosine = unit[rows] @ unit.T
+        cosine[own[rows, None] == own] = -np.inf
+        nearest = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
+        closeness = np.take_along_axis(cosine, nearest, axis=1)
+        # Relative to the nearest: the weights are the same, and none is too large.
+        weights = np.exp((closeness - closeness[:, :1]) / temperature)
+        weights /= weights.sum(1, keepdims=True)
+        found[rows] = np.einsum("qk,qkc->qc", weights, membership[nearest])
+    return found.clip(0, 1)  # rounding may exceed 1
 
 
 def _unit(features: np.ndarray) -> np.ndarray:

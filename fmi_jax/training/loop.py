@@ -95,13 +95,13 @@ class Loop:
     frozen: Arrays
     batches: Iterator[Batch]
     validate: Callable[[Arrays], Sequence[Mapping[str, float]]]
-    watch: Callable[[Arrays, Mapping[str, float], float], Mapping[str, float]] | None
     learning_rate: Any
     batch_ids: Callable[[int], Sequence[str]]
     checkpoints: RunCheckpoints
     writer: MetricWriter
     report: ProgressReport
     selection: Selection
+    watch: Callable[[Arrays, Mapping[str, float], float], Mapping[str, float]] | None = None
 
     def run(self, state: TrainState, start_step: int) -> TrainState:
         """Train from `start_step` to the end of the plan, or until the learning rate is too low.

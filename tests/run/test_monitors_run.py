@@ -16,10 +16,13 @@ from fmi_jax.artifacts.history import read_history
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UserError
 from fmi_jax.protocols import monitor
+from fmi_jax.protocols.dino import DinoConfig
 from fmi_jax.protocols.knn import vote
 from fmi_jax.protocols.monitor import FeatureMonitor
+from fmi_jax.protocols.registry import protocol_of
 from fmi_jax.rules import validate
 from fmi_jax.run.network import read_trained, trained_backbone
+from fmi_jax.run.predict import predict
 from fmi_jax.settings import set_fields
 
 STEPS = 6  # with looks at 0, 2, 4 and 6
@@ -209,3 +212,41 @@ def test_without_monitors_nothing_is_watched(config: ExperimentConfig, tmp_path:
     result = short_runs.run(config, tmp_path)
     assert not any(n.startswith("monitor/") for n in read_history(tmp_path / "metrics.jsonl"))
     assert "best_by_neighbours" not in result.finding.values
+
+
+def test_without_labels_there_is_no_best_step(config: ExperimentConfig, tmp_path: Path) -> None:
+    """Nor where the metric is undefined for whatever was watched."""
+    undefined = {**values(0.0), "knn": float("nan")}
+    result = Scripted(*[undefined] * 4).run(config, tmp_path)
+    assert "best_by_neighbours" not in result.finding.values
+    with pytest.raises(UserError, match="chose no step"):
+        read_trained(tmp_path, step="best")
+    read_trained(tmp_path)
+
+
+def test_a_page_never_says_that_validation_chose(config: ExperimentConfig, tmp_path: Path) -> None:
+    config = copy.deepcopy(config)
+    config.data.fraction = 0.5
+    config.train.max_steps = 2
+    result = short_runs.run(config, tmp_path)
+    assert any("Trained on" in note for note in result.notes)
+    assert not any("validation images" in note for note in result.notes)
+
+
+def test_what_is_watched_depends_on_fields_that_a_run_keeps(config: ExperimentConfig) -> None:
+    unread = protocol_of(config).unread
+    assert not {"metric", "augment", "augment.center_crop", "train.eval_batch_size"} & {*unread}
+    assert "augment.hue" in unread
+
+
+@pytest.mark.parametrize("protocol", ["simsiam", "mae"])
+def test_a_pretraining_without_a_teacher_hands_a_bare_backbone_on(
+    protocol: str, config: ExperimentConfig, tmp_path: Path
+) -> None:
+    fields = {"protocol": protocol, "train.max_steps": 1}
+    changed = short_runs.changed(dataclasses.replace(config, dino=DinoConfig()), fields)
+    short_runs.run(changed, tmp_path)
+    names = read_trained(tmp_path).arrays
+    assert all(name.startswith("backbone.") for name in names)
+    with pytest.raises(UserError, match="classif"):
+        predict(tmp_path, [Path("new.png")])

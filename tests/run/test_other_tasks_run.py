@@ -33,7 +33,8 @@ class Killed(BaseException):
 def test_a_run_killed_after_its_result_is_completed(
     squares: ExperimentConfig, tmp_path: Path
 ) -> None:
-    config = short_runs.changed(squares, {"protocol": "dino", "data.fraction": 0.5})
+    fields = {"protocol": "dino", "data.fraction": 0.5, "dino.monitor_images": 0}
+    config = short_runs.changed(squares, fields)
     page = mock.patch.object(conclusion, "write_report", side_effect=Killed)
     with page, pytest.raises(Killed):
         experiment.run(config, tmp_path)

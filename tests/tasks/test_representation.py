@@ -73,7 +73,17 @@ def test_no_image_of_the_same_patient_votes() -> None:
     assert not apart[np.arange(2 * N), patients].any()
 
 
-def test_an_image_without_another_patient_gets_the_shares_of_all() -> None:
-    membership = np.eye(2)[[0, 1, 1]]
-    found = neighbour_votes(RNG.normal(size=(3, F)), membership, ["p"] * 3, k=2, temperature=0.1)
-    np.testing.assert_allclose(found, np.repeat(membership.mean(0)[None], 3, 0))
+def test_votes_that_all_agree_are_probabilities_in_any_number_of_rows() -> None:
+    """Of shares that add up to 1, rounding makes more; log-odds of more than 1 are not numbers."""
+    features = RNG.normal(size=(1100, F))
+    votes = neighbour_votes(features, np.ones((1100, 2)), None, k=20, temperature=0.07)
+    assert votes.max() <= 1
+    np.testing.assert_allclose(votes, 1)
+    one, other = features[:600], np.eye(2)[RNG.integers(0, 2, 600)]
+    together = neighbour_votes(one, other, None, k=3, temperature=0.1)
+    bank = one / np.linalg.norm(one, axis=1, keepdims=True)
+    cosine = bank[599] @ bank.T
+    cosine[599] = -np.inf
+    best = np.argsort(-cosine)[:3]
+    weights = np.exp(cosine[best] / 0.1)
+    np.testing.assert_allclose(together[599], weights @ other[best] / weights.sum(), atol=1e-12)

@@ -101,8 +101,7 @@ def prepare_sizes(
         raw = spec.read(source)
         if spec.ordinal and raw.label is not Label.INDEX:
             raise UsageError(
-                f"the labels of {spec.name} are {raw.label.words}: only grades, one per image, can"
-                " be ordinal."
+                f"{spec.name} has {raw.label.words}: only grades, one per image, can be ordinal."
             )
         task = find_task(raw)(raw.classes, spec.class_groups)
         metric = spec.metric or task.selects
