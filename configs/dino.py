@@ -15,7 +15,7 @@ python run.py --config=configs/dino.py:simsiam --workdir=runs/simsiam
 python run.py --config=configs/dino.py:mae --workdir=runs/mae
 
 Two recipes for real images (set `data.name`): that of the paper, and that of the second study's
-code without its defects (docs/protocols.md):
+code without its defects (docs/pretraining.md):
 
 python run.py --config=configs/dino.py:official --workdir=runs/official
 python run.py --config=configs/dino.py:study --workdir=runs/study
@@ -26,7 +26,7 @@ it was chosen; converted weights are needed, python -m weights_convert dinov2_vi
 python run.py --config=configs/dino.py:small --workdir=runs/small
 
 `python -m benchmarks.pretraining` does the first three for three seeds; the result is in
-docs/protocols.md. The images are drawn by a program: the numbers say nothing about patients.
+docs/pretraining.md. The images are drawn by a program: the numbers say nothing about patients.
 """
 
 from fmi_jax.config import ExperimentConfig
