@@ -115,7 +115,8 @@ def candidates(setting: Setting, rates: tuple[float, ...], seeds: int) -> tuple[
         for variant in variants:
             if paired and parent is not None and variant.seed not in (None, parent.seed):
                 continue
-            own = variant if parent is None or variant.learning_rate is not None else parent
+            named = (variant.learning_rate, variant.seed) != (None, None)
+            own = variant if parent is None or named else parent
             cells.append(
                 Cell(
                     id=cell_id(variant.config),

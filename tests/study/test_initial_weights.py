@@ -223,3 +223,18 @@ def test_a_draw_by_name_is_refused_where_nothing_is_drawn() -> None:
     config.backbone.initialisation, config.backbone.weights = "kaiming", "in1k"
     with pytest.raises(UsageError, match="initialisation='kaiming' draws what"):
         validate(config)
+
+
+def test_a_pretraining_that_goes_on_from_a_run_is_followed_in_every_seed() -> None:
+    """Not in the first alone, though all of them start from one and the same run."""
+    at = {"dataset": "synthetic"}
+    first = Setting(at=at, config=ExperimentConfig(protocol="finetune"), seeds=1)
+    more = Setting(at=at, config=ExperimentConfig(protocol="dino"), after=first)
+    probe = Setting(at=at, config=ExperimentConfig(protocol="logistic"), after=more)
+    (begun,) = due(probe, (), 3, product=False, scores={})
+    scores: dict[str, Score | None] = {begun.id: NO_SCORE}
+    pretrained = [c for c in due(probe, (), 3, product=False, scores=scores) if c != begun]
+    assert [cell.seed for cell in pretrained] == [0, 1, 2]
+    scores |= {cell.id: NO_SCORE for cell in pretrained}
+    judged = due(probe, (), 3, product=False, scores=scores)[4:]
+    assert [cell.config.backbone.run for cell in judged] == [cell.id for cell in pretrained]
