@@ -119,7 +119,7 @@ def test_a_fraction_of_the_training_images_keeps_those_without_a_lesion(dataset)
     present = part.labels("train")
     assert len(present) == round(0.5 * dataset.info.counts["train"])
     assert set(present[:, 1]) == {0, 1}
-    with pytest.raises(UsageError, match="several classes"):
+    with pytest.raises(UsageError, match="labels of spots are masks"):
         training_subset(dataset, shots=1)
 
 
