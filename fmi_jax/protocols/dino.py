@@ -43,7 +43,7 @@ from fmi_jax.protocols import monitor, pretraining
 from fmi_jax.protocols.spec import Fit, Images, Parts
 from fmi_jax.rules import fraction, low_high, not_negative, positive
 from fmi_jax.settings import BaseConfig, section
-from fmi_jax.tasks.self_supervision import Distillation, SelfSupervision, unit, unit_scale
+from fmi_jax.tasks.self_supervision import Distillation, SelfSupervision, unit
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.optim import Held
 from fmi_jax.training.step import Arrays, Follow
@@ -123,13 +123,11 @@ class ProjectionHead(nnx.Module):
 
     def __call__(self, features: Float[Array, "*n f"]) -> Float[Array, "*n k"]:
         """Logits in float32, from -1 to 1."""
-        logits = jnp.matmul(
+        return jnp.matmul(
             self.project(features).astype(self.dtype),
-            self.prototypes[...].astype(self.dtype),
+            unit(self.prototypes[...], axis=0).astype(self.dtype),
             preferred_element_type=jnp.float32,
         )
-        # Divided here: on a CPU, XLA would divide every prototype anew for every feature.
-        return logits * unit_scale(self.prototypes[...], axis=0)
 
     def project(self, features: Float[Array, "*n f"]) -> Float[Array, "*n w"]:
         """Unit vectors in float32 that the last layer compares with its prototypes."""

@@ -137,10 +137,6 @@ def spread(mean_feature: Float[Array, "d"]) -> Float[Array, ""]:
 
 def unit(x: Float[Array, "*n"], axis: int = -1) -> Float[Array, "*n"]:
     """Divide vectors along an axis by their Euclidean norms, in float32."""
-    return x.astype(jnp.float32) * unit_scale(x, axis)
-
-
-def unit_scale(x: Float[Array, "*n"], axis: int) -> Float[Array, "*n"]:
-    """Inverse Euclidean norms of vectors along an axis, which stays, in float32."""
-    squared = jnp.square(x.astype(jnp.float32)).sum(axis, keepdims=True)
-    return jax.lax.rsqrt(jnp.maximum(squared, _LEAST_NORM**2))
+    x = x.astype(jnp.float32)
+    squared = jnp.square(x).sum(axis, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squared, _LEAST_NORM**2))
