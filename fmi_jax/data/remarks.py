@@ -25,9 +25,9 @@ class Duplicates:
     """Images that are the same to the pixel once prepared, as the "split: id" of each.
 
     Attributes:
-      across: those in more than one split.
-      within: those more than once in one split, and in no other.
-      disagreeing: how many of them all have labels that are not the same.
+      across: images that are in more than one split.
+      within: images that are in one split more than once, and in no other.
+      disagreeing: number of sets of copies whose labels differ.
     """
 
     across: list[list[str]]

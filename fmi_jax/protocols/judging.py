@@ -225,8 +225,8 @@ class Monitor(abc.ABC):
         """Say what has collapsed; empty where nothing has.
 
         Args:
-          values: what was measured now.
-          first: what was measured at step 0.
+          values: monitors now.
+          first: monitors at step 0.
           recent: means of the training's scalars since the last measurement.
           progress: share of all steps that are done.
         """

@@ -288,8 +288,11 @@ def fit_spec(
     Args:
       name: protocol, and its section of the config.
       title: published name of the method.
-      fit, options, judge, small, check: those of the `FitSpec`; `check` is asked beside what every
-        pre-training refuses.
+      fit: describes the training of a config.
+      options: class of the protocol's section.
+      judge: judge of what was trained.
+      small: fields to set in an experiment on tiny backbones and few images.
+      check: refuses configs that do not fit the data, beside what every pre-training refuses.
     """
 
     def check_all(config: BaseConfig, info: DatasetInfo) -> None:

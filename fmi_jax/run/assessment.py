@@ -84,7 +84,8 @@ class Assessor:
         """Evaluate groups of test images, if `config.group_pooling` asks for it.
 
         Args:
-          measured, rows: those of `assess`.
+          measured: measurements of every test image.
+          rows: ids, groups and columns of the test images, in the same order.
           choices: result of `choose_per_group`.
         """
         if not self.config.group_pooling:

@@ -32,7 +32,7 @@ def watcher(
       structure: model that is trained.
       preprocess: function that makes its inputs, as in an evaluation.
       placement: sharding of its arrays.
-      first: its arrays at step 0.
+      first: arrays of the model at step 0.
 
     Returns:
       What was measured at step 0, and the measure of arrays at another.

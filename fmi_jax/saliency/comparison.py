@@ -29,7 +29,7 @@ class Yardstick:
       least: smallest value of each measure; the largest is 1.
       deciding: name of the measure that decides; more of it is better.
       words: name of that measure in a sentence.
-      claim: what a map that is ahead is shown to do.
+      claim: predicate of the sentence on maps that are ahead ("find what the masks show").
     """
 
     titles: Mapping[str, str]
@@ -92,7 +92,7 @@ def table(yardstick: Yardstick, found: Mapping[str, Any], words: str) -> str:
     Args:
       yardstick: measures.
       found: JSON values from `compare`; empty: there is no table.
-      words: what the images have in common ("with something in the mask").
+      words: property that the images share ("with something in the mask").
     """
     if not found:
         return ""

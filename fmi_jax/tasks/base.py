@@ -335,7 +335,8 @@ class Task(Objective):
         Args:
           evaluation: metrics of `measured`, from `evaluate`.
           choices: choices of `chosen` by `rule`.
-          measured, how: those of `bootstrap`.
+          measured: measurements of every image.
+          how: number of resamples, their seed, and the groups that are drawn whole.
         """
         return evaluation
 
@@ -349,7 +350,9 @@ class Task(Objective):
 
         Args:
           evaluation: metrics of `measured`, from `evaluate`.
-          measured, how: those of `bootstrap`; 0 samples give no intervals.
+          measured: measurements of every image.
+          how: number of resamples, their seed, and the groups that are drawn whole; 0 resamples
+            give no intervals.
         """
         if how.samples == 0:
             return evaluation

@@ -114,7 +114,9 @@ def precision_recall(
     """Precision against recall of the classes that `roc` shows; dotted: their prevalence.
 
     Args:
-      evaluation, labels, probabilities: those of `roc`.
+      evaluation: AUROCs, by which classes without a curve are known.
+      labels: class index `[n]`, or 0/1 `[n, k]` for a multi-label task, NaN where not known.
+      probabilities: probability of each class.
     """
     from sklearn.metrics import precision_recall_curve  # slow to import, and needed here alone
 
