@@ -43,7 +43,7 @@ from fmi_jax.protocols import monitor, pretraining
 from fmi_jax.protocols.spec import Fit, Images, Parts
 from fmi_jax.rules import fraction, low_high, not_negative, positive
 from fmi_jax.settings import BaseConfig, section
-from fmi_jax.tasks.self_supervision import Distillation, SelfSupervision, unit
+from fmi_jax.tasks.self_supervision import Distillation, SelfSupervision, unit, unit_columns
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.optim import Held
 from fmi_jax.training.step import Arrays, Follow
@@ -125,14 +125,14 @@ class ProjectionHead(nnx.Module):
         """Logits in float32, from -1 to 1."""
         return jnp.matmul(
             self.project(features).astype(self.dtype),
-            unit(self.prototypes[...], axis=0).astype(self.dtype),
+            unit_columns(self.prototypes[...]).astype(self.dtype),
             preferred_element_type=jnp.float32,
         )
 
     def project(self, features: Float[Array, "*n f"]) -> Float[Array, "*n w"]:
         """Unit vectors in float32 that the last layer compares with its prototypes."""
         hidden = gelu(self.fc2(gelu(self.fc1(features))))
-        return unit(self.fc3(hidden).astype(jnp.float32), axis=-1)
+        return unit(self.fc3(hidden))
 
 
 class Dino(nnx.Module):

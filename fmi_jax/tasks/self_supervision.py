@@ -135,8 +135,22 @@ def spread(mean_feature: Float[Array, "d"]) -> Float[Array, ""]:
     return jnp.sqrt(jnp.maximum(1 - jnp.square(mean_feature).sum(), 0.0))
 
 
-def unit(x: Float[Array, "*n"], axis: int = -1) -> Float[Array, "*n"]:
-    """Divide vectors along an axis by their Euclidean norms, in float32."""
+def unit(x: Float[Array, "*n f"]) -> Float[Array, "*n f"]:
+    """Divide vectors by their Euclidean norms, in float32."""
     x = x.astype(jnp.float32)
-    squared = jnp.square(x).sum(axis, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squared, _LEAST_NORM**2))
+    return _divided(x, jnp.square(x).sum(-1, keepdims=True))
+
+
+def unit_columns(x: Float[Array, "f k"]) -> Float[Array, "f k"]:
+    """Divide the columns of a matrix by their Euclidean norms, in float32.
+
+    The squares are added by a product. XLA on a CPU puts a sum of columns into whatever product
+    follows, and adds anew for every row of it: 4.4 s instead of 0.04 for 65,536 columns of 256.
+    """
+    x = x.astype(jnp.float32)
+    ones = jnp.ones((1, len(x)), jnp.float32)
+    return _divided(x, jnp.matmul(ones, jnp.square(x), precision=jax.lax.Precision.HIGHEST))
+
+
+def _divided(x: Array, squared_norms: Array) -> Array:
+    return x * jax.lax.rsqrt(jnp.maximum(squared_norms, _LEAST_NORM**2))
