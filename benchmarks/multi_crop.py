@@ -10,14 +10,17 @@ The shapes are the official repository's: two views of 224 and eight of 96 pixel
   global views; loss, centre, AdamW, clipping, moving averages. Its views are given: what PyTorch
   needs to make them is not counted.
 * `ours`: the whole step of `run.py`, which also makes the views from 256 x 256 pixels.
-* `backbone`: ours without views, head, loss, centre and moving averages: the student's passes and
-  gradient, the teacher's forward pass, AdamW.
+* `networks`: ours without views, loss, centre and moving averages: the passes of both backbones and
+  heads, the student's gradient, AdamW.
+* `backbone`: the same without heads. What views, loss and moving averages add is `ours` less
+  `networks`, and a share of `backbone`.
 
 A round gives one time of each. Writes `benchmarks/results/multi_crop_<cpu>.json`, and prints a
 table of medians and of ratios in a round.
 """
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -108,19 +111,29 @@ def ours(backbone: str) -> dict[str, float]:
     return fastest(train, CALLS)
 
 
-def backbone_alone(backbone: str) -> dict[str, float]:
+def passes(backbone: str, *, heads: bool) -> dict[str, float]:
     import jax
+    import jax.numpy as jnp
     import numpy as np
     import optax
     from flax import nnx
 
     from fmi_jax.models.base import Execution, create
     from fmi_jax.models.registry import BACKBONES
+    from fmi_jax.protocols.dino import ProjectionHead
 
-    spec = BACKBONES[backbone]
+    spec, options = BACKBONES[backbone], config_of(backbone).dino
     arch = spec.arch.sized(GLOBAL, GLOBAL)
     arch = arch.truncated(arch.num_blocks - 1)
-    networks = [create(spec.family, arch, Execution(), seed=seed) for seed in (0, 1)]
+
+    class Network(nnx.Module):
+        def __init__(self, seed: int):
+            self.backbone = create(spec.family, arch, Execution(), seed=seed)
+            if heads:
+                width, rngs = arch.feature_width, nnx.Rngs(params=seed)
+                self.head = ProjectionHead(width, options, dtype=np.float32, rngs=rngs)
+
+    networks = [Network(seed) for seed in (0, 1)]
     graphdef, student, stats = nnx.split(networks[0], nnx.Param, nnx.BatchStat)
     _, teacher, _ = nnx.split(networks[1], nnx.Param, nnx.BatchStat)
     optimizer = optax.adamw(1e-4)
@@ -130,15 +143,18 @@ def backbone_alone(backbone: str) -> dict[str, float]:
         for count, side in ((2, GLOBAL), (LOCALS, LOCAL))
     ]
 
-    def total(params: Any, stats: Any, images: Any) -> tuple[Any, Any]:
+    def outputs(params: Any, stats: Any, images: Any) -> tuple[Any, Any]:
         model = nnx.merge(graphdef, params, stats, copy=True)
         rngs = nnx.Rngs(dropout=0)
-        found = [model.features(some, rngs=rngs).pooled for some in images]
-        return sum(x.sum() for x in found), nnx.state(model, nnx.BatchStat)
+        found = jnp.concatenate([model.backbone.features(x, rngs=rngs).pooled for x in images])
+        return model.head(found) if heads else found, nnx.state(model, nnx.BatchStat)
 
     def update(params: Any, stats: Any, opt_state: Any, teacher: Any, images: Any) -> Any:
-        seen, _ = total(teacher, stats, images[:1])
-        grads, stats = jax.grad(total, has_aux=True)(params, stats, images)
+        seen, _ = outputs(teacher, stats, images[:1])
+        values, back, stats = jax.vjp(
+            lambda params: outputs(params, stats, images), params, has_aux=True
+        )
+        (grads,) = back(values)  # any gradient will do
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), stats, opt_state, seen
 
@@ -221,7 +237,12 @@ def in_torch(backbone: str) -> dict[str, float]:
     return fastest(train, CALLS)
 
 
-SIDES = {"torch": in_torch, "ours": ours, "backbone": backbone_alone}
+SIDES = {
+    "torch": in_torch,
+    "ours": ours,
+    "networks": functools.partial(passes, heads=True),
+    "backbone": functools.partial(passes, heads=False),
+}
 
 
 def measure(side: str, backbone: str) -> dict[str, float]:
@@ -260,6 +281,9 @@ def main(backbone: str, rounds: int) -> None:
                 f"| {side} | {seconds:.2f} {words} | {statistics.median(ratios):.2f}"
                 f" | {min(ratios):.2f} to {max(ratios):.2f} |"
             )
+        added = [(one["ours"][key] - one["networks"][key]) / one["backbone"][key] for one in found]
+        low, middle, high = (f"{f(added):.1%}" for f in (min, statistics.median, max))
+        print(f"| added, of the backbone's {words} | {middle} | {low} to {high} | |")
 
 
 if __name__ == "__main__":
