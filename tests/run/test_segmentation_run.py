@@ -1,8 +1,10 @@
 """Segmentation in a run: it finds lesions that no threshold finds, in memory that does not grow."""
 
 import gc
+import time
 import tracemalloc
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -25,6 +27,20 @@ from fmi_jax.types import Batch
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLASSES = ("background", "lesion")
 BATCH, SIDE = 10, 105
+
+
+PATIENCE = 10.0  # seconds
+
+
+def wait_for_release(arrays: Sequence[weakref.ref[np.ndarray]]) -> None:
+    """Wait until none of the arrays is in use.
+
+    Threads of the runtime let go of a batch a moment after its results are ready.
+    """
+    until = time.monotonic() + PATIENCE
+    while any(array() is not None for array in arrays):
+        assert time.monotonic() < until, "a batch is kept after it was evaluated"
+        time.sleep(0.001)
 
 
 def arrays_in_use() -> int:
@@ -72,12 +88,19 @@ class Evaluation:
     def batches(self, count: int, others: int) -> Iterator[Batch]:
         """Batches of noise; before each, the memory in use is noted."""
         shape = (BATCH, SIDE, SIDE)
+        before: list[list[weakref.ref[np.ndarray]]] = []
         for start in range(0, count, BATCH):
             rng = np.random.default_rng(start)
-            self.peak = max(self.peak, arrays_in_use() - others)
+            inputs = rng.integers(0, 255, (*shape, 3), np.uint8)
+            labels = rng.integers(0, 2, shape, np.uint8)
+            made = inputs.nbytes + labels.nbytes
+            if len(before) > 1:  # the last one is the caller's until it has the next
+                wait_for_release(before[-2])
+            self.peak = max(self.peak, arrays_in_use() - made - others)
+            before.append([weakref.ref(inputs), weakref.ref(labels)])
             yield Batch(
-                inputs=rng.integers(0, 255, (*shape, 3), np.uint8),
-                labels=rng.integers(0, 2, shape, np.uint8),
+                inputs=inputs,
+                labels=labels,
                 mask=np.ones(BATCH, np.float32),
                 index=np.arange(start, start + BATCH, dtype=np.int32),
             )
