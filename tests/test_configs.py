@@ -293,7 +293,7 @@ class SmallRuns:
     """The documented commands made small, each distinct one run once.
 
     Attributes:
-      folder: of data and runs.
+      folder: folder of data and runs.
       done: workdirs by config.
       named: workdirs by the name that the documents give them.
     """

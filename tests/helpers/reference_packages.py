@@ -30,11 +30,11 @@ def load_exported(
     """A copy of `model` with nothing but the weights of an exported file.
 
     Args:
-      model: of a published class; one of transformers reads the file by its own loader.
+      model: module of a published class; one of transformers reads the file by its own loader.
       path: the file.
       part: name of the attribute of a larger published network that `model` is.
       wrapper: entry of the file that holds the tensors.
-      options: of the loader of transformers.
+      options: arguments of the loader of transformers.
 
     Raises:
       RuntimeError: a key or shape is missing, not expected or another.

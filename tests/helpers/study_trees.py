@@ -22,9 +22,9 @@ class Images:
     """The test images of a made-up data set.
 
     Attributes:
-      name: of the data set; split_sha256 is made of it.
-      task, classes, metric: as in a prepared data set.
-      count: of test images.
+      name: name of the data set; split_sha256 is made of it.
+      task, classes, metric: fields of a prepared data set.
+      count: number of test images.
       per_group: images of a patient; 0: the data name none.
       synthetic: whether they count as drawn.
     """
@@ -88,12 +88,12 @@ def finish(
     """The files of a finished run in `folder`.
 
     Args:
-      folder: of the cell.
-      images: that it was tested on.
-      skill, seed: of its classifier.
-      val: its best validation metric.
-      steps: to its best step.
-      protocol: of the config.
+      folder: folder of the cell.
+      images: images that it was tested on.
+      skill, seed: skill of its classifier, and seed that draws its predictions.
+      val: best validation metric.
+      steps: number of its best step.
+      protocol: protocol of the config.
       backbone: entries of `Result.backbone`.
       grid: of a `probe_grid`, the skill of each learning rate; its first rate is the chosen one,
         with two seeds.

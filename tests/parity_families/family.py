@@ -17,16 +17,16 @@ class Family:
     """What the tool must know of a family.
 
     Attributes:
-      backbone: its class.
-      arch: from `meta.config` and the tensors of the checkpoint.
+      backbone: class of its networks.
+      arch: makes the arch from `meta.config` and the tensors of the checkpoint.
       arrays: `(module, images [b, h, w, c], unused tensors and further inputs)` to the arrays of a
         run by name, in the reference's axes. A family with runs in training mode takes `rngs`
         besides.
-      run_arch: `(arch, run)`: that of a run whose name, or entry in `meta.runs`, asks for more
-        than another image size.
-      run_layout: the layout a run reads the checkpoint in, from its entry in `meta.runs`; None
+      run_arch: `(arch, run)` to the arch of a run whose name, or entry in `meta.runs`, asks for
+        more than another image size.
+      run_layout: layout that a run reads the checkpoint in, from its entry in `meta.runs`; None
         for the one that is recognised.
-      layouts: those to read the checkpoint in, of an arch; None: all that `backbone` comes in.
+      layouts: layouts to read the checkpoint in, of an arch; None: all that `backbone` comes in.
     """
 
     backbone: type[Backbone]

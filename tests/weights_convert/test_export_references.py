@@ -89,13 +89,13 @@ class Reference:
     """A network of a published package.
 
     Attributes:
-      family, arch: what it is here.
-      publisher: whose names it has.
-      create: the module.
-      side: of images that it takes, in pixels.
-      head: its classifier, which reads the pooled feature.
+      family, arch: family and arch that it is here.
+      publisher: package whose names it has.
+      create: makes the module.
+      side: side of images that it takes, in pixels.
+      head: name of its classifier, which reads the pooled feature.
       part: attribute of a larger network that it is the image encoder of.
-      options: that `create` gave it beside a config of transformers.
+      options: options that `create` gave it beside a config of transformers.
     """
 
     family: type[Backbone]
