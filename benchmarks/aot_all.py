@@ -28,9 +28,9 @@ from fmi_jax.aot.targets import CHIPS, target
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.entry import guarded
 from fmi_jax.errors import unknown_name
+from fmi_jax.fields import as_dict, flatten
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.registry import FITS
-from fmi_jax.settings import as_dict, flatten
 
 DEFAULT = flatten(as_dict(ExperimentConfig()))
 RESULTS = Path(__file__).parent / "results" / "aot.jsonl"

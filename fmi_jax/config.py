@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from fmi_jax import settings
 from fmi_jax.protocols.adapt.lora import LoraConfig
 from fmi_jax.protocols.byol import ByolConfig
 from fmi_jax.protocols.cka import CkaConfig
@@ -53,9 +52,9 @@ class ExperimentConfig(BaseConfig):
 
 
 def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
-    """Invert `settings.as_dict`.
+    """Invert `fields.as_dict`.
 
     Raises:
       UsageError: a field is unknown, or a value has the wrong type.
     """
-    return settings.from_dict(ExperimentConfig, values)
+    return fields.from_dict(ExperimentConfig, values)

@@ -7,8 +7,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from fmi_jax.errors import UsageError, unknown_name
+from fmi_jax.fields import field_names, set_fields
 from fmi_jax.rules import check_types
-from fmi_jax.settings import BaseConfig, field_names, set_fields
+from fmi_jax.settings import BaseConfig
 
 
 def assign(config: BaseConfig, name: str, text: str) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import unknown_name
+from fmi_jax.fields import within
 from fmi_jax.protocols.registry import ADAPTS, FREE, HEADS, JUDGES, PROTOCOLS
 from fmi_jax.protocols.spec import ProtocolSpec
-from fmi_jax.settings import BaseConfig, within
+from fmi_jax.settings import BaseConfig
 
 _WIDTH, _INDENT = 80, " " * 6
 _FREE = "any adaptation with any head"

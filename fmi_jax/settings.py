@@ -1,18 +1,15 @@
-"""Settings that every experiment has, and functions on configs of any class.
+"""Settings that every experiment has.
 
 Every field is one decision, with the rule for its values beside it. `fmi_jax.config` adds the
 options of single protocols; what is below it reads them by their type (`section`).
 """
 
 import dataclasses
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from fmi_jax.errors import unknown_name
 from fmi_jax.rules import (
     Condition,
-    check_types,
     factor,
     fraction,
     low_high,
@@ -23,7 +20,6 @@ from fmi_jax.rules import (
 )
 
 _Section = TypeVar("_Section")
-_Config = TypeVar("_Config", bound="BaseConfig")
 
 _FLOAT16 = (
     "its largest number is 65504, which gradients and activations exceed without loss scaling;"
@@ -247,7 +243,7 @@ class OptimConfig:
 
 @dataclasses.dataclass(slots=True)
 class LossConfig:
-    """Loss of a classification, for classes of unequal frequency. Metrics stay as they are.
+    """Loss of a classification or of masks. Metrics stay as they are.
 
     Attributes:
       class_weights: "none", or "balanced": a class counts in inverse proportion to its training
@@ -257,12 +253,21 @@ class LossConfig:
       label_smoothing: share of the truth that is spread over all classes, as in PyTorch.
       logit_adjustment: factor on the logarithm of each class's share of the training images, which
         is added to its logit in training (one class per image); 0: off, 1 in its paper.
+      terms: terms of the loss of masks: "cross_entropy", "dice", or "both", their sum.
+      dice_over: pixels that a Dice is of, those of an "image" or of the whole "batch".
+      tversky: weights of false and of missed pixels in Dice; (0.5, 0.5) is Dice itself.
     """
 
     class_weights: str = one_of("none", "none", "balanced")
     focal_gamma: float = not_negative(0.0)
     label_smoothing: float = fraction(0.0)
     logit_adjustment: float = not_negative(0.0)
+    terms: str = one_of("both", "both", "cross_entropy", "dice")
+    dice_over: str = one_of("image", "image", "batch")
+    tversky: tuple[float, float] = ruled(
+        (0.5, 0.5),
+        Condition(lambda x: min(x) >= 0 and max(x) > 0, "expected two weights, not both 0"),
+    )
 
 
 @dataclasses.dataclass(slots=True)
@@ -375,75 +380,3 @@ def section(config: BaseConfig, kind: type[_Section]) -> _Section:
             f" {', '.join(each.__name__ for each in sections)}"
         )
     return sections[kind]
-
-
-def as_dict(config: BaseConfig) -> dict[str, Any]:
-    """Convert the config to plain JSON values."""
-
-    def fields(section: Any) -> dict[str, Any]:
-        return {field.name: getattr(section, field.name) for field in dataclasses.fields(section)}
-
-    return json.loads(json.dumps(config, default=fields))
-
-
-def from_dict(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
-    """Invert `as_dict`: make a config of that class.
-
-    Raises:
-      UsageError: a field is unknown, or a value has the wrong type.
-    """
-
-    def fill(target: Any, values: Mapping[str, Any], where: str) -> Any:
-        names = [field.name for field in dataclasses.fields(target)]
-        for name, value in values.items():
-            if name not in names:
-                raise unknown_name("config field", where + name, [where + n for n in names])
-            current = getattr(target, name)
-            if dataclasses.is_dataclass(current):
-                fill(current, value, f"{where}{name}.")
-            else:
-                setattr(target, name, value)
-        return target
-
-    config = fill(kind(), values, "")
-    check_types(config)
-    return config
-
-
-def flatten(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Flatten nested values to dotted names: `{"optim.learning_rate": 1e-4, ...}`."""
-    found = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found.update(flatten(value, f"{where}{name}."))
-        else:
-            found[where + name] = value
-    return found
-
-
-def flat(config: BaseConfig) -> dict[str, Any]:
-    """Convert the config to plain JSON values by dotted name."""
-    return flatten(as_dict(config))
-
-
-def field_names(kind: type[BaseConfig]) -> list[str]:
-    """Dotted names of all fields of a class of configs."""
-    return list(flat(kind()))
-
-
-def within(field: str, names: Iterable[str]) -> bool:
-    """Test whether a field is among the named fields and sections, by dotted name."""
-    return any(field == name or field.startswith(name + ".") for name in names)
-
-
-def set_fields(config: BaseConfig, values: Mapping[str, Any]) -> None:
-    """Set fields by their dotted names."""
-    for name, value in values.items():
-        section, _, field = name.rpartition(".")
-        setattr(getattr(config, section) if section else config, field, value)
-
-
-def differences(old: BaseConfig, new: BaseConfig) -> dict[str, tuple[Any, Any]]:
-    """Fields that differ, by dotted name: `{"optim.learning_rate": (old, new)}`."""
-    a, b = flat(old), flat(new)
-    return {name: (a[name], b[name]) for name in a if a[name] != b[name]}

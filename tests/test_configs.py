@@ -21,6 +21,7 @@ from fmi_jax.config import ExperimentConfig, from_dict
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.registry import DATASETS
 from fmi_jax.errors import UsageError
+from fmi_jax.fields import as_dict
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.knn import KnnConfig
 from fmi_jax.protocols.registry import (
@@ -35,7 +36,7 @@ from fmi_jax.protocols.registry import (
 from fmi_jax.rules import validate
 from fmi_jax.run import conclusion, experiment
 from fmi_jax.run.assembly import assemble
-from fmi_jax.settings import BaseConfig, DataConfig, TrainConfig, as_dict, section
+from fmi_jax.settings import BaseConfig, DataConfig, TrainConfig, section
 from fmi_jax.study.grids import recipe
 from fmi_jax.study.registry import STUDIES
 from fmi_jax.tasks.registry import TASKS

@@ -19,9 +19,9 @@ from fmi_jax import cli
 from fmi_jax.artifacts.result import FORMAT
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.labels import Label
+from fmi_jax.fields import as_dict, set_fields
 from fmi_jax.protocols.registry import ADAPTS, FREE, HEADS, PAIRS, PROTOCOLS, protocol_of
 from fmi_jax.run import experiment
-from fmi_jax.settings import as_dict, set_fields
 from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.plan import Plan, make_plan
 from fmi_jax.study.spec import Setting, Study

@@ -9,8 +9,8 @@ import pytest
 
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
+from fmi_jax.fields import set_fields
 from fmi_jax.rules import validate
-from fmi_jax.settings import set_fields
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from typing import Any
 from fmi_jax.aot.targets import Target
 from fmi_jax.config import ExperimentConfig, from_dict
 from fmi_jax.errors import UsageError
+from fmi_jax.fields import as_dict, differences, set_fields
 from fmi_jax.flags import assign
 from fmi_jax.protocols.registry import protocol_of
 from fmi_jax.rules import validate
-from fmi_jax.settings import as_dict, differences, set_fields
 
 WHAT = ("train", "eval", "features")
 CENTRE = 0.875  # fraction of the prepared side that the default augmentation keeps

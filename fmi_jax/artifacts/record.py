@@ -12,7 +12,8 @@ from typing import Any
 from fmi_jax import atomic, parallel
 from fmi_jax.artifacts import older
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.settings import BaseConfig, as_dict, differences, from_dict, within
+from fmi_jax.fields import as_dict, differences, from_dict, within
+from fmi_jax.settings import BaseConfig
 
 FILE_NAME = "run.json"
 FORMAT = 1

@@ -11,6 +11,7 @@ from flax import nnx
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError, unknown_name
+from fmi_jax.fields import differences, set_fields, within
 from fmi_jax.models.base import ArchConfig
 from fmi_jax.protocols import (
     byol,
@@ -48,7 +49,7 @@ from fmi_jax.protocols.spec import (
 )
 from fmi_jax.registry import Registry
 from fmi_jax.rules import earlier_defaults
-from fmi_jax.settings import BaseConfig, differences, set_fields, within
+from fmi_jax.settings import BaseConfig
 
 _Config = TypeVar("_Config", bound=BaseConfig)
 

@@ -28,6 +28,7 @@ from fmi_jax.data.labels import IGNORE, Label, resized_maps
 from fmi_jax.data.masks import masked_rows, masks_of
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError
+from fmi_jax.fields import set_fields
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.judging import Network, Run, batches_of
 from fmi_jax.protocols.spec import Finding, Images, JudgeSpec
@@ -39,7 +40,7 @@ from fmi_jax.saliency.comparison import CENTRE, Yardstick, compare, table
 from fmi_jax.saliency.curves import STEPS, area, deletion_and_insertion
 from fmi_jax.saliency.maps import TITLES, logits_of, maps_of, own_maps
 from fmi_jax.saliency.pictures import overlays, pictures
-from fmi_jax.settings import BaseConfig, section, set_fields
+from fmi_jax.settings import BaseConfig, section
 from fmi_jax.tasks.base import members
 
 

@@ -34,7 +34,8 @@ def console_table(evaluation: Evaluation, title: str, console: Console | None = 
     console.print(metrics)
     classes = _table(console, task.of_classes, ("", *task.per_class.values()))
     for name, row in evaluation.per_class.items():
-        classes.add_row(Text(name), *(_number(row[metric]) for metric in task.per_class))
+        cells = (_number(row[m]) if m in row else "" for m in task.per_class)
+        classes.add_row(Text(name), *cells)
     console.print(classes)
     if evaluation.undefined:
         console.print(Text(f"Undefined on these images: {', '.join(evaluation.undefined)}."))

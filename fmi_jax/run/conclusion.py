@@ -12,13 +12,13 @@ from fmi_jax.artifacts.result import Best, Finding, Result
 from fmi_jax.data.registry import note_on
 from fmi_jax.data.remarks import remarks_on
 from fmi_jax.errors import UserError
+from fmi_jax.fields import as_dict
 from fmi_jax.report.charts import draw_chart
 from fmi_jax.report.console import console_table, per_group_line
 from fmi_jax.report.page import FILE_NAME as PAGE, write_report
 from fmi_jax.run import runtime
 from fmi_jax.run.origin import CHECKPOINTS, chosen_head, kept_steps
 from fmi_jax.run.session import Session, now
-from fmi_jax.settings import as_dict
 
 
 def conclude(session: Session, findings: Sequence[Finding]) -> Result:

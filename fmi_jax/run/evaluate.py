@@ -232,14 +232,14 @@ def _measured(
 
     places = parallel.held_places(mesh, size)
     batches = loader.eval_batches(dataset, split, batch_size=size, places=places)
+    task = task_of(info)
     measured = predict_split(
-        evaluation_step(
-            run.assembly, run.config, run.pixels, task_of(info).measure, mesh, run.placement
-        ),
+        evaluation_step(run.assembly, run.config, run.pixels, task.measure, mesh, run.placement),
         run.arrays,
         ({**batch, "labels": relabelled(batch["labels"])} for batch in batches),
         len(dataset.ids(split)),
         mesh,
+        task.on_host,
     )
     if info.label is Label.VECTOR:
         return {name: values[:, matched.columns] for name, values in measured.items()}

@@ -11,6 +11,7 @@ The transformer of a stacked classifier comes from `config.transformer.weights`,
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def fit(run: Session) -> Session:
     predict = _predictor(run, feed, structure, placement)
 
     def validate(arrays: Arrays) -> list[Mapping[str, float]]:
-        measured = predict("val", arrays)
+        measured = predict("val", arrays, run.metric)
         each = [side_by_side.of_head(measured, i) for i in range(len(fit.heads))] or [measured]
         return [run.task.evaluate(one).values for one in each]
 
@@ -191,7 +192,7 @@ def fit(run: Session) -> Session:
             step=best or steps,
             steps=steps,
             plan=plan,
-            predict=lambda split: predict(split, arrays),
+            predict=lambda split: predict(split, arrays, ""),
             checkpoints=checkpoints,
         ),
     )
@@ -258,8 +259,11 @@ def _structure(assembly: Assembly) -> Partition:
 
 def _predictor(
     run: Session, feed: Feed, structure: Partition, placement: Placement
-) -> Callable[[str, Arrays], Measured]:
-    """Make `(split, arrays of the model) -> what is measured of every image`, of each head."""
+) -> Callable[[str, Arrays, str], Measured]:
+    """Make `(split, arrays of the model, metric) -> what is measured of every image`, by heads.
+
+    The metric is the one that is asked for; empty: all.
+    """
     measure = run.task.measure
     step = make_eval_step(
         structure,
@@ -269,9 +273,14 @@ def _predictor(
         placement=placement,
     )
 
-    def predict(split: str, arrays: Arrays) -> Measured:
+    def predict(split: str, arrays: Arrays, metric: str) -> Measured:
         return predict_split(
-            step, arrays, feed.eval_batches(split), len(run.dataset.ids(split)), run.mesh
+            step,
+            arrays,
+            feed.eval_batches(split),
+            len(run.dataset.ids(split)),
+            run.mesh,
+            functools.partial(run.task.on_host, metric=metric),
         )
 
     return predict

@@ -249,6 +249,11 @@ def objective_of(task: Task, config: BaseConfig, info: DatasetInfo) -> Objective
             f"data.sampling='balanced' is for images of one class each, and the labels of"
             f" {info.name!r} are {info.label.words}: expected 'uniform'."
         )
+    if config.loss.dice_over == "batch" and config.optim.accumulate > 1:
+        raise UsageError(
+            f"loss.dice_over='batch' with optim.accumulate={config.optim.accumulate} would be Dice"
+            " over a part of the batch: expected optim.accumulate=1, or 'image'."
+        )
     counts = info.class_counts.get("train", ())
     return task.objective(config.loss, counts, info.known_counts("train"))
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from fmi_jax.artifacts.record import FREE
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.fields import flat, set_fields, within
 from fmi_jax.protocols.registry import protocol_of
 from fmi_jax.protocols.spec import seeds_alone
 from fmi_jax.rules import earlier_defaults
-from fmi_jax.settings import flat, set_fields, within
 from fmi_jax.study.spec import Setting
 from fmi_jax.study.state import Score, best
 

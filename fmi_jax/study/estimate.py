@@ -23,9 +23,9 @@ from fmi_jax.data.prepared import open_dataset
 from fmi_jax.data.subset import training_subset
 from fmi_jax.drawing.template import duration
 from fmi_jax.errors import UserError
+from fmi_jax.fields import as_dict
 from fmi_jax.protocols.registry import protocol_of
 from fmi_jax.run.assembly import assemble
-from fmi_jax.settings import as_dict
 from fmi_jax.study.cells import Cell, following
 from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.plan import Missing, Plan

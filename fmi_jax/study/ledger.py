@@ -19,7 +19,7 @@ from typing import Any
 from fmi_jax import atomic
 from fmi_jax.artifacts.result import FILE_NAME as RESULT, FORMAT as RESULT_FORMAT
 from fmi_jax.errors import UserError
-from fmi_jax.settings import as_dict
+from fmi_jax.fields import as_dict
 from fmi_jax.study.cells import Cell, following
 from fmi_jax.study.state import (
     CELL,

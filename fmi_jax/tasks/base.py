@@ -180,14 +180,23 @@ class Task(Objective):
         """
         if config != LossConfig():
             raise UsageError(
-                f"loss: its options are for classification, and this is a {self.name} task;"
-                " expected the defaults."
+                f"loss: its options are for classification and masks, and this is a {self.name}"
+                " task; expected the defaults."
             )
         return self
 
     @abc.abstractmethod
     def measure(self, outputs: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Reduce the network's outputs to what each image contributes to the metrics."""
+
+    def on_host(self, measured: Measured, metric: str = "") -> Measured:
+        """Reduce further, on the host, what was measured of the images of a batch.
+
+        Args:
+          measured: result of `measure`, without padding.
+          metric: the one metric that is asked for; empty: all.
+        """
+        return measured
 
     @abc.abstractmethod
     def checked(self, measured: Measured) -> Measured:

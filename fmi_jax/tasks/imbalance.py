@@ -51,8 +51,9 @@ class ImbalanceLoss(Objective):
         weights = np.array(self.weights, np.float32)
         if self.label is Label.INDEX:
             truth = jax.nn.one_hot(labels, k) * (1 - smoothing) + smoothing / k
-            return (weights * truth * self._terms(jax.nn.log_softmax(logits))).sum(axis=-1), {}
-        yes, no = (self._terms(jax.nn.log_sigmoid(x)) for x in (logits, -logits))
+            cost = focal(jax.nn.log_softmax(logits), self.focal_gamma)
+            return (weights * truth * cost).sum(axis=-1), {}
+        yes, no = (focal(jax.nn.log_sigmoid(x), self.focal_gamma) for x in (logits, -logits))
 
         def cost(labels: Any) -> Any:
             truth = labels * (1 - smoothing) + smoothing / 2
@@ -60,13 +61,12 @@ class ImbalanceLoss(Objective):
 
         return over_known(cost, labels), {}
 
-    def _terms(self, log_p: Any) -> Any:
-        """Compute what a truth costs whose probability has this logarithm."""
-        import jax.numpy as jnp
 
-        if not self.focal_gamma:
-            return -log_p
-        return -((1 - jnp.exp(log_p)) ** self.focal_gamma) * log_p
+def focal(log_p: Any, gamma: float) -> Any:
+    """Compute what a truth costs whose probability has this logarithm; `gamma` 0: its surprise."""
+    import jax.numpy as jnp
+
+    return -((1 - jnp.exp(log_p)) ** gamma) * log_p if gamma else -log_p
 
 
 def over_known(cost: Callable[[Any], Any], labels: Float[Any, "b k"]) -> Float[Any, "b"]:
@@ -104,6 +104,12 @@ def imbalance_loss(
     Raises:
       UsageError: an option is not for these labels, or needs images of a class that has none.
     """
+    for field in ("terms", "dice_over", "tversky"):
+        if getattr(config, field) != getattr(LossConfig(), field):
+            raise UsageError(
+                f"loss.{field}={getattr(config, field)!r} is for masks, and these labels are"
+                f" {label.words}: expected {getattr(LossConfig(), field)!r}."
+            )
     one, n, total = label is Label.INDEX, np.array(counts, float), np.asarray(total)
     if config.logit_adjustment and not one:
         raise UsageError(

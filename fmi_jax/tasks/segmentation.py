@@ -3,34 +3,48 @@
 Everything is measured at the size of the network's input, to which a prepared mask is resized
 (nearest pixel), never at the size of the original image. Pixels of `IGNORE` count nowhere.
 
-Dice and IoU are pooled: the pixels of all images are added up first, so an image with a large
-lesion weighs more than one with a small lesion, and one without any still counts, by its false
-alarms. A class that is neither in the predictions nor in the masks of the weighted images has no
-value (NaN); the means are over the foreground classes that have one when every image counts.
-Distances between outlines, such as Hausdorff's, are not measured: they need whole images on the
-host.
+Dice and IoU come in three kinds.
+
+* Pooled: the pixels of all images are added up first, so an image with a large lesion weighs more
+  than one with a small lesion, and one without any still counts, by its false alarms. A class that
+  is neither in the predictions nor in the masks of the weighted images has no value (NaN); the
+  means are over the foreground classes that have one when every image counts.
+* Per image: the mean over all images. Where a class is neither predicted nor true an image has 1,
+  which flatters a set of many images without a lesion.
+* Where present: the mean over the images whose mask has the class.
+
+Distances of outlines, and lesions found or not, need whole images on the host (`outlines`): maps
+of the classes go there after each step and are let go. They are measured of a finished network.
+While it trains they are not, unless one of them chooses its best step.
 """
 
 import csv
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike
 
 from fmi_jax import atomic
 from fmi_jax.artifacts.evaluation import Evaluation, named_columns, undefined_in
 from fmi_jax.data.labels import IGNORE, Label, resized_maps
 from fmi_jax.errors import UserError
-from fmi_jax.tasks.base import Measured, Metric, Task
+from fmi_jax.settings import LossConfig
+from fmi_jax.tasks.base import Measured, Metric, Objective, Task
+from fmi_jax.tasks.mask_loss import mask_loss, members
+from fmi_jax.tasks.outlines import TOLERANCE, Outlined, outlined_classes
 from fmi_jax.tasks.weighted import mean_over
 from fmi_jax.types import Rows
 
 _SUMS = {"intersection": "overlap", "predicted": "predicted", "true": "true"}
 """Pixels counted for each class of an image, with the prefix of their columns."""
+
+_OUTLINED = ("hausdorff_95", "surface_dice", "lesion_sensitivity", "lesion_precision")
+"""Metrics that are made of `Outlined`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +55,31 @@ class Segmentation(Task):
     label = Label.MAP
     selects = "dice"
     file = "segmentation.csv"
-    shown = ("dice", "iou")
-    per_class: ClassVar[Mapping[str, str]] = {"support": "Images", "dice": "Dice", "iou": "IoU"}
+    shown = ("dice", "iou", "dice_where_present", "surface_dice", "hausdorff_95")
+    per_class: ClassVar[Mapping[str, str]] = {
+        "support": "Images",
+        "dice": "Dice",
+        "iou": "IoU",
+        "dice_where_present": "Dice where present",
+        "surface_dice": "Surface Dice",
+        "hausdorff_95": "Hausdorff 95 %",
+        "lesion_sensitivity": "Lesions found",
+        "lesion_precision": "Right detections",
+    }
     metrics: ClassVar[Mapping[str, Metric]] = {
         "dice": Metric(label="Dice (mean over foreground classes)"),
         "iou": Metric(label="IoU (mean over foreground classes)"),
+        "dice_per_image": Metric(label="Dice per image"),
+        "iou_per_image": Metric(label="IoU per image"),
+        "dice_where_present": Metric(label="Dice per image that has the class"),
+        "surface_dice": Metric(label=f"Surface Dice at {TOLERANCE:g} pixels"),
+        "hausdorff_95": Metric(
+            label="Hausdorff distance at 95 %, pixels",
+            higher_is_better=False,
+            bounds=(0.0, math.inf),
+        ),
+        "lesion_sensitivity": Metric(label="Lesions found"),
+        "lesion_precision": Metric(label="Detections that are lesions"),
         "loss": Metric(
             label="Cross-entropy + soft Dice loss", higher_is_better=False, bounds=(0.0, math.inf)
         ),
@@ -54,44 +88,43 @@ class Segmentation(Task):
     def loss(
         self, outputs: Any, batch: Mapping[str, Any]
     ) -> tuple[Float[Any, "b"], dict[str, Any]]:
-        """Add the mean cross-entropy of the pixels and the soft Dice loss of the foreground."""
-        return self._losses(outputs, batch["labels"]), {}
+        """Add the mean cross entropy of the pixels and the soft Dice loss of the foreground."""
+        return self.objective(LossConfig(), (), 0).loss(outputs, batch)
 
-    def _losses(self, logits: Any, labels: Any) -> Float[Any, "b"]:
-        import jax  # reading results does without
-        import jax.numpy as jnp
-
-        log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-        truth = self._members(labels)  # all zeros where a pixel is ignored
-        counts = truth.sum(axis=(1, 2))
-        pixels = counts.sum(axis=-1)
-        cross_entropy = -(truth * log_p).sum(axis=(1, 2, 3)) / jnp.maximum(pixels, 1)
-
-        p = jnp.exp(log_p) * (labels != IGNORE)[..., None]
-        overlap = (p * truth).sum(axis=(1, 2))
-        # One pixel is added to both, so that an image without a class asks for no pixel of it.
-        dice = (2 * overlap + 1) / (p.sum(axis=(1, 2)) + counts + 1)
-        return cross_entropy + 1 - dice[:, 1:].mean(axis=-1)
-
-    def _members(self, classes: Any) -> Any:
-        """Membership of each pixel in each class, 0 or 1, `[b, h, w, k]`."""
-        return (classes[..., None] == np.arange(len(self.classes))).astype(np.float32)
+    def objective(self, config: LossConfig, counts: Sequence[float], total: ArrayLike) -> Objective:
+        """Make the loss of masks."""
+        return mask_loss(len(self.classes), config)
 
     def measure(self, outputs: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Count the pixels of each class, `[b, k]`: predicted, true, both; and the loss, `[b]`."""
+        """Count the pixels of each class, `[b, k]`: predicted, true, both; and the loss, `[b]`.
+
+        The maps `[b, h, w]` that they are counted on go to `on_host`, and no further.
+        """
         labels = resized_maps(batch["labels"], *outputs.shape[1:3])
-        truth = self._members(labels)
-        predicted = self._members(outputs.argmax(axis=-1)) * (labels != IGNORE)[..., None]
+        truth = members(labels, len(self.classes))
+        classes = outputs.argmax(axis=-1)
+        predicted = members(classes, len(self.classes)) * (labels != IGNORE)[..., None]
         return {
+            "predicted_map": classes.astype(np.uint8),
+            "true_map": labels.astype(np.uint8),
             "intersection": (predicted * truth).sum(axis=(1, 2)),
             "predicted": predicted.sum(axis=(1, 2)),
             "true": truth.sum(axis=(1, 2)),
-            "loss": self._losses(outputs, labels),
+            "loss": self.loss(outputs, {**batch, "labels": labels})[0],
         }
+
+    def on_host(self, measured: Measured, metric: str = "") -> Measured:
+        """Measure outlines and lesions of maps, and let go of the maps."""
+        found = dict(measured)
+        maps = found.pop("predicted_map"), found.pop("true_map")
+        if metric and metric not in _OUTLINED:
+            return found
+        return found | outlined_classes(*maps, len(self.classes))
 
     def checked(self, measured: Measured) -> Measured:
         """Convert to float64, or say what is wrong."""
-        found = {name: np.asarray(measured[name], np.float64) for name in (*_SUMS, "loss")}
+        names = [*_SUMS, "loss", *(name for name in Outlined._fields if name in measured)]
+        found = {name: np.asarray(measured[name], np.float64) for name in names}
         count = len(found["loss"])
         expected = (count, len(self.classes))
         for name in _SUMS:
@@ -111,33 +144,59 @@ class Segmentation(Task):
         self, measured: Measured, weights: Float[np.ndarray, "s n"]
     ) -> dict[str, Float[np.ndarray, "s"]]:
         """Compute every metric for each weighting of the images; undefined ones are NaN."""
-        dice, iou = self._per_class(measured, weights)
-        seen = measured["true"].sum(axis=0)[1:]
-        known = seen + measured["predicted"].sum(axis=0)[1:] > 0
+        of_classes = self._of_classes(measured, weights)
+        seen = measured["true"].sum(axis=0)[1:] > 0
+        known = seen | (measured["predicted"].sum(axis=0)[1:] > 0)
         # A class that no mask shows and some images are given has 0, also where these do not count.
-        absent = seen == 0
-        return {
-            "dice": mean_over(known, np.where(absent, 0.0, dice[:, 1:])),
-            "iou": mean_over(known, np.where(absent, 0.0, iou[:, 1:])),
-            "loss": weights @ measured["loss"] / weights.sum(axis=1),
+        pooled = {
+            name: mean_over(known, np.where(seen, of_classes.pop(name)[:, 1:], 0.0))
+            for name in ("dice", "iou")
         }
+        over = {"dice_per_image": known, "iou_per_image": known}
+        means = {
+            name: mean_over(over.get(name, seen), found[:, 1:])
+            for name, found in of_classes.items()
+        }
+        loss = weights @ measured["loss"] / weights.sum(axis=1)
+        return {**pooled, **means, "loss": loss}
 
-    def _per_class(
+    def _of_classes(
         self, measured: Measured, weights: Float[np.ndarray, "s n"]
-    ) -> tuple[Float[np.ndarray, "s k"], Float[np.ndarray, "s k"]]:
-        """Dice and IoU of each class over the pooled pixels."""
-        overlap, predicted, true = (weights @ measured[name] for name in _SUMS)
-        total = predicted + true
-        either = np.where(total > 0, total - overlap, np.nan)
-        return 2 * overlap / np.where(total > 0, total, np.nan), overlap / either
+    ) -> dict[str, Float[np.ndarray, "s k"]]:
+        """Compute the metrics of each class, in the order of `metrics`; undefined ones are NaN."""
+        overlap, predicted, true = (measured[name] for name in _SUMS)
+        either, total = predicted + true - overlap, predicted + true
+        dice = ratio(2 * overlap, total, empty=1.0)
+        present = true > 0
+        found = {
+            "dice": ratio(weights @ (2 * overlap), weights @ total),
+            "iou": ratio(weights @ overlap, weights @ either),
+            "dice_per_image": _mean(weights, dice),
+            "iou_per_image": _mean(weights, ratio(overlap, either, empty=1.0)),
+            "dice_where_present": _mean(weights, np.where(present, dice, np.nan)),
+        }
+        if "hausdorff" in measured:
+            found |= {
+                "surface_dice": _mean(weights, measured["surface"]),
+                "hausdorff_95": _mean(weights, measured["hausdorff"]),
+                "lesion_sensitivity": ratio(
+                    weights @ measured["found"], weights @ measured["lesions"]
+                ),
+                "lesion_precision": ratio(
+                    weights @ measured["right"], weights @ measured["detections"]
+                ),
+            }
+        return found
 
     def all_values(
         self, measured: Measured, weights: Float[np.ndarray, "s n"]
     ) -> dict[str, Float[np.ndarray, "s"]]:
         """Compute every metric, also of each class, for each weighting of the images."""
-        dice, iou = self._per_class(measured, weights)
-        of_classes = named_columns(self.classes, {"dice": dice, "iou": iou})
-        return self.values(measured, weights) | of_classes
+        background = f"[{self.classes[0]}]"
+        of_classes = named_columns(self.classes, self._of_classes(measured, weights))
+        hidden = {name + background for name in _OUTLINED}
+        shown = {name: found for name, found in of_classes.items() if name not in hidden}
+        return self.values(measured, weights) | shown
 
     def evaluate(self, measured: Measured) -> Evaluation:
         """Measure a whole split; `confusion` counts the pixels with and without each class."""
@@ -145,10 +204,15 @@ class Segmentation(Task):
         count = len(measured["loss"])
         weights = np.ones((1, count))
         values = {name: float(value[0]) for name, value in self.values(measured, weights).items()}
-        dice, iou = (found[0] for found in self._per_class(measured, weights))
+        of_classes = self._of_classes(measured, weights)
         support = (measured["true"] > 0).sum(axis=0)
         per_class = {
-            name: {"support": int(support[c]), "dice": float(dice[c]), "iou": float(iou[c])}
+            name: {"support": int(support[c])}
+            | {
+                metric: float(found[0, c])
+                for metric, found in of_classes.items()
+                if c or metric not in _OUTLINED
+            }
             for c, name in enumerate(self.classes)
         }
         both, predicted, true = (measured[name].sum(axis=0) for name in _SUMS)
@@ -173,9 +237,10 @@ class Segmentation(Task):
         return measured["true"]
 
     def keep(self, path: Path, measured: Measured, rows: Rows) -> None:
-        """Write a CSV: id, group (where there are groups), loss, and the pixels of each class.
+        """Write a CSV: id, group (where there are groups), loss, and the columns of each class.
 
-        The columns of a class are `overlap_<class>`, `predicted_<class>` and `true_<class>`.
+        These are its pixels `overlap_<class>`, `predicted_<class>` and `true_<class>`, and for the
+        foreground the fields of `Outlined`, such as `hausdorff_<class>`.
         """
         columns: dict[str, Any] = {"id": rows.ids}
         if rows.groups is not None:
@@ -184,6 +249,11 @@ class Segmentation(Task):
         for c, name in enumerate(self.classes):
             for pixels, prefix in _SUMS.items():
                 columns[f"{prefix}_{name}"] = measured[pixels][:, c].astype(np.int64)
+            for field in Outlined._fields:
+                if c and field in measured:
+                    columns[f"{field}_{name}"] = [
+                        "" if np.isnan(value) else f"{value:.9g}" for value in measured[field][:, c]
+                    ]
         table = [columns, *zip(*columns.values(), strict=True)]
         atomic.write_bytes(path, atomic.csv_bytes(table, end="\r\n"))
 
@@ -201,6 +271,14 @@ class Segmentation(Task):
                 for pixels, prefix in _SUMS.items()
             }
             measured["loss"] = np.array([float(line["loss"]) for line in lines])
+            for field in Outlined._fields:  # which runs of older versions have not measured
+                if lines and f"{field}_{self.classes[-1]}" in lines[0]:
+                    measured[field] = np.array(
+                        [
+                            [float(line.get(f"{field}_{name}") or "nan") for name in self.classes]
+                            for line in lines
+                        ]
+                    )
             groups = [line["group"] for line in lines] if lines and "group" in lines[0] else None
             return measured, Rows([line["id"] for line in lines], groups)
         except (KeyError, ValueError, TypeError, csv.Error) as error:
@@ -208,3 +286,17 @@ class Segmentation(Task):
                 f"{path} is not the table of classes {', '.join(self.classes)}"
                 f" ({type(error).__name__}: {error}); expected the file as the run wrote it."
             ) from error
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray, *, empty: float = np.nan) -> np.ndarray:
+    """Divide; `empty` where the denominator is 0."""
+    some = denominator > 0
+    return np.where(some, numerator / np.where(some, denominator, 1), empty)
+
+
+def _mean(
+    weights: Float[np.ndarray, "s n"], each: Float[np.ndarray, "n k"]
+) -> Float[np.ndarray, "s k"]:
+    """Weighted mean over the images that have a value."""
+    known = ~np.isnan(each)
+    return ratio(weights @ np.where(known, each, 0.0), weights @ known)

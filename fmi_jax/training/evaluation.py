@@ -1,6 +1,7 @@
 """Evaluation over a split: every image exactly once, on any number of devices and processes."""
 
-from collections.abc import Callable, Iterable
+import collections
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ def predict_split(
     batches: Iterable[Batch],
     num_images: int,
     mesh: Mesh,
+    on_host: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = dict,
 ) -> dict[str, np.ndarray]:
     """Measure every image of a split: arrays by name, in row order.
 
@@ -31,28 +33,37 @@ def predict_split(
       batches: this process's part of the split's batches, padded and masked.
       num_images: size of the split.
       mesh: device mesh.
+      on_host: function that reduces what was measured of the images of a batch, on the host.
 
     Raises:
       RuntimeError: an image is missing or came twice. This is a fault of the loader, never of the
         user.
     """
-    parts = []
+    ahead: collections.deque[Arrays] = collections.deque()
+    parts: list[Mapping[str, np.ndarray]] = []
+
+    def finish() -> None:
+        found: dict[str, Any] = jax.device_get(ahead.popleft())
+        real = found.pop("mask") > 0
+        parts.append(
+            {
+                "index": found.pop("index")[real],
+                **on_host({name: values[real] for name, values in found.items()}),
+            }
+        )
+
     for batch in batches:
-        parts.append(eval_step(arrays, parallel.to_devices(mesh, batch)))
-        if len(parts) > STEPS_AHEAD:
-            jax.block_until_ready(parts[-1 - STEPS_AHEAD])
-    host: list[dict[str, Any]] = jax.device_get(parts)
-    joined = {name: np.concatenate([part[name] for part in host]) for name in host[0]}
-    real = joined["mask"] > 0
-    rows = joined["index"][real]
+        ahead.append(eval_step(arrays, parallel.to_devices(mesh, batch)))
+        if len(ahead) > STEPS_AHEAD:
+            finish()
+    while ahead:
+        finish()
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    rows = joined.pop("index")
     if not np.array_equal(np.sort(rows), np.arange(num_images)):
         raise RuntimeError(
             f"evaluation saw {len(rows)} images ({len(np.unique(rows))} different),"
             f" expected each of {num_images} once"
         )
     order = np.argsort(rows)
-    return {
-        name: values[real][order]
-        for name, values in joined.items()
-        if name not in ("mask", "index")
-    }
+    return {name: values[order] for name, values in joined.items()}

@@ -21,7 +21,8 @@ from fmi_jax.data.raw.csv_table import csv_spec
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.report.page import write_report
 from fmi_jax.run import experiment
-from fmi_jax.settings import OptimConfig, set_fields
+from fmi_jax.fields import set_fields
+from fmi_jax.settings import OptimConfig
 
 IMAGES = 23
 

@@ -30,10 +30,10 @@ import short_runs
 from fmi_jax import cli
 from fmi_jax.artifacts.weights import Provenance, save_backbone
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.fields import as_dict
 from fmi_jax.models.base import Execution, create, parameters
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.run import experiment
-from fmi_jax.settings import as_dict
 from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.plan import make_plan
 from fmi_jax.study.registry import find_study

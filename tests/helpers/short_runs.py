@@ -19,9 +19,9 @@ from fmi_jax.config import ExperimentConfig, from_dict
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.data.raw.csv_table import csv_spec
+from fmi_jax.fields import set_fields
 from fmi_jax.protocols.registry import protocol_of
 from fmi_jax.run import conclusion, experiment
-from fmi_jax.settings import set_fields
 from fmi_jax.training.interrupt import Stopped, StopRequest
 
 

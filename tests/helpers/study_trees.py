@@ -8,8 +8,8 @@ import numpy as np
 
 from fmi_jax.artifacts.result import Best, Finding, Result
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.fields import as_dict
 from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.settings import as_dict
 from fmi_jax.tasks.classification import Classification, Multiclass, Multilabel
 from fmi_jax.tasks.predictions import Predictions
 

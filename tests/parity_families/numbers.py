@@ -15,6 +15,7 @@ from fmi_jax.protocols import knn
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
 from parity_families.clinical import clinical_metrics
 from parity_families.dino import dino_ssl
+from parity_families.masks import segmentation_metrics
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -93,4 +94,5 @@ NUMBERS: Mapping[str, Numbers] = {
     "dino_ssl": Numbers(dino_ssl, PARITY_FORWARD),
     "knn": _set_by_set(_votes, PARITY_FORWARD),
     "metrics": _set_by_set(_metrics, METRIC),
+    "segmentation_metrics": _set_by_set(segmentation_metrics, PARITY_FORWARD),  # a loss in float32
 }

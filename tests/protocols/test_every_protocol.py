@@ -13,11 +13,11 @@ from tolerances import LOGISTIC, LOSS_ON_DEVICES
 
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
+from fmi_jax.fields import set_fields
 from fmi_jax.models.base import BackboneSpec, Execution, create_abstract
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.run.assembly import assemble
-from fmi_jax.settings import set_fields
 
 FAMILIES = {family.__name__: name for family, name in ONE_PER_FAMILY.items()}
 # Narrower than the protocols' own examples: a tiny network has few channels, the set few images.

@@ -17,10 +17,10 @@ from tolerances import LOSS_ON_DEVICES, SAME_FLOAT32
 from fmi_jax import parallel
 from fmi_jax.aot import hlo, traffic
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.fields import set_fields
 from fmi_jax.protocols.registry import FITS
 from fmi_jax.protocols.spec import Pixels
 from fmi_jax.run.assembly import assemble
-from fmi_jax.settings import set_fields
 from fmi_jax.training.loop import Plan
 from fmi_jax.training.partition import named_values
 from fmi_jax.training.step import Augment, initial_state, make_train_step

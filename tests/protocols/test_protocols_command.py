@@ -6,9 +6,10 @@ import pytest
 
 from fmi_jax.cli import main
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.fields import flat, within
 from fmi_jax.options import document
 from fmi_jax.protocols.registry import ADAPTS, HEADS, JUDGES, PROTOCOLS
-from fmi_jax.settings import BaseConfig, flat, within
+from fmi_jax.settings import BaseConfig
 
 EVERYTHING = {**ADAPTS, **HEADS, **JUDGES, **PROTOCOLS}
 

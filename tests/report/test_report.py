@@ -20,10 +20,10 @@ from fmi_jax.artifacts.result import Best, Finding, Result
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.labels import Label
 from fmi_jax.errors import UserError
+from fmi_jax.fields import as_dict
 from fmi_jax.report import charts as history_figures
 from fmi_jax.report.console import console_table
 from fmi_jax.report.page import write_report
-from fmi_jax.settings import as_dict
 from fmi_jax.tasks import figures
 from fmi_jax.tasks.base import Resampling
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel

@@ -29,6 +29,7 @@ from fmi_jax.data.prepared import DatasetInfo, open_dataset
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.errors import UsageError, UserError
+from fmi_jax.fields import set_fields
 from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.report.page import write_report
@@ -39,7 +40,6 @@ from fmi_jax.run.features import describe
 from fmi_jax.run.network import finished, pretrained, read_trained, started, trained_backbone
 from fmi_jax.run.origin import _check_fits, _notes, find_origin
 from fmi_jax.run.predict import predict
-from fmi_jax.settings import set_fields
 from fmi_jax.study.cells import cell_id
 from fmi_jax.study.estimate import operations
 from fmi_jax.study.plan import Missing

@@ -17,11 +17,12 @@ from fmi_jax.artifacts.result import Result
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data import loader
 from fmi_jax.data.prepared import open_dataset
+from fmi_jax.fields import set_fields
 from fmi_jax.protocols.pretraining import FIGURE
 from fmi_jax.report.page import write_report
 from fmi_jax.run.assembly import assemble
 from fmi_jax.run.network import finished, pretrained, read_trained, trained_backbone
-from fmi_jax.settings import OptimConfig, set_fields
+from fmi_jax.settings import OptimConfig
 from fmi_jax.types import Batch
 
 STEPS, STOP = 4, 2

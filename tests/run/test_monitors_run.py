@@ -15,6 +15,7 @@ from fmi_jax.artifacts.checkpoints import RunCheckpoints
 from fmi_jax.artifacts.history import read_history
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UserError
+from fmi_jax.fields import set_fields
 from fmi_jax.protocols import monitor
 from fmi_jax.protocols.dino import DinoConfig
 from fmi_jax.protocols.knn import vote
@@ -23,7 +24,6 @@ from fmi_jax.protocols.registry import protocol_of
 from fmi_jax.rules import validate
 from fmi_jax.run.network import read_trained, trained_backbone
 from fmi_jax.run.predict import predict
-from fmi_jax.settings import set_fields
 
 STEPS = 6  # with looks at 0, 2, 4 and 6
 

@@ -58,8 +58,8 @@ class Evaluation:
       peak: most bytes of arrays at a time, on the devices and on the host.
     """
 
-    def __init__(self, measure) -> None:
-        tiny = TINY[ONE_PER_FAMILY[DeiT]]
+    def __init__(self, measure, on_host=dict) -> None:
+        tiny, self.on_host = TINY[ONE_PER_FAMILY[DeiT]], on_host
         arch, self.peak = tiny.arch.sized(SIDE, SIDE), 0
         self.mesh = parallel.make_mesh(devices=jax.devices()[:1])
 
@@ -110,7 +110,14 @@ class Evaluation:
         gc.collect()
         tracemalloc.start()
         self.peak, others = 0, arrays_in_use()
-        found = predict_split(self.step, self.arrays, self.batches(count, others), count, self.mesh)
+        found = predict_split(
+            self.step,
+            self.arrays,
+            self.batches(count, others),
+            count,
+            self.mesh,
+            self.on_host,
+        )
         self.peak = max(self.peak, arrays_in_use() - others)
         tracemalloc.stop()
         assert all(len(values) == count for values in found.values())
@@ -119,7 +126,7 @@ class Evaluation:
 
 def test_memory_does_not_grow_with_the_number_of_images() -> None:
     task = Segmentation(CLASSES)
-    reduced = Evaluation(task.measure)
+    reduced = Evaluation(task.measure, task.on_host)
     reduced.peak_of(2 * BATCH)  # compiles
     few, many = reduced.peak_of(50), reduced.peak_of(500)
     assert few < many  # at least the counts of each image are kept

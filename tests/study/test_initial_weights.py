@@ -15,12 +15,12 @@ import torch
 from fmi_jax import cli
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
+from fmi_jax.fields import flat, set_fields
 from fmi_jax.models.base import Execution, ParameterKeys, create, parameters
 from fmi_jax.models.initialisation import redraw
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.rules import validate
 from fmi_jax.run import experiment
-from fmi_jax.settings import flat, set_fields
 from fmi_jax.study import estimate
 from fmi_jax.study.cells import due
 from fmi_jax.study.grids import initial_weights

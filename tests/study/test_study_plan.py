@@ -10,11 +10,11 @@ import pytest
 
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
+from fmi_jax.fields import as_dict, field_names, set_fields, within
 from fmi_jax.flags import assign
 from fmi_jax.nn import hardware
 from fmi_jax.protocols.registry import PROTOCOLS
 from fmi_jax.rules import earlier_defaults
-from fmi_jax.settings import as_dict, field_names, set_fields, within
 from fmi_jax.study import estimate, published as published_module
 from fmi_jax.study.cells import Cell, candidates, cell_id, chosen, due
 from fmi_jax.study.plan import Plan, make_plan, select

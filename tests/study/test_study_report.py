@@ -29,7 +29,7 @@ from study_trees import (
 from fmi_jax.cli import main
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.settings import as_dict, field_names
+from fmi_jax.fields import as_dict, field_names
 from fmi_jax.study.commands import add_study_arguments
 from fmi_jax.study.plan import make_plan
 from fmi_jax.study.planned import PlannedStudy, read_studies

@@ -19,7 +19,7 @@ import short_runs
 
 from fmi_jax import cli
 from fmi_jax.errors import UserError
-from fmi_jax.settings import as_dict
+from fmi_jax.fields import as_dict
 from fmi_jax.study import (
     driver as driver_module,
     ledger as ledger_module,

@@ -1,7 +1,6 @@
 """Segmentation: its loss, what it measures of an image, its metrics, its file and its heads."""
 
 import csv
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -17,12 +16,13 @@ from tiny_backbones import ONE_PER_FAMILY, TINY
 
 from fmi_jax import parallel
 from fmi_jax.data.labels import IGNORE, Label
-from fmi_jax.errors import UsageError, UserError
+from fmi_jax.errors import UserError
 from fmi_jax.models.base import Execution
 from fmi_jax.models.deit import DeiT
 from fmi_jax.protocols.per_pixel import Decoder, PerPatchClassifier
-from fmi_jax.settings import LossConfig, OptimConfig
+from fmi_jax.settings import OptimConfig
 from fmi_jax.tasks.base import Resampling
+from fmi_jax.tasks.outlines import outlined
 from fmi_jax.tasks.registry import describe, suitable
 from fmi_jax.tasks.segmentation import Segmentation
 from fmi_jax.training import optim
@@ -33,6 +33,7 @@ from fmi_jax.types import Batch, Rows
 CLASSES = ("background", "drusen", "haemorrhage", "scar")
 TASK = Segmentation(CLASSES)
 B, SIDE = 5, 7
+OLDER = {"id", "group", "loss", "overlap", "predicted", "true"}  # what earlier versions kept
 MAKERS = [PerPatchClassifier, functools.partial(Decoder, width=128)]
 
 
@@ -133,7 +134,7 @@ def test_metrics_are_of_the_pooled_pixels_and_nan_where_a_class_is_nowhere() -> 
     assert result.values["loss"] == pytest.approx(found["loss"].mean(), rel=1e-6)
     assert [result.per_class[name]["dice"] for name in CLASSES[1:3]] == pytest.approx(dice)
     assert math.isnan(result.per_class["scar"]["iou"])
-    assert result.undefined == ("dice[scar]", "iou[scar]")
+    assert result.undefined == ("dice[scar]", "iou[scar]", "dice_where_present[scar]")
     assert result.per_class["drusen"]["support"] == (labels == 1).any(axis=(1, 2)).sum()
     assert (result.confusion.sum(axis=(1, 2)) == counted.sum()).all()
 
@@ -150,8 +151,49 @@ def test_metrics_are_of_the_pooled_pixels_and_nan_where_a_class_is_nowhere() -> 
     assert low < result.values["dice"] < high
 
 
+def test_outlines_are_measured_on_the_host_where_they_are_asked_for() -> None:
+    logits, labels = draw(8)
+    found = measured(8)
+    quick, whole = TASK.on_host(found, "dice"), TASK.on_host(found)
+    assert {*found} - {*quick} == {"predicted_map", "true_map"}
+    assert {*TASK.on_host(found, "hausdorff_95")} == {*whole}
+    known = labels != IGNORE
+    called = (logits.argmax(axis=-1) == 1) & known
+    each = [outlined(*pair) for pair in zip(called, labels == 1, strict=True)]
+    assert whole["hausdorff"][:, 1] == pytest.approx([one.hausdorff for one in each], rel=1e-6)
+
+    result, quickly = TASK.evaluate(whole), TASK.evaluate(quick)
+    assert {*result.values} == {*TASK.metrics}
+    assert {*result.values} - {*quickly.values} == {
+        "surface_dice", "hausdorff_95", "lesion_sensitivity", "lesion_precision",
+    }  # fmt: skip
+    drusen = result.per_class["drusen"]
+    assert drusen["hausdorff_95"] == pytest.approx(np.mean([one.hausdorff for one in each]))
+    assert drusen["lesion_sensitivity"] == pytest.approx(
+        sum(one.found for one in each) / sum(one.lesions for one in each)
+    )
+    assert "hausdorff_95" not in result.per_class["background"]
+    # The last class is in no mask but predicted: no outline of the truth is far from it.
+    assert result.values["hausdorff_95"] == pytest.approx(
+        np.mean([result.per_class[name]["hausdorff_95"] for name in CLASSES[1:3]])
+    )
+
+
+def test_an_image_without_a_class_counts_1_per_image_and_not_where_the_class_is_present() -> None:
+    true = np.array([[90, 10.0], [100, 0], [100, 0], [100, 0]])
+    predicted = np.array([[90, 10.0], [100, 0], [95, 5], [100, 0]])
+    overlap = np.array([[85, 5.0], [100, 0], [95, 0], [100, 0]])
+    found = {"intersection": overlap, "predicted": predicted, "true": true, "loss": np.ones(4)}
+    values = Segmentation(("background", "lesion")).evaluate(found).values
+    assert values["dice"] == pytest.approx(10 / 25)
+    assert values["dice_per_image"] == pytest.approx((0.5 + 1 + 0 + 1) / 4)
+    assert values["iou_per_image"] == pytest.approx((1 / 3 + 1 + 0 + 1) / 4)
+    assert values["dice_where_present"] == pytest.approx(0.5)
+
+
 def test_what_was_measured_is_kept_as_a_table(tmp_path: Path) -> None:
-    path, found = tmp_path / TASK.file, TASK.checked(measured(6))
+    path, found = tmp_path / TASK.file, TASK.checked(TASK.on_host(measured(6)))
+    assert {"hausdorff", "surface", "found"} < {*found}
     groups = ["p1", "p1", "p2", "p3", "p3"]
     TASK.keep(path, found, Rows(list("abcde"), groups))
     again, rows = TASK.read(path)
@@ -163,6 +205,13 @@ def test_what_was_measured_is_kept_as_a_table(tmp_path: Path) -> None:
         first = next(csv.DictReader(file))
     assert int(first["overlap_drusen"]) == found["intersection"][0, 1]
     certainty, right = TASK.outcomes(found)
+    table = path.read_text().splitlines()
+    kept = [i for i, name in enumerate(table[0].split(",")) if name.split("_")[0] in OLDER]
+    older = "\r\n".join(",".join(line.split(",")[i] for i in kept) for line in table)
+    path.write_text(older + "\r\n", newline="")
+    again, _ = TASK.read(path)
+    assert {*again} == {"intersection", "predicted", "true", "loss"}
+    assert TASK.evaluate(again).values["dice"] == pytest.approx(TASK.evaluate(found).values["dice"])
     assert len(certainty) == len(right) == 0
     with pytest.raises(UserError, match="is not the table of classes background, other"):
         Segmentation(("background", "other")).read(path)
@@ -244,15 +293,6 @@ def test_a_head_learns_where_bright_squares_are(head: Callable[..., nnx.Module])
     assert mirrored < dice - 0.2
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(LossConfig)])
-def test_masks_take_none_of_the_options_of_a_classification(field):
-    task = Segmentation(("background", "a"))
-    assert task.objective(LossConfig(), (), 5) is task
-    options = LossConfig(**{field: "balanced" if field == "class_weights" else 0.5})
-    with pytest.raises(UsageError, match="for classification, and this is a segmentation task"):
-        task.objective(options, (), 5)
-
-
 def test_a_segmentation_has_intervals_of_each_class() -> None:
     rng = np.random.default_rng(0)
     true = np.stack([np.full(23, 90.0), np.full(23, 10.0), np.zeros(23)], axis=1)
@@ -262,4 +302,5 @@ def test_a_segmentation_has_intervals_of_each_class() -> None:
     found = {"intersection": overlap, "predicted": true, "true": true, "loss": rng.uniform(size=23)}
     bounds = task.bounded(task.evaluate(found), found, Resampling(101, 0))
     assert bounds.redrawn > 20  # most lack the single image
-    assert set(bounds.intervals) == set(bounds.named()) - {"dice[single]", "iou[single]"}
+    of_one = {"dice[single]", "iou[single]", "dice_where_present[single]"}
+    assert set(bounds.intervals) == set(bounds.named()) - of_one

@@ -16,9 +16,9 @@ from tolerances import PARITY_FORWARD
 
 from fmi_jax import parallel
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.fields import set_fields
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.run.network import finished
-from fmi_jax.settings import set_fields
 from weights_convert.__main__ import main
 
 import timm  # isort: skip - after torchvision

@@ -5,8 +5,8 @@ nothing about patients or models; they show what a study does and what its repor
 """
 
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.fields import set_fields, within
 from fmi_jax.protocols.registry import PROTOCOLS
-from fmi_jax.settings import set_fields, within
 from fmi_jax.study.spec import Figure, Setting, Study
 
 DATASETS = ("isic2019", "chexpert")

@@ -22,7 +22,7 @@ epochs); the rest is the code's, without its second update in every step.
 from collections.abc import Mapping
 
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.settings import set_fields
+from fmi_jax.fields import set_fields
 from fmi_jax.study.grids import recipe
 from fmi_jax.study.published import published
 from fmi_jax.study.spec import Figure, Setting, Study

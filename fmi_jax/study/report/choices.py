@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fmi_jax.settings import within
+from fmi_jax.fields import within
 from fmi_jax.study.report.numbers import Number
 
 
