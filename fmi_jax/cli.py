@@ -130,9 +130,23 @@ def _data(commands: argparse._SubParsersAction) -> None:
 
 def _predict(commands: argparse._SubParsersAction) -> None:
     def main(values: argparse.Namespace) -> None:
-        from fmi_jax.run.predict import predict
+        options = {name: getattr(values, name) for name in ("flips", "largest", "fill_holes")}
+        if values.masks is None and any(options.values()):
+            raise UsageError(
+                "--flips, --largest and --fill-holes are for masks: add --masks FOLDER"
+            )
+        if values.masks is None:
+            from fmi_jax.run.predict import predict
 
-        predict(values.workdir, values.images, values.batch_size).write(values.out)
+            predict(values.workdir, values.images, values.batch_size).write(values.out)
+        else:
+            from fmi_jax.run.masks import MaskOptions, write_masks
+
+            asked = MaskOptions(**options)
+            write_masks(
+                values.workdir, values.images, values.out, values.masks, asked, values.batch_size
+            )
+            print(f"masks -> {values.masks}")
         print(f"{len(values.images)} image(s) -> {values.out}")
         if values.saliency is not None:
             from fmi_jax.run.overlays import write_overlays
@@ -141,7 +155,10 @@ def _predict(commands: argparse._SubParsersAction) -> None:
             print(f"where the network looks -> {values.saliency}")
 
     parser = _command(
-        commands, "predict", "write class probabilities for new images, from a finished run", main
+        commands,
+        "predict",
+        "write class probabilities, or masks, for new images, from a finished run",
+        main,
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file")
     parser.add_argument("--workdir", required=True, type=Path, help="folder of the run")
@@ -153,6 +170,21 @@ def _predict(commands: argparse._SubParsersAction) -> None:
         type=Path,
         metavar="FOLDER",
         help="also draw where the network looks, a PNG for each image",
+    )
+    parser.add_argument(
+        "--masks",
+        type=Path,
+        metavar="FOLDER",
+        help="write masks, a PNG for each image; the CSV holds them as runs of pixels",
+    )
+    parser.add_argument(
+        "--flips", action="store_true", help="masks: average over the image and its mirror images"
+    )
+    parser.add_argument(
+        "--largest", action="store_true", help="masks: keep the largest part of each class alone"
+    )
+    parser.add_argument(
+        "--fill-holes", action="store_true", help="masks: fill what a class encloses"
     )
     parser.add_argument(
         "--batch-size", type=int, default=32, help="images per step (default: %(default)s)"

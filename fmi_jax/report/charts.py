@@ -200,6 +200,12 @@ def outlined(
     return Image.fromarray(pixels)
 
 
+def palette(num_classes: int) -> list[int]:
+    """List red, green and blue of each class of a map, from black for the background."""
+    foreground = [COLOURS[c % (len(COLOURS) - 1)] for c in range(num_classes - 1)]
+    return [0, 0, 0, *(part for colour in foreground for part in bytes.fromhex(colour[1:]))]
+
+
 def outline(classes: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """Find the foreground pixels beside a pixel of another class, or at the edge of the image."""
     padded = np.pad(classes, 1)

@@ -43,7 +43,8 @@ def predict(workdir: Path, images: Sequence[Path], batch_size: int = 32) -> Pred
     if not isinstance(task, Classification) or run.assembly.fit is BARE:
         raise UserError(
             f"{workdir} holds a run of protocol {config.protocol!r} on {info.label.words}: expected"
-            " one that has trained a classifier, whose probabilities this writes."
+            " one that has trained a classifier, whose probabilities this writes, or --masks FOLDER"
+            " for one on masks."
         )
     measured = predict_split(
         evaluation_step(run.assembly, config, run.pixels, task.measure, mesh, run.placement),

@@ -1,5 +1,6 @@
 """Segmentation in a run: it finds lesions that no threshold finds, in memory that does not grow."""
 
+import csv
 import gc
 import time
 import tracemalloc
@@ -9,15 +10,21 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 import short_runs
 from flax import nnx
+from PIL import Image
 from tiny_backbones import ONE_PER_FAMILY, TINY
 
 from fmi_jax import parallel
+from fmi_jax.cli import main
 from fmi_jax.data.prepared import open_or_draw
+from fmi_jax.errors import UserError
 from fmi_jax.models.base import Execution
 from fmi_jax.models.deit import DeiT
 from fmi_jax.protocols.per_pixel import PerPatchClassifier
+from fmi_jax.run.masks import MaskOptions, clean, run_lengths, write_masks
+from fmi_jax.run.predict import predict
 from fmi_jax.tasks.segmentation import Segmentation
 from fmi_jax.training.evaluation import predict_split
 from fmi_jax.training.partition import partition
@@ -165,3 +172,56 @@ def test_a_frozen_network_under_a_decoder_finds_lesions_that_no_threshold_finds(
     dice = result.test.values["dice"]
     assert dice > 0.6
     assert dice > best_threshold(images, masks) + 0.2
+
+    # The same network finds the same masks in files, at the size of each.
+    folder, table = tmp_path / "masks", tmp_path / "masks.csv"
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    for file, image in zip(files, images, strict=False):
+        Image.fromarray(image).save(file)
+    Image.fromarray(images[0].repeat(2, axis=0).repeat(3, axis=1)).save(files[0])
+    Image.fromarray(images[1][:, ::-1]).save(tmp_path / "mirrored.png")
+    command = f"predict --workdir {tmp_path}/run --masks {folder} --out {table} --flips"
+    assert main([*command.split(), str(files[1]), str(tmp_path / "mirrored.png")]) == 0
+    one, mirrored = (np.asarray(Image.open(folder / f"{n}.png")) for n in ("1_1", "mirrored_2"))
+    assert (one != mirrored[:, ::-1]).mean() < 0.002  # pixels whose classes are as likely
+    assert (one != mirrored).mean() > 0.01
+    write_masks(tmp_path / "run", files, table, folder, MaskOptions())
+    found = [np.asarray(Image.open(folder / f"{i}_{i + 1}.png")) for i in range(3)]
+    assert [one.shape for one in found] == [(128, 192), (64, 64), (64, 64)]
+    kept, _ = Segmentation(CLASSES).read(tmp_path / "run" / "segmentation.csv")
+    assert [(one == 1).sum() for one in found[1:]] == kept["predicted"][1:3, 1].tolist()
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == [result.dataset["classes"][1]] * 3
+    for row, mask in zip(rows, found, strict=True):
+        assert (int(row["height"]), int(row["width"])) == mask.shape
+        again = np.zeros(mask.size, np.uint8)
+        numbers = [int(number) for number in row["runs"].split()]
+        for start, length in zip(numbers[::2], numbers[1::2], strict=True):
+            again[start - 1 : start - 1 + length] = 1
+        np.testing.assert_array_equal(again.reshape(mask.shape[::-1]).T, mask == 1)
+    with pytest.raises(UserError, match="--masks FOLDER for one on masks"):
+        predict(tmp_path / "run", files)
+
+
+def test_masks_are_cleaned_as_asked() -> None:
+    drawn = """
+        11100.....2
+        1.100.1...2
+        111.......2
+        ......2....
+    """
+    found = np.array(
+        [[int(c) if c != "." else 0 for c in line] for line in drawn.split()], np.uint8
+    )
+    both = clean(found, MaskOptions(largest=True, fill_holes=True))
+    assert [(both == c).sum() for c in (1, 2)] == [9, 3]
+    assert both[1, 1] == 1
+    np.testing.assert_array_equal(clean(found, MaskOptions()), found)
+    ring = np.pad(np.full((1, 1), 2, np.uint8), 1, constant_values=1)
+    np.testing.assert_array_equal(clean(ring, MaskOptions(fill_holes=True)), ring)
+
+
+def test_runs_of_pixels_go_down_the_columns() -> None:
+    assert run_lengths(np.zeros((3, 4), bool)) == ""
+    assert run_lengths(np.array([[0, 1], [1, 1]], bool)) == "2 3"

@@ -1,0 +1,143 @@
+"""Masks for new images from a finished run."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from scipy import ndimage
+
+from fmi_jax import atomic, parallel
+from fmi_jax.data.labels import Label, resized_maps
+from fmi_jax.data.preparing.images import read_image
+from fmi_jax.errors import UsageError, UserError
+from fmi_jax.protocols.judging import Network
+from fmi_jax.report.charts import palette
+from fmi_jax.run.network import finished
+from fmi_jax.run.predict import batches_of_files
+
+_FLIPS = ((), (1,), (2,), (1, 2))
+_CORNERS = np.ones((3, 3), bool)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskOptions:
+    """Making of masks from what a network says.
+
+    Attributes:
+      flips: True to average the probabilities over the image and its mirror images.
+      largest: True to keep the largest connected part of each class alone.
+      fill_holes: True to fill what a class encloses.
+    """
+
+    flips: bool = False
+    largest: bool = False
+    fill_holes: bool = False
+
+
+def write_masks(
+    workdir: Path,
+    images: Sequence[Path],
+    table: Path,
+    folder: Path,
+    options: MaskOptions,
+    batch_size: int = 32,
+) -> None:
+    """Write the masks of image files as a CSV, and each as a PNG.
+
+    The CSV has a line for each image and class but the background: id (the path as given), class,
+    height and width of the image, number of pixels, and their runs "start length start length"; the
+    pixels are numbered from 1, down the first column, then down the next.
+
+    Args:
+      workdir: folder of a finished run on masks.
+      images: image files.
+      table: CSV to write.
+      folder: folder for PNG files, whose pixels are the numbers of classes, at the size of the
+        image; each is named by its image, and by a number that tells images of one name apart.
+      options: making of the masks.
+      batch_size: images per step.
+
+    Raises:
+      UsageError: no images were named.
+      UserError: the run is not finished, damaged or of another task, or an image cannot be read.
+    """
+    if not images:
+        raise UsageError("no images: expected at least one image file.")
+    mesh = parallel.make_mesh()
+    network = finished(workdir, mesh)
+    classes = network.info.classes
+    if network.info.label is not Label.MAP:
+        raise UserError(
+            f"{workdir} holds a run on {network.info.label.words}: expected one on masks; without"
+            " --masks its predictions are written."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[tuple[Any, ...]] = [("id", "class", "height", "width", "pixels", "runs")]
+    maps = _maps(network, mesh, images, options, parallel.whole_shares(mesh, batch_size))
+    console = Console(stderr=True)
+    shown = track(maps, "masks", len(images), console=console, disable=not console.is_terminal)
+    for i, (path, found) in enumerate(shown):
+        for c, name in enumerate(classes[1:], 1):
+            mask = found == c
+            rows.append((path, name, *mask.shape, int(mask.sum()), run_lengths(mask)))
+        picture = Image.fromarray(found)
+        picture.putpalette(palette(len(classes)))
+        with atomic.whole_file(folder / f"{path.stem}_{i + 1}.png") as draft:
+            picture.save(draft, format="PNG")
+    atomic.write_bytes(table, atomic.csv_bytes(rows, end="\r\n"))
+
+
+def _maps(
+    network: Network, mesh: Any, images: Sequence[Path], options: MaskOptions, size: int
+) -> Iterator[tuple[Path, UInt8[np.ndarray, "h w"]]]:
+    """Predict the class of each pixel of image files, at their own sizes."""
+
+    def classes(module: Any, x: Float[Array, "b h w c"]) -> UInt8[Array, "b h w"]:
+        said = [
+            jnp.flip(jax.nn.softmax(module(jnp.flip(x, axes), rngs=None)), axes)
+            for axes in (_FLIPS if options.flips else _FLIPS[:1])
+        ]
+        return sum(said).argmax(axis=-1).astype(jnp.uint8)
+
+    step = network.step(mesh, classes, lambda found, batch: found)
+    batches = batches_of_files(images, network.info, network.config.data.prepared_size, size)
+    for at, batch in enumerate(batches):
+        found = jax.device_get(step(network.arrays, parallel.to_devices(mesh, batch)))
+        for path, one in zip(images[at * size : (at + 1) * size], found, strict=False):
+            cleaned = clean(one, options)
+            width, height = read_image(path, channels=network.info.channels).image.size
+            yield path, resized_maps(cleaned[None], height, width)[0]
+
+
+def clean(classes: UInt8[np.ndarray, "h w"], options: MaskOptions) -> UInt8[np.ndarray, "h w"]:
+    """Keep the largest part of each class, and fill its holes, where that is asked for.
+
+    Holes are filled after parts are removed. Only the background gives way: what another class has
+    stays its own.
+    """
+    found = np.zeros_like(classes)
+    for c in np.unique(classes[classes > 0]):
+        mask = classes == c
+        if options.largest:
+            parts, _ = ndimage.label(mask, _CORNERS)
+            mask = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
+        if options.fill_holes:
+            mask = ndimage.binary_fill_holes(mask) & ((classes == 0) | (classes == c))
+        found[mask] = c
+    return found
+
+
+def run_lengths(mask: np.ndarray) -> str:
+    """Write a mask `[h, w]` as runs of pixels; see `write_masks`. An empty mask is ""."""
+    flat = np.concatenate([[0], mask.T.ravel(), [0]]).astype(np.int8)
+    edges = np.flatnonzero(np.diff(flat))
+    starts, ends = edges[::2], edges[1::2]
+    return " ".join(f"{start + 1} {end - start}" for start, end in zip(starts, ends, strict=True))
