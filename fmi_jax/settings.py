@@ -17,6 +17,7 @@ from fmi_jax.rules import (
     one_of,
     positive,
     ruled,
+    some_of,
 )
 
 _Section = TypeVar("_Section")
@@ -25,6 +26,8 @@ _FLOAT16 = (
     "its largest number is 65504, which gradients and activations exceed without loss scaling;"
     " expected bfloat16 or float32"
 )
+
+_DISTORTIONS = ("elastic", "grid", "optical")
 
 
 @dataclasses.dataclass(slots=True)
@@ -88,6 +91,8 @@ class AugmentConfig:
         largest shear along x in degrees.
       perspective_probability, perspective_distortion: probability of a perspective, and largest
         move of a corner, relative to half a side.
+      distort_probability, distortions: probability that the image is distorted, and kinds of which
+        one is drawn: "elastic", "grid", "optical".
       solarize_probability: probability that values from 128 of 255 on are inverted.
       erase_probability, erase_area: probability that a box is erased after normalisation, and
         range of its area relative to the image.
@@ -122,6 +127,8 @@ class AugmentConfig:
     )
     perspective_probability: float = fraction(0.0)
     perspective_distortion: float = fraction(0.2)
+    distort_probability: float = fraction(0.0)
+    distortions: tuple[str, ...] = some_of(_DISTORTIONS, *_DISTORTIONS)
     solarize_probability: float = fraction(0.0)
     erase_probability: float = fraction(0.0)
     erase_area: tuple[float, float] = low_high((0.02, 0.33), at_most=1)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from fmi_jax.augment.distort import distort_nearest
 from fmi_jax.augment.pipeline import (
     Augmentation,
     apply_augmentation,
@@ -90,6 +91,8 @@ def move_maps(
         shifted = affine(shifted, augmentation.affine)
     if config.perspective_probability:
         shifted = perspective_nearest(shifted, augmentation.corners)
+    if augmentation.field is not None:
+        shifted = distort_nearest(shifted, augmentation.field)
     return (IGNORE - shifted[..., 0]).astype(jnp.uint8)
 
 

@@ -24,6 +24,7 @@ from fmi_jax.augment.crop import (
     resize,
     resized_crop,
 )
+from fmi_jax.augment.distort import distort, draw_field
 from fmi_jax.augment.erase import erase, erase_boxes_from_uniform
 from fmi_jax.augment.warp import (
     affine,
@@ -65,6 +66,7 @@ class Augmentation(NamedTuple):
       sigmas: standard deviation of the blur in pixels; 0: none.
       affine: parameters of the affine map; see `affine`.
       corners: positions to which the perspective moves the corners; see `perspective`.
+      field: place that each pixel of a distorted image shows; None where no image is distorted.
       solarized: True if bright values are inverted.
       erased: top, left, height and width of the erased box.
     """
@@ -78,6 +80,7 @@ class Augmentation(NamedTuple):
     sigmas: Float[Array, " b"]
     affine: Float[Array, "b 5"]
     corners: Float[Array, "b 4 2"]
+    field: Float[Array, "b s s 2"] | None
     solarized: Bool[Array, " b"]
     erased: Int[Array, "b 4"]
 
@@ -179,6 +182,16 @@ def draw_augmentation(
             image_size,
             image_size,
         ),
+        field=(
+            draw_field(
+                jax.vmap(jax.random.fold_in)(keys, jnp.zeros(len(keys), jnp.int32)),
+                config.distort_probability,
+                config.distortions,
+                image_size,
+            )
+            if config.distort_probability
+            else None
+        ),
         solarized=of["solarize"][:, 0] < config.solarize_probability,
         erased=erase_boxes_from_uniform(
             of["erase"], config.erase_probability, config.erase_area, image_size, image_size
@@ -213,6 +226,8 @@ def apply_augmentation(
         images = affine(images, augmentation.affine)
     if config.perspective_probability:
         images = perspective(images, augmentation.corners)
+    if augmentation.field is not None:
+        images = distort(images, augmentation.field)
     if config.solarize_probability:
         images = solarize(images, augmentation.solarized)
     images = normalize(images, mean, std)
