@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from fmi_jax import fields
 from fmi_jax.protocols.adapt.lora import LoraConfig
 from fmi_jax.protocols.byol import ByolConfig
 from fmi_jax.protocols.cka import CkaConfig

@@ -66,9 +66,9 @@ class Augmentation(NamedTuple):
       sigmas: standard deviation of the blur in pixels; 0: none.
       affine: parameters of the affine map; see `affine`.
       corners: positions to which the perspective moves the corners; see `perspective`.
-      field: place that each pixel of a distorted image shows; None where no image is distorted.
       solarized: True if bright values are inverted.
       erased: top, left, height and width of the erased box.
+      field: place that each pixel of a distorted image shows; None where no image is distorted.
     """
 
     boxes: Int[Array, "b 4"]
@@ -80,9 +80,9 @@ class Augmentation(NamedTuple):
     sigmas: Float[Array, " b"]
     affine: Float[Array, "b 5"]
     corners: Float[Array, "b 4 2"]
-    field: Float[Array, "b s s 2"] | None
     solarized: Bool[Array, " b"]
     erased: Int[Array, "b 4"]
+    field: Float[Array, "b s s 2"] | None = None
 
 
 def augment(
