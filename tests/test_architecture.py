@@ -146,6 +146,7 @@ KINDS = {
             "product",
             "pretraining",
             "monitor",
+            "per_pixel",
             "registry",
             "choice",
             "hsic",

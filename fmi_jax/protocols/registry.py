@@ -19,7 +19,6 @@ from fmi_jax.protocols import (
     knn,
     logistic,
     mae,
-    per_pixel,
     saliency,
     simsiam,
     timing,
@@ -32,9 +31,13 @@ from fmi_jax.protocols.adapt import (
 )
 from fmi_jax.protocols.heads import (
     attentive,
+    decoder,
     head_grid,
     linear,
+    per_patch,
     stacked,
+    unet,
+    upernet,
 )
 from fmi_jax.protocols.spec import (
     AdaptSpec,
@@ -68,7 +71,10 @@ HEADS: Registry[HeadSpec] = Registry(
         stacked.SPEC,
         attentive.SPEC,
         head_grid.SPEC,
-        *per_pixel.SPECS,
+        per_patch.SPEC,
+        decoder.SPEC,
+        unet.SPEC,
+        upernet.SPEC,
     ],
 )
 JUDGES: Registry[JudgeSpec] = Registry(

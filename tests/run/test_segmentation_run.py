@@ -17,7 +17,7 @@ from fmi_jax import parallel
 from fmi_jax.data.prepared import open_or_draw
 from fmi_jax.models.base import Execution
 from fmi_jax.models.deit import DeiT
-from fmi_jax.protocols.per_pixel import PerPatchClassifier
+from fmi_jax.protocols.heads.per_patch import PerPatchClassifier
 from fmi_jax.tasks.segmentation import Segmentation
 from fmi_jax.training.evaluation import predict_split
 from fmi_jax.training.partition import partition

@@ -20,7 +20,8 @@ from fmi_jax.data.labels import IGNORE, Label
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.models.base import Execution
 from fmi_jax.models.deit import DeiT
-from fmi_jax.protocols.per_pixel import Decoder, PerPatchClassifier
+from fmi_jax.protocols.heads.decoder import Decoder
+from fmi_jax.protocols.heads.per_patch import PerPatchClassifier
 from fmi_jax.settings import LossConfig, OptimConfig
 from fmi_jax.tasks.base import Resampling
 from fmi_jax.tasks.registry import describe, suitable
