@@ -73,8 +73,8 @@ HEADS: Registry[HeadSpec] = Registry(
         head_grid.SPEC,
         per_patch.SPEC,
         decoder.SPEC,
-        unet.SPEC,
         upernet.SPEC,
+        unet.SPEC,
     ],
 )
 JUDGES: Registry[JudgeSpec] = Registry(

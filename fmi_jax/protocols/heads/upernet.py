@@ -161,7 +161,7 @@ SPEC = HeadSpec(
     ),
     judge=JUDGE,
     check=check,
-    small={"augment.center_crop": 1.0, "upernet.width": 13},
+    small={"augment.center_crop": 1.0, "upernet.width": 13, "backbone.name": "resnet_nano"},
     options=UPerNetConfig,
     reads=("upernet",),
 )
