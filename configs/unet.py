@@ -4,9 +4,8 @@ All of it learns, from random weights, by Adam at 1e-3 without decay. In the stu
 ResNet-50 and images have 224 pixels; here both are small enough for a laptop's CPU.
 
 python run.py --config=configs/unet.py --workdir=runs/unet
-python run.py --config=configs/unet.py --workdir=runs/upernet --config.head=upernet --config.upernet.width=64
 
-Expected Dice on the 36 test images: 0.000 and 0.000. The images are drawn by a program
+Expected Dice on the 36 test images: 0.000. The images are drawn by a program
 (fmi_jax/data/raw/drawn/fundus_lesions.py): the scores say nothing about patients.
 """
 

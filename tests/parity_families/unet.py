@@ -17,7 +17,7 @@ from weights_convert.engine import Layout, batch_norm, conv2d
 from weights_convert.layouts.registry import LAYOUTS
 
 _ENCODER = "encoder."
-_HERE, _THERE = "decoder.blocks.{i}.conv{k}", "decoder.stages.{i}.conv{k}"
+_HERE, _THERE = "decoder.blocks.{i}.conv{k}", "head.decoder.stages.{i}.conv{k}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def layout() -> Layout:
             ),
             *conv2d(f"{_HERE}.0", f"{_THERE}.conv", bias=False),
             *batch_norm(f"{_HERE}.1", f"{_THERE}.norm"),
-            *conv2d("segmentation_head.0", "head"),
+            *conv2d("segmentation_head.0", "head.conv"),
         ),
         ignored=(),
         prefixes=("",),
@@ -102,13 +102,14 @@ def _arrays(
     module: Any, images: Any, given: Mapping[str, Any], rngs: nnx.Rngs | None = None
 ) -> dict[str, Any]:
     training = rngs is not None
-    fine, features = module.backbone.pyramid(images, module.maps.reads, rngs=rngs)
-    maps = module.maps(images, fine, [each.tokens for each in features], training=training)
-    decoded = module.decoder(maps, images.shape[1:3], training=training)
+    head = module.head
+    fine, features = module.backbone.pyramid(images, head.maps.reads, rngs=rngs)
+    maps = head.maps(images, fine, [each.tokens for each in features], training=training)
+    decoded = head.decoder(maps, images.shape[1:3], training=training)
     arrays = {f"feature_{i:02d}": x for i, x in enumerate(maps, 1)}
     arrays |= {f"decoder_{i:02d}": x for i, x in enumerate(decoded)}
     # The way a user goes; in training mode it would count the batch twice.
-    logits = module.head(decoded[-1]) if training else module(images)
+    logits = head.conv(decoded[-1]) if training else module(images)
     arrays |= {"final_logits": logits, "final_probabilities": jax.nn.sigmoid(logits)}
     return {name: jnp.moveaxis(x, -1, 1) for name, x in arrays.items()}
 

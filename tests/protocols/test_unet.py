@@ -31,11 +31,12 @@ from fmi_jax.models.registry import BACKBONES
 from fmi_jax.models.resnet import ResNetArch
 from fmi_jax.models.swin import Swin
 from fmi_jax.protocols.heads.unet import UNet, UNetConfig
-from fmi_jax.protocols.heads.upernet import UPerNet, UPerNetDecoder
+from fmi_jax.protocols.heads.upernet import UPerNet, UPerNetHead
 from fmi_jax.run.network import read_trained
 from fmi_jax.training.partition import partition
-from weights_convert.engine import Layout, Rule, batch_norm, conv2d, convert, match
+from weights_convert.engine import Layout, Rule, batch_norm, conv2d, convert, linear, match
 from weights_convert.layouts.registry import layouts_of
+from weights_convert.ops import POINTWISE
 
 assert reference_packages  # imports torchvision beside any build of torch
 
@@ -167,7 +168,6 @@ def test_the_decoder_of_upernet_is_that_of_transformers() -> None:
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    theirs.classifier = torch.nn.Identity()
 
     def rules(source: str, target: str) -> tuple[Rule, ...]:
         return (
@@ -185,10 +185,11 @@ def test_the_decoder_of_upernet_is_that_of_transformers() -> None:
             *rules("lateral_convs.{i}", "laterals.{i}"),
             *rules("fpn_convs.{i}", "smooth.{i}"),
             *rules("fpn_bottleneck", "fusion"),
+            *linear("classifier", "linear", POINTWISE),
         ),
     )
     module = nnx.eval_shape(
-        lambda: UPerNetDecoder(widths, width, dtype=jnp.float32, rngs=nnx.Rngs(0))
+        lambda: UPerNetHead(widths, width, 2, dtype=jnp.float32, rngs=nnx.Rngs(0))
     )
 
     def native() -> dict[str, np.ndarray]:
@@ -308,6 +309,6 @@ def test_all_batch_norms_count_a_batch_once_where_everything_learns(
 
 
 def test_a_training_batch_of_one_image_is_refused_by_upernet() -> None:
-    decoder = nnx.eval_shape(lambda: UPerNetDecoder((3, 5), 7, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    decoder = nnx.eval_shape(lambda: UPerNetHead((3, 5), 7, 2, dtype=jnp.float32, rngs=nnx.Rngs(0)))
     with pytest.raises(UsageError, match="expected two images or more"):
         decoder([jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 2, 2, 5))], training=True)

@@ -68,11 +68,45 @@ class UNet(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.backbone, self.eval_mode = backbone, eval_mode
-        arch, dtype = backbone.arch, backbone.execution.dtype
+        self.head = UNetHead(
+            backbone.arch, num_classes, widths, dtype=backbone.execution.dtype, rngs=rngs
+        )
+
+    def __call__(
+        self, images: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "b h w k"]:
+        """Logits in float32. `rngs` (stream "dropout") means training."""
+        fine, features = self.backbone.pyramid(
+            images, self.head.maps.reads, rngs=None if self.eval_mode else rngs
+        )
+        grids = [each.tokens for each in features]
+        return self.head(images, fine, grids, training=rngs is not None)
+
+
+class UNetHead(nnx.Module):
+    """Maps of a backbone and of the image, the decoder that joins them, and a layer of logits.
+
+    Args:
+      arch: arch of the backbone.
+      num_classes: width `k` of the logits.
+      widths: see `UNetConfig`.
+      dtype: compute type of all but the logits.
+      rngs: stream `params`.
+    """
+
+    def __init__(
+        self,
+        arch: ArchConfig,
+        num_classes: int,
+        widths: Sequence[int],
+        *,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ):
         kind = StageMaps if isinstance(arch, StageByStage) else TokenMaps
         self.maps = kind(arch, widths, dtype=dtype, rngs=rngs)
         self.decoder = UNetDecoder(self.maps.widths, widths, dtype=dtype, rngs=rngs)
-        self.head = nnx.Conv(
+        self.conv = nnx.Conv(
             widths[-1],
             num_classes,
             (3, 3),
@@ -84,17 +118,12 @@ class UNet(nnx.Module):
         )
 
     def __call__(
-        self, images: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
+        self, images: Float[Array, "b h w c"], fine: Array | None, grids: Maps, *, training: bool
     ) -> Float[Array, "b h w k"]:
-        """Logits in float32. `rngs` (stream "dropout") means training."""
-        training = rngs is not None
-        fine, features = self.backbone.pyramid(
-            images, self.maps.reads, rngs=None if self.eval_mode else rngs
-        )
-        grids = [each.tokens for each in features]
+        """Logits in float32, from the backbone's map of `fine_width` channels and its grids."""
         maps = self.maps(images, fine, grids, training=training)
         *_, x = self.decoder(maps, images.shape[1:3], training=training)
-        return self.head(x.astype(jnp.float32))
+        return self.conv(x.astype(jnp.float32))
 
 
 class StageMaps(nnx.Module):

@@ -67,13 +67,13 @@ class UPerNet(nnx.Module):
                 " such as resnet50 or swin_tiny, or head 'unet'."
             )
         self.backbone, self.eval_mode = backbone, eval_mode
-        self.decoder = UPerNetDecoder(
+        self.head = UPerNetHead(
             [arch.truncated(stage).token_width for stage in range(arch.num_blocks)],
             width,
+            num_classes,
             dtype=backbone.execution.dtype,
             rngs=rngs,
         )
-        self.head = linear(width, num_classes, dtype=jnp.float32, rngs=rngs)
 
     def __call__(
         self, images: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
@@ -82,21 +82,24 @@ class UPerNet(nnx.Module):
         features = self.backbone.features_at(
             images, range(self.backbone.arch.num_blocks), rngs=None if self.eval_mode else rngs
         )
-        x = self.decoder([each.tokens for each in features], training=rngs is not None)
-        return upsampled(self.head(x.astype(jnp.float32)), *images.shape[1:3])
+        logits = self.head([each.tokens for each in features], training=rngs is not None)
+        return upsampled(logits, *images.shape[1:3])
 
 
-class UPerNetDecoder(nnx.Module):
+class UPerNetHead(nnx.Module):
     """Context pooled from the coarsest map, handed down to the finer ones, and all of them fused.
 
     Args:
       maps: channels of the maps, the finest first.
       width: channels of the layers.
-      dtype: compute type.
+      num_classes: width `k` of the logits.
+      dtype: compute type of all but the logits.
       rngs: stream `params`.
     """
 
-    def __init__(self, maps: Sequence[int], width: int, *, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self, maps: Sequence[int], width: int, num_classes: int, *, dtype: Any, rngs: nnx.Rngs
+    ):
         def layer(before: int, size: int) -> ConvNorm:
             return ConvNorm(before, width, size, dtype=dtype, rngs=rngs)
 
@@ -106,11 +109,12 @@ class UPerNetDecoder(nnx.Module):
         self.laterals = nnx.List(layer(before, 1) for before in finer)
         self.smooth = nnx.List(layer(width, 3) for _ in finer)
         self.fusion = layer(len(maps) * width, 3)
+        self.linear = linear(width, num_classes, dtype=jnp.float32, rngs=rngs)
 
     def __call__(
         self, maps: Sequence[Float[Array, "b _ _ _"]], *, training: bool
-    ) -> Float[Array, "b h w d"]:
-        """One map of the size of the finest.
+    ) -> Float[Array, "b h w k"]:
+        """Logits in float32, at the size of the finest map.
 
         A training batch of one image raises `UsageError`: the mean of a map has no variance.
         """
@@ -131,7 +135,8 @@ class UPerNetDecoder(nnx.Module):
             for layer, x in zip(reversed(self.smooth), others, strict=True)
         ]
         joined = [_enlarged(x, maps[0]) for x in (*reversed(smoothed), first)]
-        return self.fusion(jnp.concatenate(joined, axis=-1), training=training)
+        x = self.fusion(jnp.concatenate(joined, axis=-1), training=training)
+        return self.linear(x.astype(jnp.float32))
 
     def _with_context(self, x: Float[Array, "b h w c"], training: bool) -> Float[Array, "b h w d"]:
         """`x` beside its means over 1, 2, 3 and 6 parts of each side, enlarged again."""
