@@ -14,12 +14,14 @@ from fmi_jax.protocols.byol import ByolConfig
 from fmi_jax.protocols.cka import CkaConfig
 from fmi_jax.protocols.dino import DinoConfig
 from fmi_jax.protocols.heads.attentive import AttentiveConfig
+from fmi_jax.protocols.heads.decoder import DecoderConfig
 from fmi_jax.protocols.heads.head_grid import ProbeGridConfig
 from fmi_jax.protocols.heads.stacked import TransformerConfig
+from fmi_jax.protocols.heads.unet import UNetConfig
+from fmi_jax.protocols.heads.upernet import UPerNetConfig
 from fmi_jax.protocols.knn import KnnConfig
 from fmi_jax.protocols.logistic import LogisticConfig
 from fmi_jax.protocols.mae import MaeConfig
-from fmi_jax.protocols.per_pixel import DecoderConfig
 from fmi_jax.protocols.registry import DEFAULT
 from fmi_jax.protocols.saliency import SaliencyConfig
 from fmi_jax.protocols.simsiam import SimSiamConfig
@@ -46,6 +48,8 @@ class ExperimentConfig(BaseConfig):
     timing: TimingConfig = dataclasses.field(default_factory=TimingConfig)
     saliency: SaliencyConfig = dataclasses.field(default_factory=SaliencyConfig)
     decoder: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
+    unet: UNetConfig = dataclasses.field(default_factory=UNetConfig)
+    upernet: UPerNetConfig = dataclasses.field(default_factory=UPerNetConfig)
     dino: DinoConfig = dataclasses.field(default_factory=DinoConfig)
     byol: ByolConfig = dataclasses.field(default_factory=ByolConfig)
     simsiam: SimSiamConfig = dataclasses.field(default_factory=SimSiamConfig)

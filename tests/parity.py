@@ -183,6 +183,8 @@ class _Case:
 
         def loss(*inputs: Any) -> tuple[Any, Any]:
             outputs = forward(*inputs)
+            if self.family.loss is not None:
+                return self.family.loss(outputs, inputs[1]), outputs
             if feature not in outputs:
                 raise UserError(f"no adaptor computes the feature {feature!r} of meta.grad.")
             if cotangent is None:  # of a classifier: its mean cross entropy

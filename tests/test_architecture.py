@@ -156,6 +156,7 @@ KINDS = {
             "product",
             "pretraining",
             "monitor",
+            "per_pixel",
             "registry",
             "choice",
             "hsic",

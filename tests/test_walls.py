@@ -29,6 +29,8 @@ PROTOCOLS, MODELS = "fmi_jax/protocols/registry.py", "fmi_jax/models/registry.py
 # What is deleted, and the lines that name it.
 PARTS = (
     *("fmi_jax/tasks/segmentation.py", "fmi_jax/protocols/per_pixel.py"),
+    *("fmi_jax/protocols/heads/per_patch.py", "fmi_jax/protocols/heads/decoder.py"),
+    *("fmi_jax/protocols/heads/unet.py", "fmi_jax/protocols/heads/upernet.py"),
     *("fmi_jax/tasks/self_supervision.py", "fmi_jax/protocols/pretraining.py"),
     *("fmi_jax/tasks/representation.py", "fmi_jax/protocols/monitor.py"),
     *("fmi_jax/protocols/byol.py", "fmi_jax/protocols/dino.py", "fmi_jax/protocols/simsiam.py"),
@@ -38,10 +40,14 @@ PARTS = (
 NAMED = re.compile(
     r"\b(segmentation|Segmentation|per_pixel|self_supervision|SelfSupervision"
     r"|dino|dino_ssl|DinoConfig|byol|ByolConfig|simsiam|SimSiamConfig|DecoderConfig"
+    r"|decoder|unet|UNetConfig|upernet|UPerNetConfig"
     r"|mae|MaeConfig|reconstruction|per_patch|initial_weights|in_domain)\b"
 )
 STUDIES = "fmi_jax/study/registry.py"
-LINES = {CONFIG: 10, TASKS: 2, PROTOCOLS: 10, STUDIES: 4, "tests/parity_families/numbers.py": 2}
+LINES = {
+    **{CONFIG: 14, TASKS: 2, PROTOCOLS: 16, STUDIES: 4},
+    **{"tests/parity_families/numbers.py": 2, "tests/parity_families/__init__.py": 2},
+}
 # What is about the parts that were deleted goes with them.
 ABOUT = (
     *(
@@ -49,8 +55,10 @@ ABOUT = (
         "tests/protocols/test_mae.py",
         "tests/protocols/test_pretraining_on_devices.py",
         "tests/protocols/test_saliency_on_masks.py",
+        "tests/protocols/test_unet.py",
         "tests/protocols/test_view_prediction.py",
         "tests/parity_families/dino.py",
+        "tests/parity_families/unet.py",
         "tests/data/test_masks.py",
         "tests/data/test_unlabelled.py",
         "tests/tasks/test_representation.py",
@@ -60,10 +68,10 @@ ABOUT = (
     "tests/run/test_monitors_run.py",
     *("tests/run/test_other_tasks_run.py", "tests/test_walls.py"),
     *("tests/study/test_initial_weights.py", "tests/weights_convert/test_convert_pretrained.py"),
-    *("configs/dino.py", "configs/lesions.py", "benchmarks/pretraining.py"),
+    *("configs/dino.py", "configs/lesions.py", "configs/unet.py", "benchmarks/pretraining.py"),
     "examples/pretraining.py",
 )
-COMMANDS = re.compile(r"^.*configs/(dino|lesions)\.py.*\n", re.MULTILINE)
+COMMANDS = re.compile(r"^.*configs/(dino|lesions|unet)\.py.*\n", re.MULTILINE)
 # Table B.1 compares with a ResNet that others have pre-trained; "dino" is a row of that table.
 OTHER_MEANING = {"fmi_jax/study/grids/tableb.py": {"dino"}}
 

@@ -48,6 +48,11 @@ class ArchConfig(abc.ABC):
         """Width `d` of `Features.tokens` after the last block; a family's own if it is another."""
         return self.feature_width
 
+    @property
+    def fine_width(self) -> int | None:
+        """Channels of the stem's map at half the image's size; None: the stem has no such map."""
+        return None
+
     @abc.abstractmethod
     def truncated(self, block: int) -> "ArchConfig":
         """The arch that keeps blocks 0..`block` and has no later one."""
@@ -143,9 +148,12 @@ class Backbone(nnx.Module, Generic[A]):
     def embed(self, images: Float[Array, "b h w c"]) -> Array:
         """Compute the input of block 0, for images of a size that `grid` takes."""
 
-    def enter(self, images: Float[Array, "b h w c"], rngs: nnx.Rngs | None) -> Array:
-        """`embed`, in training mode with `rngs`; the same but where the stem has a batch norm."""
-        return self.embed(images)
+    def enter(
+        self, images: Float[Array, "b h w c"], rngs: nnx.Rngs | None
+    ) -> tuple[Array | None, Array]:
+        """Compute the map of `arch.fine_width` channels and the input of block 0, in training mode
+        with `rngs`; the same but where the stem has a batch norm."""
+        return None, self.embed(images)
 
     @abc.abstractmethod
     def readout(self, x: Any, block: int, grid: tuple[int, int]) -> Features:
@@ -186,6 +194,16 @@ class Backbone(nnx.Module, Generic[A]):
         Equal to the features of the network truncated after each block. Blocks beyond the
         highest one asked for are not computed.
         """
+        return self.pyramid(images, blocks, rngs=rngs)[1]
+
+    def pyramid(
+        self,
+        images: Float[Array, "b h w c"],
+        blocks: Sequence[int],
+        *,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Array | None, tuple[Features, ...]]:
+        """Compute `features_at`, and the map of `arch.fine_width` channels in the same pass."""
         for block in blocks:
             self.arch.check_block(block)
         if images.shape[-1] != self.arch.in_channels:
@@ -194,11 +212,10 @@ class Backbone(nnx.Module, Generic[A]):
                 f" this backbone was built for {self.arch.in_channels}, as [b, h, w, c]."
             )
         grid = self.grid(images.shape[1], images.shape[2])
-        outputs = self.outputs(images, max(blocks) + 1, rngs=rngs, cls_apart=True)
-        wanted = {
-            i: self.readout(x, i, grid) for i, x in enumerate(outputs, start=-1) if i in blocks
-        }
-        return tuple(wanted[i] for i in blocks)
+        fine, x = self.enter(images, rngs)
+        outputs = self._outputs(x, max(blocks) + 1, rngs, cls_apart=True)
+        wanted = {i: self.readout(x, i, grid) for i, x in enumerate(outputs, -1) if i in blocks}
+        return fine, tuple(wanted[i] for i in blocks)
 
     def outputs(
         self,
@@ -206,7 +223,6 @@ class Backbone(nnx.Module, Generic[A]):
         count: int,
         *,
         rngs: nnx.Rngs | None = None,
-        cls_apart: bool = False,
         kept: Int[Array, "b k"] | None = None,
     ) -> Iterator[Any]:
         """Compute the input of block 0, and then the output of each of the first `count` blocks.
@@ -217,16 +233,21 @@ class Backbone(nnx.Module, Generic[A]):
           images: the network's input.
           count: number of blocks.
           rngs: see the class.
-          cls_apart: True if the last output of a network with [cls] first is a pair, as
-            `cls_and_rest` takes it.
           kept: patches of each image that blocks see, by their numbers row by row, in this order
             after the prefix tokens; only for networks with [cls] first. None: all.
         """
-        x = self.enter(images, rngs)
+        _, x = self.enter(images, rngs)
         if kept is not None:
             prefix = x.shape[1] - math.prod(self.grid(images.shape[1], images.shape[2]))
             chosen = jnp.take_along_axis(x[:, prefix:], kept[..., None], axis=1)
             x = jnp.concatenate([x[:, :prefix], chosen], axis=1)
+        return self._outputs(x, count, rngs, cls_apart=False)
+
+    def _outputs(
+        self, x: Array, count: int, rngs: nnx.Rngs | None, *, cls_apart: bool
+    ) -> Iterator[Any]:
+        """`outputs` from the input of block 0; with `cls_apart` the last one of a network with
+        [cls] first is a pair, as `cls_and_rest` takes it."""
         yield x
         if not self.cls_first:
             for block in self.blocks[:count]:

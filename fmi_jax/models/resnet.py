@@ -43,6 +43,11 @@ class ResNetArch(StageByStage):
         """Channels of the last stage."""
         return self.widths[-1] * self.expansion
 
+    @property
+    def fine_width(self) -> int:
+        """Channels before the max-pooling."""
+        return self.stem_width
+
 
 class Conv(nnx.Module):
     """A square convolution without bias, padded by half its side as in PyTorch.
@@ -244,12 +249,12 @@ class ResNet(Backbone[ResNetArch]):
 
     def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b rows cols d"]:
         """The stem: convolution, batch norm, ReLU, max-pooling; in evaluation mode."""
-        return self.enter(images, None)
+        return self.enter(images, None)[1]
 
     def enter(
         self, images: Float[Array, "b h w c"], rngs: nnx.Rngs | None
-    ) -> Float[Array, "b rows cols d"]:
-        """The stem, in training mode with `rngs`.
+    ) -> tuple[Float[Array, "b h2 w2 d"], Float[Array, "b rows cols d"]]:
+        """The stem before its max-pooling and after, in training mode with `rngs`.
 
         A training batch that leaves one value per channel raises `UsageError`, as in PyTorch:
         it has no variance.
@@ -262,7 +267,8 @@ class ResNet(Backbone[ResNetArch]):
                 f" more than one value per channel; expected two images or more than {shrink}"
                 " pixels a side."
             )
-        return max_pool(relu(self.bn1(self.conv1(images), training=rngs is not None)))
+        fine = relu(self.bn1(self.conv1(images), training=rngs is not None))
+        return fine, max_pool(fine)
 
     def run_block(
         self, block: Any, x: Float[Array, "b h w c"], rngs: nnx.Rngs | None

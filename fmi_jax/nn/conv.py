@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from fmi_jax.nn import hardware
 from fmi_jax.nn.linear import flat_product, pytorch_uniform
+from fmi_jax.nn.norm import BatchNorm
 from fmi_jax.nn.recompute import compute_once
 
 
@@ -77,6 +78,49 @@ class PatchEmbed(nnx.Module):
     def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b rows cols d"]:
         """The grid of patch tokens; `h` and `w` are multiples of the patch size."""
         return self.proj(images)
+
+
+class ConvNorm(nnx.Module):
+    """A square convolution without bias, a batch norm and ReLU: the layer of decoders.
+
+    Padded by half its side, and drawn as segmentation_models_pytorch draws it (Kaiming uniform).
+
+    Args:
+      in_width, width: channels before and after.
+      size: side of the kernel, odd.
+      stride: stride in both directions.
+      dtype: compute type of the convolution.
+      rngs: stream `params`.
+    """
+
+    def __init__(
+        self,
+        in_width: int,
+        width: int,
+        size: int,
+        stride: int = 1,
+        *,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ):
+        self.conv = nnx.Conv(
+            in_width,
+            width,
+            kernel_size=(size, size),
+            strides=stride,
+            padding=size // 2,
+            use_bias=False,
+            dtype=dtype,
+            param_dtype=jnp.float32,
+            kernel_init=nnx.initializers.he_uniform(),
+            conv_general_dilated=convolution,
+            rngs=rngs,
+        )
+        self.norm = BatchNorm(width, eps=1e-5, momentum=0.1)
+
+    def __call__(self, x: Float[Array, "b h w c"], *, training: bool) -> Float[Array, "b h2 w2 d"]:
+        """The layer's output in its compute type; a training batch moves the running statistics."""
+        return nnx.relu(self.norm(self.conv(x), training=training))
 
 
 def depthwise_conv(

@@ -54,6 +54,16 @@ def nearest(old: int, new: int) -> Float64[np.ndarray, "{new} {old}"]:
     return np.eye(old)[np.minimum(source.astype(int), old - 1)]
 
 
+def adaptive(old: int, new: int) -> Float64[np.ndarray, "{new} {old}"]:
+    """`F.adaptive_avg_pool1d`: the mean of samples floor(i * old / new) to ceil((i+1) * old / new).
+
+    With `new` above `old` neighbouring means share samples.
+    """
+    index, taps = np.arange(new)[:, None], np.arange(old)
+    inside = (taps >= index * old // new) & (taps < -((index + 1) * -old // new))
+    return inside / inside.sum(axis=1, keepdims=True)
+
+
 def bicubic_antialias(old: int, new: int, *, step: float) -> Float64[np.ndarray, "{new} {old}"]:
     """`F.interpolate(mode="bicubic", antialias=True)` along one axis: cubic with a = -0.5."""
     return _antialias(old, new, step, lambda x: _cubic(x, a=-0.5), support=2.0)
@@ -71,6 +81,22 @@ def resize(
         grid.astype(jnp.float32),
         precision=jax.lax.Precision.HIGHEST,
     )
+
+
+def enlarge(
+    grid: Float[Array, "b h w d"], height: int, width: int
+) -> Float[Array, "b {height} {width} d"]:
+    """Repeat samples up to a size that is no smaller, as `F.interpolate(mode="nearest")`."""
+    axes = tuple(zip((1, 2), grid.shape[1:3], (height, width), strict=True))
+    kernels = [nearest(old, new) for _, old, new in axes]
+    repeated = [np.eye(old).repeat(-(-new // old), axis=0)[:new] for _, old, new in axes]
+    if not all(map(np.array_equal, kernels, repeated)):
+        return resize(grid, *kernels).astype(grid.dtype)
+    # Twice the size, and other whole numbers. The gradient is then a sum of neighbours.
+    for axis, old, new in axes:
+        grid = jnp.repeat(grid, -(-new // old), axis=axis)
+        grid = jax.lax.slice_in_dim(grid, 0, new, axis=axis)
+    return grid
 
 
 def resize_positions(

@@ -1,166 +1,25 @@
-"""Heads that give logits for each pixel: a linear layer on each patch, and a small decoder."""
+"""What heads that give logits for each pixel have in common, and the judge that measures them."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from fmi_jax import augment, parallel
 from fmi_jax.artifacts.charts import Outlines
 from fmi_jax.artifacts.result import Finding
 from fmi_jax.data.labels import Label, resized_maps
 from fmi_jax.data.prepared import DatasetInfo
-from fmi_jax.models.base import ArchConfig, Backbone
+from fmi_jax.models.base import ArchConfig
 from fmi_jax.nn import resize
-from fmi_jax.nn.conv import convolution
-from fmi_jax.nn.linear import linear
-from fmi_jax.nn.norm import LayerNorm
 from fmi_jax.protocols.judging import Run, batches_of
-from fmi_jax.protocols.spec import HeadSpec, JudgeSpec, tested, training_images
-from fmi_jax.rules import positive
-from fmi_jax.settings import BaseConfig, section
+from fmi_jax.protocols.spec import JudgeSpec, training_images
+from fmi_jax.settings import BaseConfig
+from fmi_jax.tasks.segmentation import Segmentation
 
-_NORM_EPS = 1e-6
 _DEPTHS = 4
-
-
-@dataclasses.dataclass(slots=True)
-class DecoderConfig:
-    """Small convolutional decoder (head `decoder`).
-
-    Attributes:
-      width: channels of its layers.
-    """
-
-    width: int = positive(128)
-
-
-class PerPatchClassifier(nnx.Module):
-    """A backbone with one linear layer on each patch; its logits are upsampled to the image.
-
-    Args:
-      backbone: the feature extractor.
-      num_classes: width `k` of the logits.
-      eval_mode: True if the backbone is always in evaluation mode.
-      rngs: stream that draws the head: a truncated normal of std 0.02, zero bias.
-    """
-
-    def __init__(self, backbone: Backbone, num_classes: int, *, eval_mode: bool, rngs: nnx.Rngs):
-        self.backbone = backbone
-        self.eval_mode = eval_mode
-        self.head = linear(backbone.arch.token_width, num_classes, dtype=jnp.float32, rngs=rngs)
-
-    def __call__(
-        self, images: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
-    ) -> Float[Array, "b h w k"]:
-        """Logits in float32. `rngs` (stream "dropout") means training."""
-        features = self.backbone.features(images, rngs=None if self.eval_mode else rngs)
-        return upsampled(self.head(features.tokens.astype(jnp.float32)), *images.shape[1:3])
-
-
-class Decoder(nnx.Module):
-    """A backbone with a small convolutional decoder that reads it at up to four depths.
-
-    Args:
-      backbone: the feature extractor.
-      num_classes: width `k` of the logits.
-      width: channels of the decoder's layers.
-      eval_mode: True if the backbone is always in evaluation mode.
-      rngs: stream that draws the decoder.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        num_classes: int,
-        *,
-        width: int,
-        eval_mode: bool,
-        rngs: nnx.Rngs,
-    ):
-        self.backbone = backbone
-        self.eval_mode = eval_mode
-        arch = backbone.arch
-        widths = [arch.truncated(block).token_width for block in depths(arch)]
-        self.head = DecoderHead(
-            widths, width, num_classes, dtype=backbone.execution.dtype, rngs=rngs
-        )
-
-    def __call__(
-        self, images: Float[Array, "b h w c"], *, rngs: nnx.Rngs | None = None
-    ) -> Float[Array, "b h w k"]:
-        """Logits in float32. `rngs` (stream "dropout") means training."""
-        features = self.backbone.features_at(
-            images, depths(self.backbone.arch), rngs=None if self.eval_mode else rngs
-        )
-        size = images.shape[1], images.shape[2]
-        return upsampled(self.head([each.tokens for each in features], size), *size)
-
-
-class DecoderHead(nnx.Module):
-    """Token grids of several depths, brought to one width and size and added up, then upsampled.
-
-    Two stages, each with a 3 x 3 convolution, double the sides of the finest grid, up to a quarter
-    of the image's. Norms look at one pixel of one image only, so nothing depends on the batch.
-
-    Args:
-      widths: width of the tokens at each depth.
-      width: channels of the decoder's layers.
-      num_classes: width `k` of the logits.
-      dtype: compute type of convolutions and projections.
-      rngs: stream `params`.
-    """
-
-    def __init__(
-        self, widths: Sequence[int], width: int, num_classes: int, *, dtype: Any, rngs: nnx.Rngs
-    ):
-        self.norms = nnx.List([LayerNorm(each, eps=_NORM_EPS) for each in widths])
-        self.projections = nnx.List(
-            [linear(each, width, dtype=dtype, rngs=rngs) for each in widths]
-        )
-        self.stages = nnx.List([_Stage(width, dtype=dtype, rngs=rngs) for _ in range(2)])
-        self.linear = linear(width, num_classes, dtype=jnp.float32, rngs=rngs)
-
-    def __call__(
-        self, grids: Sequence[Float[Array, "b _ _ _"]], image_size: tuple[int, int]
-    ) -> Float[Array, "b h w k"]:
-        """Logits in float32, for grids of an image of that height and width."""
-        height, width = (max(grid.shape[axis] for grid in grids) for axis in (1, 2))
-        x = jnp.zeros(())
-        for grid, norm, project in zip(grids, self.norms, self.projections, strict=True):
-            x = x + upsampled(project(norm(grid)), height, width)
-        for stage in self.stages:
-            height, width = (
-                max(side, min(2 * side, whole // 4))
-                for side, whole in zip((height, width), image_size, strict=True)
-            )
-            x = stage(upsampled(x, height, width))
-        return self.linear(x)
-
-
-class _Stage(nnx.Module):
-    """A 3 x 3 convolution, a layer norm and GELU."""
-
-    def __init__(self, width: int, *, dtype: Any, rngs: nnx.Rngs):
-        self.conv = nnx.Conv(
-            width,
-            width,
-            (3, 3),
-            dtype=dtype,
-            param_dtype=jnp.float32,
-            kernel_init=nnx.initializers.he_normal(),
-            conv_general_dilated=convolution,
-            rngs=rngs,
-        )
-        self.norm = LayerNorm(width, eps=_NORM_EPS)
-
-    def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
-        return nnx.gelu(self.norm(self.conv(x)))
 
 
 def depths(arch: ArchConfig) -> list[int]:
@@ -179,43 +38,55 @@ def upsampled(
 
 
 SHOWN = 8
-"""Test images on the page of a run."""
-
-FIGURE = "outlines.png"
+"""Test images in each figure of a page."""
 
 
 def judge(run: Run) -> Finding:
-    """Evaluate the trained network, and show the first test images with their outlines."""
-    finding = tested(run)
-    count = min(SHOWN, len(run.dataset.ids("test")))
-    true = np.stack([run.dataset.split("test")[row][1] for row in range(count)])
-    chart = Outlines(
-        names=run.dataset.ids("test")[:count],
-        images=np.stack([run.dataset.image("test", row) for row in range(count)]),
+    """Evaluate the trained network, and show test images with their outlines, the worst first."""
+    test = run.predict("test")
+    finding = run.evaluated(run.predict("val"), test)
+    assert isinstance(run.task, Segmentation)
+    dice = run.task.image_dice(test)
+    count = min(SHOWN, len(dice))
+    shown = {
+        "worst.png": (
+            np.argsort(dice, kind="stable")[:count],
+            f"The {count} test images of the lowest Dice, in the mean over the classes that are"
+            " true or predicted: outlines of true masks in cyan, of predicted ones in amber",
+        ),
+        "outlines.png": (np.arange(count), f"The first {count} test images, not selected"),
+    }
+    charts = {name: _outlines(run, rows, dice) for name, (rows, _) in shown.items()}
+    captions = {name: caption for name, (_, caption) in shown.items()}
+    return dataclasses.replace(finding, figures=captions, charts=charts)
+
+
+def _outlines(run: Run, rows: Int[np.ndarray, "n"], dice: Float[np.ndarray, "images"]) -> Outlines:
+    """Make the chart of some test images."""
+    ids, images = run.dataset.ids("test"), run.dataset.split("test")
+    true = np.stack([images[row][1] for row in rows])
+    return Outlines(
+        names=[f"{dice[row]:.2f} {ids[row]}" for row in rows],
+        images=np.stack([run.dataset.image("test", row) for row in rows]),
         true=true,
-        predicted=resized_maps(_predicted(run, count), *true.shape[1:]),
+        predicted=resized_maps(_predicted(run, rows), *true.shape[1:]),
     )
-    caption = (
-        f"The first {count} test images, not selected: outlines of the true masks in cyan, of the"
-        " predicted ones in amber"
-    )
-    return dataclasses.replace(finding, figures={FIGURE: caption}, charts={FIGURE: chart})
 
 
-def _predicted(run: Run, count: int) -> UInt8[np.ndarray, "n h w"]:
-    """Predict the class of each pixel of the first `count` test images."""
+def _predicted(run: Run, rows: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n h w"]:
+    """Predict the class of each pixel of some test images."""
     network, mesh = run.network(), run.mesh
-    (batch,) = batches_of(run, "test", [np.arange(count)])
+    (batch,) = batches_of(run, "test", [rows])
 
     step = network.step(
         mesh,
         lambda module, x: module(x, rngs=None).argmax(axis=-1).astype(jnp.uint8),
         lambda classes, batch: classes,
     )
-    return jax.device_get(step(network.arrays, parallel.to_devices(mesh, batch)))[:count]
+    return jax.device_get(step(network.arrays, parallel.to_devices(mesh, batch)))[: len(rows)]
 
 
-_JUDGE = JudgeSpec(
+JUDGE = JudgeSpec(
     name="masks",
     summary="Dice and IoU of the trained network on the test images",
     labels=(Label.MAP,),
@@ -224,37 +95,6 @@ _JUDGE = JudgeSpec(
 )
 
 
-def _check(config: BaseConfig, info: DatasetInfo) -> None:
+def check(config: BaseConfig, info: DatasetInfo) -> None:
+    """Raise `UsageError` where the augmentation does not fit masks."""
     augment.check_label(config.augment, info.label)
-
-
-SPECS = (
-    HeadSpec(
-        name="per_patch",
-        summary="linear layer on each patch",
-        labels=(Label.MAP,),
-        build=lambda parts: PerPatchClassifier(
-            parts.backbone, parts.num_classes, eval_mode=parts.eval_mode, rngs=parts.rngs
-        ),
-        judge=_JUDGE,
-        check=_check,
-        small={"augment.center_crop": 1.0},
-    ),
-    HeadSpec(
-        name="decoder",
-        summary="small convolutional decoder",
-        labels=(Label.MAP,),
-        build=lambda parts: Decoder(
-            parts.backbone,
-            parts.num_classes,
-            width=section(parts.config, DecoderConfig).width,
-            eval_mode=parts.eval_mode,
-            rngs=parts.rngs,
-        ),
-        judge=_JUDGE,
-        check=_check,
-        small={"augment.center_crop": 1.0, "decoder.width": 24},
-        options=DecoderConfig,
-        reads=("decoder",),
-    ),
-)

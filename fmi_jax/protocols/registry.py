@@ -20,7 +20,6 @@ from fmi_jax.protocols import (
     knn,
     logistic,
     mae,
-    per_pixel,
     saliency,
     simsiam,
     timing,
@@ -33,9 +32,13 @@ from fmi_jax.protocols.adapt import (
 )
 from fmi_jax.protocols.heads import (
     attentive,
+    decoder,
     head_grid,
     linear,
+    per_patch,
     stacked,
+    unet,
+    upernet,
 )
 from fmi_jax.protocols.spec import (
     AdaptSpec,
@@ -69,7 +72,10 @@ HEADS: Registry[HeadSpec] = Registry(
         stacked.SPEC,
         attentive.SPEC,
         head_grid.SPEC,
-        *per_pixel.SPECS,
+        per_patch.SPEC,
+        decoder.SPEC,
+        upernet.SPEC,
+        unet.SPEC,
     ],
 )
 JUDGES: Registry[JudgeSpec] = Registry(

@@ -228,6 +228,15 @@ class Segmentation(Task):
             undefined=undefined_in(values, per_class),
         )
 
+    def image_dice(self, measured: Measured) -> Float[np.ndarray, "n"]:
+        """Compute the mean Dice of each image over the foreground classes true or predicted there.
+
+        It is 1 where there are none.
+        """
+        total = (measured["predicted"] + measured["true"])[:, 1:]
+        dice = ratio(2 * measured["intersection"][:, 1:], total, empty=0.0)
+        return ratio(dice.sum(axis=1), (total > 0).sum(axis=1), empty=1.0)
+
     def kinds(self, measured: Measured) -> Bool[np.ndarray, "n m"]:
         """Presence of each class in the masks."""
         return measured["true"] > 0

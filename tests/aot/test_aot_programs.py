@@ -78,16 +78,25 @@ CASES = (
 # Training without labels, whose teacher follows, and training on masks; each for one target where
 # the two compilers have nothing of it to do differently.
 DINO = Case("deit_base", fields=(("protocol", "dino"), ("dino.local_size", 96)))
-MASKS = Case(
-    "deit_base",
-    fields=(
-        *(("protocol", "fit"), ("adapt", "full"), ("head", "decoder")),
-        ("augment.center_crop", 1.0),
-    ),
-)
+
+
+def masks(backbone: str, head: str, last_block: int) -> Case:
+    fields = (("protocol", "fit"), ("adapt", "full"), ("head", head), ("augment.center_crop", 1.0))
+    return Case(backbone, last_block=last_block, fields=fields)
+
+
+MASKS = masks("deit_base", "decoder", 1)
 OTHERS = {
     **{f"{name}-dino": (name, DINO) for name in TARGETS},
     **{f"{name}-masks": (name, MASKS) for name in TARGETS},
+    **{
+        f"{name}-{head}-{backbone}": (name, masks(backbone, head, 3))
+        for name in TARGETS
+        for backbone, head in (
+            *(("resnet50", "unet"), ("dinov2_vits14", "unet")),
+            ("swin_tiny", "upernet"),
+        )
+    },
     "h200-byol": ("h200", Case("deit_tiny", fields=(("protocol", "byol"),))),
     "v5e-simsiam": ("v5e", Case("deit_tiny", fields=(("protocol", "simsiam"),))),
     **{

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -45,6 +46,29 @@ def test_nearest_picks_the_samples_that_torch_picks(old, new):
     rows = torch.arange(old, dtype=torch.float32).reshape(1, 1, old)
     expected = F.interpolate(rows, size=new, mode="nearest")[0, 0].numpy()
     np.testing.assert_array_equal(resize.nearest(old, new) @ np.arange(old), expected)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [((3, 5), (6, 10)), ((3, 2), (5, 4)), ((5, 4), (9, 4)), ((3, 2), (5, 7))]
+)
+def test_an_enlarged_map_and_its_gradient_are_those_of_torch(old, new):
+    """Twice the size, one less than that, and sizes that are no multiple."""
+    rng = np.random.default_rng(3)
+    grid, cotangent = (rng.normal(size=(2, *n, 3)).astype(np.float32) for n in (old, new))
+    theirs = torch.tensor(grid).permute(0, 3, 1, 2).requires_grad_(True)
+    expected = F.interpolate(theirs, size=new, mode="nearest")
+    expected.backward(torch.tensor(cotangent).permute(0, 3, 1, 2))
+    ours, backward = jax.vjp(lambda x: resize.enlarge(x, *new), jnp.asarray(grid))
+    np.testing.assert_array_equal(ours, expected.detach().permute(0, 2, 3, 1))
+    expected_gradient = theirs.grad.permute(0, 2, 3, 1)
+    np.testing.assert_allclose(backward(cotangent)[0], expected_gradient, atol=SAME_FLOAT32)
+
+
+@settings(max_examples=60)
+@given(old=st.integers(1, 40), new=st.integers(1, 9))
+def test_adaptive_means_are_those_of_torch(old, new):
+    expected = F.adaptive_avg_pool1d(torch.eye(old, dtype=torch.float64), new).T.numpy()
+    np.testing.assert_allclose(resize.adaptive(old, new), expected, atol=RESIZE_FLOAT64)
 
 
 @settings(max_examples=40)

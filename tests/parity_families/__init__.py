@@ -15,6 +15,7 @@ from parity_families import (
     seem,
     stacked,
     swin,
+    unet,
 )
 from parity_families.family import Family
 
@@ -32,4 +33,5 @@ FAMILIES: Mapping[str, Family] = {
     "sam": sam.FAMILY,
     "stacked_classifier": stacked.FAMILY,
     "swin": swin.FAMILY,
+    "unet": unet.FAMILY,
 }

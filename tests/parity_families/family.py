@@ -27,6 +27,8 @@ class Family:
       run_layout: layout that a run reads the checkpoint in, from its entry in `meta.runs`; None
         for the one that is recognised.
       layouts: layouts to read the checkpoint in, of an arch; None: all that `backbone` comes in.
+      loss: `(arrays of a run, its further inputs)` to what gradients are of; None: what
+        `meta.grad.feature` names.
     """
 
     backbone: type[Backbone]
@@ -35,6 +37,7 @@ class Family:
     run_arch: Callable[[ArchConfig, Mapping[str, Any]], ArchConfig] = lambda arch, run: arch
     run_layout: Callable[[Mapping[str, Any]], str | None] = lambda run: None
     layouts: Callable[[ArchConfig], Sequence[Layout]] | None = None
+    loss: Callable[[Mapping[str, Any], Mapping[str, Any]], Any] | None = None
 
 
 def rows(tokens: Any) -> Any:

@@ -10,8 +10,9 @@ from fmi_jax.models.resnet import ResNet, ResNetArch
 from parity_families.family import Family, Groups
 
 
-def _arch(config: Mapping[str, Any], groups: Groups) -> ResNetArch:
-    (stem,) = (t["conv1.weight"] for t in groups.values() if "conv1.weight" in t)
+def arch_of(config: Mapping[str, Any], stem_key: str, groups: Groups) -> ResNetArch:
+    """The arch of a case whose checkpoint has its first kernel under `stem_key`."""
+    (stem,) = (t[stem_key] for t in groups.values() if stem_key in t)
     return ResNetArch(
         in_channels=stem.shape[1],
         stem_width=config["stem_channels"],
@@ -23,10 +24,14 @@ def _arch(config: Mapping[str, Any], groups: Groups) -> ResNetArch:
     )
 
 
+def _arch(config: Mapping[str, Any], groups: Groups) -> ResNetArch:
+    return arch_of(config, "conv1.weight", groups)
+
+
 def _arrays(
     module: Any, images: Any, unused: Mapping[str, Any], rngs: nnx.Rngs | None = None
 ) -> dict[str, Any]:
-    x = module.enter(images, rngs)
+    _, x = module.enter(images, rngs)
     arrays = {"stem": x}
     for i, stage in enumerate(module.blocks):
         for bottleneck in stage:

@@ -22,7 +22,7 @@ from fmi_jax.data.prepared import open_or_draw
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import Execution
 from fmi_jax.models.deit import DeiT
-from fmi_jax.protocols.per_pixel import PerPatchClassifier
+from fmi_jax.protocols.heads.per_patch import PerPatchClassifier
 from fmi_jax.run.masks import MaskOptions, clean, run_lengths, write_masks
 from fmi_jax.run.predict import predict
 from fmi_jax.tasks.segmentation import Segmentation
@@ -172,6 +172,7 @@ def test_a_frozen_network_under_a_decoder_finds_lesions_that_no_threshold_finds(
     dice = result.test.values["dice"]
     assert dice > 0.6
     assert dice > best_threshold(images, masks) + 0.2
+    assert list(result.finding.figures) == ["worst.png", "outlines.png"]
 
     # The same network finds the same masks in files, at the size of each.
     folder, table = tmp_path / "masks", tmp_path / "masks.csv"

@@ -19,7 +19,8 @@ from fmi_jax.data.labels import IGNORE, Label
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import Execution
 from fmi_jax.models.deit import DeiT
-from fmi_jax.protocols.per_pixel import Decoder, PerPatchClassifier
+from fmi_jax.protocols.heads.decoder import Decoder
+from fmi_jax.protocols.heads.per_patch import PerPatchClassifier
 from fmi_jax.settings import OptimConfig
 from fmi_jax.tasks.base import Resampling
 from fmi_jax.tasks.outlines import outlined
@@ -189,6 +190,8 @@ def test_an_image_without_a_class_counts_1_per_image_and_not_where_the_class_is_
     assert values["dice_per_image"] == pytest.approx((0.5 + 1 + 0 + 1) / 4)
     assert values["iou_per_image"] == pytest.approx((1 / 3 + 1 + 0 + 1) / 4)
     assert values["dice_where_present"] == pytest.approx(0.5)
+    by_image = Segmentation(("background", "lesion")).image_dice(found)
+    assert by_image == pytest.approx([0.5, 1, 0, 1])  # whose order is that of the page
 
 
 def test_what_was_measured_is_kept_as_a_table(tmp_path: Path) -> None:

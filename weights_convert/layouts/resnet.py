@@ -82,7 +82,21 @@ SWAV = Layout(
     prefixes=("module.",),
     publishers=(),
 )
-LAYOUTS = (PLAIN, MOCO, PYCONTRAST, SWAV)
+SMP = Layout(
+    name="resnet_smp",
+    title="ResNet, as the encoder of a network of segmentation_models_pytorch",
+    family=ResNet,
+    rules=_RULES,
+    computed=_COMPUTED,
+    ignored=(
+        Ignored("decoder.", "the decoder"),
+        Ignored("segmentation_head.", "the layer of its logits"),
+    ),
+    wrappers=("", "state_dict"),
+    prefixes=("encoder.",),
+    publishers=(),
+)
+LAYOUTS = (PLAIN, MOCO, PYCONTRAST, SWAV, SMP)
 
 # A `ResNetModel` or `ResNetForImageClassification`.
 _STAGE = "encoder.stages.{s}.layers.{i}"
