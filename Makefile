@@ -6,12 +6,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help quickstart example-study example-pretraining test test-slow test-aot test-aot-all lint clean
+.PHONY: help quickstart example-study example-pretraining example-segmentation test test-slow test-aot test-aot-all lint clean
 
 help:
 	@echo "make quickstart     draw a synthetic fundus set, fine-tune a small ViT on it, report"
 	@echo "make example-study  every protocol on tiny backbones, and its report"
 	@echo "make example-pretraining  a linear probe before and after pre-training without labels"
+	@echo "make example-segmentation  lesions by a network, beside the best threshold"
 	@echo "make test           every test (a quarter of an hour on 2 cores)"
 	@echo "make test-slow      the tests that take longer"
 	@echo "make test-aot       steps compiled for TPUs and GPUs, without either"
@@ -55,6 +56,9 @@ example-pretraining: $(VENV)/.installed
 	$(BIN)/fmi-jax study run examples/pretraining.py --root runs/pretraining \
 	  --data-dir runs/pretraining/data --jobs 2
 	$(BIN)/fmi-jax report --root runs/pretraining
+
+example-segmentation: $(VENV)/.installed
+	$(BIN)/python examples/segmentation.py --root runs/segmentation
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist worksteal
