@@ -21,14 +21,24 @@ class DepthwiseConv(nnx.Module):
       width: number of channels.
       kernel_size: odd side of the square kernel, in pixels.
       use_bias: True to add a bias.
+      init: draws the kernel.
       dtype: compute type.
       rngs: stream `params`.
     """
 
-    def __init__(self, width: int, kernel_size: int, *, use_bias: bool, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: int,
+        kernel_size: int,
+        *,
+        use_bias: bool,
+        init: Callable[..., Array] = pytorch_uniform,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ):
         self.dtype = dtype
         shape = (kernel_size, kernel_size, 1, width)
-        self.kernel = nnx.Param(pytorch_uniform(rngs.params(), shape, jnp.float32))
+        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(width, jnp.float32)) if use_bias else None
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
