@@ -253,7 +253,7 @@ def _spec(size: str, width: int, depth: int, num_params: int, dinov3: str) -> Ba
             _supervised(size, "in22k_in1k", "22k_1k_224"),
             _distilled(size, dinov3),
         ),
-        note="supervised on ImageNet-1k or -22k, or distilled from DINOv3's ViT-7B (`lvd1689m`)",
+        note="supervised on ImageNet-1k or -22k, or distilled from DINOv3",
     )
 
 
