@@ -39,11 +39,11 @@ LARGE = 1000  # pixels
 # are only fine-tuned, which shows the effect of their size.
 CHOSEN = (
     *("deit_base", "dinov2_vitb14", "resnet50", "focalnet_tiny", "sam_vit_b", "seem_focal_tiny"),
-    *("clip_vitb16", "blip_base", "swin_tiny", "focal_tiny"),
+    *("clip_vitb16", "blip_base", "swin_tiny", "focal_tiny", "convnext_tiny"),
 )
 FULL = ("h200", "v5e")  # targets with every program
 PROTOCOLS = ("linear_probe", "lora", "attentive_probe", "stacked_finetune")
-NO_LORA = ("ResNet", "FocalNet", "SEEM")  # families without attention
+NO_LORA = ("ResNet", "FocalNet", "SEEM", "ConvNeXt")  # families without attention
 WAYS: tuple[dict[str, Any], ...] = (
     {"train.sharding": "fsdp"},
     {"train.sharding": "fsdp", "backbone.remat": True},

@@ -75,6 +75,7 @@ FAMILIES = (
     "blip_base",
     "swin_tiny",
     "focal_tiny",
+    "convnext_tiny",
 )
 ROWS = (
     Row("ViT-B 224", "deit_base", 224, 64, "deit_base_patch16_224"),

@@ -52,6 +52,7 @@ ROWS = {
     "dinov2_base": Row("DINOv2-B", "dinov2_vitb14", 224, 8, 3),
     "resnet152": Row("ResNet-152", "resnet152", 224, 8, 3),
     "focalnet_tiny": Row("FocalNet-T (LRF)", "focalnet_tiny", 224, 8, 3),
+    "convnext_tiny": Row("ConvNeXt-T", "convnext_tiny", 224, 8, 3),
     "sam_vit_b": Row("SAM ViT-B", "sam_vit_b", 224, 8, 3),
     "sam_vit_b_1024": Row("SAM ViT-B", "sam_vit_b", 1024, 1, 1),
 }
@@ -183,6 +184,7 @@ def measure_torch(row: Row, kind: str) -> dict[str, float]:
         ),
         "resnet152": lambda: torchvision.models.resnet152(num_classes=CLASSES),
         "focalnet_tiny": lambda: timm.create_model("focalnet_tiny_lrf", num_classes=CLASSES),
+        "convnext_tiny": lambda: timm.create_model("convnext_tiny", num_classes=CLASSES),
         "sam_vit_b": SAM,
     }[row.backbone]()
     images = torch.randn(row.batch, 3, row.image_size, row.image_size)

@@ -36,7 +36,7 @@ _WHOLE = (
     r"(.*\.)?(cls_token|dist_token|register_tokens|pos_embed)",
     r"(.*\.)?(patch_embed|stem|downsample|neck|modulation)\..*",
     r"(.*\.)?attn\.(rel_pos_[hw]|relative_position_bias_table.*|pool_layers\..*)",
-    r"(.*\.)?(conv\d*|dw\d)\.kernel",
+    r"(.*\.)?(conv\d*|conv_dw|dw\d)\.kernel",
     r"(.*\.)?lora_[ab]",
     r"(.*\.)?backbone\.proj",
     r"(.*\.)?(head|pool|projector)\..*",

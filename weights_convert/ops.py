@@ -98,5 +98,18 @@ LINEAR_WITH_ZERO_BIAS = Op(
 )
 
 
+def _one_of_equal(first: Any, second: Any) -> tuple[Any, ...]:
+    """Keep one of two equal tensors; `UserError` where they differ and one would be lost."""
+    if isinstance(first, np.ndarray) and not np.array_equal(first, second):
+        raise UserError(
+            "the file has one layer under two names with different values; expected equal ones."
+        )
+    return (first,)
+
+
+# A tensor that a file has under two names.
+SAME_TWICE = Op(_one_of_equal, lambda x: (x, x))
+
+
 def _namespace(x: Any) -> Any:
     return x.__array_namespace__()

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from fmi_jax import parallel
 from fmi_jax.aot.program import Program
-from fmi_jax.models.arch import StagedArch
+from fmi_jax.models.arch import StageByStage, StagedArch
 from fmi_jax.models.base import ArchConfig, create_abstract
 from fmi_jax.run.assembly import Assembly
 
@@ -133,4 +133,6 @@ def _whole_tiles(width: int) -> int:
 def _tokens_at(arch: ArchConfig, name: str, tokens: int) -> int:
     """Tokens of the block that a parameter belongs to; each stage has 1/4 of the one before."""
     stage = re.search(r"\bblocks\.(\d+)\.", name)
-    return tokens // 4 ** int(stage.group(1)) if isinstance(arch, StagedArch) and stage else tokens
+    return (
+        tokens // 4 ** int(stage.group(1)) if isinstance(arch, StageByStage) and stage else tokens
+    )

@@ -2,6 +2,7 @@
 
 from fmi_jax.models import (
     blip,
+    convnext,
     deit,
     dinov2,
     focal_transformer,
@@ -27,6 +28,7 @@ BACKBONES: Registry[BackboneSpec] = Registry(
         *open_clip.SPECS,
         *blip.SPECS,
         *swin.SPECS,
+        *convnext.SPECS,
         *focal_transformer.SPECS,
     ),
 )

@@ -22,14 +22,24 @@ class DepthwiseConv(nnx.Module):
       width: number of channels.
       kernel_size: odd side of the square kernel, in pixels.
       use_bias: True to add a bias.
+      init: draws the kernel.
       dtype: compute type.
       rngs: stream `params`.
     """
 
-    def __init__(self, width: int, kernel_size: int, *, use_bias: bool, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: int,
+        kernel_size: int,
+        *,
+        use_bias: bool,
+        init: Callable[..., Array] = pytorch_uniform,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ):
         self.dtype = dtype
         shape = (kernel_size, kernel_size, 1, width)
-        self.kernel = nnx.Param(pytorch_uniform(rngs.params(), shape, jnp.float32))
+        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(width, jnp.float32)) if use_bias else None
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -218,8 +228,11 @@ _convolution.defvjp(
 def _shifted_products(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"]
 ) -> Float[Array, "b h w c"]:
-    """The convolution, one product per tap, which XLA fuses to one loop over an image."""
-    return _sum_of_taps(_padded(x, kernel.shape[0]), kernel, *x.shape[1:3])
+    """The convolution, one product per tap, which XLA fuses to one loop over an image.
+
+    In bfloat16, too, the taps are summed in float32: XLA rounds after every operation otherwise.
+    """
+    return _sum_of_taps(_padded(x, kernel.shape[0]), kernel, *x.shape[1:3]).astype(x.dtype)
 
 
 def _shifted_products_backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
@@ -228,7 +241,8 @@ def _shifted_products_backward(kept: tuple[Array, Array], dy: Array) -> tuple[Ar
     # Padded once for both: XLA computes what leads to `dy` again for each of its readers.
     dy_padded = _padded(dy, side)
     dx = _sum_of_taps(dy_padded, kernel[::-1, ::-1], *x.shape[1:3])
-    return dx, _kernel_gradient(_padded(x, side), dy_padded, side)
+    dkernel = _kernel_gradient(_padded(x, side), dy_padded, side)
+    return dx.astype(x.dtype), dkernel.astype(kernel.dtype)
 
 
 _shifted_products.defvjp(
@@ -239,15 +253,15 @@ _ROWS = 16  # of all images in a step of the loop below: 8 took twice as long
 
 
 def _padded(x: Float[Array, "b h w c"], side: int) -> Float[Array, "b rows cols c"]:
-    """`x` with `side // 2` zeros around."""
+    """`x` in float32, with `side // 2` zeros around."""
     pad = side // 2
-    return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    return jnp.pad(x.astype(jnp.float32), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
 
 
 def _sum_of_taps(
     padded: Float[Array, "b rows cols c"], kernel: Float[Array, "k k 1 c"], h: int, w: int
 ) -> Float[Array, "b {h} {w} c"]:
-    side = kernel.shape[0]
+    side, kernel = kernel.shape[0], kernel.astype(jnp.float32)
     taps = [(i, j) for i in range(side) for j in range(side)]
 
     def one_pass(padded: Array, kernel: Array) -> Array:
@@ -274,11 +288,7 @@ def _kernel_gradient(
         x_rows = jax.lax.dynamic_slice_in_dim(x, first, count + 2 * pad)
         dy_rows = jax.lax.dynamic_slice(tall_dy, (first + pad, pad, 0), (count, w, c))
         return tuple(
-            total
-            + sum(
-                (x_rows[r : r + side, j : j + w] * dy_rows[r]).astype(jnp.float32)
-                for r in range(count)
-            )
+            total + sum(x_rows[r : r + side, j : j + w] * dy_rows[r] for r in range(count))
             for j, total in enumerate(sums)
         )
 
@@ -291,4 +301,4 @@ def _kernel_gradient(
     if rest:
         by_column = add(steps * _ROWS, rest, by_column)
     gradient = jnp.stack([total.sum(1) for total in by_column], axis=1)
-    return gradient[:, :, None].astype(x.dtype)
+    return gradient[:, :, None]

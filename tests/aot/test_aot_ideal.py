@@ -100,3 +100,10 @@ def test_networks_without_attention_have_no_tokens() -> None:
     resnet = found(backbone__name="resnet50")
     assert (resnet.tokens, resnet.patches, resnet.score_widths) == (0, 0, frozenset())
     assert found(backbone__name="swin_tiny").patches == 56 * 56
+
+
+def test_a_convolutional_network_reduces_one_activation_a_block() -> None:
+    halves = found(model=2, backbone__name="convnext_tiny")
+    stages = enumerate((3, 3, 9, 3))
+    each = [(4 * (56 // 2**i) ** 2 * 96 * 2**i * 2, depth) for i, depth in stages]
+    assert sorted(halves.activations) == sorted(size for size, n in each for _ in range(n))

@@ -75,6 +75,7 @@ REFERENCES: dict[str, Callable[[], Reference]] = {
     "resnet152": of_resnet,
     "swin_base": lambda: of_timm("swin_base_patch4_window7_224"),
     "focalnet_tiny": lambda: of_timm("focalnet_tiny_lrf"),
+    "convnext_tiny": lambda: of_timm("convnext_tiny"),
 }
 
 

@@ -66,6 +66,10 @@ GOLDEN_NUM_PARAMS = {
     "focal_tiny": 28_111_380,
     "focal_small": 50_372_940,
     "focal_base": 88_790_400,
+    "convnext_tiny": 27_820_128,
+    "convnext_small": 49_454_688,
+    "convnext_base": 87_566_464,
+    "convnext_large": 196_230_336,
 }
 
 VITS = [name for name, tiny in TINY.items() if tiny.family in (DeiT, DINOv2)]

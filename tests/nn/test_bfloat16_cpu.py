@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from compiling import AS_FOR_USERS
 from flax import nnx
-from tolerances import BFLOAT16_ROUNDING
+from tolerances import BFLOAT16_ROUNDING, SAME_FLOAT32
 
 from fmi_jax import parallel
 from fmi_jax.nn import hardware
-from fmi_jax.nn.conv import convolution
+from fmi_jax.nn.conv import convolution, depthwise_conv
 from fmi_jax.nn.linear import flat_product, linear
 from fmi_jax.nn.lora import LoRALinear
 from fmi_jax.nn.mlp import Mlp, gelu
@@ -190,3 +190,20 @@ def test_activations_are_rounded_once(with_products):
     x = draw(64, 31)
     exact = gelu(x.astype(jnp.float32)).astype(jnp.bfloat16)
     np.testing.assert_array_equal(gelu(x), exact)
+
+
+def test_a_depthwise_convolution_is_rounded_once():
+    x, kernel, dy = draw(2, 7, 5, 3), draw(7, 7, 1, 3), draw(2, 7, 5, 3)
+
+    @jax.jit
+    def run(x, kernel, dy):
+        y, back = jax.vjp(depthwise_conv, x, kernel)
+        return y, *back(dy)
+
+    ours = run(x, kernel, dy)
+    assert all(array.dtype == jnp.bfloat16 for array in ours)
+    exact = run(*(array.astype(jnp.float32) for array in (x, kernel, dy)))
+    for a, b in zip(ours, exact, strict=True):
+        a, b = (np.asarray(array, np.float64) for array in (a, b))
+        atol = SAME_FLOAT32 * np.abs(b).max()
+        np.testing.assert_allclose(a, b, rtol=BFLOAT16_ROUNDING / 2, atol=atol)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from parity_families import (
     blip,
+    convnext,
     deit,
     dinov2,
     focal_transformer,
@@ -21,6 +22,7 @@ from parity_families.family import Family
 
 FAMILIES: Mapping[str, Family] = {
     "blip": blip.FAMILY,
+    "convnext": convnext.FAMILY,
     "deit": deit.FAMILY,
     "dinov2": dinov2.FAMILY,
     "focal_transformer": focal_transformer.FAMILY,

@@ -67,6 +67,8 @@ def test_it_runs_and_is_the_same_on_eight_devices(
     name = FAMILIES[family]
     with mock.patch.dict(BACKBONES._specs, {"tiny": tiny_spec(name)}):
         config = of(squares, protocol, TINY[name].side)
+        if (protocol, family) == ("lora", "ConvNeXt"):
+            config.lora.targets = ("mlp",)
         if (protocol, family) == ("lora", "ResNet"):
             with pytest.raises(UsageError, match="no linear layer"):
                 assemble(config, 3, 2)

@@ -25,7 +25,8 @@ from fmi_jax.training.partition import partition
 from weights_convert.__main__ import main as weights_convert
 
 ALL = ("q", "v", "proj", "mlp")
-FAMILIES = {tiny.family: name for name, tiny in TINY.items() if name != "resnet"}
+CONVOLUTIONAL = ("resnet", "convnext")  # have neither queries nor values
+FAMILIES = {tiny.family: name for name, tiny in TINY.items() if name not in CONVOLUTIONAL}
 
 
 def is_adapter(name):
@@ -86,6 +87,15 @@ def test_every_block_of_every_family_is_adapted_and_keeps_its_names(name):
     # What is left: convolutions (SEEM's MLP has two), the layers between stages, those that pool
     # windows, and a modulation's own projection of its context.
     assert not {n for n in left if not n.isdecimal()} - {"dw1", "dw2", "reduction", "h"}
+
+
+def test_a_convnext_has_mlps_to_adapt():
+    with pytest.raises(UsageError, match=r"no linear layer q, v .* lora\.targets=\('mlp',\)"):
+        adapted("convnext", ("q", "v"))
+    held = parameters(nnx.eval_shape(lambda: adapted("convnext", ("mlp",))))
+    layers = {n.rsplit(".", 1)[0] for n in held if is_adapter(n)}
+    kernels = {n for n in held if n.endswith(("fc1.kernel", "fc2.kernel"))}
+    assert layers == {n.removesuffix(".kernel") for n in kernels} != set()
 
 
 @pytest.mark.parametrize("name", ["dinov2_reg", "focalnet", "focal_transformer"])

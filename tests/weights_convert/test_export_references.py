@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import test_blip
 import test_convert_references as vits
+import test_convnext
 import test_focalnet
 import test_open_clip
 import torch
@@ -25,6 +26,7 @@ from fmi_jax.models.base import (
     parameters,
 )
 from fmi_jax.models.blip import BLIP
+from fmi_jax.models.convnext import ConvNeXt
 from fmi_jax.models.deit import DeiT
 from fmi_jax.models.dinov2 import DINOv2
 from fmi_jax.models.focal_transformer import FocalTransformer
@@ -336,6 +338,20 @@ REFERENCES = {
         Swin, SWIN, "hf", swin_of_transformers, side=12, head="classifier"
     ),
     "timm Swin": Reference(Swin, SWIN, "timm", timm_swin, side=12, head="head.fc"),
+    "ConvNextForImageClassification": Reference(
+        ConvNeXt,
+        test_convnext.ARCH,
+        "hf",
+        test_convnext.MODELS["convnext_hf"],
+        side=37,
+        head="classifier",
+    ),
+    "DINOv3ConvNextModel": Reference(
+        ConvNeXt, test_convnext.ARCH, "hf", test_convnext.MODELS["convnext_dinov3_hf"], side=37
+    ),
+    "timm ConvNeXt": Reference(
+        ConvNeXt, test_convnext.ARCH, "timm", test_convnext.of_timm, side=37, head="head.fc"
+    ),
 }
 
 
@@ -407,9 +423,9 @@ def test_the_published_code_takes_an_exported_file(name, tmp_path):
 
 
 def test_every_publisher_with_a_package_is_here():
-    """Without one are the originals of DINOv2, FocalNet, SEEM, BLIP, Swin and Focal Transformer."""
+    """Without one are the originals that the last line names."""
     here = {(reference.family, reference.publisher) for reference in REFERENCES.values()}
     layouts = [(layout.family, name) for layout in LAYOUTS.values() for name in layout.publishers]
     absent = {family for family, publisher in set(layouts) - here if publisher == "original"}
     assert set(layouts) - here == {(family, "original") for family in absent}
-    assert absent == {DINOv2, FocalNet, SEEM, BLIP, Swin, FocalTransformer}
+    assert absent == {DINOv2, FocalNet, SEEM, BLIP, Swin, FocalTransformer, ConvNeXt}

@@ -5,6 +5,7 @@ from fmi_jax.registry import Registry
 from weights_convert.engine import Layout
 from weights_convert.layouts import (
     blip,
+    convnext,
     deit,
     dinov2,
     focal_transformer,
@@ -46,6 +47,12 @@ LAYOUTS: Registry[Layout] = Registry(
         swin.TIMM,
         swin.HF,
         focal_transformer.LAYOUT,
+        convnext.LAYOUT,
+        convnext.DINOV3,
+        convnext.TIMM,
+        convnext.TIMM_POINTWISE,
+        convnext.HF,
+        convnext.DINOV3_HF,
     ),
 )
 

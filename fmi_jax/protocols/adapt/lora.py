@@ -16,6 +16,8 @@ from fmi_jax.protocols.spec import AdaptSpec, Parts
 from fmi_jax.rules import positive, some_of
 from fmi_jax.settings import section
 
+_TARGETS = ("q", "v", "proj", "mlp")
+
 
 @dataclasses.dataclass(slots=True)
 class LoraConfig:
@@ -29,7 +31,7 @@ class LoraConfig:
 
     rank: int = positive(8)
     alpha: float = positive(16.0)
-    targets: tuple[str, ...] = some_of(("q", "v"), "q", "v", "proj", "mlp")
+    targets: tuple[str, ...] = some_of(("q", "v"), *_TARGETS)
 
 
 _MLP = ("fc1", "fc2", "w12", "w3")
@@ -52,7 +54,8 @@ def add_adapters(
       rngs: stream `params`.
 
     Raises:
-      UsageError: no layer is a target (ResNet), or `rank` is not below the width of one.
+      UsageError: no layer is a target (ResNet; ConvNeXt, but for its MLPs), or `rank` is not below
+        the width of one.
     """
     found = [
         (parent, name, layer, *_adapted(name, layer, targets))
@@ -60,10 +63,22 @@ def add_adapters(
         if _adapted(name, layer, targets)[0]
     ]
     if not found:
+        valid = [
+            target
+            for target in _TARGETS
+            if any(
+                _adapted(name, layer, (target,))[0] for _, name, layer in _linear_layers(backbone)
+            )
+        ]
         raise UsageError(
             f"adapt 'lora': {type(backbone).__name__} has no linear layer"
-            f" {', '.join(targets)} in its blocks: expected a transformer or a focal network; a"
-            " convolutional one can be fine-tuned (protocol 'finetune' or 'partial')."
+            f" {', '.join(targets)} in its blocks: expected "
+            + (
+                f"lora.targets={tuple(valid)}."
+                if valid
+                else "a transformer or a focal network; a convolutional one can be fine-tuned"
+                " (protocol 'finetune' or 'partial')."
+            )
         )
     widest = min(min(layer.in_features, width) for _, _, layer, _, width in found)
     if rank >= widest:
