@@ -5,7 +5,7 @@ ResNet-50 and images have 224 pixels; here both are small enough for a laptop's 
 
 python run.py --config=configs/unet.py --workdir=runs/unet
 
-Expected Dice on the 36 test images: 0.000. The images are drawn by a program
+Expected Dice on the 36 test images: 0.960. The images are drawn by a program
 (fmi_jax/data/raw/drawn/fundus_lesions.py): the scores say nothing about patients.
 """
 

@@ -1,4 +1,4 @@
-"""What heads that give logits for each pixel have in common, and the judge that measures them."""
+"""The judge of heads that give logits for each pixel, and what these heads have in common."""
 
 import dataclasses
 
@@ -12,19 +12,11 @@ from fmi_jax.artifacts.charts import Outlines
 from fmi_jax.artifacts.result import Finding
 from fmi_jax.data.labels import Label, resized_maps
 from fmi_jax.data.prepared import DatasetInfo
-from fmi_jax.models.base import ArchConfig
 from fmi_jax.nn import resize
 from fmi_jax.protocols.judging import Run, batches_of
 from fmi_jax.protocols.spec import JudgeSpec, training_images
 from fmi_jax.settings import BaseConfig
 from fmi_jax.tasks.segmentation import Segmentation
-
-_DEPTHS = 4
-
-
-def depths(arch: ArchConfig) -> list[int]:
-    """Choose the blocks that a decoder reads: evenly spaced, the last one among them."""
-    return sorted({max(arch.num_blocks * i // _DEPTHS - 1, 0) for i in range(1, _DEPTHS + 1)})
 
 
 def upsampled(

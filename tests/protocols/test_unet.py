@@ -253,6 +253,8 @@ def test_every_layer_of_a_decoder_counts(name: str) -> None:
         )
     )
     parts = partition(abstract, lambda name: not name.startswith("backbone."))
+    # Where layer decay and the division over devices expect the layers of any head.
+    assert {name.partition(".")[0] for name in parts.params} == {"head"}
     arrays = parameters(fill(abstract))
     images = np.random.default_rng(0).normal(size=(2, tiny.side, tiny.side, 3))
     cotangent = np.random.default_rng(1).normal(size=(2, tiny.side, tiny.side, 3))

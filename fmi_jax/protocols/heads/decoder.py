@@ -9,16 +9,17 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fmi_jax.data.labels import Label
-from fmi_jax.models.base import Backbone
+from fmi_jax.models.base import ArchConfig, Backbone
 from fmi_jax.nn.conv import convolution
 from fmi_jax.nn.linear import linear
 from fmi_jax.nn.norm import LayerNorm
-from fmi_jax.protocols.per_pixel import JUDGE, check, depths, upsampled
+from fmi_jax.protocols.per_pixel import JUDGE, check, upsampled
 from fmi_jax.protocols.spec import HeadSpec
 from fmi_jax.rules import positive
 from fmi_jax.settings import section
 
 _NORM_EPS = 1e-6
+_DEPTHS = 4
 
 
 @dataclasses.dataclass(slots=True)
@@ -130,6 +131,11 @@ class _Stage(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
         return nnx.gelu(self.norm(self.conv(x)))
+
+
+def depths(arch: ArchConfig) -> list[int]:
+    """Choose the blocks that a decoder reads: evenly spaced, the last one among them."""
+    return sorted({max(arch.num_blocks * i // _DEPTHS - 1, 0) for i in range(1, _DEPTHS + 1)})
 
 
 SPEC = HeadSpec(

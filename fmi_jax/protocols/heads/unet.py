@@ -122,7 +122,8 @@ class UNetHead(nnx.Module):
     ) -> Float[Array, "b h w k"]:
         """Logits in float32, from the backbone's map of `fine_width` channels and its grids."""
         maps = self.maps(images, fine, grids, training=training)
-        *_, x = self.decoder(maps, images.shape[1:3], training=training)
+        image_size = images.shape[1], images.shape[2]
+        *_, x = self.decoder(maps, image_size, training=training)
         return self.conv(x.astype(jnp.float32))
 
 
@@ -225,6 +226,7 @@ class UNetDecoder(nnx.Module):
     """
 
     def __init__(self, maps: Sequence[int], widths: Sequence[int], *, dtype: Any, rngs: nnx.Rngs):
+        self.dtype = dtype
         *finer, before = maps
         self.stages = nnx.List()
         for beside, width in zip((*reversed(finer), 0), widths[-len(maps) :], strict=True):
@@ -235,12 +237,15 @@ class UNetDecoder(nnx.Module):
         self, maps: Maps, image_size: tuple[int, int], *, training: bool
     ) -> list[Float[Array, "b _ _ _"]]:
         """Output of each stage; that of the last one has the size of the image."""
-        *finer, x = maps
+        *finer, x = (each.astype(self.dtype) for each in maps)
         outputs = []
         for stage, beside in zip(self.stages, (*reversed(finer), None), strict=True):
-            size = image_size if beside is None else beside.shape[1:3]
-            x = resize.enlarge(x, *size)
-            x = stage(x if beside is None else _side_by_side(x, beside), training=training)
+            if beside is None:
+                x = resize.enlarge(x, *image_size)
+            else:
+                x = resize.enlarge(x, *beside.shape[1:3])
+                x = jnp.concatenate([x, beside], axis=-1)
+            x = stage(x, training=training)
             outputs.append(x)
         return outputs
 
@@ -254,10 +259,6 @@ class _Stage(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"], *, training: bool) -> Float[Array, "b h w d"]:
         return self.conv2(self.conv1(x, training=training), training=training)
-
-
-def _side_by_side(x: Array, beside: Array) -> Array:
-    return jnp.concatenate([x, beside.astype(x.dtype)], axis=-1)
 
 
 SPEC = HeadSpec(
