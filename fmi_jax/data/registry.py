@@ -5,6 +5,7 @@ import functools
 
 from fmi_jax.data.prepared import DatasetInfo, rule_of
 from fmi_jax.data.raw.aptos2019 import APTOS2019
+from fmi_jax.data.raw.busi import BUSI
 from fmi_jax.data.raw.cbis_ddsm import CBIS_DDSM, CBIS_DDSM_CROPS, CBIS_DDSM_TYPE
 from fmi_jax.data.raw.chestxray14 import CHESTXRAY14
 from fmi_jax.data.raw.chexpert import (
@@ -53,6 +54,7 @@ DATASETS: Registry[DatasetSpec] = Registry(
         CBIS_DDSM_CROPS,
         CBIS_DDSM_TYPE,
         PATCH_CAMELYON,
+        BUSI,
         SYNTHETIC,
         FUNDUS_LESIONS,
         csv_spec(),
