@@ -18,8 +18,10 @@ from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.data.raw.csv_table import csv_spec
 from fmi_jax.data.raw.ddsm import DDSM, DDSM_3CLASS
 from fmi_jax.data.raw.drawn.fundus import draw as draw_fundus
+from fmi_jax.data.raw.drive import DRIVE
 from fmi_jax.data.raw.fundus_lesions import FUNDUS_LESIONS
 from fmi_jax.data.raw.isic2019 import ISIC2019
+from fmi_jax.data.raw.montgomery import MONTGOMERY
 from fmi_jax.data.raw.patch_camelyon import PATCH_CAMELYON
 from fmi_jax.data.raw.shenzhen import SHENZHEN
 from fmi_jax.data.raw.spec import DatasetSpec
@@ -55,6 +57,8 @@ DATASETS: Registry[DatasetSpec] = Registry(
         CBIS_DDSM_TYPE,
         PATCH_CAMELYON,
         BUSI,
+        MONTGOMERY,
+        DRIVE,
         SYNTHETIC,
         FUNDUS_LESIONS,
         csv_spec(),
