@@ -20,6 +20,7 @@ from fmi_jax.data.raw.ddsm import DDSM, DDSM_3CLASS
 from fmi_jax.data.raw.drawn.fundus import draw as draw_fundus
 from fmi_jax.data.raw.drive import DRIVE
 from fmi_jax.data.raw.fundus_lesions import FUNDUS_LESIONS
+from fmi_jax.data.raw.isic2018_lesions import ISIC2018_LESIONS
 from fmi_jax.data.raw.isic2019 import ISIC2019
 from fmi_jax.data.raw.montgomery import MONTGOMERY
 from fmi_jax.data.raw.patch_camelyon import PATCH_CAMELYON
@@ -59,6 +60,7 @@ DATASETS: Registry[DatasetSpec] = Registry(
         BUSI,
         MONTGOMERY,
         DRIVE,
+        ISIC2018_LESIONS,
         SYNTHETIC,
         FUNDUS_LESIONS,
         csv_spec(),

@@ -42,20 +42,19 @@ def test_masks_of_an_image_are_united_and_normal_ones_are_empty(raw):
 
 
 def test_files_that_do_not_belong_together_are_listed(raw):
-    (raw / "benign" / "benign (1)_mask.png").unlink()
     (raw / "malignant" / "malignant (2).png").unlink()
     (raw / "normal" / "normal (1).png").rename(raw / "normal" / "other.png")
     with pytest.raises(UserError) as caught:
         BUSI.read(raw)
     for line in (
-        "no mask beside the image, expected '<image>_mask.png' (1): benign/benign (1).png",
         "mask without its image (2): malignant/malignant (2)_mask.png",
         "not named '<class> (<number>)[_mask].png' (1): normal/other.png",
     ):
         assert line in str(caught.value)
 
 
-def test_a_mask_of_another_size_and_one_in_colours_are_named(raw):
+def test_masks_that_are_missing_of_another_size_or_in_colours_are_named(raw):
+    (raw / "benign" / "benign (3)_mask.png").unlink()
     Image.new("L", (3, 5)).save(raw / "benign" / "benign (1)_mask.png")
     Image.new("RGB", Image.open(raw / "benign" / "benign (2).png").size, (255, 0, 0)).save(
         raw / "benign" / "benign (2)_mask.png"
@@ -63,6 +62,7 @@ def test_a_mask_of_another_size_and_one_in_colours_are_named(raw):
     found = " ".join(check(BUSI, raw, processes=1).problems)
     assert "mask benign (1)_mask.png: 3 x 5 pixels; expected those of its image" in found
     assert "mask benign (2)_mask.png: pixels of mode 'RGB'" in found
+    assert "mask benign (3)_mask.png: file is missing" in found
 
 
 def test_a_folder_that_is_missing_says_what_was_expected(raw, tmp_path):

@@ -32,7 +32,7 @@ def read(source: Path) -> RawDataset:
     the name without the suffix.
 
     Raises:
-      UserError: a folder is missing, or a file has another name or lacks its image or its mask.
+      UserError: a folder is missing, a file has another kind of name, or a mask lacks its image.
     """
     root = source / "Dataset_BUSI_with_GT"
     root = root if root.is_dir() else source
@@ -53,16 +53,12 @@ def read(source: Path) -> RawDataset:
                 images.append(match[1])
         lone = sorted(set(masks) - set(images))
         problems.add("mask without its image", *(masks[image][0] for image in lone))
-        problems.add(
-            "no mask beside the image, expected '<image>_mask.png'",
-            *(f"{folder}/{image}.png" for image in images if image not in masks),
-        )
         examples += [
             RawExample(
                 id=image,
                 path=f"{folder}/{image}.png",
                 label=int(folder != "normal"),
-                masks=tuple(masks[image]),
+                masks=tuple(masks[image] or [f"{folder}/{image}_mask.png"]),
                 columns={"class": folder},
             )
             for image in images

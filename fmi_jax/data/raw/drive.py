@@ -30,8 +30,8 @@ def read(source: Path) -> RawDataset:
     files, masks in `labels/`. The id is the name of the image without the suffix.
 
     Raises:
-      UserError: the training or test folder is missing, an image has another kind of name, or an
-        image has no mask or more than one.
+      UserError: the training or test folder is missing, an image has another kind of name or
+        more than one mask.
     """
     root = source / "DRIVE"
     root = root if root.is_dir() else source
@@ -54,15 +54,15 @@ def read(source: Path) -> RawDataset:
                 mask
                 for folder in _MASKS
                 for suffix in (".gif", ".png")
-                if (root / (mask := f"{part}/{folder}/{match[2]}_manual1{suffix}")).is_file()
+                for mask in [f"{part}/{folder}/{match[2]}_manual1{suffix}"]
+                if (root / mask).is_file()
             ]
-            if len(masks) != 1:
-                problems.add(
-                    f"{len(masks)} masks, expected one 1st_manual/<number>_manual1.gif or .png",
-                    place,
-                )
+            if len(masks) > 1:
+                problems.add("more than one mask of an image", " and ".join(masks))
+            # Where there is none, this is the file that is missing.
+            mask = masks[0] if masks else f"{part}/{_MASKS[0]}/{match[2]}_manual1.gif"
             examples.append(
-                RawExample(id=match[1], path=place, label=1, split=split, masks=tuple(masks))
+                RawExample(id=match[1], path=place, label=1, split=split, masks=(mask,))
             )
     problems.raise_if_any()
     return RawDataset(

@@ -31,7 +31,7 @@ def read(source: Path) -> RawDataset:
     is the file name.
 
     Raises:
-      UserError: there are no images, a PNG has another kind of name, or a mask is missing.
+      UserError: there are no images, or a PNG has another kind of name.
     """
     root = source / "MontgomerySet"
     root = root if root.is_dir() else source
@@ -49,17 +49,13 @@ def read(source: Path) -> RawDataset:
         if not match:
             problems.add("not named MCUCXR_<four digits>_<0 or 1>.png", f"CXR_png/{name}")
             continue
-        masks = tuple(f"{folder}/{name}" for folder in folders)
-        problems.add(
-            "mask file is missing", *(mask for mask in masks if not (root / mask).is_file())
-        )
         sick = match[1] == "1"
         examples.append(
             RawExample(
                 id=name,
                 path=f"CXR_png/{name}",
                 label=1,
-                masks=masks,
+                masks=tuple(f"{folder}/{name}" for folder in folders),
                 columns={"class": "Tuberculosis" if sick else "Normal"},
             )
         )
