@@ -25,6 +25,7 @@ from fmi_jax.data.raw.isic2019 import ISIC2019
 from fmi_jax.data.raw.montgomery import MONTGOMERY
 from fmi_jax.data.raw.patch_camelyon import PATCH_CAMELYON
 from fmi_jax.data.raw.shenzhen import SHENZHEN
+from fmi_jax.data.raw.siim_pneumothorax import SIIM_PNEUMOTHORAX
 from fmi_jax.data.raw.spec import DatasetSpec
 from fmi_jax.registry import Registry
 
@@ -61,6 +62,7 @@ DATASETS: Registry[DatasetSpec] = Registry(
         MONTGOMERY,
         DRIVE,
         ISIC2018_LESIONS,
+        SIIM_PNEUMOTHORAX,
         SYNTHETIC,
         FUNDUS_LESIONS,
         csv_spec(),

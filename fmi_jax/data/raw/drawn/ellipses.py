@@ -32,9 +32,10 @@ class Ellipse(NamedTuple):
         cos, sin = math.cos(self.turn), math.sin(self.turn)
         return np.hypot((x * cos + y * sin) / self.wide, (y * cos - x * sin) / self.high)
 
-    def mask(self, height: int, width: int) -> Bool[np.ndarray, "h w"]:
-        """Pixels that it covers, `[h, w]`."""
-        return self.distance(height, width) < 1
+    def mask(self, height: int, width: int, *, block: int = 1) -> Bool[np.ndarray, "h w"]:
+        """Pixels that it covers, `[h, w]`, in squares of `block` pixels a side."""
+        covered = self.distance(height // block, width // block) < 1
+        return covered.repeat(block, axis=0).repeat(block, axis=1)
 
 
 def paint(
