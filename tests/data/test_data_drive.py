@@ -57,7 +57,8 @@ def test_masks_that_are_missing_double_or_of_another_size_are_named(raw):
     (masks / "21_manual1.gif").unlink()
     missing, small = check(DRIVE, raw, processes=1).problems
     assert "mask 21_manual1.gif: file is missing" in missing
-    assert "mask 23_manual1.gif: 3 x 5 pixels; expected those of its image, 71 x 73" in small
+    assert "mask 23_manual1.gif: 3 x 5 pixels; expected those of its image" in small
+    assert "71 x 73" in small
     Image.new("L", (71, 73)).save(masks / "22_manual1.png")
     (raw / "test" / "images" / "01_test.tif").rename(raw / "test" / "images" / "one.tif")
     with pytest.raises(UserError) as caught:

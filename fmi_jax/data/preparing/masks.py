@@ -107,8 +107,8 @@ def _decode(data: bytes, size: tuple[int, int]) -> np.ndarray:
     image = ImageOps.exif_transpose(image)
     if image.size != size:
         raise UserError(
-            f"{image.width} x {image.height} pixels; expected those of its image,"
-            f" {size[0]} x {size[1]}"
+            f"{image.width} x {image.height} pixels; expected those of its image"
+            f" (or of all masks of its data set), {size[0]} x {size[1]}"
         )
     return np.asarray(image) if grey else _black_and_white(image)
 
