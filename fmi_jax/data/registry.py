@@ -28,6 +28,7 @@ from fmi_jax.data.raw.scr import SCR_CLAVICLE, SCR_HEART
 from fmi_jax.data.raw.shenzhen import SHENZHEN
 from fmi_jax.data.raw.siim_pneumothorax import SIIM_PNEUMOTHORAX
 from fmi_jax.data.raw.spec import DatasetSpec
+from fmi_jax.data.raw.vindr_cxr import VINDR_CXR
 from fmi_jax.registry import Registry
 
 SYNTHETIC = dataclasses.replace(
@@ -66,6 +67,7 @@ DATASETS: Registry[DatasetSpec] = Registry(
         SIIM_PNEUMOTHORAX,
         SCR_HEART,
         SCR_CLAVICLE,
+        VINDR_CXR,
         SYNTHETIC,
         FUNDUS_LESIONS,
         csv_spec(),
