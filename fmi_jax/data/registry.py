@@ -43,6 +43,13 @@ SYNTHETIC = dataclasses.replace(
     synthetic=True,
 )
 
+_REFUSED = {
+    "rsna_pe": "the second study never released its loader and its split of RSNA's CT scans"
+    " with pulmonary embolism, so nothing could be compared with its results. Expected a table of"
+    " your own slices, with a split and patients: fmi-jax prepare csv --name my_pe --source"
+    " TABLE.csv.",
+}
+
 DATASETS: Registry[DatasetSpec] = Registry(
     "data set",
     (
@@ -73,6 +80,7 @@ DATASETS: Registry[DatasetSpec] = Registry(
         csv_spec(),
         folder_spec(),
     ),
+    _REFUSED,
 )
 
 
