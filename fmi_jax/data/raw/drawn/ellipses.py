@@ -56,8 +56,8 @@ def paint(
       ground: brightness of the ground, one number or red, green and blue.
       noise: standard deviation of the noise, in grey values.
     """
-    ground = np.atleast_1d(np.asarray(ground, float))
-    image = np.broadcast_to(ground, (height, width, len(ground))).copy()
+    colour = np.atleast_1d(np.asarray(ground, float))
+    image = np.broadcast_to(colour, (height, width, len(colour))).copy()
     for ellipse in ellipses:
         cover = 1 / (1 + np.exp(np.clip(12 * (ellipse.distance(height, width) - 1), -50, 50)))
         image += cover[..., None] * ellipse.shade

@@ -29,12 +29,8 @@ def draw(folder: Path, count: int, seed: int) -> None:
             place.mkdir(exist_ok=True)
             (place / "LICENSE.txt").write_text("Drawn by a program.\n")
         height, width = rng.integers(61, 97, 2)
-        lesion = Ellipse(
-            *rng.uniform(-0.3, 0.3, 2),
-            *rng.uniform(0.25, 0.55, 2),
-            (-90, -80, -60),
-            turn=rng.uniform(0, 3),
-        )
+        (x, y), (wide, high) = rng.uniform(-0.3, 0.3, 2), rng.uniform(0.25, 0.55, 2)
+        lesion = Ellipse(x, y, wide, high, (-90, -80, -60), turn=rng.uniform(0, 3))
         pixels = paint(rng, [lesion], height, width, ground=(210, 160, 140))
         Image.fromarray(pixels).save(images / f"ISIC_{i:07}.jpg", quality=90)
         mask = Image.fromarray(np.uint8(255) * lesion.mask(height, width))
