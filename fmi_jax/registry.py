@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from fmi_jax.errors import unknown_name
+from fmi_jax.errors import UsageError, unknown_name
 
 
 class Named(Protocol):
@@ -24,10 +24,12 @@ class Registry(Mapping[str, T], Generic[T]):
     Args:
       kind: noun for one entry, in the singular; used in messages.
       specs: entries of the registry; two with the same name raise `ValueError`.
+      refused: reason and nearest choice for each name that people ask for and that cannot be had.
     """
 
-    def __init__(self, kind: str, specs: Sequence[T]):
+    def __init__(self, kind: str, specs: Sequence[T], refused: Mapping[str, str] | None = None):
         self.kind = kind
+        self._refused = refused or {}
         self._specs: dict[str, T] = {}
         for spec in specs:
             if spec.name in self._specs:
@@ -36,6 +38,8 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         """Look up a spec by name; an unknown name raises `UsageError` with the closest ones."""
+        if name in self._refused:
+            raise UsageError(f"{self.kind} {name!r} cannot be had: {self._refused[name]}")
         if name not in self._specs:
             raise unknown_name(self.kind, name, self._specs)
         return self._specs[name]

@@ -89,6 +89,7 @@ def test_own_folders_with_classes_in_order(tmp_path, capsys):
     ("arguments", "message"),
     [
         (("aptos2018",), "unknown data set 'aptos2018'. Did you mean 'aptos2019'"),
+        (("rsna_pe",), "'rsna_pe' cannot be had: .* never released .* fmi-jax prepare csv --name"),
         (("aptos2019",), "aptos2019 needs --source: a folder with train.csv"),
         (("aptos2019", "--channels", "1"), "--channels cannot be used with aptos2019"),
         (("folder", "--image-root", "x"), "--image-root cannot be used with folder"),

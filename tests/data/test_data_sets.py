@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from raw_sets import locate_images
 
+from fmi_jax.data.labels import Label
 from fmi_jax.data.preparing.check import check
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.spec import SPLITS
@@ -89,6 +90,10 @@ def test_rows_are_what_the_task_says(spec, raw):
         assert labels.shape[1:] == (len(raw.classes),)
         assert 0 <= np.nanmin(labels) <= np.nanmax(labels) == 1
         assert (np.nanmax(labels, axis=0) > 0).all(), "a class is never drawn"
+    elif raw.label is Label.MAP:
+        assert raw.classes[0] == "background"
+        assert 1 in labels
+        assert set(labels.tolist()) <= {0, 1}
     else:
         assert set(labels.tolist()) == set(range(len(raw.classes)))
         assert (suitable(raw.label, raw.classes).name == "binary") == (len(raw.classes) == 2)
@@ -142,10 +147,14 @@ def test_it_is_prepared_row_by_row_and_called_synthetic(spec, raw, prepared):
         examples = [raw.examples[row] for row in rows[split]]
         assert prepared.ids(split) == [example.id for example in examples]
         labels = np.array([example.label for example in examples], np.float32)
-        np.testing.assert_array_equal(prepared.labels(split), labels)
         image, label = prepared.split(split)[len(examples) - 1]
         assert (image.shape, image.dtype) == ((13, 13, spec.channels), np.uint8)
-        np.testing.assert_array_equal(label, labels[-1])
+        if raw.label is Label.MAP:  # what the index holds of a map is whether it has each class
+            np.testing.assert_array_equal(prepared.labels(split)[:, 1], labels)
+            assert set(np.unique(label)) <= {0, labels[-1]}
+        else:
+            np.testing.assert_array_equal(prepared.labels(split), labels)
+            np.testing.assert_array_equal(label, labels[-1])
         groups = [example.group or example.id for example in examples]
         assert prepared.groups(split) in (groups, None)
     has_groups = any(example.group for example in raw.examples)

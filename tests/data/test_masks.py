@@ -22,7 +22,7 @@ from fmi_jax.data import loader
 from fmi_jax.data.labels import IGNORE, Label, resized_maps
 from fmi_jax.data.prepared import DatasetInfo, manifest_sha256
 from fmi_jax.data.preparing.check import check
-from fmi_jax.data.preparing.masks import read_mask, resize_mask
+from fmi_jax.data.preparing.masks import fill_runs, read_mask, resize_mask
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.csv_table import csv_spec
 from fmi_jax.data.raw.drawn import fundus_lesions
@@ -158,9 +158,17 @@ def test_every_form_of_a_mask_means_the_same_classes(tmp_path_factory, seed, k, 
     np.testing.assert_array_equal(mask, masks.max(axis=0))
     assert len(digests) == count
     if k == 2:  # white counts as one
-        white = save(folder, "white.tif", masks[0] * np.uint8(255))
-        binary = save(folder, "binary.png", masks[0].astype(bool))
-        for path in (white, binary):
+        white = masks[0] * np.uint8(255)
+        opaque = np.full_like(white, 255)
+        files = (
+            save(folder, "white.tif", white),
+            save(folder, "white.gif", white),
+            save(folder, "binary.png", masks[0].astype(bool)),
+            save(folder, "rgb.png", np.dstack([white] * 3)),
+            save(folder, "rgba.png", np.dstack([white] * 3 + [opaque])),
+            save(folder, "la.png", np.dstack([white, opaque])),
+        )
+        for path in files:
             found, _ = read_mask([path], size=(width, height), num_classes=2)
             np.testing.assert_array_equal(found, masks[0])
     new = int(rng.integers(1, 23))
@@ -174,7 +182,9 @@ def test_every_form_of_a_mask_means_the_same_classes(tmp_path_factory, seed, k, 
         ("m.png", np.full((11, 7), 3, np.uint8), "value 3 is no class; expected 0 .* to 2"),
         ("m.png", np.full((11, 7), 255, np.uint8), "value 255 is no class"),
         ("m.png", np.zeros((7, 11), np.uint8), "11 x 7 pixels; expected .* 7 x 11"),
-        ("m.png", np.zeros((11, 7, 3), np.uint8), "pixels of mode 'RGB'; expected a grey"),
+        ("m.png", np.full((11, 7, 3), (200, 0, 0), np.uint8), "pixels of mode 'RGB'; expected a"),
+        ("m.png", np.full((11, 7, 3), 200, np.uint8), "pixels of mode 'RGB'; expected a grey"),
+        ("m.png", np.full((11, 7, 4), (0, 0, 0, 1), np.uint8), "pixels of mode 'RGBA'"),
         ("m.jpg", np.zeros((11, 7), np.uint8), "cannot be read"),
     ],
 )
@@ -182,6 +192,16 @@ def test_a_mask_that_cannot_be_meant_is_refused(tmp_path, name, values, fault):
     path = save(tmp_path, name, values)
     with pytest.raises(UserError, match=f"mask {name}: {fault}"):
         read_mask([path], size=(7, 11), num_classes=3)
+
+
+def test_runs_go_down_the_columns_and_stay_inside():
+    mask = fill_runs([(2, 3), (5, 1), (20, 1)], size=(7, 3))
+    expected = np.zeros((3, 7), np.uint8)
+    expected[2, 0] = expected[:, 1] = expected[2, 6] = 1
+    np.testing.assert_array_equal(mask, expected)
+    for start, length in ((20, 2), (-1, 1), (3, -1)):
+        with pytest.raises(UserError, match=f"a run of {length} pixels at {start} leaves the 7"):
+            fill_runs([(start, length)], size=(7, 3))
 
 
 def test_faults_of_masks_are_named_by_row(raw, tmp_path):
@@ -203,6 +223,9 @@ def test_faults_of_masks_are_named_by_row(raw, tmp_path):
     left = prepare(spec, table, tmp_path / "data", size=SIZE, on_bad="quarantine")
     assert [each["id"] for each in left.manifest["quarantined"]] == ["eye01.png", "eye02.png"]
 
+    rows[3] = ("eye03.png", "eye03_1.jpg", "val")
+    with pytest.raises(UserError, match=r"path is not a mask file name, expected \.png"):
+        prepare(spec, write_table(folder, rows), tmp_path / "data", size=SIZE)
     rows[3] = ("eye03.png", "../eye03_1.png", "val")
     with pytest.raises(UserError, match=r"path has '\.\.'"):
         prepare(spec, write_table(folder, rows), tmp_path / "data", size=SIZE)

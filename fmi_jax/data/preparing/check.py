@@ -100,7 +100,7 @@ def _doubts(
 def _words(raw: RawDataset, example: RawExample) -> str:
     """Names of the classes of an example; of one with masks, whether it has any."""
     if raw.label is Label.MAP:
-        return "masks" if example.masks else "no mask"
+        return "masks" if example.label else "no mask"
     if isinstance(example.label, int):
         return raw.classes[example.label]
     values = zip(raw.classes, example.label, strict=True)

@@ -3,7 +3,7 @@
 1. The header is read first: a format, number of frames or number of pixels that is not allowed
    is refused before anything is decoded. A truncated or damaged file is refused.
 2. The EXIF orientation is applied. DICOM goes through `dicom`, one row of an HDF5 file through
-   `hdf5`; both give 8 bits.
+   `hdf5`, a raw image of the JSRT database through `jsrt`; all give 8 bits.
 3. The channels become RGB or grey ("L", ITU-R 601 luma) as Pillow converts them: palettes are
    looked up, CMYK is converted, transparency is dropped. Of 16-bit values the high byte is kept.
 4. The image is resized to a square, without keeping the aspect ratio, with Pillow's antialiased
@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from fmi_jax.data.preparing import hdf5
+from fmi_jax.data.preparing import hdf5, jsrt
 from fmi_jax.data.preparing.pixel_limit import MAX_PIXELS, check_size
 from fmi_jax.errors import UserError
 
@@ -30,6 +30,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"),
     *hdf5.SUFFIXES,
+    *jsrt.SUFFIXES,
 )
 """Suffixes of file names that may hold an image; other names in a table are refused unread."""
 
@@ -77,7 +78,11 @@ def read_image(path: Path, *, channels: int, item: int | None = None) -> RawImag
     except Exception as error:  # h5py, too, may raise anything on hostile bytes
         why = getattr(error, "strerror", None) or reason(error)
         raise UserError(f"image file cannot be read ({why})") from None
-    return RawImage(decode_image(data, channels=channels), hashlib.sha256(data).hexdigest())
+    if path.suffix.lower() in jsrt.SUFFIXES:
+        image = _to_mode(Image.fromarray(jsrt.decode_jsrt(data)), channels)
+    else:
+        image = decode_image(data, channels=channels)
+    return RawImage(image, hashlib.sha256(data).hexdigest())
 
 
 def load_image(path: Path, channels: int, size: int) -> UInt8[np.ndarray, "h w c"]:

@@ -5,10 +5,12 @@ import functools
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
-from fmi_jax.data.preparing.images import SUFFIXES
+from fmi_jax.data.preparing import images, masks
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import RawDataset
 from fmi_jax.errors import UserError
+
+_SUFFIXES = {"an image": images.SUFFIXES, "a mask": masks.SUFFIXES}
 
 
 class Files(NamedTuple):
@@ -23,7 +25,8 @@ def locate_files(raw: RawDataset) -> list[Files]:
 
     Raises:
       UserError: an id is empty, not text or used twice, or a path leads out of the image root
-        (absolute, `..`, a symbolic link) or is not the name of an image file. All are listed.
+        (absolute, `..`, a symbolic link) or is not the name of an image or mask file. All are
+        listed.
     """
     problems = Problems(raw.table)
     ids = collections.Counter(example.id for example in raw.examples)
@@ -32,8 +35,8 @@ def locate_files(raw: RawDataset) -> list[Files]:
         raise UserError(f"{raw.image_root} is not a folder; expected the images of {raw.table}.")
 
     @functools.cache  # a file that holds many images is named in many rows
-    def locate(path: str) -> tuple[Path, str | None]:
-        if fault := _fault(path):
+    def locate(path: str, kind: str) -> tuple[Path, str | None]:
+        if fault := _fault(path, kind):
             return root, fault
         if not (root / path).resolve().is_relative_to(root):
             return root, f"path leads out of {raw.image_root} through a symbolic link"
@@ -50,8 +53,9 @@ def locate_files(raw: RawDataset) -> list[Files]:
         ):
             problems.add(fault, example.where)
         paths = []
-        for name in (example.path, *example.masks):
-            path, fault = locate(name)
+        files = [(example.path, "an image"), *((mask, "a mask") for mask in example.masks)]
+        for name, kind in files:
+            path, fault = locate(name, kind)
             if fault:
                 problems.add(fault, f"{example.where}: {name!r}")
             paths.append(path)
@@ -65,9 +69,14 @@ def _is_plain(text: str) -> bool:
     return not any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in text)
 
 
-def _fault(path: str) -> str | None:
-    """Explain why `path`, as a table gives it, is no image under the image root; None if it is."""
-    pure = PurePosixPath(path)
+def _fault(path: str, kind: str) -> str | None:
+    """Explain why `path`, as a table gives it, is no file of a kind under the image root, or None.
+
+    Args:
+      path: path of the file.
+      kind: kind of file, "an image" or "a mask".
+    """
+    pure, suffixes = PurePosixPath(path), _SUFFIXES[kind]
     absolute = pure.is_absolute() or bool(PureWindowsPath(path).drive)
     return _first(
         {
@@ -76,8 +85,8 @@ def _fault(path: str) -> str | None:
             "path has a backslash, expected '/' between folders": "\\" in path,
             "path is absolute, expected one that starts at the image root": absolute,
             "path has '..', expected one that stays under the image root": ".." in pure.parts,
-            f"path is not an image file name, expected {', '.join(SUFFIXES)}": (
-                pure.suffix.lower() not in SUFFIXES
+            f"path is not {kind} file name, expected {', '.join(suffixes)}": (
+                pure.suffix.lower() not in suffixes
             ),
         }
     )

@@ -1,9 +1,10 @@
 """Mask decoding: from the files of an image to the class of each of its pixels.
 
-A mask is a grey, palette or binary image of the size of the upright image; in a palette the index
-counts, not the colour. 0 is the background. With two classes every other value is class 1, so that
-masks of 0 and 255 do; with more the value is the index of the class, and any other is refused.
-Several files are united; where they overlap, the highest class counts.
+A mask is a grey, palette or binary image of the size of the upright image, or of the one size at
+which all masks of its data set were drawn; in a palette the index counts, not the colour. Black and
+white stored in colour is grey. 0 is the background. With two classes every other value is class 1,
+so that masks of 0 and 255 do; with more the value is the index of the class, and any other is
+refused. Several files are united; where they overlap, the highest class counts.
 """
 
 import hashlib
@@ -22,10 +23,14 @@ from fmi_jax.errors import UserError
 
 # This module runs in worker processes, so it imports neither jax nor what imports it.
 
-FORMATS = ("PNG", "TIFF", "BMP")
+FORMATS = ("PNG", "TIFF", "BMP", "GIF")
 """Formats of masks. JPEG and WEBP are left out: they blur class ids."""
 
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+"""Suffixes of file names that may hold a mask; other names in a table are refused unread."""
+
 _MODES = ("1", "L", "P", "I;16", "I;16B", "I")
+_COLOUR_MODES = ("LA", "RGB", "RGBA")
 
 
 def read_mask(
@@ -35,7 +40,7 @@ def read_mask(
 
     Args:
       paths: mask files.
-      size: width and height of the upright image.
+      size: width and height that every file must have, upright.
       num_classes: number of classes, background included.
 
     Raises:
@@ -57,6 +62,29 @@ def read_mask(
     return mask, digests
 
 
+def fill_runs(
+    runs: Sequence[tuple[int, int]], *, size: tuple[int, int]
+) -> UInt8[np.ndarray, "h w"]:
+    """Make the mask whose pixels of class 1 are given as runs; see `RawExample.runs`.
+
+    Args:
+      runs: start and length of each run.
+      size: width and height of the mask.
+
+    Raises:
+      UserError: a run leaves the mask.
+    """
+    width, height = size
+    pixels = np.zeros(width * height, np.uint8)
+    for start, length in runs:
+        if not 0 <= start <= start + length <= len(pixels):
+            raise UserError(
+                f"mask: a run of {length} pixels at {start} leaves the {width} x {height} pixels"
+            )
+        pixels[start : start + length] = 1
+    return pixels.reshape(width, height).T
+
+
 def resize_mask(
     mask: UInt8[np.ndarray, "h w"] | None, *, size: int
 ) -> UInt8[np.ndarray, "size size"]:
@@ -72,19 +100,35 @@ def _decode(data: bytes, size: tuple[int, int]) -> np.ndarray:
     check_size(image.width, image.height)
     if getattr(image, "n_frames", 1) > 1:
         raise UserError(f"{getattr(image, 'n_frames', 1)} frames; expected a single image")
-    if image.mode not in _MODES:
-        raise UserError(
-            f"pixels of mode {image.mode!r}; expected a grey, palette or binary image, whose"
-            " values are classes"
-        )
+    grey = image.mode in _MODES
+    if not grey and image.mode not in _COLOUR_MODES:
+        raise UserError(_wrong_mode(image))
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.size != size:
         raise UserError(
-            f"{image.width} x {image.height} pixels; expected those of its image,"
-            f" {size[0]} x {size[1]}"
+            f"{image.width} x {image.height} pixels; expected those of its image"
+            f" (or of all masks of its data set), {size[0]} x {size[1]}"
         )
-    return np.asarray(image)
+    return np.asarray(image) if grey else _black_and_white(image)
+
+
+def _black_and_white(image: Image.Image) -> np.ndarray:
+    """Reduce opaque black and white to one channel; any other colour is refused."""
+    bands = [np.asarray(band) for band in image.split()]
+    opaque = image.mode == "RGB" or (bands.pop() == 255).all()
+    if not opaque or any(not np.isin(band, (0, 255)).all() for band in bands):
+        raise UserError(_wrong_mode(image))
+    if any((band != bands[0]).any() for band in bands):
+        raise UserError(_wrong_mode(image))
+    return bands[0]
+
+
+def _wrong_mode(image: Image.Image) -> str:
+    return (
+        f"pixels of mode {image.mode!r}; expected a grey, palette or binary image, whose values"
+        " are classes, or colours that are black and white alone"
+    )
 
 
 def _classes(values: np.ndarray, num_classes: int) -> UInt8[np.ndarray, "h w"]:

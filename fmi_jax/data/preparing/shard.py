@@ -23,7 +23,7 @@ from PIL import Image
 from fmi_jax.atomic import whole_file, write_bytes
 from fmi_jax.data.labels import Label
 from fmi_jax.data.preparing.images import read_image, resize_image
-from fmi_jax.data.preparing.masks import read_mask, resize_mask
+from fmi_jax.data.preparing.masks import fill_runs, read_mask, resize_mask
 from fmi_jax.data.preparing.selection import Row
 from fmi_jax.errors import UserError
 
@@ -174,7 +174,8 @@ class RawRow(NamedTuple):
 
     Attributes:
       image: raw image.
-      mask: class of each pixel, uint8 `[h, w]`; None without mask files.
+      mask: class of each pixel at the size at which masks were drawn, uint8 `[h, w]`; None: all is
+        background.
       sha256: checksum of all files.
     """
 
@@ -185,16 +186,22 @@ class RawRow(NamedTuple):
 
 def read_row(row: Row, num_classes: int, channels: int) -> RawRow | UserError:
     """The raw image and mask of a row, or why there is none."""
+    example = row.example
     try:
-        image, sha256 = read_image(row.path, channels=channels, item=row.example.item)
-        if not row.masks:
+        image, sha256 = read_image(row.path, channels=channels, item=example.item)
+        if not (row.masks or example.runs):
             return RawRow(image, None, sha256)
+        size = example.mask_size or image.size
         mask, digests = read_mask(
-            [mask.path for mask in row.masks], size=image.size, num_classes=num_classes
+            [mask.path for mask in row.masks], size=size, num_classes=num_classes
         )
+        if example.runs:
+            mask = np.maximum(mask, fill_runs(example.runs, size=size))
     except UserError as error:
         return error
-    return RawRow(image, mask, hashlib.sha256("".join([sha256, *digests]).encode()).hexdigest())
+    if digests:
+        sha256 = hashlib.sha256("".join([sha256, *digests]).encode()).hexdigest()
+    return RawRow(image, mask, sha256)
 
 
 class _Draft:

@@ -13,7 +13,7 @@ from fmi_jax.data.raw import splits
 from fmi_jax.data.raw.drawn.chestxray14 import draw
 from fmi_jax.data.raw.labels import encode_class_lists
 from fmi_jax.data.raw.problems import SHOWN, Problems
-from fmi_jax.data.raw.spec import DatasetSpec, RawDataset, RawExample
+from fmi_jax.data.raw.spec import IMAGENET_MEAN, IMAGENET_STD, DatasetSpec, RawDataset, RawExample
 from fmi_jax.data.raw.split_lists import read_split_lists
 from fmi_jax.data.raw.table import read_table
 from fmi_jax.errors import UsageError
@@ -203,8 +203,8 @@ CHESTXRAY14 = DatasetSpec(
     read=read,
     # The benchmark feeds its networks RGB with the statistics of ImageNet; this is the same.
     channels=3,
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
     metric="roc_auc",
     splits={
         "official": official,

@@ -6,7 +6,7 @@ from pathlib import Path
 from fmi_jax.data.raw.drawn.shenzhen import draw
 from fmi_jax.data.raw.labels import encode_classes
 from fmi_jax.data.raw.problems import Problems
-from fmi_jax.data.raw.spec import DatasetSpec, RawDataset, RawExample
+from fmi_jax.data.raw.spec import IMAGENET_MEAN, IMAGENET_STD, DatasetSpec, RawDataset, RawExample
 from fmi_jax.data.raw.split_lists import read_split_lists
 from fmi_jax.data.raw.splits import official, stratified
 from fmi_jax.errors import UserError
@@ -69,8 +69,8 @@ SHENZHEN = DatasetSpec(
     read=read,
     # The benchmark feeds its networks RGB with the statistics of ImageNet; this is the same.
     channels=3,
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
     metric="roc_auc",
     splits={"official": official, "stratified": stratified},
     layout=LAYOUT,

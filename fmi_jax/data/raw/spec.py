@@ -10,6 +10,8 @@ from fmi_jax.data.labels import Label
 SPLITS = ("train", "val", "test")
 """Names of the parts of every data set, in the order in which they are written and shown."""
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Statistics of ImageNet, by which the second study normalises the images of most data sets."""
 
 _NO_COLUMNS: Mapping[str, str] = {}  # one for all rows: a set may have 300,000
 
@@ -23,12 +25,16 @@ class RawExample:
       path: path of the image file, relative to the image root of the data set.
       item: index of the image in a file that holds many (HDF5); None: the file holds only one.
       label: class index, or one 0/1 (or soft) value per class for a multi-label set; for a set with
-        masks 1 if the row names any, else 0, which balances the splits; () without labels.
+        masks 1 if the row tells of any foreground, else 0, which balances the splits; () without
+        labels.
       group: patient, lesion or study, if known; images of one group belong together.
       split: "train", "val" or "test" if the raw data decide it, else None.
       row: line of the table, 1-based and counting the header, for messages.
       masks: paths of the mask files, relative to the image root; several are united, and without
-        one the whole image is background.
+        one and without `runs` the whole image is background.
+      runs: start and length of each run of pixels of class 1, counted from 0 down the columns from
+        left to right; united with `masks`.
+      mask_size: width and height in pixels at which the masks were drawn; None: those of the image.
       boxes: boxes around findings; an image without one has no mask.
       columns: further facts about the image by name (sex, age, view ...), as the table writes them.
     """
@@ -41,6 +47,8 @@ class RawExample:
     split: str | None = None
     row: int | None = None
     masks: tuple[str, ...] = ()
+    runs: tuple[tuple[int, int], ...] = ()
+    mask_size: tuple[int, int] | None = None
     boxes: tuple[Box, ...] = ()
     columns: Mapping[str, str] = dataclasses.field(default_factory=lambda: _NO_COLUMNS)
 

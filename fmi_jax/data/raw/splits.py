@@ -123,6 +123,26 @@ def official(examples: Sequence[RawExample]) -> Assignment:
     return {name: [i for i, e in enumerate(examples) if e.split == name] for name in SPLITS}
 
 
+def official_test(examples: Sequence[RawExample]) -> Assignment:
+    """Split as `official`; without validation images there, they are 15% of the training images.
+
+    They are drawn with the classes balanced, as in "stratified".
+
+    Raises:
+      UsageError: a row's split is not train, val or test.
+    """
+    rows = official(examples)
+    if rows["val"]:
+        return rows
+    train = rows["train"]
+    drawn = stratified([examples[i] for i in train])
+    return {
+        "train": sorted(train[i] for i in (*drawn["train"], *drawn["test"])),
+        "val": [train[i] for i in drawn["val"]],
+        "test": rows["test"],
+    }
+
+
 def all_train(examples: Sequence[RawExample]) -> Assignment:
     """Put every row into train: images without labels, on which nothing can be tested."""
     return {"train": list(range(len(examples))), "val": [], "test": []}

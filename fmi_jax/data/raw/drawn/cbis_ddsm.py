@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from fmi_jax import atomic
+from fmi_jax.data.raw.drawn.dicom import SOP_CLASS, write_dicom
 from fmi_jax.data.raw.drawn.folder import draw_once
 
 _NOTE = """\
@@ -16,8 +17,6 @@ Drawn by fmi_jax.data.raw.drawn.cbis_ddsm in the raw layout of CBIS-DDSM. They s
 what is malignant is drawn larger and brighter than what is benign.
 For trying out and testing software only.
 """
-
-_SOP_CLASS = "1.2.840.10008.5.1.4.1.1.7"  # secondary capture
 
 _TAIL = ("assessment", "pathology", "subtlety")
 _FILES = ("image file path", "cropped image file path", "ROI mask file path")
@@ -158,9 +157,11 @@ def _write_series(
     folder = download.folder / where
     folder.mkdir(parents=True)
     for number, pixels in enumerate(images, start=1):
-        _write_dicom(
+        write_dicom(
             folder / f"1-{number}.dcm",
             pixels,
+            Modality="MG",
+            BodyPartExamined="BREAST",
             SOPInstanceUID=_uid(download.rng),
             StudyInstanceUID=study,
             SeriesInstanceUID=series,
@@ -172,39 +173,11 @@ def _write_series(
     download.series.append(
         (
             *(series, "CBIS-DDSM", "", "", case, study, "", "07-20-2016", description, "", "MG"),
-            *("Secondary Capture Image Storage", _SOP_CLASS, len(images)),
+            *("Secondary Capture Image Storage", SOP_CLASS, len(images)),
             *("8.00 KB", location, "2024-01-01T00:00:00.0"),
         )
     )
     return [f"{case}/{study}/{series}/{i:06}.dcm" for i in range(len(images))]
-
-
-def _write_dicom(path: Path, pixels: np.ndarray, **tags: Any) -> None:
-    from pydicom.dataset import Dataset, FileMetaDataset  # slow to import
-    from pydicom.uid import ExplicitVRLittleEndian
-
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    rows, columns = pixels.shape
-    bits = 8 * pixels.itemsize
-    described = {
-        "SOPClassUID": _SOP_CLASS,
-        "Modality": "MG",
-        "BodyPartExamined": "BREAST",
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "Rows": rows,
-        "Columns": columns,
-        "BitsAllocated": bits,
-        "BitsStored": bits,
-        "HighBit": bits - 1,
-        "PixelRepresentation": 0,
-    }
-    dataset.update(tags | described)  # type: ignore[arg-type]
-    data = pixels.tobytes()
-    dataset.add_new("PixelData", "OW", data + b"\0" * (len(data) % 2))
-    dataset.save_as(path, enforce_file_format=True)
 
 
 def _uid(rng: np.random.Generator) -> str:

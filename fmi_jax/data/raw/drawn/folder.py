@@ -75,5 +75,9 @@ def draw_once(
 
 
 def is_drawn(source: Path) -> bool:
-    """Test whether raw data at `source` (a folder, or a table in one) were drawn by a program."""
-    return ((source if source.is_dir() else source.parent) / MARKER).is_file()
+    """Test whether raw data at `source` (a folder, or a table in one) were drawn by a program.
+
+    Several readers take the folder inside the one that was drawn as well, so its parent counts too.
+    """
+    folder = source if source.is_dir() else source.parent
+    return any((place / MARKER).is_file() for place in (folder, folder.absolute().parent))
