@@ -194,6 +194,13 @@ def test_a_mask_that_cannot_be_meant_is_refused(tmp_path, name, values, fault):
         read_mask([path], size=(7, 11), num_classes=3)
 
 
+def test_a_moving_picture_is_no_mask(tmp_path):
+    frames = [Image.new("L", (7, 11), value) for value in (0, 255)]
+    frames[0].save(tmp_path / "m.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(UserError, match=r"mask m\.gif: 2 frames; expected a single image"):
+        read_mask([tmp_path / "m.gif"], size=(7, 11), num_classes=2)
+
+
 def test_runs_go_down_the_columns_and_stay_inside():
     mask = fill_runs([(2, 3), (5, 1), (20, 1)], size=(7, 3))
     expected = np.zeros((3, 7), np.uint8)

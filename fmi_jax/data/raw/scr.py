@@ -25,7 +25,7 @@ from fmi_jax.errors import UserError
 
 _FOLDS = {"fold1": "train", "fold2": "test"}
 _MASK_SIZE = (1024, 1024)  # half the side of the images
-_NAME = re.compile(r"(JPC([LN])N\d{3})\.IMG", re.IGNORECASE)
+_NAME = re.compile(r"(JPC([LN])N\d{3})\.(?:IMG|img)")
 
 
 def read(source: Path, *, part: str, folders: tuple[str, ...]) -> RawDataset:
@@ -71,7 +71,7 @@ def read(source: Path, *, part: str, folders: tuple[str, ...]) -> RawDataset:
                 split=_FOLDS[where[0]],
                 masks=tuple((masks / folder / f"{name}.gif").as_posix() for folder in folders),
                 mask_size=_MASK_SIZE,
-                columns={"nodule": "yes" if nodule.upper() == "L" else "no"},
+                columns={"nodule": "yes" if nodule == "L" else "no"},
             )
         )
     if not sizes:
