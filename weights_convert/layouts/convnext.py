@@ -92,8 +92,8 @@ TIMM_POINTWISE = dataclasses.replace(
     publishers=(),
 )
 
-# A `ConvNextModel` or `ConvNextForImageClassification`. Its last norm has an epsilon of 1e-12 unless
-# the config says 1e-6, as published.
+# A `ConvNextModel` or `ConvNextForImageClassification`. Its last norm has an epsilon of 1e-12
+# unless its config says 1e-6, as published.
 _STAGE = "encoder.stages.{i}"
 
 HF = Layout(
