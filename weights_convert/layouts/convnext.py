@@ -93,7 +93,7 @@ TIMM_POINTWISE = dataclasses.replace(
 )
 
 # A `ConvNextModel` or `ConvNextForImageClassification`. Its last norm has an epsilon of 1e-12
-# unless the config says 1e-6, as published.
+# unless its config says 1e-6, as published.
 _STAGE = "encoder.stages.{i}"
 
 HF = Layout(
