@@ -138,9 +138,9 @@ def _class_methods(test: Evaluation, per_class: Mapping[str, str]) -> list[str]:
     """Say which metrics of single classes have intervals of which method."""
     used: dict[str, dict[str, None]] = {}
     for name, row in test.per_class.items():
-        for metric in row:
-            if method := test.methods.get(f"{metric}[{name}]"):
-                used.setdefault(method, {})[per_class[metric]] = None
+        for metric, label in per_class.items():  # a class may have metrics that no table shows
+            if metric in row and (method := test.methods.get(f"{metric}[{name}]")):
+                used.setdefault(method, {})[label] = None
     return [f"{method} for {', '.join(labels)}" for method, labels in used.items()]
 
 

@@ -11,12 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from html_page import Page
 from hypothesis import given, settings, strategies as st
 from tiny_backbones import ONE_PER_FAMILY, TINY
 
 from fmi_jax import parallel
+from fmi_jax.artifacts.result import Best, Finding, Result
+from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.labels import IGNORE, Label
 from fmi_jax.errors import UserError
+from fmi_jax.fields import as_dict
 from fmi_jax.models.base import Execution
 from fmi_jax.models.deit import DeiT
 from fmi_jax.protocols.heads.decoder import Decoder
@@ -307,3 +311,29 @@ def test_a_segmentation_has_intervals_of_each_class() -> None:
     assert bounds.redrawn > 20  # most lack the single image
     of_one = {"dice[single]", "iou[single]", "dice_where_present[single]"}
     assert set(bounds.intervals) == set(bounds.named()) - of_one
+
+
+def test_the_page_of_a_run_shows_the_metrics_of_each_class(tmp_path: Path) -> None:
+    found = measured(4)
+    test = TASK.bounded(TASK.evaluate(found), found, Resampling(23, 0))
+    Result(
+        config=as_dict(ExperimentConfig()),
+        protocol="fit",
+        backbone={"name": "tiny", "params": 7, "trained_params": 7, "weights": ""},
+        dataset={"name": "spots", "split": "stratified", "split_sha256": "0" * 64}
+        | {"counts": {"train": 11, "val": 5, "test": B}, "synthetic": True},
+        seed=0,
+        steps=3,
+        best=Best(metric="dice", value=0.5, step=3, epoch=1.0, seconds=1.0),
+        findings=[Finding(judge="fit", evaluations={"val": test, "test": test})],
+        seconds={"train": 1.0},
+        device={"platform": "cpu"},
+        versions={},
+        notes=(),
+        started="2024-02-03T04:05:06+00:00",
+        finished="2024-02-03T04:05:09+00:00",
+    ).write(tmp_path)
+    TASK.keep(tmp_path / TASK.file, found, Rows(ids=[f"{i}" for i in range(B)]))
+    words = Page(write_report(tmp_path).read_text()).text
+    assert "bootstrap, logit scale for Dice, IoU" in words
+    assert all(name in words for name in CLASSES)
