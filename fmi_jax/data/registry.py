@@ -44,7 +44,7 @@ SYNTHETIC = dataclasses.replace(
 )
 
 _REFUSED = {
-    "rsna_pe": "the second study never released its loader and its split of RSNA's CT scans"
+    "rsna_pe": "the third study never released its loader and its split of RSNA's CT scans"
     " with pulmonary embolism, so nothing could be compared with its results. Expected a table of"
     " your own slices, with a split and patients: fmi-jax prepare csv --name my_pe --source"
     " TABLE.csv.",

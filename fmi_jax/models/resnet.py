@@ -338,7 +338,7 @@ _ZOO = (
         layout="resnet",
         licence="Apache-2.0",
     ),
-    # Supervised on chest radiographs, from scratch or from ImageNet: the second study's own.
+    # Supervised on chest radiographs, from scratch or from ImageNet: the third study's own.
     _domain_adapted("chestxray14", 5205234, "chestxray14"),
     _domain_adapted("chexpert", 5205234, "chexpert"),
     _domain_adapted("in1k_chestxray14", 5205234, "ImageNet_chestxray14"),

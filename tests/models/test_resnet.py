@@ -217,7 +217,7 @@ def zoo_file(layout, prefix, others=()):
 ZOO = {
     "torchvision": ("resnet", "", "", ("fc.weight", "fc.bias")),
     "barlow twins": ("resnet", "", "", ()),
-    "second study": ("resnet", "state_dict", "", ()),
+    "third study": ("resnet", "state_dict", "", ()),
     "inat2021": ("resnet", "state_dict", "", ("fc.weight", "fc.bias")),
     "chexpert": ("resnet", "state_dict", "module.", ("module.fc.weight",)),
     "swav": (

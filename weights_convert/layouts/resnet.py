@@ -1,7 +1,7 @@
 """ResNets under the names of torchvision, which timm and nearly every publisher kept, and as
 transformers writes them to disk.
 
-A file of the second study's zoo is one of these with a prefix, a wrapper or a training head of
+A file of the third study's zoo is one of these with a prefix, a wrapper or a training head of
 its own: one layout for each way of pre-training whose heads must be named. The study's own
 copies (SimCLR, BYOL and others that were not PyTorch files) have the plain names under
 "state_dict".
@@ -27,7 +27,7 @@ _FC = Ignored("fc.", "the classifier of the pre-training classes, or its project
 PLAIN = Layout(
     name="resnet",
     title="ResNet of torchvision and timm; supervised, iNat2021, Barlow Twins, DINO,"
-    " domain-adapted, and the second study's copies",
+    " domain-adapted, and the third study's copies",
     family=ResNet,
     rules=_RULES,
     computed=_COMPUTED,

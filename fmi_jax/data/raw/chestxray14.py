@@ -34,7 +34,7 @@ CLASSES = (
     "Pleural_Thickening",
     "Hernia",
 )
-"""Findings in the order of the second study, named as in the table."""
+"""Findings in the order of the third study, named as in the table."""
 
 NO_FINDING = "No Finding"
 
@@ -50,7 +50,7 @@ _IN_BOXES = {"Infiltrate": "Infiltration"}  # findings under another name
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 OFFICIAL_LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
 BENCHMARK_LISTS = {name: f"Xray14_{name}_official.txt" for name in ("train", "val", "test")}
-"""Lists of the second study. Its licence forbids passing them on: the user adds the files."""
+"""Lists of the third study. Its licence forbids passing them on: the user adds the files."""
 
 
 def read(source: Path) -> RawDataset:
@@ -174,7 +174,7 @@ def official(examples: Sequence[RawExample]) -> splits.Assignment:
 
 
 def upstream(examples: Sequence[RawExample]) -> splits.Assignment:
-    """Split by the second study's own lists; no patient is in two of train, validation and test.
+    """Split by the third study's own lists; no patient is in two of train, validation and test.
 
     Raises:
       UsageError: the lists are not there.

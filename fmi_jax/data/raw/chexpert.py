@@ -22,7 +22,7 @@ CLASSES = (
     "Pleural Other", "Fracture", "Support Devices",
 )  # fmt: skip
 COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
-"""Five findings of the CheXpert competition, over which the second study averages."""
+"""Five findings of the CheXpert competition, over which the third study averages."""
 
 U_ZEROS, U_ONES, SMOOTHED = (0.0, 0.0), (1.0, 1.0), (0.55, 0.85)
 """Ranges from which the value of an uncertain finding is drawn. Smoothed: Pham et al. 2021."""

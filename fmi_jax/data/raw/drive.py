@@ -26,7 +26,7 @@ _IMAGE = re.compile(r"((\d+)_\w+)\.(?:tif|png)")
 def read(source: Path) -> RawDataset:
     """List `[DRIVE/]{training,test}/images/<number>_*.tif` and `1st_manual/<number>_manual1.gif`.
 
-    The copy that the second study used is read too: `train/`, `validate/` and `test/` with PNG
+    The copy that the third study used is read too: `train/`, `validate/` and `test/` with PNG
     files, masks in `labels/`. The id is the name of the image without the suffix.
 
     Raises:

@@ -27,7 +27,7 @@ def read(source: Path) -> RawDataset:
     """List `[MontgomerySet/]CXR_png/MCUCXR_<number>_<class>.png` and the masks of the same name.
 
     The masks of the left and the right lung are united. Where there are no folders for the two
-    sides, `ManualMask` itself holds one mask for each image, as the second study has them. The id
+    sides, `ManualMask` itself holds one mask for each image, as the third study has them. The id
     is the file name.
 
     Raises:

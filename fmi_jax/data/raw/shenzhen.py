@@ -18,7 +18,7 @@ LISTS = {
     "val": "ShenzenCXR_valid_data.txt",
     "test": "ShenzenCXR_test_data.txt",
 }
-"""Lists of the second study, in its spelling; its licence forbids passing them on."""
+"""Lists of the third study, in its spelling; its licence forbids passing them on."""
 
 _NAME = re.compile(r"CHNCXR_\d{4}_([01])\.png")
 

@@ -11,7 +11,7 @@ SPLITS = ("train", "val", "test")
 """Names of the parts of every data set, in the order in which they are written and shown."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Statistics of ImageNet, by which the second study normalises the images of most data sets."""
+"""Statistics of ImageNet, by which the third study normalises the images of most data sets."""
 
 _NO_COLUMNS: Mapping[str, str] = {}  # one for all rows: a set may have 300,000
 

@@ -25,7 +25,7 @@ CLASSES = (
     "Other diseases",
     "No finding",
 )
-"""Labels of the second study, in its order; the tables have 22 more."""
+"""Labels of the third study, in its order; the tables have 22 more."""
 
 _OTHER_SPELLING = {"Other diseases": "Other disease"}  # in the published test table
 
