@@ -101,7 +101,8 @@ def test_five_steps_are_those_of_segmentation_models_pytorch() -> None:
     module = create_abstract(WholeUNet, arch, Execution())
 
     def native(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-        group = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+        # Copies: PyTorch writes to its tensors in place, perhaps before they are read here.
+        group = {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}
         return convert({"": group}, parameters(module), [layout()]).params
 
     parts, start = partition(module, lambda name: True), native(theirs.state_dict())
@@ -194,8 +195,9 @@ def test_the_decoder_of_upernet_is_that_of_transformers() -> None:
     )
 
     def native() -> dict[str, np.ndarray]:
-        group = {name: tensor.detach().numpy() for name, tensor in theirs.state_dict().items()}
-        return convert({"": group}, parameters(module), [names]).params
+        # Copies, as above: the running statistics are written in place.
+        state = {name: tensor.numpy().copy() for name, tensor in theirs.state_dict().items()}
+        return convert({"": state}, parameters(module), [names]).params
 
     rng = np.random.default_rng(2)
     maps = [

@@ -25,6 +25,7 @@ from fmi_jax.models.base import Execution
 from fmi_jax.models.deit import DeiT
 from fmi_jax.protocols.heads.decoder import Decoder
 from fmi_jax.protocols.heads.per_patch import PerPatchClassifier
+from fmi_jax.report.page import write_report
 from fmi_jax.settings import OptimConfig
 from fmi_jax.tasks.base import Resampling
 from fmi_jax.tasks.outlines import outlined
