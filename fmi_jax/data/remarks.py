@@ -147,8 +147,11 @@ def _on_classes(dataset: PreparedDataset) -> list[str]:
     multilabel = info.label is not Label.INDEX
     present = {split: np.asarray(counts) for split, counts in info.class_counts.items()}
     present = {split: counts for split, counts in present.items() if info.counts[split]}
+    # That every mask has background is no remark.
+    remarkable = (np.arange(len(info.classes)) > 0) | (info.label is not Label.MAP)
     for split, counts in present.items():
-        full = _named(info.classes, (counts == info.known_counts(split)) & (counts > 0))
+        every = (counts == info.known_counts(split)) & (counts > 0) & remarkable
+        full = _named(info.classes, every)
         absent = _named(info.classes, counts == 0)
         if full:
             found.append(f"Every image in {split} is of: {full}.")

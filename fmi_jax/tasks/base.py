@@ -369,7 +369,8 @@ class Task(Objective):
         measured = self.checked(measured)
         found = self.exact(measured, members(how.groups, evaluation.count))
         for name, value in evaluation.named().items():
-            spread, metric = resampled.values.get(name), self.find_metric(name)
+            # The metric of a class ("recall[Mild]") has the bounds of the metric.
+            spread, metric = resampled.values.get(name), self.find_metric(name.partition("[")[0])
             if name not in found and spread is not None:
                 bounds = (0.0, 1.0) if metric is None else metric.bounds
                 found[name] = scaled(value, float(spread.std()), bounds, BOOTSTRAP)

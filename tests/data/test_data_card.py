@@ -220,6 +220,19 @@ def test_remarks_on_the_balance_of_the_classes(tmp_path, test_counts, remark):
     assert found == [] if remark is None else remark in found
 
 
+def test_that_every_mask_has_background_is_no_remark(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        PreparedDataset, "labels", lambda self, split: np.ones((self.info.counts[split], 2))
+    )
+    counts = {"train": (200, 90), "val": (40, 40), "test": (40, 18)}
+    info = info_of({"train": 200, "val": 40, "test": 40}, counts, "segmentation")
+    dataset = PreparedDataset(tmp_path, info, {"quarantined": []})
+    found = remarks(dataset, Duplicates([], [], 0), None)
+    assert [text for text in found if "Every image" in text] == [
+        f"Every image in val is of: {info.classes[1]}."
+    ]
+
+
 @pytest.mark.parametrize(("count", "named"), [(0, False), (19, True), (20, False)])
 def test_few_patients_in_test_are_a_remark(tmp_path, count, named):
     whole = {"train": (1000, 1000), "val": (100, 100), "test": (500, 500)}

@@ -179,6 +179,9 @@ def test_outlines_are_measured_on_the_host_where_they_are_asked_for() -> None:
         sum(one.found for one in each) / sum(one.lesions for one in each)
     )
     assert "hausdorff_95" not in result.per_class["background"]
+    bounds = TASK.bounded(result, whole, Resampling(101, 0)).intervals
+    low, high = bounds["hausdorff_95[drusen]"]  # which is above 1
+    assert low < drusen["hausdorff_95"] < high
     # The last class is in no mask but predicted: no outline of the truth is far from it.
     assert result.values["hausdorff_95"] == pytest.approx(
         np.mean([result.per_class[name]["hausdorff_95"] for name in CLASSES[1:3]])
