@@ -287,6 +287,8 @@ class TrainConfig:
       batch_size: images per step, over all devices and micro-batches.
       eval_batch_size: images per evaluation step; 0: `batch_size`.
       eval_every_epochs: validation interval, in epochs (may be a fraction).
+      patience: validations in a row without improvement, from the end of the warm-up, that the
+        training outlasts, with heads side by side those of every head; 0: any number.
       log_every_steps: steps between writes of the training scalars.
       checkpoint_every_steps: most steps between two saves; 0: save at evaluations only.
       seed: random seed of initialisation, order, augmentation and everything else.
@@ -300,6 +302,7 @@ class TrainConfig:
     batch_size: int = positive(64)
     eval_batch_size: int = not_negative(0)
     eval_every_epochs: float = positive(1.0)
+    patience: int = not_negative(0)
     log_every_steps: int = positive(50)
     checkpoint_every_steps: int = not_negative(0)
     seed: int = 0

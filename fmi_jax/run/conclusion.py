@@ -193,11 +193,17 @@ def common_notes(session: Session) -> Iterator[str]:
             )
     fitted = session.fitted
     if fitted is not None and fitted.steps < fitted.plan.total_steps:
-        yield (
-            f"Training ended after {fitted.steps} of {fitted.plan.total_steps} steps: the learning"
-            f" rate had fallen below {config.optim.plateau_floor:g} of its full value"
-            " (optim.plateau_floor)."
+        assert session.selection is not None
+        why = (
+            f"the learning rate had fallen below {config.optim.plateau_floor:g} of its full value"
+            " (optim.plateau_floor)"
         )
+        if session.selection.out_of_patience(config.train):
+            why = (
+                f"validation had not improved for more than {config.train.patience} evaluations"
+                " (train.patience)"
+            )
+        yield f"Training ended after {fitted.steps} of {fitted.plan.total_steps} steps: {why}."
     drawn = assembly.weights is None and not config.backbone.run
     if drawn and any(name.startswith("backbone.") for name in assembly.partition.frozen):
         yield "What is frozen of the backbone has random weights."

@@ -142,7 +142,7 @@ def fit(run: Session) -> Session:
     writer = MetricWriter(run.workdir, start_step, active=run.active)
     if at_first is not None and not start_step:
         writer.write_scalars(0, {f"monitor/{name}": value for name, value in at_first.items()})
-    if start_step < plan.total_steps and not selection.ended(config.optim):
+    if start_step < plan.total_steps and not selection.ended(config):
         task = fit.task or run.objective
         state = Loop(
             config=config,

@@ -146,7 +146,7 @@ class Loop:
                         )
                         self.report.restart_clock(done)
                         clock = time.monotonic()
-                    if selection.ended(self.config.optim):
+                    if selection.ended(self.config):
                         break
                     if stopping and done < self.plan.total_steps:
                         raise Stopped(done)
@@ -218,6 +218,8 @@ class Loop:
         optim = self.config.optim
         # During warm-up a validation without improvement does not count.
         warm = done > warmup_steps(optim, self.plan.steps_per_epoch)
+        if warm:
+            selection.count_stale(improved)
         if optim.schedule == "plateau" and warm and selection.wait(optim, improved):
             scales = np.asarray(selection.lr_scale, np.float32)
             rate = np.asarray(self.learning_rate, np.float32) * scales

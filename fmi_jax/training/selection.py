@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fmi_jax.settings import OptimConfig
+from fmi_jax.settings import BaseConfig, OptimConfig, TrainConfig
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -19,6 +19,7 @@ class Track:
       best_seconds: training time up to `best_step`, in seconds, over all restarts.
       bad_evaluations: validations since the last improvement (plateau schedule).
       lr_scale: factor on the learning rate (plateau schedule).
+      stale: validations in a row without improvement, from the end of the warm-up.
     """
 
     best_step: int | None = None
@@ -26,6 +27,7 @@ class Track:
     best_seconds: float = 0.0
     bad_evaluations: int = 0
     lr_scale: float = 1.0
+    stale: int = 0
 
     def improve(
         self, score: Callable[[float], float], value: float, step: int, seconds: float
@@ -137,9 +139,20 @@ class Selection:
         ]
         return any(dropped)
 
-    def ended(self, config: OptimConfig) -> bool:
-        """Test whether every learning rate has dropped so far that nothing more is learned."""
-        return all(track.lr_scale < config.plateau_floor for track in self.tracks)
+    def count_stale(self, improved: np.ndarray) -> None:
+        """Count the validations in a row in which each head did not improve."""
+        for track, better in zip(self.tracks, improved, strict=True):
+            track.stale = 0 if better else track.stale + 1
+
+    def out_of_patience(self, config: TrainConfig) -> bool:
+        """Test whether no head has improved for longer than `patience`."""
+        return 0 < config.patience < min(track.stale for track in self.tracks)
+
+    def ended(self, config: BaseConfig) -> bool:
+        """Test whether nothing more is to be learned, by the learning rates or by `patience`."""
+        floor = config.optim.plateau_floor
+        dropped = all(track.lr_scale < floor for track in self.tracks)
+        return dropped or self.out_of_patience(config.train)
 
     @property
     def lr_scale(self) -> Any:

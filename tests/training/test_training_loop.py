@@ -119,11 +119,36 @@ def test_a_rate_below_the_floor_ends_the_run_and_is_saved() -> None:
 
 def test_heads_side_by_side_go_on_until_all_are_below_the_floor() -> None:
     selection = Selection(metric="accuracy", score=describe("accuracy").score, names=("a", "b"))
-    optim = ExperimentConfig().optim
+    config = ExperimentConfig()
     selection.tracks[0].lr_scale = 1e-9
-    assert not selection.ended(optim)
+    assert not selection.ended(config)
     selection.tracks[1].lr_scale = 1e-5
-    assert selection.ended(optim)
+    assert selection.ended(config)
+
+
+def test_a_run_ends_when_validation_has_not_improved_for_longer_than_its_patience() -> None:
+    config = ExperimentConfig()
+    config.train.patience, config.optim.warmup_steps = 2, 4
+    loop, notes = loop_over(config, [0.5, 0.4, 0.4, 0.6, 0.5, 0.5, 0.6, 0.9])
+    # Epoch 2 lies in the warm-up, and 4 is better; 5, 6 and 7 (the same is no better) are not.
+    assert int(run(loop).step) == max(notes.saved) == 14
+    assert notes.saved[14]["stale"] == 3
+    assert loop.selection.best_step == 8
+    assert loop.selection.out_of_patience(config.train)
+    # Resumed, it has ended; with more patience it goes on.
+    resumed = Selection(metric="accuracy", score=describe("accuracy").score)
+    resumed.restore(notes.saved[14])
+    assert resumed.ended(config)
+    config.train.patience = 3
+    assert not resumed.ended(config)
+    # Heads side by side wait for the last of them.
+    heads = Selection(metric="accuracy", score=describe("accuracy").score, names=("a", "b"))
+    config.train.patience = 1
+    for improved in ([False, False], [False, True], [False, False]):
+        heads.count_stale(np.array(improved))
+    assert not heads.ended(config)
+    heads.count_stale(np.array([False, False]))
+    assert heads.ended(config)
 
 
 def test_constant_schedule_never_drops() -> None:
