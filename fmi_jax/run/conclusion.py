@@ -200,7 +200,7 @@ def common_notes(session: Session) -> Iterator[str]:
         )
         if session.selection.out_of_patience(config.train):
             why = (
-                f"validation had not improved for more than {config.train.patience} evaluations"
+                f"validation had not improved {config.train.patience + 1} times in a row"
                 " (train.patience)"
             )
         yield f"Training ended after {fitted.steps} of {fitted.plan.total_steps} steps: {why}."

@@ -95,3 +95,21 @@ def test_new_images_are_decided_on_at_the_threshold_of_validation(
     with (tmp_path / "new.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             assert row[f"decision_{name}"] == str(int(float(row[f"p_{name}"]) >= threshold))
+
+
+def test_a_run_that_no_longer_improves_ends_early_and_says_so(
+    squares: ExperimentConfig, tmp_path: Path
+) -> None:
+    fields = {"protocol": "linear_probe", "metric": "accuracy", "optim.learning_rate": 1e-12}
+    config = short_runs.changed(squares, fields | {"train.epochs": 9.0, "train.max_steps": 0})
+    config.train.patience = 1
+    config.train.eval_every_epochs = 1.0
+    result = experiment.run(config, tmp_path)
+    assert result.best is not None
+    assert result.best.epoch == 1
+    assert result.steps == 3 * result.best.step
+    assert (
+        f"Training ended after {result.steps} of {9 * result.best.step} steps: validation had not"
+        " improved 2 times in a row (train.patience)."
+    ) in result.notes
+    assert experiment.run(config, tmp_path).steps == result.steps
