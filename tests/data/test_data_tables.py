@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmi_jax.data.labels import Label
 from fmi_jax.data.raw import aptos2019, class_folders, csv_table
 from fmi_jax.data.raw.table import read_table
 from fmi_jax.errors import UserError
@@ -257,3 +258,33 @@ def test_folders_that_are_no_classes_are_refused(tmp_path, names, message):
         class_folders.read(tmp_path)
     with pytest.raises(UserError, match="is not a folder"):
         class_folders.read(tmp_path / "gone")
+
+
+def test_folders_of_images_and_masks_are_twins_and_no_classes(tmp_path):
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    _touch(images, "a.jpg", "deep/b.png", "c.tif", "d_mask.png")
+    _touch(masks, "a.png", "deep/b.gif", "d_mask.png", ".hidden")
+    _touch(masks, *(f"c_mask{end}.png" for end in ("", "_1", "2")))
+    raw = class_folders.read(tmp_path)
+    assert (raw.classes, raw.label) == (("background", "foreground"), Label.MAP)
+    assert {e.id.removeprefix("images/"): e.masks for e in raw.examples} == {
+        "a.jpg": ("masks/a.png",),
+        "c.tif": ("masks/c_mask.png", "masks/c_mask2.png", "masks/c_mask_1.png"),
+        "d_mask.png": ("masks/d_mask.png",),
+        "deep/b.png": ("masks/deep/b.gif",),
+    }
+    assert class_folders.read(tmp_path, classes=("none", "x", "y")).classes == ("none", "x", "y")
+    _touch(tmp_path, "images/e.png", "masks/f.png", "masks/g.jpg")
+    with pytest.raises(UserError) as refused:
+        class_folders.read(tmp_path)
+    for words in ("no mask of that name in masks/ (1): images/e.png", "masks/f.png", "masks/g.jpg"):
+        assert words in str(refused.value)
+
+
+def test_twin_folders_may_be_divided_into_splits(tmp_path):
+    for split in ("train", "val", "test"):
+        _touch(tmp_path, f"{split}/images/a.png", f"{split}/masks/a.png")
+    raw = class_folders.read(tmp_path)
+    assert [(e.id, e.split) for e in raw.examples] == [
+        (f"{split}/images/a.png", split) for split in ("train", "val", "test")
+    ]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fmi_jax.data.labels import Label
 from fmi_jax.data.preparing.images import SUFFIXES
+from fmi_jax.data.raw import twin_folders
 from fmi_jax.data.raw.labels import encode_classes
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawDataset, RawExample
@@ -42,8 +43,9 @@ def folder_spec(
             "stratified": stratified,
             "all": all_test,
         },
-        layout="a folder with one folder of images per class, or train/, val/ and test/ with these;"
-        " or a folder of images alone, without labels, for pre-training",
+        layout="a folder with one folder of images per class, or with images/ and masks/, or"
+        " train/, val/ and test/ with these; or a folder of images alone, without labels, for"
+        " pre-training",
         citation="",
         licence="",
         url="",
@@ -54,8 +56,9 @@ def folder_spec(
 def read(source: Path, *, classes: tuple[str, ...] = ()) -> RawDataset:
     """List `source/<class>/**`, or `source/{train,val,test}/<class>/**` if those exist.
 
-    Where no folder stands in the place of a class, the images have no labels. Hidden files are
-    ignored. The id of an image is its path under `source`.
+    Folders `images` and `masks` are no classes but twins (`twin_folders`). Where no folder stands
+    in the place of a class, the images have no labels. Hidden files are ignored. The id of an image
+    is its path under `source`.
 
     Raises:
       UserError: there is no such folder or there are no class folders, only some of train, val
@@ -72,6 +75,9 @@ def read(source: Path, *, classes: tuple[str, ...] = ()) -> RawDataset:
         )
     depth = 2 if divided else 1  # folders between the source and the images
     parents = [source / split for split in SPLITS] if divided else [source]
+    if all(map(twin_folders.are_twins, parents)):
+        splits = SPLITS if divided else (None,)
+        return twin_folders.read(source, zip(splits, parents, strict=True), classes)
     labelled = any(
         entry.is_dir() and not entry.name.startswith(".")
         for parent in parents

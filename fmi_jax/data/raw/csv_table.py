@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fmi_jax.data.labels import Label
 from fmi_jax.data.raw.labels import (
+    MASK_CLASSES,
     encode_class_lists,
     encode_classes,
     encode_columns,
@@ -19,9 +20,6 @@ from fmi_jax.errors import UserError
 
 COLUMNS = ("path", "label", "mask", "id", "split", "group")
 """Columns with a meaning; any other is kept as it is."""
-
-MASK_CLASSES = ("background", "foreground")
-"""Classes of masks where the user names none."""
 
 
 def csv_spec(

@@ -11,6 +11,9 @@ from fmi_jax.errors import UserError
 
 _INTEGER = re.compile(r"-?\d+")
 
+MASK_CLASSES = ("background", "foreground")
+"""Classes of masks where the user names none."""
+
 
 def encode_classes(
     values: Sequence[str], places: Sequence[str], classes: Sequence[str], problems: Problems
