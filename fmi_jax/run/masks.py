@@ -1,6 +1,7 @@
 """Masks for new images from a finished run."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from fmi_jax.protocols.judging import Network
 from fmi_jax.report.charts import palette
 from fmi_jax.run.network import finished
 from fmi_jax.run.predict import batches_of_files
+from fmi_jax.tasks.outlines import connected
 
 _FLIPS = ((), (1,), (2,), (1, 2))
-_CORNERS = np.ones((3, 3), bool)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,11 +102,11 @@ def _maps(
     """Predict the class of each pixel of image files, at their own sizes."""
 
     def classes(module: Any, x: Float[Array, "b h w c"]) -> UInt8[Array, "b h w"]:
-        said = [
+        said: list[Array] = [
             jnp.flip(jax.nn.softmax(module(jnp.flip(x, axes), rngs=None)), axes)
             for axes in (_FLIPS if options.flips else _FLIPS[:1])
         ]
-        return sum(said).argmax(axis=-1).astype(jnp.uint8)
+        return functools.reduce(jnp.add, said).argmax(axis=-1).astype(jnp.uint8)
 
     step = network.step(mesh, classes, lambda found, batch: found)
     batches = batches_of_files(images, network.info, network.config.data.prepared_size, size)
@@ -127,7 +128,7 @@ def clean(classes: UInt8[np.ndarray, "h w"], options: MaskOptions) -> UInt8[np.n
     for c in np.unique(classes[classes > 0]):
         mask = classes == c
         if options.largest:
-            parts, _ = ndimage.label(mask, _CORNERS)
+            parts, _ = connected(mask)
             mask = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
         if options.fill_holes:
             mask = ndimage.binary_fill_holes(mask) & ((classes == 0) | (classes == c))

@@ -51,8 +51,8 @@ class ImbalanceLoss(Objective):
         weights = np.array(self.weights, np.float32)
         if self.label is Label.INDEX:
             truth = jax.nn.one_hot(labels, k) * (1 - smoothing) + smoothing / k
-            cost = focal(jax.nn.log_softmax(logits), self.focal_gamma)
-            return (weights * truth * cost).sum(axis=-1), {}
+            surprise = focal(jax.nn.log_softmax(logits), self.focal_gamma)
+            return (weights * truth * surprise).sum(axis=-1), {}
         yes, no = (focal(jax.nn.log_sigmoid(x), self.focal_gamma) for x in (logits, -logits))
 
         def cost(labels: Any) -> Any:

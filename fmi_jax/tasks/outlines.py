@@ -15,10 +15,10 @@ Distances are in pixels.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from scipy import ndimage
 
 from fmi_jax.data.labels import IGNORE
@@ -61,7 +61,7 @@ def outlined(predicted: Bool[np.ndarray, "h w"], true: Bool[np.ndarray, "h w"]) 
             right=0,
         )
     # What is outside of both masks' bounding box changes no distance.
-    box = ndimage.find_objects((predicted | true).astype(np.uint8))[0]
+    (box,) = ndimage.find_objects((predicted | true).astype(np.uint8))
     predicted, true = predicted[box], true[box]
     there, back = _distances(predicted, true), _distances(true, predicted)
     lesions, found = _touched(true, predicted)
@@ -96,18 +96,25 @@ def _distances(
     one: Bool[np.ndarray, "h w"], other: Bool[np.ndarray, "h w"]
 ) -> Float[np.ndarray, "p"]:
     """Distance of each pixel of an outline to the nearest pixel of another."""
-    return ndimage.distance_transform_edt(~_outline(other))[_outline(one)]
+    distances: Any = ndimage.distance_transform_edt(~_outline(other))
+    return distances[_outline(one)]
 
 
 def _outline(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    return mask & ~ndimage.binary_erosion(mask)
+    return mask & ~np.asarray(ndimage.binary_erosion(mask))
 
 
 def _count(mask: Bool[np.ndarray, "h w"]) -> int:
-    return ndimage.label(mask, _CORNERS)[1]
+    return connected(mask)[1]
 
 
 def _touched(mask: Bool[np.ndarray, "h w"], other: Bool[np.ndarray, "h w"]) -> tuple[int, int]:
     """Number of the lesions of a mask, and of those that another mask touches."""
-    parts, count = ndimage.label(mask, _CORNERS)
+    parts, count = connected(mask)
     return count, len(np.unique(parts[other & mask]))
+
+
+def connected(mask: Bool[np.ndarray, "h w"]) -> tuple[Int[np.ndarray, "h w"], int]:
+    """Number the connected parts of a mask from 1, the pixels of none 0; and count them."""
+    found: Any = ndimage.label(mask, _CORNERS)
+    return found

@@ -119,7 +119,7 @@ class Segmentation(Task):
         maps = found.pop("predicted_map"), found.pop("true_map")
         if metric and metric not in _OUTLINED:
             return found
-        return found | outlined_classes(*maps, len(self.classes))
+        return {**found, **outlined_classes(*maps, len(self.classes))}
 
     def checked(self, measured: Measured) -> Measured:
         """Convert to float64, or say what is wrong."""

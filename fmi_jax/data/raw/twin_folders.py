@@ -46,8 +46,9 @@ def read(
         masks = collections.defaultdict(list)
         for name, path in _files(parent / MASKS, MASK_SUFFIXES, problems, source):
             numbered = _NUMBERED.fullmatch(name)
-            known = name in dict(images) or not numbered
-            masks[name if known else numbered[1]].append(_under(path, source))
+            if numbered and name not in dict(images):
+                name = numbered[1]
+            masks[name].append(_under(path, source))
         for name, path in images:
             found = masks.pop(name, [])
             if not found:
