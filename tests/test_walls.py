@@ -26,8 +26,12 @@ COPIED = (
 CONFIG, TASKS = "fmi_jax/config.py", "fmi_jax/tasks/registry.py"
 PROTOCOLS, MODELS = "fmi_jax/protocols/registry.py", "fmi_jax/models/registry.py"
 
+# Public data sets with masks, which are of no use without segmentation.
+MASKED = ("busi", "drive", "isic2018_lesions", "montgomery", "scr", "siim_pneumothorax")
 # What is deleted, and the lines that name it.
 PARTS = (
+    *(f"fmi_jax/data/raw/{name}.py" for name in MASKED),
+    *(f"fmi_jax/data/raw/drawn/{name}.py" for name in MASKED),
     *("fmi_jax/tasks/segmentation.py", "fmi_jax/protocols/per_pixel.py"),
     *("fmi_jax/protocols/heads/per_patch.py", "fmi_jax/protocols/heads/decoder.py"),
     *("fmi_jax/protocols/heads/unet.py", "fmi_jax/protocols/heads/upernet.py"),
@@ -41,12 +45,15 @@ NAMED = re.compile(
     r"\b(segmentation|Segmentation|per_pixel|self_supervision|SelfSupervision"
     r"|dino|dino_ssl|DinoConfig|byol|ByolConfig|simsiam|SimSiamConfig|DecoderConfig"
     r"|decoder|unet|UNetConfig|upernet|UPerNetConfig"
-    r"|mae|MaeConfig|reconstruction|per_patch|initial_weights|in_domain)\b"
+    r"|mae|MaeConfig|reconstruction|per_patch|initial_weights|in_domain|segmentation_metrics"
+    r"|busi|BUSI|drive|DRIVE|montgomery|MONTGOMERY|isic2018_lesions|ISIC2018_LESIONS"
+    r"|siim_pneumothorax|SIIM_PNEUMOTHORAX|scr|scr_heart|SCR_HEART|scr_clavicle|SCR_CLAVICLE)\b"
 )
 STUDIES = "fmi_jax/study/registry.py"
 LINES = {
     **{CONFIG: 14, TASKS: 2, PROTOCOLS: 16, STUDIES: 4},
-    **{"tests/parity_families/numbers.py": 2, "tests/parity_families/__init__.py": 2},
+    "fmi_jax/data/registry.py": 13,
+    **{"tests/parity_families/numbers.py": 4, "tests/parity_families/__init__.py": 2},
 }
 # What is about the parts that were deleted goes with them.
 ABOUT = (
@@ -58,9 +65,11 @@ ABOUT = (
         "tests/protocols/test_unet.py",
         "tests/protocols/test_view_prediction.py",
         "tests/parity_families/dino.py",
+        "tests/parity_families/masks.py",
         "tests/parity_families/unet.py",
         "tests/data/test_masks.py",
         "tests/data/test_unlabelled.py",
+        "tests/tasks/test_mask_loss.py",
         "tests/tasks/test_representation.py",
         "tests/tasks/test_segmentation_task.py",
     ),
@@ -69,11 +78,15 @@ ABOUT = (
     *("tests/run/test_other_tasks_run.py", "tests/test_walls.py"),
     *("tests/study/test_initial_weights.py", "tests/weights_convert/test_convert_pretrained.py"),
     *("configs/dino.py", "configs/lesions.py", "configs/unet.py", "benchmarks/pretraining.py"),
-    "examples/pretraining.py",
+    *("examples/pretraining.py", "examples/segmentation.py"),
+    *(f"tests/data/test_data_{name}.py" for name in MASKED),
 )
 COMMANDS = re.compile(r"^.*configs/(dino|lesions|unet)\.py.*\n", re.MULTILINE)
 # Table B.1 compares with a ResNet that others have pre-trained; "dino" is a row of that table.
-OTHER_MEANING = {"fmi_jax/study/grids/tableb.py": {"dino"}}
+OTHER_MEANING = {
+    "fmi_jax/study/grids/tableb.py": {"dino"},
+    "fmi_jax/data/preparing/locate.py": {"drive"},  # of a path on Windows
+}
 
 
 def copied(folder: Path) -> Path:
