@@ -10,6 +10,7 @@ from PIL import Image
 from raw_sets import write_csv
 
 from fmi_jax.data.card.page import write_card
+from fmi_jax.data.labels import Label
 from fmi_jax.data.remarks import Duplicates, Groups, find_groups, remarks, remarks_on
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, open_folder
 from fmi_jax.data.preparing.prepare import prepare
@@ -225,7 +226,8 @@ def test_that_every_mask_has_background_is_no_remark(tmp_path, monkeypatch):
         PreparedDataset, "labels", lambda self, split: np.ones((self.info.counts[split], 2))
     )
     counts = {"train": (200, 90), "val": (40, 40), "test": (40, 18)}
-    info = info_of({"train": 200, "val": 40, "test": 40}, counts, "segmentation")
+    info = info_of({"train": 200, "val": 40, "test": 40}, counts)
+    info = dataclasses.replace(info, label=Label.MAP)
     dataset = PreparedDataset(tmp_path, info, {"quarantined": []})
     found = remarks(dataset, Duplicates([], [], 0), None)
     assert [text for text in found if "Every image" in text] == [
