@@ -81,7 +81,10 @@ ABOUT = (
     *("examples/pretraining.py", "examples/segmentation.py"),
     *(f"tests/data/test_data_{name}.py" for name in MASKED),
 )
-COMMANDS = re.compile(r"^.*configs/(dino|lesions|unet)\.py.*\n", re.MULTILINE)
+COMMANDS = re.compile(
+    rf"^.*(configs/(dino|lesions|unet)\.py|fmi-jax (prepare|draw) ({'|'.join(MASKED)})).*\n",
+    re.MULTILINE,
+)
 # Table B.1 compares with a ResNet that others have pre-trained; "dino" is a row of that table.
 OTHER_MEANING = {
     "fmi_jax/study/grids/tableb.py": {"dino"},
