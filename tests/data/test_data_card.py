@@ -11,10 +11,10 @@ from raw_sets import write_csv
 
 from fmi_jax.data.card.page import write_card
 from fmi_jax.data.labels import Label
-from fmi_jax.data.remarks import Duplicates, Groups, find_groups, remarks, remarks_on
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, open_folder
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.csv_table import csv_spec
+from fmi_jax.data.remarks import Duplicates, Groups, find_groups, remarks, remarks_on
 from fmi_jax.tasks.registry import TASKS
 
 TIMES = "\N{MULTIPLICATION SIGN}"

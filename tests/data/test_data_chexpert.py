@@ -17,7 +17,6 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from fmi_jax.tasks.base import Resampling
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.labels import disagree
 from fmi_jax.data.preparing.prepare import prepare
@@ -38,6 +37,7 @@ from fmi_jax.errors import UsageError, UserError
 from fmi_jax.protocols.registry import check
 from fmi_jax.report.console import console_table
 from fmi_jax.run.conclusion import common_notes
+from fmi_jax.tasks.base import Resampling
 from fmi_jax.tasks.registry import task_of
 
 POLICIES = (CHEXPERT, CHEXPERT_U_ONES, CHEXPERT_SMOOTH, CHEXPERT_U_IGNORE)

@@ -151,7 +151,10 @@ def test_check_finds_a_picture_with_two_labels_and_a_group_in_two_splits(tmp_pat
     table.write_text(table.read_text().replace("4.png", "4.bmp").replace("p0", "p"))
     check("csv", "--source", table)
     out = capsys.readouterr().out
-    assert "the same picture with different labels (1): row 3 ('1.png'): b and row 6 ('4.bmp'): a" in out
+    assert (
+        "the same picture with different labels (1): row 3 ('1.png'): b and row 6 ('4.bmp'): a"
+        in out
+    )
 
 
 @pytest.mark.parametrize(
@@ -181,7 +184,9 @@ def test_check_names_images_in_no_official_list(tmp_path):
 def test_prepare_prints_how_each_class_was_divided(tmp_path, capsys):
     rows = [f"{i}.png,{'ab'[i % 4 == 0]},p{i}" for i in range(40)]
     table = write_csv(tmp_path, "path,label,group", rows)
-    prepare("csv", "--name", "mine", "--source", table, "--data-dir", tmp_path / "data", "--size", 7)
+    prepare(
+        "csv", "--name", "mine", "--source", table, "--data-dir", tmp_path / "data", "--size", 7
+    )
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "share of images 70% 15% 15%" in lines
     assert "share of a 70% 13% 17%" in lines or "share of a 70% 17% 13%" in lines

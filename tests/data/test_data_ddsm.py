@@ -33,7 +33,10 @@ def write_list(raw, split, text):
 
 def test_two_and_three_classes(drawn):
     two, three = DDSM.read(drawn), DDSM_3CLASS.read(drawn)
-    assert (suitable(two.label, two.classes).name, two.classes) == ("binary", ("Normal", "Abnormal"))
+    assert (suitable(two.label, two.classes).name, two.classes) == (
+        "binary",
+        ("Normal", "Abnormal"),
+    )
     assert (suitable(three.label, three.classes).name, three.classes) == (
         "multiclass",
         ("Normal", "Benign", "Cancer"),

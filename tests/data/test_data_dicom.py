@@ -11,8 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 import tolerances
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 from pydicom import uid
 from pydicom.data import get_testdata_file, get_testdata_files
@@ -313,7 +312,7 @@ def test_jpeg_2000_that_pillow_refuses_is_decoded_by_another_library(monkeypatch
     data = next(generate_frames(dataset(real("GDCMJ2K_TextGBR.dcm")).PixelData, number_of_frames=1))
     np.testing.assert_array_equal(pixels, imagecodecs.jpeg2k_decode(data))
     monkeypatch.setattr(dicom.dicom_codecs, "is_available", lambda syntax: False)
-    with pytest.raises(UserError, match="damaged or cut short .pillow: broken data stream"):
+    with pytest.raises(UserError, match=r"damaged or cut short .pillow: broken data stream"):
         decoded(real("GDCMJ2K_TextGBR.dcm"))
 
 

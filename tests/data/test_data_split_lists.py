@@ -2,8 +2,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fmi_jax.data.raw.split_lists import read_split_lists
 from fmi_jax.errors import UserError

@@ -2,8 +2,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fmi_jax.data.raw.balance import Unevenness, deal, unevenness
 from fmi_jax.data.raw.csv_table import csv_spec
@@ -102,9 +101,10 @@ def table_of_counts(rng):
 
 
 def shares_of(counts, dealing):
-    """Share of each class in each split, `[split, class]`, and that of its largest group, `[class]`."""
+    """Share of each class in each split, `[split, class]`, and of its largest group, `[class]`."""
     counts = counts[:, counts.any(axis=0)] / counts.sum(axis=0)[counts.any(axis=0)]
-    return np.array([counts[dealing == split].sum(axis=0) for split in range(3)]), counts.max(axis=0)
+    dealt = np.array([counts[dealing == split].sum(axis=0) for split in range(3)])
+    return dealt, counts.max(axis=0)
 
 
 def test_groups_are_dealt_as_evenly_as_the_best_of_a_hundred_random_dealings():

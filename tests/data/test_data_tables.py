@@ -2,8 +2,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fmi_jax.data.labels import Label
 from fmi_jax.data.raw import aptos2019, class_folders, csv_table

@@ -9,8 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from raw_sets import write_aptos, write_csv
 
 from fmi_jax.data import loader

@@ -1,4 +1,4 @@
-"""Images without labels: prepared, described, pre-trained on, and refused by whatever reads labels."""
+"""Images without labels: prepared, described, pre-trained on, refused by whatever reads labels."""
 
 import copy
 import dataclasses
@@ -19,9 +19,9 @@ from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.data.raw.csv_table import csv_spec
 from fmi_jax.errors import UsageError, UserError
+from fmi_jax.fields import set_fields
 from fmi_jax.report.page import write_report
 from fmi_jax.run import experiment
-from fmi_jax.fields import set_fields
 from fmi_jax.settings import OptimConfig
 
 IMAGES = 23
@@ -73,13 +73,15 @@ def test_a_table_of_paths_may_name_groups_and_splits(raw: Path, table, tmp_path:
     assert dataset.info.split == "official"
     assert dataset.info.counts == {"train": IMAGES - 5, "val": 5, "test": 0}
     path = table("path,split", lambda i: f"{i:02}.png,test")
-    with pytest.raises(UsageError, match="without an image, and without labels the others can only"):
+    with pytest.raises(
+        UsageError, match="without an image, and without labels the others can only"
+    ):
         prepare(spec, path, tmp_path / "none", size=16)
 
 
 def test_a_label_that_is_missing_is_not_taken_for_none(raw: Path, table, tmp_path: Path) -> None:
     path = table("path,age", lambda i: f"{i:02}.png,{i}")
-    with pytest.raises(UserError, match="no column 'label'.*for images without labels"):
+    with pytest.raises(UserError, match=r"no column 'label'.*for images without labels"):
         prepare(csv_spec("paths", image_root=raw), path, tmp_path, size=16)
     with pytest.raises(UserError, match="no class folders, and the classes a, b were named"):
         prepare(folder_spec("plain", classes=("a", "b")), raw, tmp_path, size=16)
