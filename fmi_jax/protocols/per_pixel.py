@@ -1,10 +1,14 @@
 """The judge of heads that give logits for each pixel, and what these heads have in common."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
 from fmi_jax import augment, parallel
@@ -14,8 +18,8 @@ from fmi_jax.data.labels import Label, resized_maps
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.nn import resize
 from fmi_jax.protocols.judging import Run, batches_of
-from fmi_jax.protocols.spec import JudgeSpec, training_images
-from fmi_jax.settings import BaseConfig
+from fmi_jax.protocols.spec import HeadSpec, JudgeSpec, Parts, training_images
+from fmi_jax.settings import BaseConfig, section
 from fmi_jax.tasks.segmentation import Segmentation
 
 
@@ -78,7 +82,7 @@ def _predicted(run: Run, rows: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n h w
     return jax.device_get(step(network.arrays, parallel.to_devices(mesh, batch)))[: len(rows)]
 
 
-JUDGE = JudgeSpec(
+_JUDGE = JudgeSpec(
     name="masks",
     summary="Dice and IoU of the trained network on the test images",
     labels=(Label.MAP,),
@@ -87,6 +91,41 @@ JUDGE = JudgeSpec(
 )
 
 
-def check(config: BaseConfig, info: DatasetInfo) -> None:
-    """Raise `UsageError` where the augmentation does not fit masks."""
+def head_spec(
+    name: str,
+    summary: str,
+    module: Callable[..., nnx.Module],
+    options: type | None = None,
+    small: Mapping[str, Any] = MappingProxyType({}),
+) -> HeadSpec:
+    """Describe a head that gives logits for each pixel.
+
+    Args:
+      name, summary: see `HeadSpec`.
+      module: makes the head on a backbone from the number of classes and the fields of its
+        options.
+      options: class of its options, in the section of its name; None: it has none.
+      small: fields that make it fit a test, beside that of the augmentation.
+    """
+
+    def build(parts: Parts) -> nnx.Module:
+        fields = {} if options is None else dataclasses.asdict(section(parts.config, options))
+        return module(
+            parts.backbone, parts.num_classes, **fields, eval_mode=parts.eval_mode, rngs=parts.rngs
+        )
+
+    return HeadSpec(
+        name=name,
+        summary=summary,
+        labels=(Label.MAP,),
+        build=build,
+        judge=_JUDGE,
+        check=_check,
+        small={"augment.center_crop": 1.0, **small},
+        options=options,
+        reads=() if options is None else (name,),
+    )
+
+
+def _check(config: BaseConfig, info: DatasetInfo) -> None:
     augment.check_label(config.augment, info.label)

@@ -80,12 +80,15 @@ CASES = (
 DINO = Case("deit_base", fields=(("protocol", "dino"), ("dino.local_size", 96)))
 
 
-def masks(backbone: str, head: str, last_block: int) -> Case:
+def masks(backbone: str, head: str, last_block: int, *more: tuple[str, Any]) -> Case:
     fields = (("protocol", "fit"), ("adapt", "full"), ("head", head), ("augment.center_crop", 1.0))
-    return Case(backbone, last_block=last_block, fields=fields)
+    return Case(backbone, last_block=last_block, fields=(*fields, *more))
 
 
-MASKS = masks("deit_base", "decoder", 1)
+MASKS = masks(
+    *("deit_base", "decoder", 1),
+    *(("augment.distort_probability", 0.3), ("loss.dice_over", "batch")),
+)
 OTHERS = {
     **{f"{name}-dino": (name, DINO) for name in TARGETS},
     **{f"{name}-masks": (name, MASKS) for name in TARGETS},

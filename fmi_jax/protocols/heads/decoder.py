@@ -8,15 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fmi_jax.data.labels import Label
 from fmi_jax.models.base import ArchConfig, Backbone
 from fmi_jax.nn.conv import convolution
 from fmi_jax.nn.linear import linear
 from fmi_jax.nn.norm import LayerNorm
-from fmi_jax.protocols.per_pixel import JUDGE, check, upsampled
-from fmi_jax.protocols.spec import HeadSpec
+from fmi_jax.protocols.per_pixel import head_spec, upsampled
 from fmi_jax.rules import positive
-from fmi_jax.settings import section
 
 _NORM_EPS = 1e-6
 _DEPTHS = 4
@@ -138,20 +135,6 @@ def depths(arch: ArchConfig) -> list[int]:
     return sorted({max(arch.num_blocks * i // _DEPTHS - 1, 0) for i in range(1, _DEPTHS + 1)})
 
 
-SPEC = HeadSpec(
-    name="decoder",
-    summary="small convolutional decoder",
-    labels=(Label.MAP,),
-    build=lambda parts: Decoder(
-        parts.backbone,
-        parts.num_classes,
-        width=section(parts.config, DecoderConfig).width,
-        eval_mode=parts.eval_mode,
-        rngs=parts.rngs,
-    ),
-    judge=JUDGE,
-    check=check,
-    small={"augment.center_crop": 1.0, "decoder.width": 24},
-    options=DecoderConfig,
-    reads=("decoder",),
+SPEC = head_spec(
+    "decoder", "small convolutional decoder", Decoder, DecoderConfig, {"decoder.width": 24}
 )

@@ -4,11 +4,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fmi_jax.data.labels import Label
 from fmi_jax.models.base import Backbone
 from fmi_jax.nn.linear import linear
-from fmi_jax.protocols.per_pixel import JUDGE, check, upsampled
-from fmi_jax.protocols.spec import HeadSpec
+from fmi_jax.protocols.per_pixel import head_spec, upsampled
 
 
 class PerPatchClassifier(nnx.Module):
@@ -34,14 +32,4 @@ class PerPatchClassifier(nnx.Module):
         return upsampled(self.head(features.tokens.astype(jnp.float32)), *images.shape[1:3])
 
 
-SPEC = HeadSpec(
-    name="per_patch",
-    summary="linear layer on each patch",
-    labels=(Label.MAP,),
-    build=lambda parts: PerPatchClassifier(
-        parts.backbone, parts.num_classes, eval_mode=parts.eval_mode, rngs=parts.rngs
-    ),
-    judge=JUDGE,
-    check=check,
-    small={"augment.center_crop": 1.0},
-)
+SPEC = head_spec("per_patch", "linear layer on each patch", PerPatchClassifier)

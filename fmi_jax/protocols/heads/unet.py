@@ -14,15 +14,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fmi_jax.data.labels import Label
 from fmi_jax.models.arch import StageByStage
 from fmi_jax.models.base import ArchConfig, Backbone
 from fmi_jax.nn import resize
 from fmi_jax.nn.conv import ConvNorm, convolution
-from fmi_jax.protocols.per_pixel import JUDGE, check
-from fmi_jax.protocols.spec import HeadSpec
+from fmi_jax.protocols.per_pixel import head_spec
 from fmi_jax.rules import Condition, ruled
-from fmi_jax.settings import section
 
 Maps = list[Float[Array, "b _ _ _"]]
 
@@ -261,20 +258,4 @@ class _Stage(nnx.Module):
         return self.conv2(self.conv1(x, training=training), training=training)
 
 
-SPEC = HeadSpec(
-    name="unet",
-    summary="decoder of a U-Net",
-    labels=(Label.MAP,),
-    build=lambda parts: UNet(
-        parts.backbone,
-        parts.num_classes,
-        widths=section(parts.config, UNetConfig).widths,
-        eval_mode=parts.eval_mode,
-        rngs=parts.rngs,
-    ),
-    judge=JUDGE,
-    check=check,
-    small={"augment.center_crop": 1.0, "unet.widths": (13, 11, 7, 5, 3)},
-    options=UNetConfig,
-    reads=("unet",),
-)
+SPEC = head_spec("unet", "decoder of a U-Net", UNet, UNetConfig, {"unet.widths": (13, 11, 7, 5, 3)})

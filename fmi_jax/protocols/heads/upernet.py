@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fmi_jax.data.labels import Label
 from fmi_jax.errors import UsageError
 from fmi_jax.models.arch import StageByStage
 from fmi_jax.models.base import Backbone
@@ -16,10 +15,8 @@ from fmi_jax.nn import resize
 from fmi_jax.nn.conv import ConvNorm
 from fmi_jax.nn.linear import linear
 from fmi_jax.nn.shards import num_shards
-from fmi_jax.protocols.per_pixel import JUDGE, check, upsampled
-from fmi_jax.protocols.spec import HeadSpec
+from fmi_jax.protocols.per_pixel import head_spec, upsampled
 from fmi_jax.rules import positive
-from fmi_jax.settings import section
 
 _BINS = (1, 2, 3, 6)
 
@@ -153,20 +150,10 @@ def _enlarged(x: Float[Array, "b h w d"], like: Float[Array, "b h2 w2 e"]) -> Ar
     return upsampled(x, *like.shape[1:3]).astype(x.dtype)
 
 
-SPEC = HeadSpec(
-    name="upernet",
-    summary="decoder of a UPerNet, on a network of stages",
-    labels=(Label.MAP,),
-    build=lambda parts: UPerNet(
-        parts.backbone,
-        parts.num_classes,
-        width=section(parts.config, UPerNetConfig).width,
-        eval_mode=parts.eval_mode,
-        rngs=parts.rngs,
-    ),
-    judge=JUDGE,
-    check=check,
-    small={"augment.center_crop": 1.0, "upernet.width": 13, "backbone.name": "resnet_nano"},
-    options=UPerNetConfig,
-    reads=("upernet",),
+SPEC = head_spec(
+    "upernet",
+    "decoder of a UPerNet, on a network of stages",
+    UPerNet,
+    UPerNetConfig,
+    {"upernet.width": 13, "backbone.name": "resnet_nano"},
 )
