@@ -135,6 +135,39 @@ class AugmentConfig:
 
 
 @dataclasses.dataclass(slots=True)
+class ViewsConfig:
+    """Views of an image that a network sees in an evaluation.
+
+    Attributes:
+      name: "center", the centre crop resized to `image_size`; "ten_crop" (classification), the mean
+        over crops of that size at the corners and the centre, and their mirror images, of the
+        finished network alone; "windows" (masks), windows of `image_size` at the image's own scale
+        that together cover it.
+      overlap: share of its side by which a window overlaps the next, at least.
+      weights: weights of a window's pixels in the mean: "gaussian", most at its centre, or "flat".
+    """
+
+    name: str = one_of("center", "center", "ten_crop", "windows")
+    overlap: float = ruled(
+        0.5, Condition(lambda x: 0 <= x < 1, "expected 0 or more, and less than 1")
+    )
+    weights: str = one_of("gaussian", "gaussian", "flat")
+
+    def contradictions(self) -> Iterator[str]:
+        """Messages for fields that do not fit together."""
+        if self.name != "windows" and self != ViewsConfig(name=self.name):
+            yield (
+                f"views.overlap and views.weights are not read with views.name={self.name!r}:"
+                " expected their defaults, or views.name='windows'"
+            )
+
+    @property
+    def of_validation(self) -> str:
+        """Name of the views of a validation: ten crops would take ten times as long."""
+        return "center" if self.name == "ten_crop" else self.name
+
+
+@dataclasses.dataclass(slots=True)
 class BackboneConfig:
     """Backbone: its network, weights and compute type.
 
@@ -359,6 +392,7 @@ class BaseConfig:
     group_pooling: str = one_of("", "", "mean", "max", "noisy_or")
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    views: ViewsConfig = dataclasses.field(default_factory=ViewsConfig)
     backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)

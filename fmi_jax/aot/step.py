@@ -86,7 +86,7 @@ def lower(program: Program) -> Any:
     arrays = assembly.partition.shapes(tuple(assembly.partition.variables))
     placement = placement_of(assembly, config, mesh)
     if program.what == "eval":
-        step = evaluation_step(assembly, config, info, task_of(info).measure, mesh, placement)
+        step = evaluation_step(assembly, config, info, task_of(info), mesh, placement)
     else:
         net = Network(
             name="",

@@ -11,6 +11,13 @@ All functions are pure, with static shapes and no loop over the batch. The resul
 depends on its own key alone, not on the rest of the batch.
 """
 
+from fmi_jax.augment.evaluation_views import (
+    check_views,
+    count_views,
+    over_flips,
+    over_ten_crops,
+    over_windows,
+)
 from fmi_jax.augment.maps import batch_augmentation, check_label
 from fmi_jax.augment.multi_crop import View, dino_views, each_view, stack_by_size, views
 from fmi_jax.augment.pipeline import augment, prepare_eval
@@ -20,8 +27,13 @@ __all__ = [
     "augment",
     "batch_augmentation",
     "check_label",
+    "check_views",
+    "count_views",
     "dino_views",
     "each_view",
+    "over_flips",
+    "over_ten_crops",
+    "over_windows",
     "prepare_eval",
     "stack_by_size",
     "views",

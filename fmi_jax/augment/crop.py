@@ -14,9 +14,14 @@ TRIES = 10  # number of boxes tried, as in torchvision
 def center_crop(images: Array, fraction: float) -> Array:
     """Crop images `[b, h, w, c]` to the central `fraction` of both sides (0.875: 224 of 256)."""
     height, width = images.shape[1:3]
-    h, w = max(1, round(fraction * height)), max(1, round(fraction * width))
+    h, w = crop_size(height, width, fraction)
     top, left = round((height - h) / 2), round((width - w) / 2)
     return images[:, top : top + h, left : left + w]
+
+
+def crop_size(height: int, width: int, fraction: float) -> tuple[int, int]:
+    """Compute height and width of a crop to a `fraction` of both sides."""
+    return max(1, round(fraction * height)), max(1, round(fraction * width))
 
 
 def crop_boxes_from_uniform(

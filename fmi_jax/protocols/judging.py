@@ -177,6 +177,10 @@ class Run(abc.ABC):
         """Measure every image of a split with the trained network; each head on axis 1."""
 
     @abc.abstractmethod
+    def said(self, split: str, rows: np.ndarray, reduce: Callable[[Any], Array]) -> np.ndarray:
+        """Reduce, on the device, what the trained network says of some images of a split."""
+
+    @abc.abstractmethod
     def classified(self, judgement: Judgement) -> Finding:
         """Evaluate a judgement and keep what it says of the test images."""
 

@@ -5,19 +5,18 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
-from fmi_jax import augment, parallel
+from fmi_jax import augment
 from fmi_jax.artifacts.charts import Outlines
 from fmi_jax.artifacts.result import Finding
 from fmi_jax.data.labels import Label, resized_maps
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.nn import resize
-from fmi_jax.protocols.judging import Run, batches_of
+from fmi_jax.protocols.judging import Run
 from fmi_jax.protocols.spec import HeadSpec, JudgeSpec, Parts, training_images
 from fmi_jax.settings import BaseConfig, section
 from fmi_jax.tasks.segmentation import Segmentation
@@ -65,21 +64,13 @@ def _outlines(run: Run, rows: Int[np.ndarray, "n"], dice: Float[np.ndarray, "ima
         names=[f"{dice[row]:.2f} {ids[row]}" for row in rows],
         images=np.stack([run.dataset.image("test", row) for row in rows]),
         true=true,
-        predicted=resized_maps(_predicted(run, rows), *true.shape[1:]),
+        predicted=resized_maps(run.said("test", rows, likeliest), *true.shape[1:]),
     )
 
 
-def _predicted(run: Run, rows: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n h w"]:
-    """Predict the class of each pixel of some test images."""
-    network, mesh = run.network(), run.mesh
-    (batch,) = batches_of(run, "test", [rows])
-
-    step = network.step(
-        mesh,
-        lambda module, x: module(x, rngs=None).argmax(axis=-1).astype(jnp.uint8),
-        lambda classes, batch: classes,
-    )
-    return jax.device_get(step(network.arrays, parallel.to_devices(mesh, batch)))[: len(rows)]
+def likeliest(logits: Float[Array, "b h w k"]) -> UInt8[Array, "b h w"]:
+    """Find the class of each pixel."""
+    return logits.argmax(axis=-1).astype(jnp.uint8)
 
 
 _JUDGE = JudgeSpec(

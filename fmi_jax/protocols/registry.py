@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from flax import nnx
 
+from fmi_jax import augment
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.errors import UsageError, unknown_name
@@ -99,7 +100,7 @@ FITS: Registry[FitSpec] = Registry(
 )
 """Protocols whose fit is no pair of an adaptation and a head."""
 
-SUPERVISED = ("loss", "data.sampling")
+SUPERVISED = ("loss", "data.sampling", "views")
 """Sections and fields that whatever trains by the labels reads."""
 
 _PARTS: tuple[Part, ...] = (
@@ -144,6 +145,12 @@ def combine(name: str, adapt: AdaptSpec, head: HeadSpec) -> FitSpec:
     def check(config: BaseConfig, info: DatasetInfo) -> None:
         for part in (adapt, head):
             part.check(config, info)
+        augment.check_views(config, info.label, info.size)
+        if config.views.name != "center" and head.on_features(config) is not None:
+            raise UsageError(
+                f"views.name={config.views.name!r}: head {head.name!r} reads kept features of the"
+                " centre crop; expected 'center', or a head that sees images."
+            )
 
     return FitSpec(
         name=name,

@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from flax import nnx
 
 from fmi_jax.artifacts.result import Finding, Shows
+from fmi_jax.augment import count_views
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.models.base import ArchConfig, Backbone, ParameterKeys
@@ -99,9 +100,12 @@ def rates_and_seeds(
 def training_images(config: BaseConfig, counts: Mapping[str, int]) -> Images:
     """Count the images of a run that trains, validates, and tests its best step."""
     plan = Plan.of(config, counts["train"])
+    validation = count_views(config, config.views.of_validation)
+    test = count_views(config, config.views.name)
     return Images(
         trained=plan.total_steps * config.train.batch_size,
-        judged=(len(plan.evaluate_at) + 1) * counts["val"] + counts["test"],
+        judged=len(plan.evaluate_at) * counts["val"] * validation
+        + (counts["val"] + counts["test"]) * test,
     )
 
 

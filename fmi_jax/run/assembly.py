@@ -27,12 +27,14 @@ from fmi_jax.nn import hardware
 from fmi_jax.protocols.registry import check_read, protocol_of
 from fmi_jax.protocols.spec import Fit, Parts, Pixels
 from fmi_jax.settings import BackboneConfig, BaseConfig
+from fmi_jax.tasks.base import Task
 from fmi_jax.training import side_by_side
 from fmi_jax.training.partition import Partition, nothing, partition
 from fmi_jax.training.step import (
     Arrays,
     Augment,
     Measure,
+    Outputs,
     Placement,
     Preprocess,
     make_eval_step,
@@ -223,18 +225,64 @@ def _pixels(assembly: Assembly, config: BaseConfig, info: DatasetInfo) -> dict[s
     }
 
 
+def evaluation_outputs(
+    assembly: Assembly,
+    config: BaseConfig,
+    pixels: DatasetInfo,
+    task: Task,
+    *,
+    views: str = "",
+    flips: bool = False,
+) -> Outputs:
+    """Make the function that computes outputs over the views of an evaluation; see `ViewsConfig`.
+
+    Args:
+      assembly, config: experiment.
+      pixels: data set whose mean and standard deviation normalise the images.
+      task: meaning of the outputs.
+      views: name of the views; empty: that of the config.
+      flips: True to average over mirror images as well, each of which is seen in all views.
+    """
+    name, crop, size = views or config.views.name, config.augment.center_crop, config.image_size
+    center = evaluation_preprocess(assembly, config, pixels)
+    uncropped = dataclasses.replace(config.augment, center_crop=1.0)
+    whole = evaluation_preprocess(assembly, dataclasses.replace(config, augment=uncropped), pixels)
+
+    def outputs(module: Any, images: Array) -> Any:
+        def of_view(view: Array) -> Any:
+            return module(whole(view), rngs=None)
+
+        def of_views(images: Array) -> Any:
+            if name == "ten_crop":
+                return augment.over_ten_crops(of_view, images, crop, task.exclusive)
+            if name == "windows":
+                return augment.over_windows(of_view, images, size, config.views, task.exclusive)
+            return module(center(images), rngs=None)
+
+        return augment.over_flips(of_views, images, task.exclusive) if flips else of_views(images)
+
+    return outputs
+
+
 def evaluation_step(
     assembly: Assembly,
     config: BaseConfig,
     pixels: DatasetInfo,
-    measure: Measure,
+    task: Task,
     mesh: Mesh,
     placement: Placement,
+    *,
+    measure: Measure | None = None,
+    flips: bool = False,
 ) -> Callable[[Arrays, Arrays], Arrays]:
-    """Make the jitted step from prepared uint8 images to what is measured; see `make_eval_step`."""
+    """Make the jitted step from prepared uint8 images to what is measured; see `make_eval_step`.
+
+    `measure` is the task's own by default; the other arguments are those of `evaluation_outputs`.
+    """
+    measure = task.measure if measure is None else measure
     return make_eval_step(
         assembly.partition,
-        evaluation_preprocess(assembly, config, pixels),
+        evaluation_outputs(assembly, config, pixels, task, flips=flips),
         measure=side_by_side.each(measure) if assembly.fit.heads else measure,
         mesh=mesh,
         placement=placement,

@@ -234,7 +234,7 @@ def _measured(
     batches = loader.eval_batches(dataset, split, batch_size=size, places=places)
     task = task_of(info)
     measured = predict_split(
-        evaluation_step(run.assembly, run.config, run.pixels, task.measure, mesh, run.placement),
+        evaluation_step(run.assembly, run.config, run.pixels, task, mesh, run.placement),
         run.arrays,
         ({**batch, "labels": relabelled(batch["labels"])} for batch in batches),
         len(dataset.ids(split)),

@@ -26,7 +26,13 @@ from fmi_jax.artifacts.scalars import MetricWriter, ProgressReport
 from fmi_jax.data import loader
 from fmi_jax.errors import UserError
 from fmi_jax.protocols.judging import Monitor
-from fmi_jax.run.assembly import Assembly, augmentation, evaluation_preprocess, placement_of
+from fmi_jax.run.assembly import (
+    Assembly,
+    augmentation,
+    evaluation_outputs,
+    evaluation_preprocess,
+    placement_of,
+)
 from fmi_jax.run.network import initial_arrays
 from fmi_jax.run.origin import CHECKPOINTS
 from fmi_jax.run.session import Fitted, Session
@@ -40,6 +46,7 @@ from fmi_jax.training.selection import Selection
 from fmi_jax.training.step import (
     Arrays,
     Augment,
+    Outputs,
     Placement,
     Preprocess,
     TrainState,
@@ -58,13 +65,15 @@ class Feed:
       batches: training batches from a step on.
       eval_batches: batches of one pass over a split.
       augment: function that makes the model's inputs of a training batch, on the device.
-      preprocess: function that makes them in an evaluation.
+      preprocess: function that makes them in an evaluation, of one view.
+      outputs: makes the function that computes the model's outputs, over views of this name.
     """
 
     batches: Callable[[int], Iterator[Batch]]
     eval_batches: Callable[[str], Iterator[Batch]]
     augment: Augment
     preprocess: Preprocess
+    outputs: Callable[[str], Outputs]
 
 
 def fit(run: Session) -> Session:
@@ -221,6 +230,9 @@ def _image_feed(run: Session) -> Feed:
         ),
         augment=augmentation(run.assembly, config, pixels, run.info.label),
         preprocess=evaluation_preprocess(run.assembly, config, pixels),
+        outputs=lambda views: evaluation_outputs(
+            run.assembly, config, pixels, run.task, views=views
+        ),
     )
 
 
@@ -245,6 +257,7 @@ def _feature_feed(run: Session) -> Feed:
         ),
         augment=lambda keys, batch: batch,
         preprocess=lambda features: features,
+        outputs=lambda views: lambda module, features: module(features, rngs=None),
     )
 
 
@@ -262,20 +275,23 @@ def _predictor(
 ) -> Callable[[str, Arrays, str], Measured]:
     """Make `(split, arrays of the model, metric) -> what is measured of every image`, by heads.
 
-    The metric is the one that is asked for; empty: all.
+    The metric is the one that a validation asks for; empty: the model is finished, and all are.
     """
-    measure = run.task.measure
-    step = make_eval_step(
-        structure,
-        feed.preprocess,
-        measure=side_by_side.each(measure) if run.assembly.fit.heads else measure,
-        mesh=run.mesh,
-        placement=placement,
-    )
+    measure, views = run.task.measure, run.config.views
+
+    @functools.cache
+    def step(views: str) -> Callable[[Arrays, Arrays], Arrays]:
+        return make_eval_step(
+            structure,
+            feed.outputs(views),
+            measure=side_by_side.each(measure) if run.assembly.fit.heads else measure,
+            mesh=run.mesh,
+            placement=placement,
+        )
 
     def predict(split: str, arrays: Arrays, metric: str) -> Measured:
         return predict_split(
-            step,
+            step(views.of_validation if metric else views.name),
             arrays,
             feed.eval_batches(split),
             len(run.dataset.ids(split)),

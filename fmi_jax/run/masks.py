@@ -1,15 +1,13 @@
 """Masks for new images from a finished run."""
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -19,13 +17,13 @@ from fmi_jax import atomic, parallel
 from fmi_jax.data.labels import Label, resized_maps
 from fmi_jax.data.preparing.images import read_image
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.protocols.judging import Network
+from fmi_jax.protocols.per_pixel import likeliest
 from fmi_jax.report.charts import palette
-from fmi_jax.run.network import finished
+from fmi_jax.run.assembly import evaluation_step
+from fmi_jax.run.network import Trained, read_trained
 from fmi_jax.run.predict import batches_of_files
 from fmi_jax.tasks.outlines import connected
-
-_FLIPS = ((), (1,), (2,), (1, 2))
+from fmi_jax.tasks.registry import task_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,17 +70,16 @@ def write_masks(
     """
     if not images:
         raise UsageError("no images: expected at least one image file.")
-    mesh = parallel.make_mesh()
-    network = finished(workdir, mesh)
-    classes = network.info.classes
-    if network.info.label is not Label.MAP:
+    run = read_trained(workdir)
+    classes = run.info.classes
+    if run.info.label is not Label.MAP:
         raise UserError(
-            f"{workdir} holds a run on {network.info.label.words}: expected one on masks; without"
+            f"{workdir} holds a run on {run.info.label.words}: expected one on masks; without"
             " --masks its predictions are written."
         )
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[Any, ...]] = [("id", "class", "height", "width", "pixels", "runs")]
-    maps = _maps(network, mesh, images, options, parallel.whole_shares(mesh, batch_size))
+    maps = _maps(run, images, options, parallel.whole_shares(run.mesh, batch_size))
     console = Console(stderr=True)
     shown = track(maps, "masks", len(images), console=console, disable=not console.is_terminal)
     for i, (path, found) in enumerate(shown):
@@ -97,24 +94,26 @@ def write_masks(
 
 
 def _maps(
-    network: Network, mesh: Any, images: Sequence[Path], options: MaskOptions, size: int
+    run: Trained, images: Sequence[Path], options: MaskOptions, size: int
 ) -> Iterator[tuple[Path, UInt8[np.ndarray, "h w"]]]:
     """Predict the class of each pixel of image files, at their own sizes."""
-
-    def classes(module: Any, x: Float[Array, "b h w c"]) -> UInt8[Array, "b h w"]:
-        said: list[Array] = [
-            jnp.flip(jax.nn.softmax(module(jnp.flip(x, axes), rngs=None)), axes)
-            for axes in (_FLIPS if options.flips else _FLIPS[:1])
-        ]
-        return functools.reduce(jnp.add, said).argmax(axis=-1).astype(jnp.uint8)
-
-    step = network.step(mesh, classes, lambda found, batch: found)
-    batches = batches_of_files(images, network.info, network.config.data.prepared_size, size)
+    step = evaluation_step(
+        run.assembly,
+        run.config,
+        run.pixels,
+        task_of(run.info),
+        run.mesh,
+        run.placement,
+        measure=lambda outputs, batch: {"classes": likeliest(outputs)},
+        flips=options.flips,
+    )
+    batches = batches_of_files(images, run.info, run.config.data.prepared_size, size)
     for at, batch in enumerate(batches):
-        found = jax.device_get(step(network.arrays, parallel.to_devices(mesh, batch)))
+        measured = step(run.arrays, parallel.to_devices(run.mesh, batch))
+        found = jax.device_get(measured["classes"])
         for path, one in zip(images[at * size : (at + 1) * size], found, strict=False):
             cleaned = clean(one, options)
-            width, height = read_image(path, channels=network.info.channels).image.size
+            width, height = read_image(path, channels=run.info.channels).image.size
             yield path, resized_maps(cleaned[None], height, width)[0]
 
 

@@ -47,7 +47,7 @@ def predict(workdir: Path, images: Sequence[Path], batch_size: int = 32) -> Pred
             " for one on masks."
         )
     measured = predict_split(
-        evaluation_step(run.assembly, config, run.pixels, task.measure, mesh, run.placement),
+        evaluation_step(run.assembly, config, run.pixels, task, mesh, run.placement),
         run.arrays,
         batches_of_files(
             images, info, config.data.prepared_size, parallel.whole_shares(mesh, batch_size)

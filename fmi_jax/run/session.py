@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from fmi_jax import atomic, parallel
@@ -21,11 +22,11 @@ from fmi_jax.data.subset import training_subset
 from fmi_jax.errors import UsageError
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn import hardware
-from fmi_jax.protocols.judging import Judgement, Network, Run, SplitFeatures
+from fmi_jax.protocols.judging import Judgement, Network, Run, SplitFeatures, batches_of
 from fmi_jax.protocols.registry import check, protocol_of, resolved
 from fmi_jax.protocols.spec import JudgeSpec, ProtocolSpec
 from fmi_jax.run import launch, network as networks, runtime
-from fmi_jax.run.assembly import Assembly, assemble, find_weights
+from fmi_jax.run.assembly import Assembly, assemble, evaluation_step, find_weights
 from fmi_jax.run.assessment import Assessor, check_pooling
 from fmi_jax.run.features import extract
 from fmi_jax.run.origin import CHECKPOINTS, Origin, find_origin
@@ -115,6 +116,22 @@ class Session(Run):
         """Measure every image of a split with the trained network; each head on axis 1."""
         assert self.fitted is not None
         return self.fitted.predict(split)
+
+    def said(self, split: str, rows: np.ndarray, reduce: Callable[[Any], jax.Array]) -> np.ndarray:
+        """Reduce, on the device, what the trained network says of some images of a split."""
+        network, mesh = self.network(), self.mesh
+        step = evaluation_step(
+            self.assembly,
+            self.config,
+            self.origin.info,
+            self.task,
+            mesh,
+            network.placement,
+            measure=lambda outputs, batch: {"reduced": reduce(outputs)},
+        )
+        (batch,) = batches_of(self, split, [rows])
+        found = step(network.arrays, parallel.to_devices(mesh, batch))
+        return jax.device_get(found["reduced"])[: len(rows)]
 
     def network(self, config: BaseConfig | None = None) -> Network:
         """Build the network that the run judges, or that of a config before training.

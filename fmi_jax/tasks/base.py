@@ -120,6 +120,8 @@ class Task(Objective):
       ordinal: True if the classes are in an order; without one, metrics that need it are absent.
       name: task's name in manifests and results.
       label: form of the labels.
+      exclusive: True if there is one class for each label, by a softmax of the logits; False if any
+        number, by a sigmoid each.
       metrics: every metric by name, in the order of tables.
       selects: metric that selects the best checkpoint where a data set has none of its own.
       file: name of the file in a run's folder that `keep` writes.
@@ -134,6 +136,7 @@ class Task(Objective):
     class_groups: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     ordinal: bool = True
     label: ClassVar[Label]
+    exclusive: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, Metric]]
     selects: ClassVar[str]
     file: ClassVar[str]

@@ -210,6 +210,7 @@ class Multilabel(Classification):
     name = "multilabel"
     selects = "roc_auc"
     label = Label.VECTOR
+    exclusive = False
     pools = pooling.RULES
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": Metric(label="Subset accuracy"),

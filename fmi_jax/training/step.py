@@ -24,6 +24,8 @@ Augment = Callable[[jax.Array, Arrays], Arrays]
 array or several views. Labels that are maps are transformed with the images."""
 Preprocess = Callable[[Array], Array]
 """`uint8 images -> network input`, for evaluation."""
+Outputs = Callable[[Any, Array], Any]
+"""`(module, uint8 images) -> the module's outputs`, for evaluation: over all views of an image."""
 Loss = Callable[[Any, Arrays], tuple[Float[Array, "b *g"], dict[str, Float[Array, "b ..."]]]]
 """`(outputs, batch) -> (loss of each image, seen)`. `seen` holds more quantities of each image;
 their means over the whole batch update a follower or are logged."""
@@ -301,7 +303,7 @@ def make_train_step(
 
 def make_eval_step(
     partition: Partition,
-    preprocess: Preprocess,
+    outputs: Outputs,
     *,
     measure: Measure,
     mesh: Mesh,
@@ -314,7 +316,7 @@ def make_eval_step(
 
     Args:
       partition: the model.
-      preprocess: makes the network's inputs from prepared images.
+      outputs: computes the network's outputs from prepared images.
       measure: reduces the outputs to what each image contributes to the metrics.
       mesh: the devices.
       placement: sharding of each array of the model.
@@ -322,9 +324,9 @@ def make_eval_step(
 
     def measured(arrays: Arrays, batch: Arrays) -> Arrays:
         model = partition.merge(arrays, placement=placement)
-        outputs = model(preprocess(batch["inputs"]), rngs=None)
-        outputs = jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
-        return measure(outputs, batch) | {name: batch[name] for name in ("mask", "index")}
+        found = outputs(model, batch["inputs"])
+        found = jax.tree.map(lambda x: x.astype(jnp.float32), found)
+        return measure(found, batch) | {name: batch[name] for name in ("mask", "index")}
 
     by_shard = parallel.by_shard(
         mesh,

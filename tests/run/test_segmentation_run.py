@@ -83,7 +83,7 @@ class Evaluation:
         self.arrays = jax.jit(lambda key: parts.read(create(key), names))(key)
         self.compiled = make_eval_step(
             parts,
-            lambda images: images / 100.0 - 1,
+            lambda model, images: model(images / 100.0 - 1, rngs=None),
             measure=measure,
             mesh=self.mesh,
             placement=placement,
