@@ -177,8 +177,8 @@ class Run(abc.ABC):
         """Measure every image of a split with the trained network; each head on axis 1."""
 
     @abc.abstractmethod
-    def said(self, split: str, rows: np.ndarray, reduce: Callable[[Any], Array]) -> np.ndarray:
-        """Reduce, on the device, what the trained network says of some images of a split."""
+    def measured(self, split: str, rows: np.ndarray) -> Measured:
+        """Measure some images of a split with the trained network, as `Task.measure` does."""
 
     @abc.abstractmethod
     def classified(self, judgement: Judgement) -> Finding:

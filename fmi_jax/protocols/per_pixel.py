@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
 
 from fmi_jax import augment
 from fmi_jax.artifacts.charts import Outlines
@@ -64,13 +64,8 @@ def _outlines(run: Run, rows: Int[np.ndarray, "n"], dice: Float[np.ndarray, "ima
         names=[f"{dice[row]:.2f} {ids[row]}" for row in rows],
         images=np.stack([run.dataset.image("test", row) for row in rows]),
         true=true,
-        predicted=resized_maps(run.said("test", rows, likeliest), *true.shape[1:]),
+        predicted=resized_maps(run.measured("test", rows)["predicted_map"], *true.shape[1:]),
     )
-
-
-def likeliest(logits: Float[Array, "b h w k"]) -> UInt8[Array, "b h w"]:
-    """Find the class of each pixel."""
-    return logits.argmax(axis=-1).astype(jnp.uint8)
 
 
 _JUDGE = JudgeSpec(

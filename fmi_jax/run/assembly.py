@@ -33,7 +33,6 @@ from fmi_jax.training.partition import Partition, nothing, partition
 from fmi_jax.training.step import (
     Arrays,
     Augment,
-    Measure,
     Outputs,
     Placement,
     Preprocess,
@@ -272,14 +271,13 @@ def evaluation_step(
     mesh: Mesh,
     placement: Placement,
     *,
-    measure: Measure | None = None,
     flips: bool = False,
 ) -> Callable[[Arrays, Arrays], Arrays]:
     """Make the jitted step from prepared uint8 images to what is measured; see `make_eval_step`.
 
-    `measure` is the task's own by default; the other arguments are those of `evaluation_outputs`.
+    The other arguments are those of `evaluation_outputs`.
     """
-    measure = task.measure if measure is None else measure
+    measure = task.measure
     return make_eval_step(
         assembly.partition,
         evaluation_outputs(assembly, config, pixels, task, flips=flips),

@@ -17,7 +17,6 @@ from fmi_jax import atomic, parallel
 from fmi_jax.data.labels import Label, resized_maps
 from fmi_jax.data.preparing.images import read_image
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.protocols.per_pixel import likeliest
 from fmi_jax.report.charts import palette
 from fmi_jax.run.assembly import evaluation_step
 from fmi_jax.run.network import Trained, read_trained
@@ -97,20 +96,20 @@ def _maps(
     run: Trained, images: Sequence[Path], options: MaskOptions, size: int
 ) -> Iterator[tuple[Path, UInt8[np.ndarray, "h w"]]]:
     """Predict the class of each pixel of image files, at their own sizes."""
-    step = evaluation_step(
+    measured = evaluation_step(
         run.assembly,
         run.config,
         run.pixels,
         task_of(run.info),
         run.mesh,
         run.placement,
-        measure=lambda outputs, batch: {"classes": likeliest(outputs)},
         flips=options.flips,
     )
+    # What else is measured, against no labels, is left out of the program.
+    step = jax.jit(lambda arrays, batch: measured(arrays, batch)["predicted_map"])
     batches = batches_of_files(images, run.info, run.config.data.prepared_size, size)
     for at, batch in enumerate(batches):
-        measured = step(run.arrays, parallel.to_devices(run.mesh, batch))
-        found = jax.device_get(measured["classes"])
+        found = jax.device_get(step(run.arrays, parallel.to_devices(run.mesh, batch)))
         for path, one in zip(images[at * size : (at + 1) * size], found, strict=False):
             cleaned = clean(one, options)
             width, height = read_image(path, channels=run.info.channels).image.size

@@ -65,6 +65,7 @@ def batches_of_files(
     images: Sequence[Path], info: DatasetInfo, size: int, batch_size: int
 ) -> Iterator[Batch]:
     """Yield decoded images in padded batches, with labels that say nothing."""
+    shape = batch_size, *info.label.shape(len(info.classes), size)
     for start in range(0, len(images), batch_size):
         paths = images[start : start + batch_size]
         pixels = np.zeros((batch_size, size, size, info.channels), np.uint8)
@@ -74,7 +75,7 @@ def batches_of_files(
         index[: len(paths)] = np.arange(start, start + len(paths))
         yield Batch(
             inputs=pixels,
-            labels=np.zeros((batch_size, *info.label.shape(len(info.classes))), np.int32),
+            labels=np.full(shape, info.label.padding, info.label.dtype),
             mask=(index >= 0).astype(np.float32),
             index=index,
         )

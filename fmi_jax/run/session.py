@@ -117,21 +117,15 @@ class Session(Run):
         assert self.fitted is not None
         return self.fitted.predict(split)
 
-    def said(self, split: str, rows: np.ndarray, reduce: Callable[[Any], jax.Array]) -> np.ndarray:
-        """Reduce, on the device, what the trained network says of some images of a split."""
+    def measured(self, split: str, rows: np.ndarray) -> Measured:
+        """Measure some images of a split with the trained network, as `Task.measure` does."""
         network, mesh = self.network(), self.mesh
         step = evaluation_step(
-            self.assembly,
-            self.config,
-            self.origin.info,
-            self.task,
-            mesh,
-            network.placement,
-            measure=lambda outputs, batch: {"reduced": reduce(outputs)},
+            self.assembly, self.config, self.origin.info, self.task, mesh, network.placement
         )
         (batch,) = batches_of(self, split, [rows])
-        found = step(network.arrays, parallel.to_devices(mesh, batch))
-        return jax.device_get(found["reduced"])[: len(rows)]
+        found = jax.device_get(step(network.arrays, parallel.to_devices(mesh, batch)))
+        return {name: value[: len(rows)] for name, value in found.items()}
 
     def network(self, config: BaseConfig | None = None) -> Network:
         """Build the network that the run judges, or that of a config before training.

@@ -1,7 +1,8 @@
 """Segmentation: which class each pixel of an image shows; class 0 is the background.
 
-Everything is measured at the size of the network's input, to which a prepared mask is resized
-(nearest pixel), never at the size of the original image. Pixels of `IGNORE` count nowhere.
+Everything is measured at the size of the logits, to which a prepared mask is resized (nearest
+pixel): that of the network's input or, seen in windows, of the prepared image; never at the size of
+the original image. Pixels of `IGNORE` count nowhere.
 
 Dice and IoU come in three kinds.
 
