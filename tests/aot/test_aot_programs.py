@@ -75,8 +75,8 @@ CASES = (
 )
 
 
-# Training without labels, whose teacher follows, and training on masks; each for one target where
-# the two compilers have nothing of it to do differently.
+# Training without labels, whose teacher follows, training on masks, and evaluations of several
+# views; each for one target where the two compilers have nothing of it to do differently.
 DINO = Case("deit_base", fields=(("protocol", "dino"), ("dino.local_size", 96)))
 
 
@@ -89,7 +89,16 @@ MASKS = masks(
     *("deit_base", "decoder", 1),
     *(("augment.distort_probability", 0.3), ("loss.dice_over", "batch")),
 )
+UNET = masks("resnet50", "unet", 3)
+WINDOWS = dataclasses.replace(
+    UNET,
+    what="eval",
+    fields=(*UNET.fields, ("views.name", "windows"), ("data.prepared_size", 565)),
+)
+TEN_CROP = Case("deit_base", "eval", fields=(("views.name", "ten_crop"),))
 OTHERS = {
+    **{f"{name}-windows": (name, WINDOWS) for name in TARGETS},
+    **{f"{name}-ten_crop": (name, TEN_CROP) for name in TARGETS},
     **{f"{name}-dino": (name, DINO) for name in TARGETS},
     **{f"{name}-masks": (name, MASKS) for name in TARGETS},
     **{
