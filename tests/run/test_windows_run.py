@@ -48,7 +48,9 @@ def test_every_metric_is_at_the_prepared_size(
     np.testing.assert_array_equal(pixels, PREPARED**2)
     assert result.best is not None
     assert result.best.value == pytest.approx(result.val.values["dice"])
-    short_runs.run(masked, tmp_path, devices=8)
+    divided = copy.deepcopy(masked)
+    divided.train.sharding = "fsdp"
+    short_runs.run(divided, tmp_path, devices=8)
     devices = Result.read(tmp_path)
     assert devices.test.values["loss"] == pytest.approx(
         result.test.values["loss"], rel=10 * LOSS_ON_DEVICES
