@@ -14,6 +14,7 @@ from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import open_dataset
 from fmi_jax.errors import UsageError
+from fmi_jax.protocols.registry import protocol_of
 from fmi_jax.run.predict import predict
 from fmi_jax.tasks.predictions import read_predictions
 
@@ -61,6 +62,18 @@ def test_a_run_tests_on_ten_crops_and_validates_on_one(
     whole = tmp_path / "whole.png"
     Image.fromarray(dataset.image("test", 0)).save(whole)
     assert predict(tmp_path / "ten", [whole]).probabilities[0] == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_an_estimate_counts_every_view(squares: ExperimentConfig) -> None:
+    counts = {"train": 40, "val": 11, "test": 7}
+    one, ten = (
+        protocol_of(config).images(config, counts) for config in (squares, of_ten_crops(squares))
+    )
+    assert one.judged > 2 * 11 + 7
+    assert ten.judged - one.judged == 9 * (11 + 7)
+    windows = copy.deepcopy(squares)
+    windows.views.name, windows.data.prepared_size = "windows", 40  # windows of 16: 4 along an axis
+    assert protocol_of(windows).images(windows, counts).judged == 16 * one.judged
 
 
 def test_features_that_are_kept_have_one_view(squares: ExperimentConfig, tmp_path: Path) -> None:

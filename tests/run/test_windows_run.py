@@ -27,6 +27,7 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
     squares.metric = "dice"
     fields = {
         **{"protocol": "fit", "adapt": "full", "head": "decoder", "data.name": "masked"},
+        **{"optim.learning_rate": 0.02, "train.max_steps": 12},
         **{"image_size": SIZE, "augment.crop_scale": (0.25, 0.25), "views.name": "windows"},
     }
     return short_runs.changed(squares, fields)
@@ -67,6 +68,7 @@ def test_new_images_and_other_sets_are_seen_in_the_windows_of_the_run(
         Image.fromarray(dataset.image("test", row)).save(file)
     write_masks(trained, files, tmp_path / "masks.csv", tmp_path / "masks", MaskOptions())
     found = [np.asarray(Image.open(tmp_path / "masks" / f"{i}_{i + 1}.png")) for i in range(3)]
+    assert min(kept["predicted"][:3, 1]) > 0
     assert [(one == 1).sum() for one in found] == kept["predicted"][:3, 1].tolist()
     assert cli.main(["evaluate", "--workdir", str(trained), "--data", "masked"]) == 0
     external = Result.read(trained / "external" / "masked-test")
