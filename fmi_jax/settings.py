@@ -82,6 +82,9 @@ class AugmentConfig:
       rotation_degrees: largest angle in either direction.
       jitter_probability: probability that colour jitter is applied at all.
       brightness, contrast, saturation, hue: strengths of colour jitter, as in torchvision.
+      tone_probability, tone_strength: probability that the tone changes, by brightness and contrast
+        or by gamma, one as likely as the other; largest share by which each of them changes, of the
+        brightest value, of itself, and of 1.
       grayscale_probability: probability that a colour image becomes grey.
       blur_probability, blur_sigma: probability of a blur, and range of the Gaussian's standard
         deviation in pixels.
@@ -93,6 +96,8 @@ class AugmentConfig:
         move of a corner, relative to half a side.
       distort_probability, distortions: probability that the image is distorted, and kinds of which
         one is drawn: "elastic", "grid", "optical".
+      zoom_probability, zoom_side: probability that a square of the image is enlarged to all of it,
+        and range of the square's side relative to the image's.
       solarize_probability: probability that values from 128 of 255 on are inverted.
       erase_probability, erase_area: probability that a box is erased after normalisation, and
         range of its area relative to the image.
@@ -110,6 +115,8 @@ class AugmentConfig:
     contrast: float = not_negative(0.2)
     saturation: float = not_negative(0.1)
     hue: float = not_negative(0.1, at_most=0.5)  # half the colour circle each way is all of it
+    tone_probability: float = fraction(0.0)
+    tone_strength: float = fraction(0.2)
     grayscale_probability: float = fraction(0.0)
     blur_probability: float = fraction(0.0)
     blur_sigma: tuple[float, float] = low_high((0.1, 2.0))
@@ -129,6 +136,8 @@ class AugmentConfig:
     perspective_distortion: float = fraction(0.2)
     distort_probability: float = fraction(0.0)
     distortions: tuple[str, ...] = some_of(_DISTORTIONS, *_DISTORTIONS)
+    zoom_probability: float = fraction(0.0)
+    zoom_side: tuple[float, float] = low_high((156 / 224, 1.0), at_most=1)
     solarize_probability: float = fraction(0.0)
     erase_probability: float = fraction(0.0)
     erase_area: tuple[float, float] = low_high((0.02, 0.33), at_most=1)
@@ -212,10 +221,11 @@ class OptimConfig:
       decay: "decoupled" (AdamW), or "l2": added to the gradient, as `torch.optim.Adam` does.
       warmup_steps: length of the linear warm-up; the full rate is reached at this step.
       warmup_epochs: length of the warm-up in epochs; set at most one of the two.
-      schedule: learning rate after warm-up: "constant", "cosine" (to `cosine_end`) or "plateau"
-        (times `plateau_factor` when validation has not improved for more than `plateau_patience`
-        evaluations).
-      cosine_end: share of the full learning rate at the end of the cosine schedule.
+      schedule: learning rate after warm-up: "constant", "cosine" (to `cosine_end`),
+        "cosine_by_epoch" (constant within an epoch, and an epoch late: the third study's) or
+        "plateau" (times `plateau_factor` when validation has not improved for more than
+        `plateau_patience` evaluations).
+      cosine_end: share of the full learning rate at the end of the cosine schedules.
       plateau_factor: factor on the learning rate at each drop of the plateau schedule.
       plateau_patience: evaluations without improvement that the plateau schedule tolerates.
       plateau_floor: share of the full learning rate below which the plateau schedule ends the
@@ -232,7 +242,7 @@ class OptimConfig:
     decay: str = one_of("decoupled", "decoupled", "l2")
     warmup_steps: int = not_negative(0)
     warmup_epochs: float = not_negative(0.0)
-    schedule: str = one_of("constant", "constant", "cosine", "plateau")
+    schedule: str = one_of("constant", "constant", "cosine", "cosine_by_epoch", "plateau")
     cosine_end: float = fraction(0.0)
     plateau_factor: float = 0.1
     plateau_patience: int = not_negative(2)

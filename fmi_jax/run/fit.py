@@ -99,7 +99,10 @@ def fit(run: Session) -> Session:
         watch = _watch(monitor, at_first, measure, run.workdir)
     frozen = {name: arrays.pop(name) for name in structure.frozen}
     schedule = optim.relative_rate(
-        config.optim, optim.warmup_steps(config.optim, plan.steps_per_epoch), plan.total_steps
+        config.optim,
+        optim.warmup_steps(config.optim, plan.steps_per_epoch),
+        plan.total_steps,
+        plan.steps_per_epoch,
     )
     optimizer = optim.make_optimizer(
         config.optim,
