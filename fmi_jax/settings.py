@@ -268,6 +268,8 @@ class LossConfig:
       focal_gamma: exponent of the focal loss, which counts images less that are predicted surely
         and rightly; 0: off, 2 in its paper.
       label_smoothing: share of the truth that is spread over all classes, as in PyTorch.
+      soft_labels: range from which a label between 0 and 1 is drawn anew whenever training sees its
+        image (several classes per image); (0, 0): labels stay as they were prepared.
       logit_adjustment: factor on the logarithm of each class's share of the training images, which
         is added to its logit in training (one class per image); 0: off, 1 in its paper.
       terms: terms of the loss of masks: "cross_entropy", "dice", or "both", their sum.
@@ -278,6 +280,9 @@ class LossConfig:
     class_weights: str = one_of("none", "none", "balanced")
     focal_gamma: float = not_negative(0.0)
     label_smoothing: float = fraction(0.0)
+    soft_labels: tuple[float, float] = ruled(
+        (0.0, 0.0), Condition(lambda x: 0 <= x[0] <= x[1] <= 1, "expected 0 <= low <= high <= 1")
+    )
     logit_adjustment: float = not_negative(0.0)
     terms: str = one_of("both", "both", "cross_entropy", "dice")
     dice_over: str = one_of("image", "image", "batch")
@@ -297,6 +302,11 @@ class TrainConfig:
       batch_size: images per step, over all devices and micro-batches.
       eval_batch_size: images per evaluation step; 0: `batch_size`.
       eval_every_epochs: validation interval, in epochs (may be a fraction).
+      augment_validation: augment the validation images of a training like its own images, anew in
+        each validation; metrics of the finished network never are.
+      select_by: choice of the best step, and of the steps at which the plateau schedule drops the
+        rate: "metric" (the config's `metric`), or "loss", the value of the trained loss on the
+        validation images.
       patience: validations in a row without improvement, from the end of the warm-up, that the
         training outlasts, with heads side by side those of every head; 0: any number.
       log_every_steps: steps between writes of the training scalars.
@@ -312,6 +322,8 @@ class TrainConfig:
     batch_size: int = positive(64)
     eval_batch_size: int = not_negative(0)
     eval_every_epochs: float = positive(1.0)
+    augment_validation: bool = False
+    select_by: str = one_of("metric", "metric", "loss")
     patience: int = not_negative(0)
     log_every_steps: int = positive(50)
     checkpoint_every_steps: int = not_negative(0)
@@ -355,7 +367,8 @@ class BaseConfig:
       head: network on the backbone, for "fit".
       judges: judges beside the protocol's own.
       image_size: side in pixels of the network's input.
-      metric: validation metric that selects the best checkpoint; empty: the data set's own.
+      metric: validation metric that selects the best checkpoint (`train.select_by`) and heads the
+        results; empty: the data set's own.
       group_pooling: rule that makes one prediction of the images of a group (patient, lesion or
         study) at evaluation: "mean", "max" or "noisy_or"; empty: images are evaluated alone.
     """

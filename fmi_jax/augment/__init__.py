@@ -14,6 +14,7 @@ depends on its own key alone, not on the rest of the batch.
 from fmi_jax.augment.maps import batch_augmentation, check_label
 from fmi_jax.augment.multi_crop import View, dino_views, each_view, stack_by_size, views
 from fmi_jax.augment.pipeline import augment, prepare_eval
+from fmi_jax.augment.soft_labels import with_redrawn_labels
 
 __all__ = [
     "View",
@@ -25,4 +26,5 @@ __all__ = [
     "prepare_eval",
     "stack_by_size",
     "views",
+    "with_redrawn_labels",
 ]

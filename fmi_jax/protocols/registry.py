@@ -99,7 +99,7 @@ FITS: Registry[FitSpec] = Registry(
 )
 """Protocols whose fit is no pair of an adaptation and a head."""
 
-SUPERVISED = ("loss", "data.sampling")
+SUPERVISED = ("loss", "data.sampling", "train.augment_validation", "train.select_by")
 """Sections and fields that whatever trains by the labels reads."""
 
 _PARTS: tuple[Part, ...] = (

@@ -36,6 +36,7 @@ from fmi_jax.training.step import (
     Placement,
     Preprocess,
     make_eval_step,
+    on_images,
 )
 
 OPTIONS = ("readout", "rel_pos_resize")  # of BackboneConfig: fields of the arch by the same name
@@ -198,13 +199,16 @@ def augmentation(
     Args:
       assembly, config: experiment.
       pixels: data set whose mean and standard deviation normalise the images.
-      label: form of the labels; maps move with their images.
+      label: form of the labels; maps move with their images, and soft ones may be drawn anew.
     """
     if assembly.fit.augment is not None:
         return assembly.fit.augment(
             Pixels(config, pixels.mean, pixels.std, assembly.execution.dtype)
         )
-    return augment.batch_augmentation(label, **_pixels(assembly, config, pixels))
+    return augment.with_redrawn_labels(
+        augment.batch_augmentation(label, **_pixels(assembly, config, pixels)),
+        *config.loss.soft_labels,
+    )
 
 
 def evaluation_preprocess(assembly: Assembly, config: BaseConfig, info: DatasetInfo) -> Preprocess:
@@ -234,7 +238,7 @@ def evaluation_step(
     """Make the jitted step from prepared uint8 images to what is measured; see `make_eval_step`."""
     return make_eval_step(
         assembly.partition,
-        evaluation_preprocess(assembly, config, pixels),
+        on_images(evaluation_preprocess(assembly, config, pixels)),
         measure=side_by_side.each(measure) if assembly.fit.heads else measure,
         mesh=mesh,
         placement=placement,

@@ -24,6 +24,8 @@ Augment = Callable[[jax.Array, Arrays], Arrays]
 array or several views. Labels that are maps are transformed with the images."""
 Preprocess = Callable[[Array], Array]
 """`uint8 images -> network input`, for evaluation."""
+Prepare = Callable[[Arrays], Arrays]
+"""`batch of prepared images -> batch` whose "inputs" are the network's input, for evaluation."""
 Loss = Callable[[Any, Arrays], tuple[Float[Array, "b *g"], dict[str, Float[Array, "b ..."]]]]
 """`(outputs, batch) -> (loss of each image, seen)`. `seen` holds more quantities of each image;
 their means over the whole batch update a follower or are logged."""
@@ -74,6 +76,11 @@ def nothing_seen(seen: Arrays) -> Arrays:
 def on_inputs(change: Callable[[jax.Array, Array], Any]) -> Augment:
     """Make an `Augment` from a change of the inputs alone, `(keys, images) -> inputs`."""
     return lambda keys, batch: batch | {"inputs": change(keys, batch["inputs"])}
+
+
+def on_images(preprocess: Preprocess) -> Prepare:
+    """Make a `Prepare` from a change of the images alone."""
+    return lambda batch: batch | {"inputs": preprocess(batch["inputs"])}
 
 
 def state_shardings(
@@ -301,7 +308,7 @@ def make_train_step(
 
 def make_eval_step(
     partition: Partition,
-    preprocess: Preprocess,
+    prepare: Prepare,
     *,
     measure: Measure,
     mesh: Mesh,
@@ -314,7 +321,7 @@ def make_eval_step(
 
     Args:
       partition: the model.
-      preprocess: makes the network's inputs from prepared images.
+      prepare: makes the network's inputs from prepared images.
       measure: reduces the outputs to what each image contributes to the metrics.
       mesh: the devices.
       placement: sharding of each array of the model.
@@ -322,7 +329,8 @@ def make_eval_step(
 
     def measured(arrays: Arrays, batch: Arrays) -> Arrays:
         model = partition.merge(arrays, placement=placement)
-        outputs = model(preprocess(batch["inputs"]), rngs=None)
+        batch = prepare(batch)
+        outputs = model(batch["inputs"], rngs=None)
         outputs = jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
         return measure(outputs, batch) | {name: batch[name] for name in ("mask", "index")}
 

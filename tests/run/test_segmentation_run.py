@@ -29,7 +29,7 @@ from fmi_jax.run.predict import predict
 from fmi_jax.tasks.segmentation import Segmentation
 from fmi_jax.training.evaluation import predict_split
 from fmi_jax.training.partition import partition
-from fmi_jax.training.step import make_eval_step
+from fmi_jax.training.step import make_eval_step, on_images
 from fmi_jax.types import Batch
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -83,7 +83,7 @@ class Evaluation:
         self.arrays = jax.jit(lambda key: parts.read(create(key), names))(key)
         self.compiled = make_eval_step(
             parts,
-            lambda images: images / 100.0 - 1,
+            on_images(lambda images: images / 100.0 - 1),
             measure=measure,
             mesh=self.mesh,
             placement=placement,
