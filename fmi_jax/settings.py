@@ -82,6 +82,9 @@ class AugmentConfig:
       rotation_degrees: largest angle in either direction.
       jitter_probability: probability that colour jitter is applied at all.
       brightness, contrast, saturation, hue: strengths of colour jitter, as in torchvision.
+      tone_probability, tone_strength: probability that the tone changes, by brightness and contrast
+        or by gamma, one as likely as the other; largest share by which each of them changes, of the
+        brightest value, of itself, and of 1.
       grayscale_probability: probability that a colour image becomes grey.
       blur_probability, blur_sigma: probability of a blur, and range of the Gaussian's standard
         deviation in pixels.
@@ -93,6 +96,8 @@ class AugmentConfig:
         move of a corner, relative to half a side.
       distort_probability, distortions: probability that the image is distorted, and kinds of which
         one is drawn: "elastic", "grid", "optical".
+      zoom_probability, zoom_side: probability that a square of the image is enlarged to all of it,
+        and range of the square's side relative to the image's.
       solarize_probability: probability that values from 128 of 255 on are inverted.
       erase_probability, erase_area: probability that a box is erased after normalisation, and
         range of its area relative to the image.
@@ -110,6 +115,8 @@ class AugmentConfig:
     contrast: float = not_negative(0.2)
     saturation: float = not_negative(0.1)
     hue: float = not_negative(0.1, at_most=0.5)  # half the colour circle each way is all of it
+    tone_probability: float = fraction(0.0)
+    tone_strength: float = fraction(0.2)
     grayscale_probability: float = fraction(0.0)
     blur_probability: float = fraction(0.0)
     blur_sigma: tuple[float, float] = low_high((0.1, 2.0))
@@ -129,6 +136,8 @@ class AugmentConfig:
     perspective_distortion: float = fraction(0.2)
     distort_probability: float = fraction(0.0)
     distortions: tuple[str, ...] = some_of(_DISTORTIONS, *_DISTORTIONS)
+    zoom_probability: float = fraction(0.0)
+    zoom_side: tuple[float, float] = low_high((156 / 224, 1.0), at_most=1)
     solarize_probability: float = fraction(0.0)
     erase_probability: float = fraction(0.0)
     erase_area: tuple[float, float] = low_high((0.02, 0.33), at_most=1)
@@ -245,10 +254,11 @@ class OptimConfig:
       decay: "decoupled" (AdamW), or "l2": added to the gradient, as `torch.optim.Adam` does.
       warmup_steps: length of the linear warm-up; the full rate is reached at this step.
       warmup_epochs: length of the warm-up in epochs; set at most one of the two.
-      schedule: learning rate after warm-up: "constant", "cosine" (to `cosine_end`) or "plateau"
-        (times `plateau_factor` when validation has not improved for more than `plateau_patience`
-        evaluations).
-      cosine_end: share of the full learning rate at the end of the cosine schedule.
+      schedule: learning rate after warm-up: "constant", "cosine" (to `cosine_end`),
+        "cosine_by_epoch" (constant within an epoch, and an epoch late: the third study's) or
+        "plateau" (times `plateau_factor` when validation has not improved for more than
+        `plateau_patience` evaluations).
+      cosine_end: share of the full learning rate at the end of the cosine schedules.
       plateau_factor: factor on the learning rate at each drop of the plateau schedule.
       plateau_patience: evaluations without improvement that the plateau schedule tolerates.
       plateau_floor: share of the full learning rate below which the plateau schedule ends the
@@ -265,7 +275,7 @@ class OptimConfig:
     decay: str = one_of("decoupled", "decoupled", "l2")
     warmup_steps: int = not_negative(0)
     warmup_epochs: float = not_negative(0.0)
-    schedule: str = one_of("constant", "constant", "cosine", "plateau")
+    schedule: str = one_of("constant", "constant", "cosine", "cosine_by_epoch", "plateau")
     cosine_end: float = fraction(0.0)
     plateau_factor: float = 0.1
     plateau_patience: int = not_negative(2)
@@ -291,6 +301,8 @@ class LossConfig:
       focal_gamma: exponent of the focal loss, which counts images less that are predicted surely
         and rightly; 0: off, 2 in its paper.
       label_smoothing: share of the truth that is spread over all classes, as in PyTorch.
+      soft_labels: range from which a label between 0 and 1 is drawn anew whenever training sees its
+        image (several classes per image); (0, 0): labels stay as they were prepared.
       logit_adjustment: factor on the logarithm of each class's share of the training images, which
         is added to its logit in training (one class per image); 0: off, 1 in its paper.
       terms: terms of the loss of masks: "cross_entropy", "dice", or "both", their sum.
@@ -301,6 +313,9 @@ class LossConfig:
     class_weights: str = one_of("none", "none", "balanced")
     focal_gamma: float = not_negative(0.0)
     label_smoothing: float = fraction(0.0)
+    soft_labels: tuple[float, float] = ruled(
+        (0.0, 0.0), Condition(lambda x: 0 <= x[0] <= x[1] <= 1, "expected 0 <= low <= high <= 1")
+    )
     logit_adjustment: float = not_negative(0.0)
     terms: str = one_of("both", "both", "cross_entropy", "dice")
     dice_over: str = one_of("image", "image", "batch")
@@ -320,6 +335,11 @@ class TrainConfig:
       batch_size: images per step, over all devices and micro-batches.
       eval_batch_size: images per evaluation step; 0: `batch_size`.
       eval_every_epochs: validation interval, in epochs (may be a fraction).
+      augment_validation: augment the validation images of a training like its own images, anew in
+        each validation; metrics of the finished network never are.
+      select_by: choice of the best step, and of the steps at which the plateau schedule drops the
+        rate: "metric" (the config's `metric`), or "loss", the value of the trained loss on the
+        validation images.
       patience: validations in a row without improvement, from the end of the warm-up, that the
         training outlasts, with heads side by side those of every head; 0: any number.
       log_every_steps: steps between writes of the training scalars.
@@ -335,6 +355,8 @@ class TrainConfig:
     batch_size: int = positive(64)
     eval_batch_size: int = not_negative(0)
     eval_every_epochs: float = positive(1.0)
+    augment_validation: bool = False
+    select_by: str = one_of("metric", "metric", "loss")
     patience: int = not_negative(0)
     log_every_steps: int = positive(50)
     checkpoint_every_steps: int = not_negative(0)
@@ -378,7 +400,8 @@ class BaseConfig:
       head: network on the backbone, for "fit".
       judges: judges beside the protocol's own.
       image_size: side in pixels of the network's input.
-      metric: validation metric that selects the best checkpoint; empty: the data set's own.
+      metric: validation metric that selects the best checkpoint (`train.select_by`) and heads the
+        results; empty: the data set's own.
       group_pooling: rule that makes one prediction of the images of a group (patient, lesion or
         study) at evaluation: "mean", "max" or "noisy_or"; empty: images are evaluated alone.
     """

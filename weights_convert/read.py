@@ -1,8 +1,9 @@
 """Checkpoint files as named arrays, without running anything that is in them.
 
 What a file is follows from its first bytes, not from its name: a zip written by `torch.save`
-(.pth, .pt, .bin) or `torch.jit.save`, the older plain pickle, `.safetensors`, `.npz`. Pickles go
-through PyTorch's `weights_only` unpickler with a short list of harmless extras. Archives that
+(.pth, .pt, .bin) or `torch.jit.save`, the older plain pickle, `.safetensors`, `.npz`, BYOL's
+pickle. PyTorch's pickles go through its `weights_only` unpickler with a short list of harmless
+extras, any other through one that looks nothing up (`haiku_pickle`). Archives that
 are compressed or claim to be larger than they are get refused before they are opened: nothing
 that `torch.save` or `numpy.savez` write is compressed, and a few kilobytes can unfold to
 terabytes.
@@ -24,6 +25,7 @@ from safetensors import safe_open
 
 from fmi_jax import atomic
 from fmi_jax.errors import UserError
+from weights_convert.haiku_pickle import read_haiku_pickle
 from weights_convert.torchscript import is_code, is_torchscript, read_torchscript
 
 
@@ -86,7 +88,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path=path, format=format, sha256=sha256, groups=groups, others=others)
 
 
-_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".npz")
+_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".npz", ".pkl")
+_TORCH_MAGIC = b"\x8a\x0a"  # opcode and length of the long number that PyTorch's files begin with
 
 
 def _kind(path: Path, start: bytes) -> tuple[str, Any]:
@@ -95,6 +98,8 @@ def _kind(path: Path, start: bytes) -> tuple[str, Any]:
         return "safetensors file", _read_safetensors
     if start.startswith(b"PK\x03\x04"):
         return _zip_kind(path)
+    if start.startswith(b"\x80") and start[2:4] != _TORCH_MAGIC:
+        return "pickle", read_haiku_pickle
     if start.startswith(b"\x80"):
         return "PyTorch file (before 1.6)", functools.partial(_read_torch, mmap=False)
     if tarfile.is_tarfile(path):
@@ -104,8 +109,8 @@ def _kind(path: Path, start: bytes) -> tuple[str, Any]:
             f"{path}: a tar archive (holds {held}): unpack it and give the file inside."
         )
     raise UserError(
-        f"{path}: not a checkpoint: expected a PyTorch file (.pth, .pt, .bin), .safetensors"
-        f" or .npz, and it starts with {start[:8]!r}."
+        f"{path}: not a checkpoint: expected a PyTorch file (.pth, .pt, .bin), .safetensors,"
+        f" .npz or BYOL's .pkl, and it starts with {start[:8]!r}."
     )
 
 

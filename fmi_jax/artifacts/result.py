@@ -26,10 +26,10 @@ POOLED = "test_pooled"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Best:
-    """The checkpoint that was evaluated: the one with the best validation metric.
+    """The checkpoint that was evaluated: the best in validation.
 
     Attributes:
-      metric: name of the metric that selected it.
+      metric: name of the run's metric, which selected it unless the trained loss did.
       value: value of the metric on the whole validation split.
       step: optimizer steps taken until then.
       epoch: passes over the training split until then.

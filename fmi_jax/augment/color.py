@@ -1,4 +1,4 @@
-"""Colour jitter (brightness, contrast, saturation, hue), grayscale and solarization."""
+"""Colour jitter (brightness, contrast, saturation, hue), tone, grayscale and solarization."""
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +133,38 @@ def color_jitter(
         return result
 
     return jax.lax.fori_loop(0, len(ops), step, images)
+
+
+def tones_from_uniform(
+    numbers: Float[Array, "b 4"], probability: float, strength: float
+) -> Float[Array, "b 3"]:
+    """Draw parameters of `change_tone`: brightness and contrast, or gamma.
+
+    Args:
+      numbers: uniform numbers in [0, 1): one decides on the change, one on its kind, two are the
+        values.
+      probability: probability of a change.
+      strength: largest change of a parameter.
+    """
+    neutral = jnp.array([1.0, 0.0, 1.0])
+    applied, kind, first, second = jnp.split(numbers, 4, axis=1)
+    moves = between(jnp.concatenate([first, second, first], axis=1), -strength, strength)
+    of_kind = jnp.where(kind < 0.5, jnp.array([1.0, 1.0, 0.0]), jnp.array([0.0, 0.0, 1.0]))
+    return neutral + moves * of_kind * (applied < probability)
+
+
+def change_tone(
+    images: Float[Array, "b h w c"], tones: Float[Array, "b 3"]
+) -> Float[Array, "b h w c"]:
+    """Change brightness and contrast, clipped to 0..1, and gamma, as albumentations 1.3 does.
+
+    Args:
+      images: images in 0..1.
+      tones: factor, summand and exponent; (1, 0, 1) changes nothing.
+    """
+    factor, summand, exponent = tones.T[:, :, None, None, None]
+    images = jnp.clip(factor * images + summand, 0, 1)
+    return jnp.where(exponent == 1, images, images**exponent)
 
 
 def grayscale(

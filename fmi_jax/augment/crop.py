@@ -79,6 +79,26 @@ def first_box(
     return jnp.concatenate([corner, size], axis=1)
 
 
+def zooms_from_uniform(
+    numbers: Float[Array, "b 4"], probability: float, side: tuple[float, float], size: int
+) -> Int[Array, "b 4"]:
+    """Draw squares (top, left, height, width) as albumentations' `RandomSizedCrop` does.
+
+    Args:
+      numbers: uniform numbers in [0, 1): one decides on the zoom, one on the side, two on the
+        place.
+      probability: probability of a square that is not the whole image.
+      side: range of the side relative to the image's; all whole numbers in it are as likely.
+      size: side of the image, in pixels.
+    """
+    least, most = (max(1, round(share * size)) for share in side)
+    sides = least + jnp.floor(numbers[:, 1:2] * (most - least + 1))
+    corners = jnp.floor(numbers[:, 2:] * (size - sides + 1))
+    squares = jnp.concatenate([corners, sides, sides], axis=1)
+    drawn = jnp.where(numbers[:, :1] < probability, squares, jnp.array([0, 0, size, size]))
+    return drawn.astype(jnp.int32)
+
+
 def resize(images: Float[Array, "b h w c"], size: int) -> Float[Array, "b s s c"]:
     """Resize to `size` x `size`, bilinear with antialias; images of that size stay unchanged."""
     batch, height, width, _ = images.shape

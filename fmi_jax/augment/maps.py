@@ -93,7 +93,11 @@ def move_maps(
         shifted = perspective_nearest(shifted, augmentation.corners)
     if augmentation.field is not None:
         shifted = distort_nearest(shifted, augmentation.field)
-    return (IGNORE - shifted[..., 0]).astype(jnp.uint8)
+    moved = (IGNORE - shifted[..., 0]).astype(jnp.uint8)
+    if augmentation.zooms is not None:
+        still = jnp.zeros((len(moved), 2), bool)
+        moved = _crop(moved, augmentation.zooms, still, image_size)
+    return moved
 
 
 def _crop(

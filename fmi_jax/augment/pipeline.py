@@ -11,11 +11,13 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from fmi_jax.augment.blur import gaussian_blur, sigmas_from_uniform
 from fmi_jax.augment.color import (
+    change_tone,
     color_jitter,
     grayscale,
     jitter_from_uniform,
     jitter_ops,
     solarize,
+    tones_from_uniform,
 )
 from fmi_jax.augment.crop import (
     TRIES,
@@ -23,6 +25,7 @@ from fmi_jax.augment.crop import (
     crop_boxes_from_uniform,
     resize,
     resized_crop,
+    zooms_from_uniform,
 )
 from fmi_jax.augment.distort import distort, draw_field
 from fmi_jax.augment.erase import erase, erase_boxes_from_uniform
@@ -50,6 +53,8 @@ _NUMBERS = {
     "perspective": 9,
     "solarize": 1,
     "erase": 2 * TRIES + 3,
+    "tone": 4,
+    "zoom": 4,
 }
 
 
@@ -69,6 +74,8 @@ class Augmentation(NamedTuple):
       solarized: True if bright values are inverted.
       erased: top, left, height and width of the erased box.
       field: place that each pixel of a distorted image shows; None where no image is distorted.
+      tones: parameters of `change_tone`; None where no tone changes.
+      zooms: top, left, height and width of the square that is enlarged; None where none is.
     """
 
     boxes: Int[Array, "b 4"]
@@ -83,6 +90,8 @@ class Augmentation(NamedTuple):
     solarized: Bool[Array, " b"]
     erased: Int[Array, "b 4"]
     field: Float[Array, "b s s 2"] | None = None
+    tones: Float[Array, "b 3"] | None = None
+    zooms: Int[Array, "b 4"] | None = None
 
 
 def augment(
@@ -192,6 +201,16 @@ def draw_augmentation(
             if config.distort_probability
             else None
         ),
+        tones=(
+            tones_from_uniform(of["tone"], config.tone_probability, config.tone_strength)
+            if config.tone_probability
+            else None
+        ),
+        zooms=(
+            zooms_from_uniform(of["zoom"], config.zoom_probability, config.zoom_side, image_size)
+            if config.zoom_probability
+            else None
+        ),
         solarized=of["solarize"][:, 0] < config.solarize_probability,
         erased=erase_boxes_from_uniform(
             of["erase"], config.erase_probability, config.erase_area, image_size, image_size
@@ -218,6 +237,8 @@ def apply_augmentation(
         images = rotate(images, augmentation.angles)
     if ops := jitter_ops(config, channels):
         images = color_jitter(images, augmentation.factors, augmentation.order, ops)
+    if augmentation.tones is not None:
+        images = change_tone(images, augmentation.tones)
     if config.grayscale_probability:
         images = grayscale(images, augmentation.grey)
     if config.blur_probability:
@@ -228,6 +249,9 @@ def apply_augmentation(
         images = perspective(images, augmentation.corners)
     if augmentation.field is not None:
         images = distort(images, augmentation.field)
+    if augmentation.zooms is not None:
+        still = jnp.zeros((len(images), 2), bool)
+        images = resized_crop(images, augmentation.zooms, still, image_size)
     if config.solarize_probability:
         images = solarize(images, augmentation.solarized)
     images = normalize(images, mean, std)

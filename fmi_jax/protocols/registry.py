@@ -100,7 +100,7 @@ FITS: Registry[FitSpec] = Registry(
 )
 """Protocols whose fit is no pair of an adaptation and a head."""
 
-SUPERVISED = ("loss", "data.sampling", "views")
+SUPERVISED = ("loss", "data.sampling", "views", "train.augment_validation", "train.select_by")
 """Sections and fields that whatever trains by the labels reads."""
 
 _PARTS: tuple[Part, ...] = (

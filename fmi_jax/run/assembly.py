@@ -199,13 +199,16 @@ def augmentation(
     Args:
       assembly, config: experiment.
       pixels: data set whose mean and standard deviation normalise the images.
-      label: form of the labels; maps move with their images.
+      label: form of the labels; maps move with their images, and soft ones may be drawn anew.
     """
     if assembly.fit.augment is not None:
         return assembly.fit.augment(
             Pixels(config, pixels.mean, pixels.std, assembly.execution.dtype)
         )
-    return augment.batch_augmentation(label, **_pixels(assembly, config, pixels))
+    return augment.with_redrawn_labels(
+        augment.batch_augmentation(label, **_pixels(assembly, config, pixels)),
+        *config.loss.soft_labels,
+    )
 
 
 def evaluation_preprocess(assembly: Assembly, config: BaseConfig, info: DatasetInfo) -> Preprocess:
@@ -247,7 +250,9 @@ def evaluation_outputs(
     uncropped = dataclasses.replace(config.augment, center_crop=1.0)
     whole = evaluation_preprocess(assembly, dataclasses.replace(config, augment=uncropped), pixels)
 
-    def outputs(module: Any, images: Array) -> Any:
+    def outputs(module: Any, batch: Arrays) -> tuple[Any, Arrays]:
+        images = batch["inputs"]
+
         def of_view(view: Array) -> Any:
             return module(whole(view), rngs=None)
 
@@ -258,7 +263,9 @@ def evaluation_outputs(
                 return augment.over_windows(of_view, images, size, config.views, task.exclusive)
             return module(center(images), rngs=None)
 
-        return augment.over_flips(of_views, images, task.exclusive) if flips else of_views(images)
+        if flips:
+            return augment.over_flips(of_views, images, task.exclusive), batch
+        return of_views(images), batch
 
     return outputs
 

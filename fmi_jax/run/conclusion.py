@@ -101,10 +101,9 @@ def _best(session: Session, own: Finding) -> Best | None:
     heads = session.assembly.fit.heads
     track = session.selection.tracks[chosen_head(heads, own) if heads else 0]
     assert track.best_step is not None
-    assert track.best_value is not None
     return Best(
         metric=metric,
-        value=track.best_value,
+        value=own.evaluations["val"].values[metric],
         step=track.best_step,
         epoch=track.best_step / fitted.plan.steps_per_epoch,
         seconds=track.best_seconds,
@@ -136,7 +135,10 @@ def announce(session: Session, result: Result) -> None:
             print(found.text)
     if best is not None:
         at = f" at step {best.step}" if best.step else ""
-        print(f"best validation {best.metric} {best.value:.4f}{at}")
+        by_loss = best.step and session.config.train.select_by == "loss"
+        how = "validation" if by_loss else "best validation"
+        why = ", where the trained loss is lowest" if by_loss else ""
+        print(f"{how} {best.metric} {best.value:.4f}{at}{why}")
     print(f"report: {session.workdir / 'report.html'}")
 
 

@@ -12,7 +12,8 @@ The transformer of a stacked classifier comes from `config.transformer.weights`,
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from flax import nnx
 from fmi_jax import parallel
 from fmi_jax.artifacts.checkpoints import RunCheckpoints
 from fmi_jax.artifacts.scalars import MetricWriter, ProgressReport
+from fmi_jax.augment import with_redrawn_labels
 from fmi_jax.data import loader
 from fmi_jax.errors import UserError
 from fmi_jax.protocols.judging import Monitor
@@ -37,7 +39,7 @@ from fmi_jax.run.network import initial_arrays
 from fmi_jax.run.origin import CHECKPOINTS
 from fmi_jax.run.session import Fitted, Session
 from fmi_jax.run.watching import watcher
-from fmi_jax.tasks.base import Measured
+from fmi_jax.tasks.base import Measured, Metric
 from fmi_jax.training import optim, side_by_side
 from fmi_jax.training.evaluation import predict_split
 from fmi_jax.training.loop import Loop, Plan, counters, model_arrays
@@ -46,6 +48,7 @@ from fmi_jax.training.selection import Selection
 from fmi_jax.training.step import (
     Arrays,
     Augment,
+    Measure,
     Outputs,
     Placement,
     Preprocess,
@@ -55,6 +58,16 @@ from fmi_jax.training.step import (
     make_train_step,
 )
 from fmi_jax.types import Batch
+
+Predict = Callable[..., Measured]
+"""`(split, arrays of the model, metric, draw) -> what is measured of every image`, by heads. The
+metric is the one that is asked for, empty: all; the draw is the seed of an augmentation, if any."""
+
+TRAINED_LOSS = "trained_loss"
+"""Name of the value of the trained loss on the validation images."""
+
+_LOSS = Metric(label="Trained loss", higher_is_better=False, bounds=(0.0, math.inf))
+_DRAW = "draw"  # of the augmentation of an evaluation, for each image of its batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,12 +105,7 @@ def fit(run: Session) -> Session:
     everywhere = placement_of(assembly, config, mesh)
     placement = {name: everywhere[name] for name in structure.variables}
     arrays = initial_arrays(assembly, config, everywhere, structure.variables)
-    predict = _predictor(run, feed, structure, placement)
-
-    def validate(arrays: Arrays) -> list[Mapping[str, float]]:
-        measured = predict("val", arrays, run.metric)
-        each = [side_by_side.of_head(measured, i) for i in range(len(fit.heads))] or [measured]
-        return [run.task.evaluate(one).values for one in each]
+    predict = _predictor(run, structure, placement, feed, feed.outputs, run.task.measure)
 
     checkpoints = RunCheckpoints(run.workdir / "checkpoints")
     resume_step = checkpoints.newest_sound()
@@ -108,7 +116,10 @@ def fit(run: Session) -> Session:
         watch = _watch(monitor, at_first, measure, run.workdir)
     frozen = {name: arrays.pop(name) for name in structure.frozen}
     schedule = optim.relative_rate(
-        config.optim, optim.warmup_steps(config.optim, plan.steps_per_epoch), plan.total_steps
+        config.optim,
+        optim.warmup_steps(config.optim, plan.steps_per_epoch),
+        plan.total_steps,
+        plan.steps_per_epoch,
     )
     optimizer = optim.make_optimizer(
         config.optim,
@@ -124,10 +135,12 @@ def fit(run: Session) -> Session:
         structure, arrays, optimizer, mesh, placement, learning_rate=rate, seed=config.train.seed
     )
     chooses = bool(plan.evaluate_at) or (monitor is not None and bool(monitor.metric))
-    chosen_by = "knn" if monitor is not None else run.metric
+    chosen_by, shown = run.metric, run.task.metric(run.metric)
+    if config.train.select_by == "loss":
+        chosen_by, shown = TRAINED_LOSS, _LOSS
     selection = Selection(
-        metric=chosen_by if chooses else "",
-        score=run.task.metric(run.metric).score if chooses else lambda value: value,
+        metric=("knn" if monitor is not None else chosen_by) if chooses else "",
+        score=shown.score if chooses else lambda value: value,
         names=[head.name for head in fit.heads],
     )
     if resume_step is not None:
@@ -172,7 +185,7 @@ def fit(run: Session) -> Session:
             ),
             frozen=frozen,
             batches=feed.batches(start_step),
-            validate=validate,
+            validate=_validator(run, structure, placement, feed, predict),
             watch=watch,
             learning_rate=rate,
             batch_ids=lambda step: loader.batch_ids(
@@ -255,9 +268,9 @@ def _feature_feed(run: Session) -> Feed:
             batch_size=train.evaluation_batch_size,
             places=parallel.held_places(run.mesh, train.evaluation_batch_size),
         ),
-        augment=lambda keys, batch: batch,
+        augment=with_redrawn_labels(lambda keys, batch: batch, *run.config.loss.soft_labels),
         preprocess=lambda features: features,
-        outputs=lambda views: lambda module, features: module(features, rngs=None),
+        outputs=lambda views: lambda module, batch: (module(batch["inputs"], rngs=None), batch),
     )
 
 
@@ -271,35 +284,79 @@ def _structure(assembly: Assembly) -> Partition:
 
 
 def _predictor(
-    run: Session, feed: Feed, structure: Partition, placement: Placement
-) -> Callable[[str, Arrays, str], Measured]:
-    """Make `(split, arrays of the model, metric) -> what is measured of every image`, by heads.
-
-    The metric is the one that a validation asks for; empty: the model is finished, and all are.
-    """
-    measure, views = run.task.measure, run.config.views
+    run: Session,
+    structure: Partition,
+    placement: Placement,
+    feed: Feed,
+    outputs: Callable[[str], Outputs],
+    measure: Measure,
+) -> Predict:
+    """Make the function that measures every image of a split, given `Feed.outputs`."""
+    views = run.config.views
 
     @functools.cache
-    def step(views: str) -> Callable[[Arrays, Arrays], Arrays]:
+    def step(name: str) -> Callable[[Arrays, Arrays], Arrays]:
         return make_eval_step(
             structure,
-            feed.outputs(views),
+            outputs(name),
             measure=side_by_side.each(measure) if run.assembly.fit.heads else measure,
             mesh=run.mesh,
             placement=placement,
         )
 
-    def predict(split: str, arrays: Arrays, metric: str) -> Measured:
+    def predict(split: str, arrays: Arrays, metric: str, draw: int = 0) -> Measured:
+        batches: Any = (
+            {**batch, _DRAW: np.full(len(batch["mask"]), draw, np.uint32)}
+            for batch in feed.eval_batches(split)
+        )
         return predict_split(
             step(views.of_validation if metric else views.name),
             arrays,
-            feed.eval_batches(split),
+            batches,
             len(run.dataset.ids(split)),
             run.mesh,
             functools.partial(run.task.on_host, metric=metric),
         )
 
     return predict
+
+
+def _validator(
+    run: Session, structure: Partition, placement: Placement, feed: Feed, predict: Predict
+) -> Callable[[Arrays, int], Sequence[Mapping[str, float]]]:
+    """Make `(arrays of the model, steps done) -> validation metrics`, by heads.
+
+    They are those of what `predict` measures, unless the config augments the validation images or
+    selects by the trained loss, which is then one of them.
+    """
+    train, fit, task = run.config.train, run.assembly.fit, run.task
+    loss = (fit.task or run.objective).loss
+
+    def augmented(module: Any, batch: Arrays) -> tuple[Any, Arrays]:
+        key = jax.vmap(lambda draw, row: jax.random.fold_in(jax.random.key(draw), row))
+        batch = feed.augment(key(batch[_DRAW], batch["index"]), batch)
+        return module(batch["inputs"], rngs=None), batch
+
+    def with_loss(outputs: Any, batch: Arrays) -> Arrays:
+        return task.measure(outputs, batch) | {TRAINED_LOSS: loss(outputs, batch)[0]}
+
+    if train.augment_validation or train.select_by == "loss":
+        outputs = (lambda views: augmented) if train.augment_validation else feed.outputs
+        measure = with_loss if train.select_by == "loss" else task.measure
+        predict = _predictor(run, structure, placement, feed, outputs, measure)
+
+    def validate(arrays: Arrays, done: int) -> Sequence[Mapping[str, float]]:
+        (draw,) = np.random.SeedSequence((train.seed, done)).generate_state(1)
+        measured = dict(predict("val", arrays, run.metric, int(draw)))
+        losses = measured.pop(TRAINED_LOSS, None)
+        each = [side_by_side.of_head(measured, i) for i in range(len(fit.heads))] or [measured]
+        values = [task.evaluate(one).values for one in each]
+        if losses is None:
+            return values
+        means = np.atleast_1d(losses.mean(axis=0, dtype=np.float64)).tolist()
+        return [{**one, TRAINED_LOSS: mean} for one, mean in zip(values, means, strict=True)]
+
+    return validate
 
 
 def _watch(

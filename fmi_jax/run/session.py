@@ -314,6 +314,11 @@ def begin(config: BaseConfig, workdir: Path) -> Session:
             needed.field,
         )
     assembly = assemble(config, info.channels, len(info.classes))
+    if config.train.augment_validation and assembly.fit.on_features is not None:
+        raise UsageError(
+            "train.augment_validation: heads on kept features see every image as it is; expected"
+            " False, or a protocol whose backbone reads the images."
+        )
     origin = find_origin(assembly, config, info)
     transformer = assembly.transformer_weights
     record = RunRecord(

@@ -85,6 +85,16 @@ def over_known(cost: Callable[[Any], Any], labels: Float[Any, "b k"]) -> Float[A
     return jnp.where(known, cost(jnp.where(known, labels, 0)), 0).mean(axis=-1)
 
 
+def refuse_soft_labels(config: LossConfig, label: Label) -> None:
+    """Raise `UsageError` if soft labels are to be drawn of labels that are never soft."""
+    plain = LossConfig().soft_labels
+    if config.soft_labels != plain and label is not Label.VECTOR:
+        raise UsageError(
+            f"loss.soft_labels={config.soft_labels!r} is for {Label.VECTOR.words}, and these labels"
+            f" are {label.words}: expected {plain!r}."
+        )
+
+
 def imbalance_loss(
     label: Label,
     classes: Sequence[str],
@@ -110,6 +120,7 @@ def imbalance_loss(
                 f"loss.{field}={getattr(config, field)!r} is for masks, and these labels are"
                 f" {label.words}: expected {getattr(LossConfig(), field)!r}."
             )
+    refuse_soft_labels(config, label)
     one, n, total = label is Label.INDEX, np.array(counts, float), np.asarray(total)
     if config.logit_adjustment and not one:
         raise UsageError(

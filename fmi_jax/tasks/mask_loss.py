@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fmi_jax.data.labels import IGNORE
+from fmi_jax.data.labels import IGNORE, Label, resized_maps
 from fmi_jax.errors import UsageError
 from fmi_jax.settings import LossConfig
 from fmi_jax.tasks.base import Objective
-from fmi_jax.tasks.imbalance import focal
+from fmi_jax.tasks.imbalance import focal, refuse_soft_labels
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskLoss(Objective):
-    """Loss of logits `[b, h, w, k]` for maps `[b, h, w]`.
+    """Loss of logits `[b, h, w, k]` for maps, which are resized to them.
 
     Attributes:
       num_classes: number `k` of classes; class 0 is the background.
@@ -41,7 +41,8 @@ class MaskLoss(Objective):
 
         from fmi_jax.nn.shards import batch_sum
 
-        options, labels = self.options, batch["labels"]
+        options = self.options
+        labels = resized_maps(batch["labels"], *outputs.shape[1:3])
         log_p = jax.nn.log_softmax(outputs.astype(jnp.float32))
         truth = members(labels, self.num_classes)
         loss = jnp.zeros(len(labels), jnp.float32)
@@ -77,6 +78,7 @@ def mask_loss(num_classes: int, options: LossConfig) -> MaskLoss:
     Raises:
       UsageError: an option is not for masks.
     """
+    refuse_soft_labels(options, Label.MAP)
     plain = LossConfig()
     for field in ("class_weights", "logit_adjustment"):
         if getattr(options, field) != getattr(plain, field):

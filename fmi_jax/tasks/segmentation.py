@@ -111,7 +111,7 @@ class Segmentation(Task):
             "intersection": (predicted * truth).sum(axis=(1, 2)),
             "predicted": predicted.sum(axis=(1, 2)),
             "true": truth.sum(axis=(1, 2)),
-            "loss": self.loss(outputs, {**batch, "labels": labels})[0],
+            "loss": self.loss(outputs, batch)[0],
         }
 
     def on_host(self, measured: Measured, metric: str = "") -> Measured:

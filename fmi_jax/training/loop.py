@@ -77,8 +77,8 @@ class Loop:
       train_step: step made by `make_train_step`.
       frozen: arrays that do not learn.
       batches: this process's part of every batch, beginning with the next step.
-      validate: function that computes validation metrics from all arrays of the model, one mapping
-        for each head, or for the network.
+      validate: function that computes validation metrics from all arrays of the model and the steps
+        done, one mapping for each head, or for the network.
       watch: function that measures all arrays of the model without validation, given the means of
         the scalars since it last did, and the share of all steps that are done; it raises where the
         training has failed. None: nothing is watched.
@@ -94,7 +94,7 @@ class Loop:
     train_step: Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, Any]]]
     frozen: Arrays
     batches: Iterator[Batch]
-    validate: Callable[[Arrays], Sequence[Mapping[str, float]]]
+    validate: Callable[[Arrays, int], Sequence[Mapping[str, float]]]
     learning_rate: Any
     batch_ids: Callable[[int], Sequence[str]]
     checkpoints: RunCheckpoints
@@ -208,7 +208,7 @@ class Loop:
     def evaluate(self, state: TrainState, done: int) -> TrainState:
         """Measure the validation split; keep the best and lower the learning rate if due."""
         selection = self.selection
-        values = self.validate(state.params | state.followers | self.frozen)
+        values = self.validate(state.params | state.followers | self.frozen, done)
         self.writer.write_scalars(done, selection.named("val", values))
         improved = selection.improve(values, done)
         if selection.names and improved.any():

@@ -31,14 +31,17 @@ def warmup_steps(config: OptimConfig, steps_per_epoch: float) -> int:
     return config.warmup_steps or round(config.warmup_epochs * steps_per_epoch)
 
 
-def relative_rate(config: OptimConfig, warmup: int, total_steps: int) -> Schedule:
+def relative_rate(
+    config: OptimConfig, warmup: int, total_steps: int, steps_per_epoch: float = 1.0
+) -> Schedule:
     """Schedule of the share of the full learning rate (`TrainState.learning_rate`) by step.
 
     Step `i` of a warm-up over `w` steps has `(i + 1) / w` of the full rate. So step `w - 1` is the
     first at the full rate and no step has rate 0. The study's code overshoots by 1/w and doubles
     the rate without warm-up (B15 in docs/protocols.md). After warm-up, "cosine" falls to
     `cosine_end` at `total_steps`; "constant" and "plateau" stay at 1 (plateau lowers the full rate
-    itself).
+    itself). "cosine_by_epoch" is the third study's: constant within an epoch, and an epoch has the
+    rate of the cosine at the beginning of the one before, so that the first two have the full rate.
     """
 
     def schedule(step: Any) -> Any:
@@ -46,6 +49,11 @@ def relative_rate(config: OptimConfig, warmup: int, total_steps: int) -> Schedul
         rate = jnp.float32(1)
         if config.schedule == "cosine":
             progress = (step - warmup) / max(1, total_steps - warmup)
+            rate = _cosine(1.0, config.cosine_end, jnp.clip(progress, 0.0, 1.0))
+        elif config.schedule == "cosine_by_epoch":
+            # Half a step is added as divisions are rounded: an epoch begins at its nearest step.
+            epoch = jnp.floor((step - warmup + 0.5) / steps_per_epoch)
+            progress = (epoch - 1) * steps_per_epoch / max(1, total_steps - warmup)
             rate = _cosine(1.0, config.cosine_end, jnp.clip(progress, 0.0, 1.0))
         if warmup:
             rate = jnp.where(step < warmup, (step + 1) / warmup, rate)

@@ -24,8 +24,9 @@ Augment = Callable[[jax.Array, Arrays], Arrays]
 array or several views. Labels that are maps are transformed with the images."""
 Preprocess = Callable[[Array], Array]
 """`uint8 images -> network input`, for evaluation."""
-Outputs = Callable[[Any, Array], Any]
-"""`(module, uint8 images) -> the module's outputs`, for evaluation: over all views of an image."""
+Outputs = Callable[[Any, Arrays], tuple[Any, Arrays]]
+"""`(module, batch of prepared images) -> (the module's outputs, batch)`, for evaluation: over all
+views of an image. The batch has the labels that the outputs are measured by."""
 Loss = Callable[[Any, Arrays], tuple[Float[Array, "b *g"], dict[str, Float[Array, "b ..."]]]]
 """`(outputs, batch) -> (loss of each image, seen)`. `seen` holds more quantities of each image;
 their means over the whole batch update a follower or are logged."""
@@ -316,7 +317,7 @@ def make_eval_step(
 
     Args:
       partition: the model.
-      outputs: computes the network's outputs from prepared images.
+      outputs: computes the network's outputs from a batch of prepared images.
       measure: reduces the outputs to what each image contributes to the metrics.
       mesh: the devices.
       placement: sharding of each array of the model.
@@ -324,7 +325,7 @@ def make_eval_step(
 
     def measured(arrays: Arrays, batch: Arrays) -> Arrays:
         model = partition.merge(arrays, placement=placement)
-        found = outputs(model, batch["inputs"])
+        found, batch = outputs(model, batch)
         found = jax.tree.map(lambda x: x.astype(jnp.float32), found)
         return measure(found, batch) | {name: batch[name] for name in ("mask", "index")}
 

@@ -88,6 +88,7 @@ def masks(backbone: str, head: str, last_block: int, *more: tuple[str, Any]) -> 
 MASKS = masks(
     *("deit_base", "decoder", 1),
     *(("augment.distort_probability", 0.3), ("loss.dice_over", "batch")),
+    *(("augment.tone_probability", 0.3), ("augment.zoom_probability", 0.25)),
 )
 UNET = masks("resnet50", "unet", 3)
 WINDOWS = dataclasses.replace(

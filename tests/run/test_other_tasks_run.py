@@ -1,8 +1,9 @@
-"""Runs without labels and runs of masks: completed after a kill, handed on, exported."""
+"""Runs without labels and runs of masks: completed, chosen by their loss, handed on, exported."""
 
 import copy
 import csv
 import dataclasses
+import json
 import re
 from pathlib import Path
 from unittest import mock
@@ -10,8 +11,10 @@ from unittest import mock
 import pytest
 import short_runs
 from PIL import Image
+from tolerances import SAME_FLOAT32
 
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.errors import UsageError
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.run import conclusion, experiment
 from fmi_jax.run.predict import predict
@@ -116,3 +119,62 @@ def test_a_run_that_no_longer_improves_ends_early_and_says_so(
     )
     assert 2 * first < result.steps <= 3 * first + 2
     assert experiment.run(config, tmp_path).steps == result.steps
+
+
+def validations(workdir: Path) -> list[dict[str, float]]:
+    """Scalars of every validation of a run."""
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [row for row in rows if "val/loss" in row]
+
+
+def test_the_trained_loss_selects_the_step_and_augmented_validations_resume(
+    squares: ExperimentConfig, tmp_path: Path
+) -> None:
+    fields = {
+        **{"protocol": "fit", "adapt": "frozen", "head": "per_patch", "data.name": "masked"},
+        **{"metric": "dice", "loss.terms": "dice", "loss.dice_over": "batch"},
+        **{"train.select_by": "loss", "train.max_steps": 6, "optim.learning_rate": 0.1},
+    }
+    config = short_runs.changed(squares, fields)
+    config.augment.center_crop, config.train.eval_every_epochs = 1.0, 0.3
+    result = short_runs.run(config, tmp_path / "plain")
+    assert result.best is not None
+    rows = validations(tmp_path / "plain")
+    lowest = min(rows, key=lambda row: row["val/trained_loss"])
+    assert len(rows) == 4
+    assert (result.best.step, result.best.metric) == (lowest["step"], "dice")
+    assert result.best.value == pytest.approx(lowest["val/dice"], abs=SAME_FLOAT32)
+    assert result.best.value == result.val.values["dice"]
+    # Dice alone, over the batch, is not the loss among the metrics.
+    assert all(abs(row["val/trained_loss"] - row["val/loss"]) > 0.01 for row in rows)
+
+    # A network that stands still: what changes is drawn for each validation, and drawn again.
+    config.train.augment_validation = True
+    config.optim.learning_rate = 1e-20
+    config.augment.crop_scale = (0.3, 0.6)
+    config.augment.tone_probability = config.augment.zoom_probability = 0.5
+    short_runs.run(config, tmp_path / "whole")
+    resumed = short_runs.run_stopped(config, tmp_path / "resumed", after=3)
+    rows = validations(tmp_path / "whole")
+    assert len({row["val/trained_loss"] for row in rows}) == len(rows) == 4
+    assert validations(tmp_path / "resumed") == rows
+    # The finished network is measured on images as they are.
+    assert resumed.val.values["dice"] not in {row["val/dice"] for row in rows}
+
+
+def test_the_trained_loss_of_classes_has_the_options_of_the_loss(
+    squares: ExperimentConfig, tmp_path: Path
+) -> None:
+    fields = {"protocol": "linear_probe", "train.select_by": "loss", "metric": "accuracy"}
+    config = short_runs.changed(squares, fields)
+    short_runs.run(config, tmp_path / "plain")
+    (row, *_) = validations(tmp_path / "plain")
+    assert row["val/trained_loss"] == pytest.approx(row["val/loss"], rel=SAME_FLOAT32)
+    config.loss.label_smoothing = 0.9
+    short_runs.run(config, tmp_path / "smoothed")
+    (row, *_) = validations(tmp_path / "smoothed")
+    assert abs(row["val/trained_loss"] - row["val/loss"]) > 1e-4
+    fields = {"protocol": "probe_grid", "probe_grid.cached": True}
+    kept = short_runs.changed(squares, fields | {"train.augment_validation": True})
+    with pytest.raises(UsageError, match=r"train\.augment_validation: heads on kept features"):
+        short_runs.run(kept, tmp_path / "kept")

@@ -83,7 +83,7 @@ class Evaluation:
         self.arrays = jax.jit(lambda key: parts.read(create(key), names))(key)
         self.compiled = make_eval_step(
             parts,
-            lambda model, images: model(images / 100.0 - 1, rngs=None),
+            lambda model, batch: (model(batch["inputs"] / 100.0 - 1, rngs=None), batch),
             measure=measure,
             mesh=self.mesh,
             placement=placement,

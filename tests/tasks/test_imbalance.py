@@ -97,3 +97,5 @@ def test_what_does_not_apply_is_refused_with_the_choice_that_does():
     for options in (LossConfig(class_weights="balanced"), LossConfig(logit_adjustment=1.0)):
         with pytest.raises(UsageError, match="no training image is of class 'd'"):
             Multiclass(CLASSES).objective(options, (3, 2, 1, 0), 6)
+    with pytest.raises(UsageError, match=r"loss\.soft_labels=.* labels are one class per image"):
+        Multiclass(CLASSES).objective(LossConfig(soft_labels=(0.55, 0.85)), COUNTS, TOTAL)

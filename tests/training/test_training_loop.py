@@ -64,7 +64,7 @@ def loop_over(
         train_step=step,
         frozen={},
         batches=itertools.repeat(BATCH),
-        validate=lambda arrays: [{"accuracy": next(coming)}],
+        validate=lambda arrays, done: [{"accuracy": next(coming)}],
         learning_rate=3.0,
         batch_ids=lambda step: [f"image{step}"],
         checkpoints=notes,

@@ -320,6 +320,22 @@ def test_warmup_is_exact_and_cosine_ends_at_zero() -> None:
     assert {float(constant(step)) for step in (0, 1, 40)} == {1.0}
 
 
+@pytest.mark.parametrize("per_epoch", [7, 7.3])
+def test_a_cosine_by_epoch_is_that_of_the_third_study(per_epoch: float) -> None:
+    epochs, warmup = 13, 5
+    config = dataclasses.replace(OPTIM, schedule="cosine_by_epoch", cosine_end=0.0)
+    total = round(epochs * per_epoch)
+    schedule = optim.relative_rate(config, warmup, warmup + total, per_epoch)
+    rates = np.asarray(jax.jit(schedule)(np.arange(warmup, warmup + total)))
+    study = [1.0]  # the rate of the next epoch is set once one is over
+    for epoch in range(epochs - 1):
+        study.append(0.5 * (1 + math.cos(math.pi * epoch * per_epoch / total)))
+    # An epoch begins where its last one is validated.
+    begins = [round(epoch * per_epoch) for epoch in range(epochs)]
+    expected = [study[sum(step >= begin for begin in begins) - 1] for step in range(total)]
+    np.testing.assert_allclose(rates, expected, atol=1e-6)
+
+
 class WithBatchNorm(nnx.Module):
     """Two layers with running statistics, one of them frozen."""
 

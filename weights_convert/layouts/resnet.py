@@ -6,11 +6,16 @@ its own: one layout for each way of pre-training whose heads must be named. The 
 copies (SimCLR, BYOL and others that were not PyTorch files) have the plain names under
 "state_dict".
 
-Sources: `torchvision/models/resnet.py`; the prefixes of BenchmarkTransferLearning's models.
+BYOL's own file is a pickle of haiku's ResNet-50. haiku pads a convolution of stride 2 by "SAME":
+before an even number of pixels by one less than PyTorch and this network. The weights are the same.
+
+Sources: `torchvision/models/resnet.py`; the prefixes of BenchmarkTransferLearning's models;
+`byol/utils/networks.py` of deepmind-research.
 """
 
 from fmi_jax.models.resnet import ResNet
-from weights_convert.engine import Head, Ignored, Layout, Rule, batch_norm, conv2d
+from weights_convert.engine import Head, Ignored, Layout, Rule, batch_norm, conv2d, same
+from weights_convert.ops import drop_axes
 
 _HERE, _THERE = "layer{stage}.{j}", "blocks.{i}.{j}"
 _RULES: tuple[Rule, ...] = (
@@ -96,7 +101,72 @@ SMP = Layout(
     prefixes=("encoder.",),
     publishers=(),
 )
-LAYOUTS = (PLAIN, MOCO, PYCONTRAST, SWAV, SMP)
+
+_BLOCK, _NATIVE_BLOCK = "block_group_{i}.block_{j}", "blocks.{i}.{j}"
+_CHANNELS = drop_axes(3)  # of [1, 1, 1, c]
+
+
+def _haiku(conv: str, norm: str, native_conv: str, native_norm: str) -> tuple[Rule, ...]:
+    """The rules for a convolution, whose axes are ours, and its batch norm."""
+    return (
+        *same(f"{conv}.w", f"{native_conv}.kernel"),
+        Rule((f"{norm}.scale",), (f"{native_norm}.scale",), _CHANNELS),
+        Rule((f"{norm}.offset",), (f"{native_norm}.bias",), _CHANNELS),
+        Rule((f"{norm}.mean_ema.average",), (f"{native_norm}.mean",), _CHANNELS),
+        Rule((f"{norm}.var_ema.average",), (f"{native_norm}.var",), _CHANNELS),
+        *same(f"{norm}.mean_ema.counter", f"{native_norm}.count"),
+    )
+
+
+_HAIKU_NORMS = (
+    "initial_batchnorm",
+    *(f"{_BLOCK}.batchnorm_{k}" for k in range(3)),
+    f"{_BLOCK}.shortcut_batchnorm",
+)
+BYOL = Layout(
+    name="resnet_haiku_byol",
+    title="ResNet of BYOL's haiku pickle, padded as in PyTorch (see docs/models.md)",
+    family=ResNet,
+    rules=(
+        *_haiku("initial_conv", "initial_batchnorm", "conv1", "bn1"),
+        *(
+            rule
+            for k in range(3)
+            for rule in _haiku(
+                f"{_BLOCK}.conv_{k}",
+                f"{_BLOCK}.batchnorm_{k}",
+                f"{_NATIVE_BLOCK}.conv{k + 1}",
+                f"{_NATIVE_BLOCK}.bn{k + 1}",
+            )
+        ),
+        *_haiku(
+            f"{_BLOCK}.shortcut_conv",
+            f"{_BLOCK}.shortcut_batchnorm",
+            f"{_NATIVE_BLOCK}.downsample.conv",
+            f"{_NATIVE_BLOCK}.downsample.bn",
+        ),
+    ),
+    ignored=(
+        *(
+            Ignored(f"{norm}.{average}.hidden", "the average before it is corrected for its start")
+            for norm in _HAIKU_NORMS
+            for average in ("mean_ema", "var_ema")
+        ),
+        *(
+            Ignored(f"{norm}.var_ema.counter", "the counter of the mean once more")
+            for norm in _HAIKU_NORMS
+        ),
+    ),
+    beside=(
+        Ignored("projector.", "the projection head"),
+        Ignored("predictor.", "the predictor"),
+        Ignored("classifier.", "the classifier of the 1000 ImageNet classes"),
+    ),
+    wrappers=("online",),
+    prefixes=("res_net50.",),
+    publishers=(),
+)
+LAYOUTS = (PLAIN, MOCO, PYCONTRAST, SWAV, SMP, BYOL)
 
 # A `ResNetModel` or `ResNetForImageClassification`.
 _STAGE = "encoder.stages.{s}.layers.{i}"
