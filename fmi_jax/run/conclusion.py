@@ -101,9 +101,13 @@ def _best(session: Session, own: Finding) -> Best | None:
     heads = session.assembly.fit.heads
     track = session.selection.tracks[chosen_head(heads, own) if heads else 0]
     assert track.best_step is not None
+    value, train = track.best_value, session.config.train
+    if train.select_by == "loss" or train.augment_validation:
+        value = own.evaluations["val"].values[metric]  # of the images as they are
+    assert value is not None
     return Best(
         metric=metric,
-        value=own.evaluations["val"].values[metric],
+        value=value,
         step=track.best_step,
         epoch=track.best_step / fitted.plan.steps_per_epoch,
         seconds=track.best_seconds,
