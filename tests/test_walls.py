@@ -42,7 +42,8 @@ PARTS = (
     *("fmi_jax/study/grids/initial_weights.py", "fmi_jax/study/grids/in_domain.py"),
 )
 NAMED = re.compile(
-    r"\b(segmentation|Segmentation|per_pixel|self_supervision|SelfSupervision"
+    r"\b(segmentation|Segmentation|multilabel_segmentation|MultilabelSegmentation|per_pixel"
+    r"|self_supervision|SelfSupervision"
     r"|dino|dino_ssl|DinoConfig|byol|ByolConfig|simsiam|SimSiamConfig|DecoderConfig"
     r"|decoder|unet|UNetConfig|upernet|UPerNetConfig"
     r"|mae|MaeConfig|reconstruction|per_patch|initial_weights|in_domain|segmentation_metrics"
@@ -51,7 +52,7 @@ NAMED = re.compile(
 )
 STUDIES = "fmi_jax/study/registry.py"
 LINES = {
-    **{CONFIG: 14, TASKS: 2, PROTOCOLS: 16, STUDIES: 4},
+    **{CONFIG: 14, TASKS: 3, PROTOCOLS: 16, STUDIES: 4},
     "fmi_jax/data/registry.py": 13,
     **{"tests/parity_families/numbers.py": 4, "tests/parity_families/__init__.py": 2},
 }
@@ -68,12 +69,14 @@ ABOUT = (
         "tests/parity_families/masks.py",
         "tests/parity_families/unet.py",
         "tests/data/test_masks.py",
+        "tests/data/test_overlapping_masks.py",
         "tests/data/test_unlabelled.py",
         "tests/tasks/test_mask_loss.py",
         "tests/tasks/test_representation.py",
         "tests/tasks/test_segmentation_task.py",
     ),
     *("tests/run/test_segmentation_run.py", "tests/run/test_dino_run.py"),
+    "tests/run/test_overlapping_masks_run.py",
     "tests/run/test_monitors_run.py",
     *("tests/run/test_other_tasks_run.py", "tests/test_walls.py"),
     *("tests/study/test_initial_weights.py", "tests/weights_convert/test_convert_pretrained.py"),

@@ -20,6 +20,7 @@ from fmi_jax.nn import resize
 from fmi_jax.protocols.judging import Run, batches_of
 from fmi_jax.protocols.spec import HeadSpec, JudgeSpec, Parts, training_images
 from fmi_jax.settings import BaseConfig, section
+from fmi_jax.tasks.mask_loss import probabilities
 from fmi_jax.tasks.segmentation import Segmentation
 
 
@@ -35,6 +36,9 @@ def upsampled(
 
 SHOWN = 8
 """Test images in each figure of a page."""
+
+LABELS = tuple(label for label in Label if label.of_pixels)
+"""Forms of labels that these heads learn."""
 
 
 def judge(run: Run) -> Finding:
@@ -59,25 +63,27 @@ def judge(run: Run) -> Finding:
 
 def _outlines(run: Run, rows: Int[np.ndarray, "n"], dice: Float[np.ndarray, "images"]) -> Outlines:
     """Make the chart of some test images."""
-    ids, images = run.dataset.ids("test"), run.dataset.split("test")
+    ids, images, label = run.dataset.ids("test"), run.dataset.split("test"), run.task.label
     true = np.stack([images[row][1] for row in rows])
+    predicted = resized_maps(_predicted(run, rows), *true.shape[1:])
+    foreground = np.arange(label.background, len(run.task.classes))
     return Outlines(
         names=[f"{dice[row]:.2f} {ids[row]}" for row in rows],
         images=np.stack([run.dataset.image("test", row) for row in rows]),
-        true=true,
-        predicted=resized_maps(_predicted(run, rows), *true.shape[1:]),
+        true=label.pixels_of(true[..., None], foreground),
+        predicted=label.pixels_of(predicted[..., None], foreground),
     )
 
 
 def _predicted(run: Run, rows: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n h w"]:
-    """Predict the class of each pixel of some test images."""
-    network, mesh = run.network(), run.mesh
+    """Predict the maps of some test images."""
+    network, mesh, label = run.network(), run.mesh, run.task.label
     (batch,) = batches_of(run, "test", [rows])
 
     step = network.step(
         mesh,
-        lambda module, x: module(x, rngs=None).argmax(axis=-1).astype(jnp.uint8),
-        lambda classes, batch: classes,
+        lambda module, x: label.map_of(probabilities(label, module(x, rngs=None))),
+        lambda maps, batch: maps,
     )
     return jax.device_get(step(network.arrays, parallel.to_devices(mesh, batch)))[: len(rows)]
 
@@ -85,7 +91,7 @@ def _predicted(run: Run, rows: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n h w
 _JUDGE = JudgeSpec(
     name="masks",
     summary="Dice and IoU of the trained network on the test images",
-    labels=(Label.MAP,),
+    labels=LABELS,
     judge=judge,
     images=training_images,
 )
@@ -117,7 +123,7 @@ def head_spec(
     return HeadSpec(
         name=name,
         summary=summary,
-        labels=(Label.MAP,),
+        labels=LABELS,
         build=build,
         judge=_JUDGE,
         check=_check,

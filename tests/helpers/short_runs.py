@@ -76,6 +76,41 @@ def prepare_masked(data_dir: Path) -> None:
     prepare(spec, raw / "table.csv", data_dir, size=16)
 
 
+def prepare_layered(
+    data_dir: Path,
+    name: str = "layered",
+    classes: tuple[str, ...] = ("dot", "square"),
+    count: int = 61,
+) -> None:
+    """Prepare red squares in noise and green dots on them, so that masks overlap.
+
+    Args:
+      data_dir: folder of the prepared sets; raw files are written beside it.
+      name: name of the data set.
+      classes: classes in the order of their columns; no image shows a "scar".
+      count: number of images.
+    """
+    raw = data_dir.parent / name
+    raw.mkdir()
+    rng = np.random.default_rng(6)
+    rows = [",".join(["path", "site", *(f"mask_{c}" for c in classes)])]
+    for i in range(count):
+        pixels = rng.integers(0, 90, (19, 19, 3), np.uint8)
+        masks = {c: np.zeros((19, 19), np.uint8) for c in ("square", "dot", "scar")}
+        top, left = rng.integers(0, 8, 2)
+        masks["square"][top : top + 9, left : left + 9] = 255
+        masks["dot"][top + 5 : top + 12, left + 5 : left + 12] = 1
+        pixels[masks["square"] > 0, 0] += 150
+        pixels[masks["dot"] > 0, 1] += 150
+        Image.fromarray(pixels).save(raw / f"{i}.png")
+        for c in classes:
+            Image.fromarray(masks[c]).save(raw / f"{i}_{c}.png")
+        files = ["" if c == "scar" else f"{i}_{c}.png" for c in classes]
+        rows.append(",".join([f"{i}.png", "ab"[i % 2], *files]))
+    (raw / "table.csv").write_text("\n".join(rows) + "\n")
+    prepare(csv_spec(name), raw / "table.csv", data_dir, size=16)
+
+
 def changed(squares: ExperimentConfig, fields: Mapping[str, object]) -> ExperimentConfig:
     """The experiment with these fields, short as its protocol's `small` fields make it."""
     config = copy.deepcopy(squares)
