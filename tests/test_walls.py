@@ -76,7 +76,7 @@ ABOUT = (
         "tests/tasks/test_segmentation_task.py",
     ),
     *("tests/run/test_segmentation_run.py", "tests/run/test_dino_run.py"),
-    "tests/run/test_overlapping_masks_run.py",
+    "tests/run/test_masks_run.py",
     "tests/run/test_monitors_run.py",
     *("tests/run/test_other_tasks_run.py", "tests/test_walls.py"),
     *("tests/study/test_initial_weights.py", "tests/weights_convert/test_convert_pretrained.py"),

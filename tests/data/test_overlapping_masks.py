@@ -175,3 +175,31 @@ def test_the_card_shows_masks_and_their_areas(dataset) -> None:
     assert f"<td>{len(share)}</td><td>{100 * share.min():.2g}%</td>" in page
     assert all(f">{name}</h3>" in page for name in CLASSES)
     assert "multi-label segmentation (3 classes)" in page
+
+
+@pytest.mark.parametrize("classes", [("heart", "lung"), ("background", "heart", "lung")])
+def test_patients_and_copies_in_two_splits_are_remarks(classes, tmp_path: Path) -> None:
+    """As for classes of images."""
+    columns = ["mask"] if classes[0] == "background" else [f"mask_{name}" for name in classes]
+    lines = [",".join(["path", "split", "group", *columns])]
+    for i in range(9):
+        pixels = np.random.default_rng(min(i, 7)).integers(0, 255, (7, 7, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        Image.fromarray(np.full((7, 7), i % 2, np.uint8)).save(tmp_path / f"m{i}.png")
+        split = ("train", "val", "test")[i // 3]
+        files = [f"m{i}.png"] * len(columns)
+        lines.append(",".join([f"{i}.png", split, f"patient {i % 5}", *files]))
+    lines.append(",".join(["7.png", "train", "patient 9", *["m7.png"] * len(columns), "x"]))
+    lines[0], lines[-1] = f"{lines[0]},id", lines[-1].replace("x", "again")
+    lines[1:-1] = [f"{line},{i}" for i, line in enumerate(lines[1:-1])]
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    spec = csv_spec("leaky", classes=classes)
+    dataset = prepare(spec, tmp_path / "table.csv", tmp_path / "data", size=5)
+    remarks = remarks_on(dataset)
+    assert (
+        "2 of 3 test images (67%) are of a patient, lesion or study that is also in train: results"
+        " on test will look too good."
+    ) in remarks
+    assert "1 image is in more than one split, the same to the pixel." in remarks
+    page = write_card(dataset).read_text()
+    assert all(remark in page for remark in remarks)
