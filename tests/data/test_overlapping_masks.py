@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
+from fmi_jax.augment.maps import move_maps
+from fmi_jax.augment.pipeline import draw_augmentation
 from fmi_jax.data.card.page import write_card
 from fmi_jax.data.labels import IGNORE, MOST_LAYERS, Label
 from fmi_jax.data.masks import are_counted, pixel_counts
@@ -20,6 +22,7 @@ from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.csv_table import csv_spec
 from fmi_jax.data.remarks import remarks_on
 from fmi_jax.errors import UsageError, UserError
+from fmi_jax.settings import AugmentConfig
 
 CLASSES = ("lung", "heart", "clavicle")
 SIZE, COUNT = 13, 31
@@ -175,6 +178,28 @@ def test_the_card_shows_masks_and_their_areas(dataset) -> None:
     assert f"<td>{len(share)}</td><td>{100 * share.min():.2g}%</td>" in page
     assert all(f">{name}</h3>" in page for name in CLASSES)
     assert "multi-label segmentation (3 classes)" in page
+
+
+def test_every_class_of_a_pixel_moves_with_the_image() -> None:
+    """As if it were alone."""
+    config = AugmentConfig(
+        center_crop=1.0, crop_scale=(0.5, 0.9), flip_vertical=0.5, rotation_probability=1.0,
+        perspective_probability=1.0, affine_probability=1.0, affine_degrees=10.0,
+    )  # fmt: skip
+    maps = np.random.default_rng(3).integers(0, 2**MOST_LAYERS, (3, 17, 17)).astype(np.uint8)
+
+    @jax.jit
+    def moved(maps: jax.Array) -> jax.Array:
+        keys = jax.random.split(jax.random.key(5), len(maps))
+        drawn = draw_augmentation(keys, config, 17, 17, 3, 13)
+        return move_maps(maps, drawn, config, 13)
+
+    whole = np.asarray(moved(maps))
+    bits = [np.asarray(moved((maps >> c) & 1)) for c in range(MOST_LAYERS)]
+    together = sum(bit.astype(int) << c for c, bit in enumerate(bits))
+    np.testing.assert_array_equal(whole, np.where(bits[0] == IGNORE, IGNORE, together))
+    assert (whole == IGNORE).any()
+    assert len(np.unique(whole)) > 50
 
 
 @pytest.mark.parametrize("classes", [("heart", "lung"), ("background", "heart", "lung")])
