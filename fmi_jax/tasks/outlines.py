@@ -104,7 +104,8 @@ def _distances(
 
 
 def _outline(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    return mask & ~np.asarray(ndimage.binary_erosion(mask))
+    eroded: Any = ndimage.binary_erosion(mask)
+    return mask & ~eroded
 
 
 def _count(mask: Bool[np.ndarray, "h w"]) -> int:
