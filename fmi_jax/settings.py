@@ -297,7 +297,8 @@ class LossConfig:
 
     Attributes:
       class_weights: "none", or "balanced": a class counts in inverse proportion to its training
-        images, with several findings per image its positives as much as its negatives.
+        images (of masks: its training pixels, in the cross entropy), with several findings per
+        image, or masks that overlap, its positives as much as its negatives.
       focal_gamma: exponent of the focal loss, which counts images less that are predicted surely
         and rightly; 0: off, 2 in its paper.
       label_smoothing: share of the truth that is spread over all classes, as in PyTorch.

@@ -40,8 +40,12 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.data.preparing.prepare": {
         *("types", "errors", "registry", "data", "atomic", "cores", "tasks.registry"),
     },
-    "fmi_jax.data.remarks": {"data.prepared", "data.labels", "drawing.wording"},
-    "fmi_jax.data.card": {"data.remarks", "atomic", "drawing", "data.prepared", "data.labels"},
+    "fmi_jax.data.remarks": {
+        *("data.prepared", "data.labels", "data.masks", "drawing.wording"),
+    },
+    "fmi_jax.data.card": {
+        *("data.remarks", "atomic", "drawing", "data.prepared", "data.labels", "data.masks"),
+    },
     "fmi_jax.artifacts": {"types", "errors", "atomic"},
     "fmi_jax.artifacts.record": {
         *("errors", "settings", "fields", "atomic", "artifacts", "parallel", "jax"),

@@ -47,11 +47,21 @@ SPECS = {
 }
 
 
+MASKED = {Label.MAP: "masked", Label.LAYERS: "layered"}
+# Of the heads for several forms of masks each takes another.
+FORMS = {
+    name: spec.parts[0].labels[i % len(spec.parts[0].labels)]
+    for i, (name, spec) in enumerate(
+        (name, spec) for name, spec in SPECS.items() if Label.INDEX not in spec.parts[0].labels
+    )
+}
+
+
 def config_of(protocol: str, squares: ExperimentConfig) -> ExperimentConfig:
     config = dataclasses.replace(copy.deepcopy(squares), **CASES[protocol])
     spec = SPECS[protocol]
     if Label.INDEX not in spec.parts[0].labels:
-        config.data.name = "masked"
+        config.data.name = MASKED[FORMS[protocol]]
     config.backbone.last_block = 1
     set_fields(config, spec.small)
     if "optim.learning_rate" in spec.unread:
@@ -83,8 +93,9 @@ def study_of(squares: ExperimentConfig) -> Study:
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     squares = short_runs.prepare_squares(tmp_path_factory.mktemp("squares"))
-    if any(config_of(name, squares).data.name == "masked" for name in SPECS):
-        short_runs.prepare_masked(Path(squares.data.data_dir))
+    for form in {*FORMS.values()}:
+        make = {Label.MAP: short_runs.prepare_masked, Label.LAYERS: short_runs.prepare_layered}
+        make[form](Path(squares.data.data_dir))
     return make_plan(study_of(squares))
 
 

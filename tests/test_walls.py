@@ -42,17 +42,18 @@ PARTS = (
     *("fmi_jax/study/grids/initial_weights.py", "fmi_jax/study/grids/in_domain.py"),
 )
 NAMED = re.compile(
-    r"\b(segmentation|Segmentation|per_pixel|self_supervision|SelfSupervision"
+    r"\b(segmentation|Segmentation|multilabel_segmentation|MultilabelSegmentation|per_pixel"
+    r"|self_supervision|SelfSupervision"
     r"|dino|dino_ssl|DinoConfig|byol|ByolConfig|simsiam|SimSiamConfig|DecoderConfig"
     r"|decoder|unet|UNetConfig|upernet|UPerNetConfig"
     r"|mae|MaeConfig|reconstruction|per_patch|initial_weights|in_domain|segmentation_metrics"
     r"|busi|BUSI|drive|DRIVE|montgomery|MONTGOMERY|isic2018_lesions|ISIC2018_LESIONS"
-    r"|siim_pneumothorax|SIIM_PNEUMOTHORAX|scr|scr_heart|SCR_HEART|scr_clavicle|SCR_CLAVICLE)\b"
+    r"|siim_pneumothorax|SIIM_PNEUMOTHORAX|scr|SCR|scr_heart|SCR_HEART|scr_clavicle|SCR_CLAVICLE)\b"
 )
 STUDIES = "fmi_jax/study/registry.py"
 LINES = {
-    **{CONFIG: 14, TASKS: 2, PROTOCOLS: 16, STUDIES: 4},
-    "fmi_jax/data/registry.py": 13,
+    **{CONFIG: 14, TASKS: 3, PROTOCOLS: 16, STUDIES: 4},
+    "fmi_jax/data/registry.py": 14,
     **{"tests/parity_families/numbers.py": 4, "tests/parity_families/__init__.py": 2},
 }
 # What is about the parts that were deleted goes with them.
@@ -68,6 +69,7 @@ ABOUT = (
         "tests/parity_families/masks.py",
         "tests/parity_families/unet.py",
         "tests/data/test_masks.py",
+        "tests/data/test_overlapping_masks.py",
         "tests/data/test_unlabelled.py",
         "tests/tasks/test_mask_loss.py",
         "tests/tasks/test_representation.py",
@@ -75,6 +77,7 @@ ABOUT = (
     ),
     *("tests/run/test_segmentation_run.py", "tests/run/test_dino_run.py"),
     "tests/run/test_windows_run.py",
+    "tests/run/test_masks_run.py",
     "tests/run/test_monitors_run.py",
     *("tests/run/test_other_tasks_run.py", "tests/test_walls.py"),
     *("tests/study/test_initial_weights.py", "tests/weights_convert/test_convert_pretrained.py"),

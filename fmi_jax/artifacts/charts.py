@@ -63,13 +63,13 @@ class Outlines:
     Attributes:
       names: name of each image.
       images: pixels of each image, of one channel or three.
-      true, predicted: class of each pixel; `data.labels.IGNORE` has no outline.
+      true, predicted: pixels of each foreground class.
     """
 
     names: Sequence[str]
     images: UInt8[ndarray, "n h w c"]
-    true: UInt8[ndarray, "n h w"]
-    predicted: UInt8[ndarray, "n h w"]
+    true: Bool[ndarray, "n h w k"]
+    predicted: Bool[ndarray, "n h w k"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

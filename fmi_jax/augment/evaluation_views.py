@@ -26,7 +26,7 @@ _FLIPS = ((), (1,), (2,), (1, 2))
 
 def check_views(config: BaseConfig, label: Label, size: int) -> None:
     """Raise `UsageError` if the views of `config` do not suit such labels on images of `size`."""
-    name, maps = config.views.name, label is Label.MAP
+    name, maps = config.views.name, label.of_pixels
     if name == "ten_crop" and maps:
         raise UsageError(
             "views.name='ten_crop' averages what is said of an image, and these labels are masks:"

@@ -30,7 +30,7 @@ from fmi_jax.settings import AugmentConfig
 
 def check_label(config: AugmentConfig, label: Label) -> None:
     """Raise `UsageError` if `config` does not suit labels of this form."""
-    if label is Label.MAP and config.center_crop != 1:
+    if label.of_pixels and config.center_crop != 1:
         raise UsageError(
             f"augment.center_crop={config.center_crop}: an evaluation would not see the rim of the"
             " masks; expected 1.0 for a data set with masks."
@@ -68,7 +68,7 @@ def batch_augmentation(
         moved = move_maps(maps, drawn, config, image_size)
         return batch | {"inputs": images.astype(dtype), "labels": moved}
 
-    return images_and_maps if label is Label.MAP else images_alone
+    return images_and_maps if label.of_pixels else images_alone
 
 
 def move_maps(

@@ -24,7 +24,6 @@ from absl import flags
 from jaxtyping import Float, Int
 
 from fmi_jax.cores import available_cores
-from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.types import Batch
@@ -251,7 +250,7 @@ def _places(batch_size: int, places: np.ndarray | None) -> np.ndarray:
 
 
 def _num_bytes(info: DatasetInfo, count: int) -> int:
-    return count * info.size * info.size * (info.channels + (info.label is Label.MAP))
+    return count * info.size * info.size * (info.channels + (info.label.of_pixels))
 
 
 def _read(

@@ -33,10 +33,11 @@ if TYPE_CHECKING:
     from fmi_jax.data.raw.spec import DatasetSpec
     from fmi_jax.registry import Registry
 
-FORMAT = 4
+FORMAT = 5
 """Format of the folder; raised when older code could not read it, or wrote it differently. Format 2
 had no masks, and its manifest did not name the form of the labels; format 3 did not say whether
-they are ordinal, nor the revision of the split rule, and had no further columns (`_upgraded`)."""
+they are ordinal, nor the revision of the split rule, and had no further columns; format 4 had no
+masks that overlap, and counted no pixels (`_upgraded`)."""
 
 _ORDINAL = ("aptos2019", "synthetic")
 """Data sets with ordinal labels at the time of format 3."""
@@ -116,7 +117,7 @@ class DatasetInfo:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Invert `to_json`, also of formats 2 and 3; other keys are ignored."""
+        """Invert `to_json`, also of older formats; other keys are ignored."""
         values = _upgraded(values)
         known = {field.name: values[field.name] for field in dataclasses.fields(cls)}
         known["label"] = Label(known["label"])
@@ -366,11 +367,9 @@ def open_folder(folder: Path) -> PreparedDataset:
         raise _damaged(folder, f"{MANIFEST} does not match its checksum")
     manifest = _upgraded(manifest)
     if manifest.get("format") != FORMAT:
-        name, (size, _, split) = folder.parent.name, folder.name.partition("-")
         raise UserError(
-            f"{folder} is of format {manifest.get('format')}, and this version of fmi_jax reads"
-            f" 2 to {FORMAT}: prepare it again with"
-            f" {_prepare_command(folder.parent.parent, name, size, split)} --overwrite, or install"
+            f"{folder} is of format {manifest.get('format')}, and this version of fmi_jax reads 2"
+            f" to {FORMAT}: prepare it again with {prepare_command(folder)} --overwrite, or install"
             " the version that wrote it."
         )
     for name, size in manifest["files"].items():
@@ -382,9 +381,8 @@ def open_folder(folder: Path) -> PreparedDataset:
 
 
 def _upgraded(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Add what formats 2 and 3 did not say; also to a description, which has no format number."""
-    number = manifest.get("format", FORMAT)
-    if number not in (2, 3, FORMAT):
+    """Add what older formats did not say; also to a description, which has no format number."""
+    if manifest.get("format", FORMAT) not in range(2, FORMAT + 1):
         return dict(manifest)
     label = Label.VECTOR if manifest.get("task") == "multilabel" else Label.INDEX
     added = {
@@ -393,6 +391,7 @@ def _upgraded(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "split_revision": 1,
         "group_counts": {},
         "columns": [],
+        "mask_resize": "nearest",
         "unknown_counts": {},  # absent from all manifests of sets whose labels are all known
     }
     return {**added, **manifest, "format": FORMAT}
@@ -423,14 +422,13 @@ def _not_prepared(
     data_dir: Path, name: str, size: int, split: str, prepared: list[tuple[str, int, str]]
 ) -> UsageError:
     have = ", ".join(f"{n} (size {side}, split {s})" for n, side, s in prepared) or "none"
-    names = {n for n, _, _ in prepared} | set(_datasets())
-    if name not in names:
+    if name not in (names := {n for n, _, _ in prepared} | set(_datasets())):
         error = unknown_name("data set", name, names)
         return UsageError(f"{error} Prepared in {data_dir}: {have}.")
     return UsageError(
         f"data set {name!r} is not prepared at size {size}{f' with split {split!r}' * bool(split)}"
         f" in {data_dir}. Prepared there: {have}. To prepare it:"
-        f" {_prepare_command(data_dir, name, size, split)}"
+        f" {prepare_command(data_dir / name / f'{size}-{split}')}"
     )
 
 
@@ -441,8 +439,10 @@ def _datasets() -> "Registry[DatasetSpec]":
     return DATASETS
 
 
-def _prepare_command(data_dir: Path, name: str, size: int | str, split: str) -> str:
-    datasets = _datasets()
+def prepare_command(folder: Path) -> str:
+    """Write the command that prepares the data set of a folder."""
+    datasets, (size, _, split) = _datasets(), folder.name.partition("-")
+    name, data_dir = folder.parent.name, folder.parent.parent
     kind = name if name in datasets else f"csv (or folder) --name {name}"
     source = "" if name in datasets and datasets[name].synthetic else " --source FOLDER"
     rule, _, limit = split.partition(_LIMIT)

@@ -24,7 +24,7 @@ from fmi_jax.data.raw.isic2018_lesions import ISIC2018_LESIONS
 from fmi_jax.data.raw.isic2019 import ISIC2019
 from fmi_jax.data.raw.montgomery import MONTGOMERY
 from fmi_jax.data.raw.patch_camelyon import PATCH_CAMELYON
-from fmi_jax.data.raw.scr import SCR_CLAVICLE, SCR_HEART
+from fmi_jax.data.raw.scr import SCR, SCR_CLAVICLE, SCR_HEART
 from fmi_jax.data.raw.shenzhen import SHENZHEN
 from fmi_jax.data.raw.siim_pneumothorax import SIIM_PNEUMOTHORAX
 from fmi_jax.data.raw.spec import DatasetSpec
@@ -72,6 +72,7 @@ DATASETS: Registry[DatasetSpec] = Registry(
         DRIVE,
         ISIC2018_LESIONS,
         SIIM_PNEUMOTHORAX,
+        SCR,
         SCR_HEART,
         SCR_CLAVICLE,
         VINDR_CXR,

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from fmi_jax.data.labels import Label, disagree
+from fmi_jax.data.masks import are_counted, pixel_counts
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
 from fmi_jax.drawing.wording import percent
 
@@ -148,7 +149,7 @@ def _on_classes(dataset: PreparedDataset) -> list[str]:
     present = {split: np.asarray(counts) for split, counts in info.class_counts.items()}
     present = {split: counts for split, counts in present.items() if info.counts[split]}
     # That every mask has background is no remark.
-    remarkable = (np.arange(len(info.classes)) > 0) | (info.label is not Label.MAP)
+    remarkable = np.arange(len(info.classes)) >= info.label.background
     for split, counts in present.items():
         every = (counts == info.known_counts(split)) & (counts > 0) & remarkable
         full = _named(info.classes, every)
@@ -176,9 +177,21 @@ def _on_classes(dataset: PreparedDataset) -> list[str]:
         if names := _named(info.classes, apart & (error > 0)):
             found.append(f"More or less frequent in {split} than in train, beyond chance: {names}.")
     if multilabel:
-        none = sum(int((dataset.labels(split) <= 0).all(axis=1).sum()) for split in present)
+        labels = {split: dataset.labels(split)[:, info.label.background :] for split in present}
+        none = sum(int((of_split <= 0).all(axis=1).sum()) for of_split in labels.values())
+        of = "finding: their masks are empty" if info.label.of_pixels else "of the classes"
         if none:
-            found.append(f"{_of(none, sum(info.counts.values()))} without any of the classes.")
+            found.append(f"{_of(none, sum(info.counts.values()))} without any {of}.")
+    if are_counted(dataset):
+        lost = sum(
+            ((dataset.labels(split) > 0) & (pixel_counts(dataset, split) == 0)).sum(axis=0)
+            for split in present
+        )
+        if names := _named(info.classes, np.asarray(lost) > 0, np.asarray(lost)):
+            found.append(
+                f"Too small for {info.size} pixels, and in the mask of fewer images once prepared:"
+                f" {names}."
+            )
     return found
 
 

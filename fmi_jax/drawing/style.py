@@ -90,6 +90,12 @@ def colour_bar(figure: Figure, image: Any, label: str, **where: Any) -> None:
     bar.set_label(label)
 
 
+def class_colour(index: int) -> tuple[int, int, int]:
+    """Red, green and blue of a foreground class, from 0 to 255; they repeat after the sixth."""
+    red, green, blue = bytes.fromhex(COLOURS[index % (len(COLOURS) - 1)][1:])
+    return red, green, blue
+
+
 def short(name: str, length: int = 24) -> str:
     """`name` on one line of at most `length` characters."""
     line = " ".join(name.split())

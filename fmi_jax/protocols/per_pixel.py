@@ -35,6 +35,9 @@ def upsampled(
 SHOWN = 8
 """Test images in each figure of a page."""
 
+LABELS = tuple(label for label in Label if label.of_pixels)
+"""Forms of labels that these heads learn."""
+
 
 def judge(run: Run) -> Finding:
     """Evaluate the trained network, and show test images with their outlines, the worst first."""
@@ -58,20 +61,22 @@ def judge(run: Run) -> Finding:
 
 def _outlines(run: Run, rows: Int[np.ndarray, "n"], dice: Float[np.ndarray, "images"]) -> Outlines:
     """Make the chart of some test images."""
-    ids, images = run.dataset.ids("test"), run.dataset.split("test")
+    ids, images, label = run.dataset.ids("test"), run.dataset.split("test"), run.task.label
     true = np.stack([images[row][1] for row in rows])
+    predicted = resized_maps(run.measured("test", rows)["predicted_map"], *true.shape[1:])
+    foreground = np.arange(label.background, len(run.task.classes))
     return Outlines(
         names=[f"{dice[row]:.2f} {ids[row]}" for row in rows],
         images=np.stack([run.dataset.image("test", row) for row in rows]),
-        true=true,
-        predicted=resized_maps(run.measured("test", rows)["predicted_map"], *true.shape[1:]),
+        true=label.pixels_of(true[..., None], foreground),
+        predicted=label.pixels_of(predicted[..., None], foreground),
     )
 
 
 _JUDGE = JudgeSpec(
     name="masks",
     summary="Dice and IoU of the trained network on the test images",
-    labels=(Label.MAP,),
+    labels=LABELS,
     judge=judge,
     images=training_images,
 )
@@ -103,7 +108,7 @@ def head_spec(
     return HeadSpec(
         name=name,
         summary=summary,
-        labels=(Label.MAP,),
+        labels=LABELS,
         build=build,
         judge=_JUDGE,
         check=_check,

@@ -251,7 +251,7 @@ def _cases(run: Run, network: Network, classes: int) -> list[Case]:
     own = info.classes
     if settings.run:
         own = tuple(Result.read(Path(settings.run)).dataset["classes"])
-    if not classes or info.label is Label.MAP or own != info.classes:
+    if not classes or info.label.of_pixels or own != info.classes:
         rows = np.unique(np.linspace(0, count - 1, min(count, 3 * settings.cases)).astype(int))
         return [Case(row, "image", "") for row in rows.tolist()]
     batches = _computed(

@@ -23,12 +23,12 @@ from fmi_jax.artifacts.charts import (
     Ratios,
 )
 from fmi_jax.artifacts.history import Series
-from fmi_jax.data.labels import IGNORE
 from fmi_jax.drawing.style import (
     BLUE,
     COLOURS,
     GREY,
     VERMILION,
+    class_colour,
     colour_bar,
     heat_map,
     png,
@@ -177,8 +177,8 @@ def _outlines(outlines: Outlines) -> Figure:
 
 def outlined(
     image: UInt8[np.ndarray, "h w c"],
-    true: UInt8[np.ndarray, "h w"],
-    predicted: UInt8[np.ndarray, "h w"],
+    true: Bool[np.ndarray, "h w k"],
+    predicted: Bool[np.ndarray, "h w k"],
 ) -> Image.Image:
     """Draw the outlines of every foreground class over an image, enlarged if it is small.
 
@@ -186,7 +186,7 @@ def outlined(
 
     Args:
       image: pixels, one channel or three.
-      true, predicted: class of each pixel; pixels of `IGNORE` have no outline.
+      true, predicted: pixels of each foreground class.
     """
     times = -(-_LEAST_SIDE // min(image.shape[:2]))
     image, true, predicted = (
@@ -194,7 +194,7 @@ def outlined(
     )
     pixels = np.repeat(image, 3 // image.shape[-1], axis=-1)
     of_true, of_predicted = outline(true), outline(predicted)
-    rows, columns = np.indices(true.shape)
+    rows, columns = np.indices(of_true.shape)
     pixels[of_predicted] = PREDICTED_COLOUR
     pixels[of_true & ~(of_predicted & ((rows + columns) % 2 == 1))] = TRUE_COLOUR
     return Image.fromarray(pixels)
@@ -202,16 +202,14 @@ def outlined(
 
 def palette(num_classes: int) -> list[int]:
     """List red, green and blue of each class of a map, from black for the background."""
-    foreground = [COLOURS[c % (len(COLOURS) - 1)] for c in range(num_classes - 1)]
-    return [0, 0, 0, *(part for colour in foreground for part in bytes.fromhex(colour[1:]))]
+    return [0, 0, 0, *(part for c in range(num_classes - 1) for part in class_colour(c))]
 
 
-def outline(classes: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Find the foreground pixels beside a pixel of another class, or at the edge of the image."""
-    padded = np.pad(classes, 1)
+def outline(masks: Bool[np.ndarray, "h w k"]) -> Bool[np.ndarray, "h w"]:
+    """Find the pixels of any mask that are beside a pixel outside of it, or at the image's edge."""
+    padded = np.pad(masks, ((1, 1), (1, 1), (0, 0)))
     beside = [padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
-    edge = np.any([near != classes for near in beside], axis=0)
-    return edge & (classes > 0) & (classes != IGNORE)
+    return (masks & ~np.logical_and.reduce(beside)).any(axis=-1)
 
 
 def _overlays(overlays: Overlays) -> Figure:

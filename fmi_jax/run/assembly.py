@@ -33,6 +33,7 @@ from fmi_jax.training.partition import Partition, nothing, partition
 from fmi_jax.training.step import (
     Arrays,
     Augment,
+    Measure,
     Outputs,
     Placement,
     Preprocess,
@@ -279,16 +280,17 @@ def evaluation_step(
     placement: Placement,
     *,
     flips: bool = False,
+    measure: Measure | None = None,
 ) -> Callable[[Arrays, Arrays], Arrays]:
     """Make the jitted step from prepared uint8 images to what is measured; see `make_eval_step`.
 
-    The other arguments are those of `evaluation_outputs`.
+    The other arguments are those of `evaluation_outputs`. Without `measure` it is the task's.
     """
-    measure = task.measure
+    each = task.measure if measure is None else measure
     return make_eval_step(
         assembly.partition,
         evaluation_outputs(assembly, config, pixels, task, flips=flips),
-        measure=side_by_side.each(measure) if assembly.fit.heads else measure,
+        measure=side_by_side.each(each) if assembly.fit.heads else each,
         mesh=mesh,
         placement=placement,
     )

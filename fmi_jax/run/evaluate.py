@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from fmi_jax.run.assembly import BARE, evaluation_step
 from fmi_jax.run.assessment import Assessor
 from fmi_jax.run.network import Trained, read_trained
 from fmi_jax.run.session import now
-from fmi_jax.tasks.base import Measured
+from fmi_jax.tasks.base import Measured, Task
 from fmi_jax.tasks.registry import task_of
 from fmi_jax.training.evaluation import predict_split
 from fmi_jax.types import Rows
@@ -82,7 +82,7 @@ def evaluate(
         if {*members} <= {*matched.measured}
     }
     task = dataclasses.replace(task, classes=matched.measured, class_groups=groups)
-    parts = [_measured(run, dataset, part, matched, batch_size) for part in splits]
+    parts = [_measured(run, dataset, part, matched, task, batch_size) for part in splits]
     measured = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     rows = _rows(dataset, splits)
     best = own.best
@@ -183,7 +183,7 @@ def _match(
 ) -> _Matched:
     """Match classes by name.
 
-    An image has one class of those the network knows, or is refused. Of several findings per image
+    An image or a pixel has one class of those the network knows, or is refused. Of several findings
     only those count that both sides know: what nobody looked for is not absent.
     """
     ours, theirs = run.info, dataset.info
@@ -195,7 +195,7 @@ def _match(
         )
     to = [ours.classes.index(name) if name in ours.classes else -1 for name in theirs.classes]
     known = sorted(index for index in to if index >= 0)
-    if theirs.label is Label.VECTOR and known:
+    if theirs.label in (Label.VECTOR, Label.LAYERS) and known:
         return _Matched(tuple(ours.classes[index] for index in known), known, to)
     labels = np.concatenate([dataset.labels(split) for split in splits])
     counts = np.nansum(class_membership(labels, len(theirs.classes)), axis=0)
@@ -213,37 +213,53 @@ def _match(
 
 
 def _measured(
-    run: Trained, dataset: PreparedDataset, split: str, matched: _Matched, batch_size: int
+    run: Trained,
+    dataset: PreparedDataset,
+    split: str,
+    matched: _Matched,
+    task: Task,
+    batch_size: int,
 ) -> Measured:
-    """Measure every image of a split under the classes of the network."""
-    mesh, info = run.mesh, run.info
+    """Measure every image of a split under the classes of the network that are measured."""
+    mesh, info, columns = run.mesh, run.info, np.array(matched.columns)
     size = parallel.whole_shares(mesh, batch_size)
-    lookup = np.full(256 if info.label is Label.MAP else len(matched.to), IGNORE, np.int32)
-    lookup[: len(matched.to)] = matched.to
-
-    def relabelled(labels: np.ndarray) -> np.ndarray:
-        if info.label is not Label.VECTOR:
-            return lookup[labels].astype(labels.dtype)
-        found = np.zeros((len(labels), len(info.classes)), labels.dtype)
-        for theirs, ours in enumerate(matched.to):
-            if ours >= 0:
-                found[:, ours] = labels[:, theirs]
-        return found
-
+    relabelled = _relabelling(info.label, matched)
     places = parallel.held_places(mesh, size)
     batches = loader.eval_batches(dataset, split, batch_size=size, places=places)
-    task = task_of(info)
-    measured = predict_split(
-        evaluation_step(run.assembly, run.config, run.pixels, task, mesh, run.placement),
+
+    def measure(outputs: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+        return task.measure(outputs[..., columns], batch)
+
+    return predict_split(
+        evaluation_step(
+            run.assembly, run.config, run.pixels, task, mesh, run.placement, measure=measure
+        ),
         run.arrays,
         ({**batch, "labels": relabelled(batch["labels"])} for batch in batches),
         len(dataset.ids(split)),
         mesh,
         task.on_host,
     )
-    if info.label is Label.VECTOR:
-        return {name: values[:, matched.columns] for name, values in measured.items()}
-    return measured
+
+
+def _relabelling(label: Label, matched: _Matched) -> Callable[[np.ndarray], np.ndarray]:
+    """Make the function that gives labels of a data set the classes that are measured."""
+    to = {c: matched.columns.index(ours) for c, ours in enumerate(matched.to) if ours >= 0}
+    values = np.arange(max(256, len(matched.to)))
+    if label is Label.LAYERS:
+        lookup = np.sum([label.pixels_of(values, c) << place for c, place in to.items()], axis=0)
+        lookup[IGNORE] = IGNORE
+    else:
+        lookup = np.array([to.get(value, IGNORE) for value in values.tolist()])
+
+    def relabelled(labels: np.ndarray) -> np.ndarray:
+        if label is not Label.VECTOR:
+            return lookup[labels].astype(labels.dtype)
+        found = np.zeros((len(labels), len(matched.columns)), labels.dtype)
+        found[:, [*to.values()]] = labels[:, [*to]]
+        return found
+
+    return relabelled
 
 
 def _choices(own: Evaluation | None, classes: Sequence[str]) -> dict[str, Any]:

@@ -48,18 +48,20 @@ def write_masks(
     options: MaskOptions,
     batch_size: int = 32,
 ) -> None:
-    """Write the masks of image files as a CSV, and each as a PNG.
+    """Write the masks of image files as a CSV and as PNGs.
 
     The CSV has a line for each image and class but the background: id (the path as given), class,
     height and width of the image, number of pixels, and their runs "start length start length"; the
-    pixels are numbered from 1, down the first column, then down the next.
+    pixels are numbered from 1, down the first column, then down the next. There is a PNG for each
+    image, whose pixels are the numbers of classes, or, where masks overlap, one for each of its
+    classes, which is white there.
 
     Args:
       workdir: folder of a finished run on masks.
       images: image files.
       table: CSV to write.
-      folder: folder for PNG files, whose pixels are the numbers of classes, at the size of the
-        image; each is named by its image, and by a number that tells images of one name apart.
+      folder: folder for PNG files, at the size of the image; each is named by its image, by a
+        number that tells images of one name apart, and by its class if it has one.
       options: making of the masks.
       batch_size: images per step.
 
@@ -70,8 +72,8 @@ def write_masks(
     if not images:
         raise UsageError("no images: expected at least one image file.")
     run = read_trained(workdir)
-    classes = run.info.classes
-    if run.info.label is not Label.MAP:
+    classes, label = run.info.classes, run.info.label
+    if not label.of_pixels:
         raise UserError(
             f"{workdir} holds a run on {run.info.label.words}: expected one on masks; without"
             " --masks its predictions are written."
@@ -82,20 +84,28 @@ def write_masks(
     console = Console(stderr=True)
     shown = track(maps, "masks", len(images), console=console, disable=not console.is_terminal)
     for i, (path, found) in enumerate(shown):
-        for c, name in enumerate(classes[1:], 1):
-            mask = found == c
+        stem = f"{path.stem}_{i + 1}"
+        for c, name in enumerate(classes[label.background :], label.background):
+            mask = label.pixels_of(found, c)
             rows.append((path, name, *mask.shape, int(mask.sum()), run_lengths(mask)))
-        picture = Image.fromarray(found)
-        picture.putpalette(palette(len(classes)))
-        with atomic.whole_file(folder / f"{path.stem}_{i + 1}.png") as draft:
-            picture.save(draft, format="PNG")
+            if label is Label.LAYERS:
+                _write_png(folder / f"{stem}_{name.replace('/', '_')}.png", Image.fromarray(mask))
+        if label is Label.MAP:
+            picture = Image.fromarray(found)
+            picture.putpalette(palette(len(classes)))
+            _write_png(folder / f"{stem}.png", picture)
     atomic.write_bytes(table, atomic.csv_bytes(rows, end="\r\n"))
+
+
+def _write_png(path: Path, picture: Image.Image) -> None:
+    with atomic.whole_file(path) as draft:
+        picture.save(draft, format="PNG")
 
 
 def _maps(
     run: Trained, images: Sequence[Path], options: MaskOptions, size: int
 ) -> Iterator[tuple[Path, UInt8[np.ndarray, "h w"]]]:
-    """Predict the class of each pixel of image files, at their own sizes."""
+    """Predict maps of image files, at their own sizes."""
     measured = evaluation_step(
         run.assembly,
         run.config,
@@ -111,27 +121,32 @@ def _maps(
     for at, batch in enumerate(batches):
         found = jax.device_get(step(run.arrays, parallel.to_devices(run.mesh, batch)))
         for path, one in zip(images[at * size : (at + 1) * size], found, strict=False):
-            cleaned = clean(one, options)
+            cleaned = clean(one, run.info.label, len(run.info.classes), options)
             width, height = read_image(path, channels=run.info.channels).image.size
             yield path, resized_maps(cleaned[None], height, width)[0]
 
 
-def clean(classes: UInt8[np.ndarray, "h w"], options: MaskOptions) -> UInt8[np.ndarray, "h w"]:
+def clean(
+    found: UInt8[np.ndarray, "h w"], label: Label, num_classes: int, options: MaskOptions
+) -> UInt8[np.ndarray, "h w"]:
     """Keep the largest part of each class, and fill its holes, where that is asked for.
 
     Holes are filled after parts are removed. Only the background gives way: what another class has
-    stays its own.
+    stays its own, unless masks overlap.
     """
-    found = np.zeros_like(classes)
-    for c in np.unique(classes[classes > 0]):
-        mask = classes == c
-        if options.largest:
+    masks = np.zeros((*found.shape, num_classes), bool)
+    for c in range(label.background, num_classes):
+        mask = own = label.pixels_of(found, c)
+        if options.largest and mask.any():
             parts, _ = connected(mask)
             mask = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
         if options.fill_holes:
-            mask = ndimage.binary_fill_holes(mask) & ((classes == 0) | (classes == c))
-        found[mask] = c
-    return found
+            mask = ndimage.binary_fill_holes(mask)
+        if label is Label.MAP:
+            mask &= own | (found == 0)
+            masks[mask] = False
+        masks[..., c] = mask
+    return label.map_of(masks)
 
 
 def run_lengths(mask: np.ndarray) -> str:

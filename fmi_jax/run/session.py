@@ -17,7 +17,8 @@ from fmi_jax.artifacts.record import RunRecord
 from fmi_jax.artifacts.result import Finding
 from fmi_jax.data.labels import Label
 from fmi_jax.data.loader import Strata
-from fmi_jax.data.prepared import DatasetInfo, open_or_draw
+from fmi_jax.data.masks import pixel_counts
+from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, open_or_draw
 from fmi_jax.data.subset import training_subset
 from fmi_jax.errors import UsageError
 from fmi_jax.models.registry import BACKBONES
@@ -102,7 +103,7 @@ class Session(Run):
     @property
     def objective(self) -> Objective:
         """Objective of the training, as `config.loss` has it."""
-        return objective_of(self.task, self.config, self.info)
+        return objective_of(self.task, self.config, self.dataset)
 
     @property
     def strata(self) -> Strata | None:
@@ -253,8 +254,9 @@ class Session(Run):
         )
 
 
-def objective_of(task: Task, config: BaseConfig, info: DatasetInfo) -> Objective:
+def objective_of(task: Task, config: BaseConfig, dataset: PreparedDataset) -> Objective:
     """Make the objective of a training; `UsageError` where the config does not fit the labels."""
+    info = dataset.info
     if config.data.sampling == "balanced" and info.label is not Label.INDEX:
         raise UsageError(
             f"data.sampling='balanced' is for images of one class each, and the labels of"
@@ -265,6 +267,9 @@ def objective_of(task: Task, config: BaseConfig, info: DatasetInfo) -> Objective
             f"loss.dice_over='batch' with optim.accumulate={config.optim.accumulate} would be Dice"
             " over a part of the batch: expected optim.accumulate=1, or 'image'."
         )
+    if info.label.of_pixels and config.loss.class_weights != "none":
+        pixels, total = pixel_counts(dataset, "train"), info.counts["train"] * info.size**2
+        return task.objective(config.loss, pixels.sum(axis=0).tolist(), total)
     counts = info.class_counts.get("train", ())
     return task.objective(config.loss, counts, info.known_counts("train"))
 
@@ -305,7 +310,7 @@ def begin(config: BaseConfig, workdir: Path) -> Session:
 
     protocol = protocol_of(config)
     check(config, info)
-    objective_of(task, config, info)
+    objective_of(task, config, dataset)
     for needed in protocol.networks(config):  # by a judge that may come after a long training
         find_weights(
             needed.weights,

@@ -127,22 +127,46 @@ def imbalance_loss(
             f"loss.logit_adjustment={config.logit_adjustment:g} is for images of one class each:"
             " expected 0, or loss.class_weights='balanced'."
         )
-    weigh = config.class_weights == "balanced"
-    if (weigh or config.logit_adjustment) and not n.all():
-        field = "class_weights='balanced'" if weigh else "logit_adjustment"
-        raise UsageError(
-            f"loss.{field}: no training image is of class {classes[int(np.argmin(n))]!r}; expected"
-            " at least one of each."
-        )
-    weights, shift = np.ones(len(n)), np.zeros(len(n))
-    if weigh:
-        weights = total / (len(n) * n) if one else (total - n) / n
+    weights, shift = (1.0,) * len(n), np.zeros(len(n))
+    if config.class_weights == "balanced":
+        weights = balanced_weights(one, classes, counts, total, things="training image")
     if config.logit_adjustment:
+        _check_present("logit_adjustment", classes, n, "training image")
         shift = config.logit_adjustment * np.log(n / total)
     return ImbalanceLoss(
         label=label,
         focal_gamma=config.focal_gamma,
         label_smoothing=config.label_smoothing,
-        weights=tuple(weights.tolist()),
+        weights=weights,
         shift=tuple(shift.tolist()),
     )
+
+
+def balanced_weights(
+    one: bool, classes: Sequence[str], counts: Sequence[float], total: ArrayLike, *, things: str
+) -> tuple[float, ...]:
+    """Weigh each class in inverse proportion to how often it occurs in training.
+
+    Args:
+      one: True where each image or pixel has one class: the mean weight over them is 1. False
+        where it has any number: the positives of a class weigh as much as its negatives.
+      classes: names of the classes.
+      counts: images or pixels of each class.
+      total: images or pixels whose label of a class is known, one number or one for each class.
+      things: word for what is counted, in the message.
+
+    Raises:
+      UsageError: a class never occurs.
+    """
+    n = np.asarray(counts, float)
+    _check_present("class_weights='balanced'", classes, n, things)
+    weights = total / (len(n) * n) if one else (np.asarray(total) - n) / n
+    return tuple(weights.tolist())
+
+
+def _check_present(field: str, classes: Sequence[str], n: np.ndarray, things: str) -> None:
+    if not n.all():
+        raise UsageError(
+            f"loss.{field}: no {things} is of class {classes[int(np.argmin(n))]!r}; expected at"
+            " least one of each."
+        )

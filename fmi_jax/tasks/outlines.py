@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from scipy import ndimage
 
-from fmi_jax.data.labels import IGNORE
+from fmi_jax.data.labels import IGNORE, Label
 
 TOLERANCE = 2.0
 """Distance up to which outlines agree, in pixels."""
@@ -78,17 +78,20 @@ def outlined(predicted: Bool[np.ndarray, "h w"], true: Bool[np.ndarray, "h w"]) 
 
 
 def outlined_classes(
-    predicted: UInt8[np.ndarray, "n h w"], true: UInt8[np.ndarray, "n h w"], num_classes: int
+    label: Label,
+    predicted: UInt8[np.ndarray, "n h w"],
+    true: UInt8[np.ndarray, "n h w"],
+    num_classes: int,
 ) -> Mapping[str, Float[np.ndarray, "n k"]]:
     """Measure maps of classes: `Outlined` of each class by the names of its fields.
 
-    Pixels whose truth is `IGNORE` are in no mask. The background, class 0, has no measures (NaN).
+    Pixels whose truth is `IGNORE` are in no mask. The background has no measures (NaN).
     """
     found = np.full((len(true), num_classes, len(Outlined._fields)), np.nan, np.float32)
     for row, (called, truth) in enumerate(zip(predicted, true, strict=True)):
         known = truth != IGNORE
-        for c in range(1, num_classes):
-            found[row, c] = outlined((called == c) & known, truth == c)
+        for c in range(label.background, num_classes):
+            found[row, c] = outlined(label.pixels_of(called, c) & known, label.pixels_of(truth, c))
     return dict(zip(Outlined._fields, np.moveaxis(found, -1, 0), strict=True))
 
 
@@ -101,7 +104,8 @@ def _distances(
 
 
 def _outline(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    return mask & ~np.asarray(ndimage.binary_erosion(mask))
+    eroded: Any = ndimage.binary_erosion(mask)
+    return mask & ~eroded
 
 
 def _count(mask: Bool[np.ndarray, "h w"]) -> int:

@@ -9,7 +9,7 @@ from fmi_jax.data.labels import Label
 from fmi_jax.errors import UserError, unknown_name
 from fmi_jax.tasks.base import Metric, Task
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
-from fmi_jax.tasks.segmentation import Segmentation
+from fmi_jax.tasks.segmentation import MultilabelSegmentation, Segmentation
 from fmi_jax.tasks.unlabelled import Unlabelled
 
 if TYPE_CHECKING:  # it imports TFDS, which reading results does without
@@ -22,6 +22,7 @@ TASKS: dict[str, type[Task]] = {
         Multiclass,
         Multilabel,
         Segmentation,
+        MultilabelSegmentation,
         Unlabelled,
     )
 }

@@ -1,4 +1,7 @@
-"""Segmentation: which class each pixel of an image shows; class 0 is the background.
+"""Segmentation: which class each pixel of an image shows, or which classes where masks overlap.
+
+Of classes that exclude each other the first is the background, which no mean counts. Of classes
+that overlap none is; each has a probability of its own, and is predicted above one half.
 
 Everything is measured at the size of the logits, to which a prepared mask is resized (nearest
 pixel): that of the network's input or, seen in windows, of the prepared image; never at the size of
@@ -36,7 +39,7 @@ from fmi_jax.data.labels import IGNORE, Label, resized_maps
 from fmi_jax.errors import UserError
 from fmi_jax.settings import LossConfig
 from fmi_jax.tasks.base import Measured, Metric, Objective, Task
-from fmi_jax.tasks.mask_loss import mask_loss, members
+from fmi_jax.tasks.mask_loss import mask_loss, members, probabilities
 from fmi_jax.tasks.outlines import TOLERANCE, Outlined, outlined_classes
 from fmi_jax.tasks.weighted import mean_over
 from fmi_jax.types import Rows
@@ -46,6 +49,9 @@ _SUMS = {"intersection": "overlap", "predicted": "predicted", "true": "true"}
 
 _OUTLINED = ("hausdorff_95", "surface_dice", "lesion_sensitivity", "lesion_precision")
 """Metrics that are made of `Outlined`."""
+
+_NEWER = ("pixels", *Outlined._fields)
+"""Measurements that runs of older versions have not kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,20 +100,22 @@ class Segmentation(Task):
 
     def objective(self, config: LossConfig, counts: Sequence[float], total: ArrayLike) -> Objective:
         """Make the loss of masks."""
-        return mask_loss(len(self.classes), config)
+        return mask_loss(self.label, self.classes, config, counts, total)
 
     def measure(self, outputs: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Count the pixels of each class, `[b, k]`: predicted, true, both; and the loss, `[b]`.
+        """Count the pixels of each class, `[b, k]`: predicted, true, both; with all, and the loss.
 
         The maps `[b, h, w]` that they are counted on go to `on_host`, and no further.
         """
         labels = resized_maps(batch["labels"], *outputs.shape[1:3])
-        truth = members(labels, len(self.classes))
-        classes = outputs.argmax(axis=-1)
-        predicted = members(classes, len(self.classes)) * (labels != IGNORE)[..., None]
+        known, k = labels != IGNORE, len(self.classes)
+        called = self.label.map_of(probabilities(self.label, outputs))
+        truth = members(self.label, labels, k)
+        predicted = members(self.label, called, k) * known[..., None]
         return {
-            "predicted_map": classes.astype(np.uint8),
+            "predicted_map": called,
             "true_map": labels.astype(np.uint8),
+            "pixels": known.sum(axis=(1, 2)),
             "intersection": (predicted * truth).sum(axis=(1, 2)),
             "predicted": predicted.sum(axis=(1, 2)),
             "true": truth.sum(axis=(1, 2)),
@@ -120,11 +128,11 @@ class Segmentation(Task):
         maps = found.pop("predicted_map"), found.pop("true_map")
         if metric and metric not in _OUTLINED:
             return found
-        return {**found, **outlined_classes(*maps, len(self.classes))}
+        return {**found, **outlined_classes(self.label, *maps, len(self.classes))}
 
     def checked(self, measured: Measured) -> Measured:
         """Convert to float64, or say what is wrong."""
-        names = [*_SUMS, "loss", *(name for name in Outlined._fields if name in measured)]
+        names = [*_SUMS, "loss", *(name for name in _NEWER if name in measured)]
         found = {name: np.asarray(measured[name], np.float64) for name in names}
         count = len(found["loss"])
         expected = (count, len(self.classes))
@@ -146,16 +154,17 @@ class Segmentation(Task):
     ) -> dict[str, Float[np.ndarray, "s"]]:
         """Compute every metric for each weighting of the images; undefined ones are NaN."""
         of_classes = self._of_classes(measured, weights)
-        seen = measured["true"].sum(axis=0)[1:] > 0
-        known = seen | (measured["predicted"].sum(axis=0)[1:] > 0)
+        first = self.label.background
+        seen = measured["true"].sum(axis=0)[first:] > 0
+        known = seen | (measured["predicted"].sum(axis=0)[first:] > 0)
         # A class that no mask shows and some images are given has 0, also where these do not count.
         pooled = {
-            name: mean_over(known, np.where(seen, of_classes.pop(name)[:, 1:], 0.0))
+            name: mean_over(known, np.where(seen, of_classes.pop(name)[:, first:], 0.0))
             for name in ("dice", "iou")
         }
         over = {"dice_per_image": known, "iou_per_image": known}
         means = {
-            name: mean_over(over.get(name, seen), found[:, 1:])
+            name: mean_over(over.get(name, seen), found[:, first:])
             for name, found in of_classes.items()
         }
         loss = weights @ measured["loss"] / weights.sum(axis=1)
@@ -193,9 +202,9 @@ class Segmentation(Task):
         self, measured: Measured, weights: Float[np.ndarray, "s n"]
     ) -> dict[str, Float[np.ndarray, "s"]]:
         """Compute every metric, also of each class, for each weighting of the images."""
-        background = f"[{self.classes[0]}]"
+        background = self.classes[: self.label.background]
         of_classes = named_columns(self.classes, self._of_classes(measured, weights))
-        hidden = {name + background for name in _OUTLINED}
+        hidden = {f"{metric}[{name}]" for metric in _OUTLINED for name in background}
         shown = {name: found for name, found in of_classes.items() if name not in hidden}
         return self.values(measured, weights) | shown
 
@@ -212,12 +221,13 @@ class Segmentation(Task):
             | {
                 metric: float(found[0, c])
                 for metric, found in of_classes.items()
-                if c or metric not in _OUTLINED
+                if c >= self.label.background or metric not in _OUTLINED
             }
             for c, name in enumerate(self.classes)
         }
         both, predicted, true = (measured[name].sum(axis=0) for name in _SUMS)
-        neither = true.sum() - predicted - true + both
+        pixels = measured.get("pixels", measured["true"].sum(axis=1)).sum()
+        neither = pixels - predicted - true + both
         table = np.stack([neither, predicted - both, true - both, both], axis=-1)
         return Evaluation(
             task=self.name,
@@ -234,8 +244,9 @@ class Segmentation(Task):
 
         It is 1 where there are none.
         """
-        total = (measured["predicted"] + measured["true"])[:, 1:]
-        dice = ratio(2 * measured["intersection"][:, 1:], total, empty=0.0)
+        first = self.label.background
+        total = (measured["predicted"] + measured["true"])[:, first:]
+        dice = ratio(2 * measured["intersection"][:, first:], total, empty=0.0)
         return ratio(dice.sum(axis=1), (total > 0).sum(axis=1), empty=1.0)
 
     def kinds(self, measured: Measured) -> Bool[np.ndarray, "n m"]:
@@ -247,7 +258,7 @@ class Segmentation(Task):
         return measured["true"]
 
     def keep(self, path: Path, measured: Measured, rows: Rows) -> None:
-        """Write a CSV: id, group (where there are groups), loss, and the columns of each class.
+        """Write a CSV: id, group (where there are groups), loss, pixels, and columns of each class.
 
         These are its pixels `overlap_<class>`, `predicted_<class>` and `true_<class>`, and for the
         foreground the fields of `Outlined`, such as `hausdorff_<class>`.
@@ -256,11 +267,13 @@ class Segmentation(Task):
         if rows.groups is not None:
             columns["group"] = rows.groups
         columns["loss"] = [f"{value:.9g}" for value in measured["loss"]]
+        if "pixels" in measured:
+            columns["pixels"] = measured["pixels"].astype(np.int64)
         for c, name in enumerate(self.classes):
             for pixels, prefix in _SUMS.items():
                 columns[f"{prefix}_{name}"] = measured[pixels][:, c].astype(np.int64)
             for field in Outlined._fields:
-                if c and field in measured:
+                if c >= self.label.background and field in measured:
                     columns[f"{field}_{name}"] = [
                         "" if np.isnan(value) else f"{value:.9g}" for value in measured[field][:, c]
                     ]
@@ -281,7 +294,10 @@ class Segmentation(Task):
                 for pixels, prefix in _SUMS.items()
             }
             measured["loss"] = np.array([float(line["loss"]) for line in lines])
-            for field in Outlined._fields:  # which runs of older versions have not measured
+            # Runs of older versions have kept neither the pixels nor what outlines say.
+            if lines and "pixels" in lines[0]:
+                measured["pixels"] = np.array([float(line["pixels"]) for line in lines])
+            for field in Outlined._fields:
                 if lines and f"{field}_{self.classes[-1]}" in lines[0]:
                     measured[field] = np.array(
                         [
@@ -296,6 +312,15 @@ class Segmentation(Task):
                 f"{path} is not the table of classes {', '.join(self.classes)}"
                 f" ({type(error).__name__}: {error}); expected the file as the run wrote it."
             ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class MultilabelSegmentation(Segmentation):
+    """Any number of classes for each pixel: a sigmoid for each of the logits `[b, h, w, k]`."""
+
+    name = "multilabel_segmentation"
+    label = Label.LAYERS
+    exclusive = False
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray, *, empty: float = np.nan) -> np.ndarray:

@@ -7,7 +7,7 @@ from PIL import Image
 from fmi_jax.data.preparing.check import check
 from fmi_jax.data.preparing.images import read_image
 from fmi_jax.data.preparing.prepare import prepare
-from fmi_jax.data.raw.scr import SCR_CLAVICLE, SCR_HEART
+from fmi_jax.data.raw.scr import SCR, SCR_CLAVICLE, SCR_HEART
 from fmi_jax.data.raw.splits import assign
 from fmi_jax.errors import UserError
 
@@ -76,6 +76,22 @@ def test_masks_at_half_the_size_lie_over_their_images(raw, tmp_path):
         assert clavicle[:, 20:].any()
         lung = (image[..., 0] < 100) & (heart == 0) & (clavicle == 0)
         assert image[heart == 1].mean() > image[lung].mean() + 40
+
+
+def test_all_parts_at_once_overlap_and_are_those_of_each_alone(raw, tmp_path):
+    whole = prepare(SCR, raw, tmp_path / "all", size=31)
+    assert (whole.info.classes, whole.info.task) == (
+        ("lung", "heart", "clavicle"),
+        "multilabel_segmentation",
+    )
+    hearts = rows_of(prepare(SCR_HEART, raw, tmp_path / "heart", size=31))
+    clavicles = rows_of(prepare(SCR_CLAVICLE, raw, tmp_path / "clavicle", size=31))
+    for name, (_, mask) in rows_of(whole).items():
+        lung, heart, clavicle = ((mask >> c) & 1 for c in range(3))
+        np.testing.assert_array_equal(heart, hearts[name][1])
+        np.testing.assert_array_equal(clavicle, clavicles[name][1])
+        assert (lung & heart).any()
+        assert (heart & ~lung).any()
 
 
 def test_files_that_are_missing_cut_short_or_of_another_size_are_named(raw):

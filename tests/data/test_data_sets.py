@@ -90,6 +90,10 @@ def test_rows_are_what_the_task_says(spec, raw):
         assert labels.shape[1:] == (len(raw.classes),)
         assert 0 <= np.nanmin(labels) <= np.nanmax(labels) == 1
         assert (np.nanmax(labels, axis=0) > 0).all(), "a class is never drawn"
+    elif raw.label is Label.LAYERS:
+        assert labels.shape[1:] == (len(raw.classes),)
+        assert set(labels.ravel().tolist()) <= {0, 1}
+        assert labels.any(axis=0).all(), "a class is never drawn"
     elif raw.label is Label.MAP:
         assert raw.classes[0] == "background"
         assert 1 in labels
@@ -152,6 +156,10 @@ def test_it_is_prepared_row_by_row_and_called_synthetic(spec, raw, prepared):
         if raw.label is Label.MAP:  # what the index holds of a map is whether it has each class
             np.testing.assert_array_equal(prepared.labels(split)[:, 1], labels)
             assert set(np.unique(label)) <= {0, labels[-1]}
+        elif raw.label is Label.LAYERS:
+            np.testing.assert_array_equal(prepared.labels(split), labels)
+            each = [(label & 2**c).any() for c in range(len(raw.classes))]
+            np.testing.assert_array_equal(each, labels[-1])
         else:
             np.testing.assert_array_equal(prepared.labels(split), labels)
             np.testing.assert_array_equal(label, labels[-1])

@@ -76,6 +76,49 @@ def prepare_masked(data_dir: Path) -> None:
     prepare(spec, raw / "table.csv", data_dir, size=16)
 
 
+def prepare_layered(
+    data_dir: Path,
+    name: str = "layered",
+    classes: tuple[str, ...] = ("dot", "square"),
+    count: int = 61,
+) -> None:
+    """Prepare red squares in noise and green dots on them, so that masks overlap.
+
+    Args:
+      data_dir: folder of the prepared sets; raw files are written beside it.
+      name: name of the data set.
+      classes: classes in the order of their columns; no image shows a "scar". With "background" as
+        the first there is one mask for each image, in which dots cover squares.
+      count: number of images.
+    """
+    raw = data_dir.parent / name
+    raw.mkdir()
+    rng, one = np.random.default_rng(6), classes[0] == "background"
+    columns = ["mask"] if one else [f"mask_{c}" for c in classes]
+    rows = [",".join(["path", "site", *columns])]
+    for i in range(count):
+        pixels = rng.integers(0, 90, (19, 19, 3), np.uint8)
+        masks = {c: np.zeros((19, 19), np.uint8) for c in ("square", "dot", "scar")}
+        top, left = rng.integers(0, 8, 2)
+        masks["square"][top : top + 9, left : left + 9] = 255
+        masks["dot"][top + 5 : top + 12, left + 5 : left + 12] = 1
+        pixels[masks["square"] > 0, 0] += 150
+        pixels[masks["dot"] > 0, 1] += 150
+        Image.fromarray(pixels).save(raw / f"{i}.png")
+        if one:
+            united = np.where(masks["square"] > 0, classes.index("square"), 0)
+            masks["mask"] = np.where(masks["dot"] > 0, classes.index("dot"), united).astype(
+                np.uint8
+            )
+        shown = [column.removeprefix("mask_") for column in columns if column != "mask_scar"]
+        for c in shown:
+            Image.fromarray(masks[c]).save(raw / f"{i}_{c}.png")
+        files = [f"{i}_{c}.png" if c in shown else "" for c in ("mask",) * one or classes]
+        rows.append(",".join([f"{i}.png", "ab"[i % 2], *files]))
+    (raw / "table.csv").write_text("\n".join(rows) + "\n")
+    prepare(csv_spec(name, classes=classes), raw / "table.csv", data_dir, size=16)
+
+
 def changed(squares: ExperimentConfig, fields: Mapping[str, object]) -> ExperimentConfig:
     """The experiment with these fields, short as its protocol's `small` fields make it."""
     config = copy.deepcopy(squares)

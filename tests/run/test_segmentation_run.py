@@ -1,6 +1,7 @@
 """Segmentation in a run: it finds lesions that no threshold finds, in memory that does not grow."""
 
 import csv
+import functools
 import gc
 import runpy
 import time
@@ -19,6 +20,7 @@ from tiny_backbones import ONE_PER_FAMILY, TINY
 
 from fmi_jax import parallel
 from fmi_jax.cli import main
+from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import open_or_draw
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import Execution
@@ -206,12 +208,19 @@ def test_masks_are_cleaned_as_asked() -> None:
     found = np.array(
         [[int(c) if c != "." else 0 for c in line] for line in drawn.split()], np.uint8
     )
-    both = clean(found, MaskOptions(largest=True, fill_holes=True))
+    cleaned = functools.partial(clean, label=Label.MAP, num_classes=3)
+    both = cleaned(found, options=MaskOptions(largest=True, fill_holes=True))
     assert [(both == c).sum() for c in (1, 2)] == [9, 3]
     assert both[1, 1] == 1
-    np.testing.assert_array_equal(clean(found, MaskOptions()), found)
+    np.testing.assert_array_equal(cleaned(found, options=MaskOptions()), found)
     ring = np.pad(np.full((1, 1), 2, np.uint8), 1, constant_values=1)
-    np.testing.assert_array_equal(clean(ring, MaskOptions(fill_holes=True)), ring)
+    np.testing.assert_array_equal(cleaned(ring, options=MaskOptions(fill_holes=True)), ring)
+    # Where masks overlap, each class is cleaned as if it were alone.
+    wide, layers = np.pad(ring, 1, constant_values=1), MaskOptions(fill_holes=True, largest=True)
+    wide[0, 0], wide[2, 2] = 3, 2
+    found = clean(wide, label=Label.LAYERS, num_classes=2, options=layers)
+    assert ((found & 1) > 0).all()
+    assert (found & 2).astype(bool).sum() == 1
 
 
 def test_runs_of_pixels_go_down_the_columns() -> None:

@@ -11,50 +11,60 @@ from flax import nnx
 from tolerances import PARITY_FORWARD
 
 from fmi_jax import parallel
-from fmi_jax.data.labels import IGNORE
+from fmi_jax.data.labels import IGNORE, Label
 from fmi_jax.errors import UsageError
 from fmi_jax.settings import LossConfig
 from fmi_jax.tasks.classification import Multiclass
 from fmi_jax.tasks.mask_loss import MaskLoss
-from fmi_jax.tasks.segmentation import Segmentation
+from fmi_jax.tasks.segmentation import MultilabelSegmentation, Segmentation
 from fmi_jax.training.partition import partition
 from fmi_jax.training.step import initial_state, make_train_step
 
 CLASSES = ("background", "drusen", "haemorrhage")
-TASK = Segmentation(CLASSES)
+TASK, OVERLAPPING = Segmentation(CLASSES), MultilabelSegmentation(CLASSES)
+PIXELS = np.array([60, 30, 10])
+WEIGHTS = {Label.MAP: 100 / (3 * PIXELS), Label.LAYERS: (100 - PIXELS) / PIXELS}
 B, SIDE, K = 8, 5, len(CLASSES)
 MASK = np.array([1, 1, 1, 0, 1, 1, 1, 0], np.float32)
 
 
-def draw() -> tuple[np.ndarray, np.ndarray]:
+def draw(values: int = K) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, K, (B, SIDE, SIDE)).astype(np.uint8)
+    labels = rng.integers(0, values, (B, SIDE, SIDE)).astype(np.uint8)
     labels[rng.random(labels.shape) < 0.2] = IGNORE
     return rng.normal(0, 2, (B, SIDE, SIDE, K)).astype(np.float32), labels
 
 
-def expected(options: LossConfig) -> np.ndarray:
+def expected(label: Label, options: LossConfig) -> np.ndarray:
     """Loss of each image, over lists of the pixels that count."""
-    logits, labels = draw()
+    one = label is Label.MAP
+    logits, labels = draw(K if one else 2**K)
+    weights = WEIGHTS[label] if options.class_weights == "balanced" else np.ones(K)
     pixels = []
     for z, y in zip(logits.astype(np.float64), labels, strict=True):
         kept = y != IGNORE
-        p = np.exp(z[kept]) / np.exp(z[kept]).sum(axis=1, keepdims=True)
-        pixels.append((p, np.eye(K)[y[kept]]))
+        if one:
+            p = np.exp(z[kept]) / np.exp(z[kept]).sum(axis=1, keepdims=True)
+            pixels.append((p, np.eye(K)[y[kept]]))
+        else:
+            bits = np.unpackbits(y[kept][:, None], axis=1, bitorder="little")[:, :K]
+            pixels.append((1 / (1 + np.exp(-z[kept])), bits.astype(float)))
 
     def overlap(p: np.ndarray, y: np.ndarray) -> float:
         false, missed = options.tversky
         of_classes = [
             (both + 0.5)
             / (both + false * (p[:, c].sum() - both) + missed * (y[:, c].sum() - both) + 0.5)
-            for c in range(1, K)
+            for c in range(int(one), K)
             for both in [(p[:, c] * y[:, c]).sum()]
         ]
         return 1 - float(np.mean(of_classes))
 
     def surprise(p: np.ndarray, y: np.ndarray) -> float:
-        y = y * (1 - options.label_smoothing) + options.label_smoothing / K
-        return float(-(y * (1 - p) ** options.focal_gamma * np.log(p)).sum(axis=1).mean())
+        y = y * (1 - options.label_smoothing) + options.label_smoothing / (K if one else 2)
+        yes = weights * y * (1 - p) ** options.focal_gamma * np.log(p)
+        no = (1 - y) * p**options.focal_gamma * np.log(1 - p)
+        return float(-yes.sum(axis=1).mean() if one else -(yes + no).mean())
 
     of_batch = [np.concatenate(x) for x in zip(*np.array(pixels, object)[MASK > 0], strict=True)]
     loss = np.zeros(B)
@@ -75,14 +85,16 @@ def expected(options: LossConfig) -> np.ndarray:
         LossConfig(dice_over="batch", tversky=(0.3, 0.7)),
         LossConfig(terms="cross_entropy", focal_gamma=2.0, label_smoothing=0.1),
         LossConfig(focal_gamma=1.5, tversky=(0.0, 1.0)),
+        LossConfig(class_weights="balanced", label_smoothing=0.1),
     ],
     ids=str,
 )
-def test_terms_are_those_of_the_formulas(options) -> None:
-    logits, labels = draw()
-    objective = TASK.objective(options, (), 0)
+@pytest.mark.parametrize("task", [TASK, OVERLAPPING], ids=lambda task: task.name)
+def test_terms_are_those_of_the_formulas(task, options) -> None:
+    logits, labels = draw(K if task is TASK else 2**K)
+    objective = task.objective(options, PIXELS, 100)
     loss, _ = jax.jit(objective.loss)(logits, {"labels": labels, "mask": MASK})
-    np.testing.assert_allclose(loss, expected(options), rtol=PARITY_FORWARD)
+    np.testing.assert_allclose(loss, expected(task.label, options), rtol=PARITY_FORWARD)
 
 
 def test_dice_over_the_batch_is_the_studys() -> None:
@@ -122,7 +134,8 @@ def stepped(devices: int) -> dict[str, np.ndarray]:
     }
     optimizer = optax.sgd(1.0)
     state = initial_state(parts, arrays, optimizer, mesh, placement, learning_rate=1.0, seed=0)
-    objective = MaskLoss(K, LossConfig(terms="dice", dice_over="batch"))
+    options = LossConfig(terms="dice", dice_over="batch")
+    objective = MaskLoss(Label.MAP, options, (1.0,) * K)
     step = make_train_step(
         parts, optimizer, lambda step: 1.0, lambda keys, batch: batch, loss=objective.loss,
         accumulate=1, mesh=mesh, placement=placement, dtype=jnp.float32,
@@ -153,8 +166,13 @@ def test_options_are_taken_or_refused_by_name(field) -> None:
     options = LossConfig(**{field: other.get(field, 0.5)})
     of_masks = {"terms", "dice_over", "tversky"}
     of_both = {"focal_gamma", "label_smoothing"}
-    if field in of_masks | of_both:
-        assert TASK.objective(options, (), 0) == MaskLoss(K, options)
+    if field == "class_weights":
+        weights = TASK.objective(options, (60, 30, 10), 100).weights
+        assert weights == pytest.approx((100 / 180, 100 / 90, 100 / 30))
+        with pytest.raises(UsageError, match="no pixel of the training masks is of class 'drusen'"):
+            TASK.objective(options, (60, 0, 10), 70)
+    elif field in of_masks | of_both:
+        assert TASK.objective(options, (), 0) == MaskLoss(Label.MAP, options, (1.0,) * K)
     else:
         with pytest.raises(UsageError, match=rf"loss\.{field}=.* these labels are masks"):
             TASK.objective(options, (), 0)

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from scipy import ndimage
 
-from fmi_jax.data.labels import IGNORE
+from fmi_jax.data.labels import IGNORE, Label
 from fmi_jax.tasks.outlines import TOLERANCE, outlined, outlined_classes
 
 SHAPE = 31, 23
@@ -73,7 +73,7 @@ def test_every_class_of_a_map_is_measured_and_ignored_pixels_are_in_none() -> No
     true = squares((2, 3)) + 2 * squares((20, 10)).astype(np.uint8)
     predicted = squares((2, 3), (12, 3)) + 2 * squares((20, 11)).astype(np.uint8)
     true[squares((12, 3))] = IGNORE  # where the prediction has one more
-    found = outlined_classes(predicted[None], true[None].astype(np.uint8), 3)
+    found = outlined_classes(Label.MAP, predicted[None], true[None].astype(np.uint8), 3)
     assert all(np.isnan(values[0, 0]) for values in found.values())
     first, second = ({name: values[0, c] for name, values in found.items()} for c in (1, 2))
     assert first == outlined(squares((2, 3)), squares((2, 3)))._asdict()

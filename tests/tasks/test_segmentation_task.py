@@ -30,7 +30,7 @@ from fmi_jax.settings import OptimConfig
 from fmi_jax.tasks.base import Resampling
 from fmi_jax.tasks.outlines import outlined
 from fmi_jax.tasks.registry import describe, suitable
-from fmi_jax.tasks.segmentation import Segmentation
+from fmi_jax.tasks.segmentation import MultilabelSegmentation, Segmentation
 from fmi_jax.training import optim
 from fmi_jax.training.partition import partition
 from fmi_jax.training.step import initial_state, make_train_step, on_inputs
@@ -79,6 +79,7 @@ def test_masks_are_for_this_task_and_no_other() -> None:
     assert suitable(Label.MAP, CLASSES) is Segmentation
     assert {suitable(Label.INDEX, CLASSES[:n]).name for n in (2, 3)} == {"binary", "multiclass"}
     assert suitable(Label.VECTOR, CLASSES).name == "multilabel"
+    assert suitable(Label.LAYERS, CLASSES) is MultilabelSegmentation
     assert describe("dice").higher_is_better
     assert TASK.metric(TASK.selects).score(0.5) > TASK.metric(TASK.selects).score(math.nan)
 
@@ -186,6 +187,29 @@ def test_outlines_are_measured_on_the_host_where_they_are_asked_for() -> None:
     assert result.values["hausdorff_95"] == pytest.approx(
         np.mean([result.per_class[name]["hausdorff_95"] for name in CLASSES[1:3]])
     )
+
+
+def test_masks_that_overlap_are_counted_class_by_class_and_none_is_background() -> None:
+    rng = np.random.default_rng(9)
+    task, logits = MultilabelSegmentation(CLASSES), draw(9)[0]
+    labels = rng.integers(0, 2 ** len(CLASSES), (B, SIDE, SIDE)).astype(np.uint8)
+    labels[rng.random(labels.shape) < 0.2] = IGNORE
+    found = jax.tree.map(np.asarray, task.measure(jnp.asarray(logits), {"labels": labels}))
+    whole, known = task.on_host(found), labels != IGNORE
+    result = task.evaluate(whole)
+    dice = []
+    for c, name in enumerate(CLASSES):
+        true, called = known & ((labels & 2**c) > 0), known & (logits[..., c] > 0)
+        both = (true & called).sum()
+        dice.append(2 * both / (true.sum() + called.sum()))
+        assert result.per_class[name]["dice"] == pytest.approx(dice[-1])
+        neither = known.sum() - true.sum() - called.sum() + both
+        table = [[neither, called.sum() - both], [true.sum() - both, both]]
+        np.testing.assert_array_equal(result.confusion[c], table)
+        assert whole["hausdorff"][2, c] == pytest.approx(outlined(called[2], true[2]).hausdorff)
+        assert "hausdorff_95" in result.per_class[name]
+    assert result.values["dice"] == pytest.approx(np.mean(dice))
+    assert task.image_dice(found).shape == (B,)
 
 
 def test_an_image_without_a_class_counts_1_per_image_and_not_where_the_class_is_present() -> None:

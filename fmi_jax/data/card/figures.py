@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from fmi_jax.data.card.areas import ClassAreas
 from fmi_jax.data.labels import Label
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.drawing.style import BLUE, GREY, VERMILION, png, short
@@ -36,6 +37,35 @@ def sizes(pixels: Int[np.ndarray, "n 2"], size: int) -> Figure:
     """Width against height of the raw images; `size`: the side they were resized to."""
     figure = Figure(figsize=(3.6, 3.4))
     _draw_sizes(figure.subplots(), pixels, size)
+    return figure
+
+
+@png
+def areas(found: Sequence[ClassAreas]) -> Figure:
+    """Share of its image that each class covers, where it is present, by split."""
+    shown, across = found[:_MOST_CLASSES], 3
+    down = -(-len(shown) // across)
+    figure = Figure(figsize=(7.2, 0.4 + 1.5 * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False, sharex=True)
+    least = min((each.quartiles()[0] for each in shown if each.quartiles()), default=0.01)
+    edges = np.geomspace(min(least, 0.1) * 0.99, 1, 25)
+    for ax in axes.ravel()[len(shown) :]:
+        ax.axis("off")
+    for ax, each in zip(axes.ravel(), shown, strict=False):
+        ax.hist(
+            [*each.shares.values()],
+            bins=list(edges),
+            stacked=True,
+            color=[_SPLITS[split][0] for split in each.shares],
+            label=[*each.shares],
+        )
+        ax.set(title=short(each.name), xscale="log", xlabel="Share of the image")
+        ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+        ax.minorticks_off()
+        ax.tick_params(labelbottom=True)
+    axes[0, 0].set_ylabel("Images")
+    axes[0, 0].legend(fontsize=6, handlelength=1)
     return figure
 
 

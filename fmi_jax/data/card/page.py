@@ -8,15 +8,19 @@ from PIL import Image
 
 from fmi_jax import atomic
 from fmi_jax.data.card import figures
+from fmi_jax.data.card.areas import find_areas
 from fmi_jax.data.labels import Label
+from fmi_jax.data.masks import are_counted
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset
 from fmi_jax.data.remarks import find_duplicates, find_groups, remarks
+from fmi_jax.drawing.style import class_colour
 from fmi_jax.drawing.template import jpeg_uri, png_uri, render, thumbnail
 
 PAGE, PICTURE = "card.html", "card.png"
 
 _SEED = 0
 _SAMPLED_CLASSES = 16
+_TINT = 0.45  # share of a class's colour in the pixels of its mask
 _SHOWN = 50  # entries of a list that someone may want to look through
 
 
@@ -37,6 +41,7 @@ def write_card(dataset: PreparedDataset) -> Path:
     pixels = np.concatenate([dataset.sizes(split) for split in info.counts])
     samples = _samples(dataset)
     banners = _banners(dataset)
+    areas = find_areas(dataset) if are_counted(dataset) else None
     overview = figures.overview(
         info,
         headline=_headline(dataset),
@@ -54,6 +59,8 @@ def write_card(dataset: PreparedDataset) -> Path:
         banners=banners,
         remarks=notes,
         multilabel=info.label is not Label.INDEX,
+        colours=_colours(info),
+        areas=areas,
         total=sum(info.counts.values()),
         sizes=_sizes(pixels, info.size),
         samples={
@@ -67,6 +74,7 @@ def write_card(dataset: PreparedDataset) -> Path:
         figures={
             **({"classes": png_uri(figures.classes(info))} if info.classes else {}),
             "sizes": png_uri(figures.sizes(pixels, info.size)),
+            **({"areas": png_uri(figures.areas(areas))} if areas else {}),
         },
     )
     atomic.write_bytes(dataset.folder / PICTURE, overview)
@@ -76,7 +84,7 @@ def write_card(dataset: PreparedDataset) -> Path:
 
 def _headline(dataset: PreparedDataset) -> str:
     info = dataset.info
-    task = info.task.replace("multi", "multi-")
+    task = info.task.replace("multi", "multi-").replace("_", " ")
     colour = "grey" if info.channels == 1 else "colour"
     classes = f" ({len(info.classes)} classes)" if info.classes else ""
     total, counts = sum(info.counts.values()), info.counts.items()
@@ -103,7 +111,8 @@ def shown_split(info: DatasetInfo) -> str:
 def _samples(dataset: PreparedDataset) -> dict[str, list[tuple[str, Image.Image]]]:
     """Id and picture of images of each class of `shown_split`, drawn at random.
 
-    One that has several classes is shown twice only where there is no other.
+    One that has several classes is shown twice only where there is no other. Masks are shown on
+    their images; those that are empty stand in the place of the background.
     """
     info = dataset.info
     shown = shown_split(info)
@@ -118,14 +127,37 @@ def _samples(dataset: PreparedDataset) -> dict[str, list[tuple[str, Image.Image]
     taken = np.zeros(len(ids), bool)
     for c in frequent[:_SAMPLED_CLASSES][::-1]:  # the rarest choose first
         here = labels == c if info.label is Label.INDEX else labels[:, c] > 0.5
+        if c < info.label.background:
+            here = (labels[:, info.label.background :] == 0).all(axis=1)
         rows = rng.permutation(np.flatnonzero(here))
         rows = rows[np.argsort(taken[rows], kind="stable")][:count]
         taken[rows] = True
         drawn[int(c)] = sorted(rows.tolist())
     return {
-        info.classes[c]: [(ids[row], thumbnail(split[row][0])) for row in drawn[c]]
+        "no finding" if c < info.label.background else info.classes[c]: [
+            (ids[row], thumbnail(_tinted(info, *split[row]))) for row in drawn[c]
+        ]
         for c in sorted(drawn)
     }
+
+
+def _colours(info: DatasetInfo) -> dict[str, str]:
+    """Colour of each class that masks are shown in."""
+    if not info.label.of_pixels:
+        return {}
+    foreground = info.classes[info.label.background :]
+    return {name: f"#{bytes(class_colour(i)).hex()}" for i, name in enumerate(foreground)}
+
+
+def _tinted(info: DatasetInfo, image: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Tint the pixels of each class of a mask in its colour; without a mask, the image itself."""
+    if not info.label.of_pixels:
+        return image
+    pixels = np.repeat(image, 3 // image.shape[-1], axis=-1).astype(np.float32)
+    for i, c in enumerate(range(info.label.background, len(info.classes))):
+        inside = info.label.pixels_of(label, c)
+        pixels[inside] += _TINT * (np.array(class_colour(i)) - pixels[inside])
+    return pixels.astype(np.uint8)
 
 
 def _sizes(pixels: np.ndarray, size: int) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fmi_jax.data.labels import Label
 from fmi_jax.data.preparing.reading import read_images
 from fmi_jax.data.preparing.selection import Row
 from fmi_jax.data.preparing.shard import Shard, write_shards
@@ -63,13 +62,14 @@ def build_folders(
     try:
         for folder in folders.values():
             partial_folder(folder).mkdir(exist_ok=True)
-        _check_space(folders, tasks, spec.channels + (raw.label is Label.MAP))
+        _check_space(folders, tasks, spec.channels + (raw.label.of_pixels))
         for _ in read_images(
             functools.partial(
                 write_shards,
                 channels=spec.channels,
                 classes=raw.classes,
                 label=raw.label,
+                mask_resize=next(iter(recipes.values())).get("mask_resize", ""),
             ),
             tasks,
             [task[0].rows for task in tasks],
@@ -104,7 +104,8 @@ def _chunks(rows: Sequence[Row]) -> list[Sequence[Row]]:
 
 def _name(rows: Sequence[Row], recipe: Mapping[str, Any]) -> str:
     """The name of a shard: a hash of all that decides its bytes."""
-    how = {key: recipe[key] for key in ("format", "channels", "size", "label", "classes")}
+    keys = ("format", "channels", "size", "label", "classes", "mask_resize")
+    how = {key: recipe[key] for key in keys if key in recipe}
     what = [(*row.identity, row.changed) for row in rows]
     return hashlib.sha256(json.dumps([how, versions(), what]).encode()).hexdigest()[:32]
 

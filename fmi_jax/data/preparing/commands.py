@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fmi_jax.data.prepared import PreparedDataset
 from fmi_jax.data.preparing.check import check
+from fmi_jax.data.preparing.masks import RESIZES
 from fmi_jax.data.preparing.prepare import ON_BAD, find_task, prepare_sizes
 from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.data.raw.csv_table import csv_spec
@@ -45,6 +46,12 @@ def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
         default=ON_BAD[0],
         choices=ON_BAD,
         help="refuse the data set for an image that cannot be read, or leave the image out",
+    )
+    parser.add_argument(
+        "--mask-resize",
+        default=RESIZES[0],
+        choices=RESIZES,
+        help="resize masks to the class at the centre of each pixel, or to the one of most area",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace what was prepared from other data"
@@ -123,6 +130,7 @@ def run_prepare(args: argparse.Namespace) -> list[PreparedDataset]:
         overwrite=args.overwrite,
         limit=args.limit,
         processes=args.processes,
+        mask_resize=args.mask_resize,
     )
     print("\n".join(_summary(datasets)))
     return datasets
@@ -254,8 +262,9 @@ def _summary(datasets: Sequence[PreparedDataset]) -> list[str]:
         if total := sum(counts):
             shares = "".join(f"{percent(count / total):>9}" for count in counts)
             lines.append(f"  {f'share of {name}':{width}}{shares}")
-    if boxed := manifest.get("with_boxes"):
-        lines.append(f"  {'with boxes':{width}}" + "".join(f"{boxed[s]:>9}" for s in SPLITS))
+    for words, key in (("with boxes", "with_boxes"), ("empty masks", "empty_masks")):
+        if found := manifest.get(key):
+            lines.append(f"  {words:{width}}" + "".join(f"{found[s]:>9}" for s in SPLITS))
     if info.limit:
         lines.append(f"  Note: a smoke run, only the first {info.limit} rows of every split.")
     notes = {

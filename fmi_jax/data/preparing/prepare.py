@@ -33,6 +33,7 @@ from fmi_jax.data.prepared import (
 )
 from fmi_jax.data.preparing.build import MEND_OR_QUARANTINE, build_folders, partial_folder
 from fmi_jax.data.preparing.locate import locate_files
+from fmi_jax.data.preparing.masks import RESIZES
 from fmi_jax.data.preparing.selection import Row, select_rows
 from fmi_jax.data.preparing.unchanged import check_unchanged
 from fmi_jax.data.raw.problems import Problems
@@ -65,6 +66,7 @@ def prepare_sizes(
     overwrite: bool = False,
     limit: int = 0,
     processes: int = 0,
+    mask_resize: str = RESIZES[0],
 ) -> list[PreparedDataset]:
     """Write `<data_dir>/<spec.name>/<size>-<split>/` for every size, each atomically.
 
@@ -85,13 +87,14 @@ def prepare_sizes(
         "-limit<n>" to the split's name. 0: all.
       processes: number of processes that decode and resize; 0: one per core, fewer for few
         images; 1: this one.
+      mask_resize: way to resize masks, one of `masks.RESIZES`.
 
     Raises:
       UsageError: an argument is wrong.
       UserError: the raw data cannot be used (all faults are listed), the folder holds something
         else and `overwrite` is not set, or a process was killed.
     """
-    _check_arguments(spec, source, sizes, on_bad, limit, processes)
+    _check_arguments(spec, source, sizes, on_bad, limit, processes, mask_resize)
     with _only_process(data_dir / spec.name):
         if source is None:
             assert spec.draw is not None
@@ -113,6 +116,8 @@ def prepare_sizes(
         rows = select_rows(raw, files, assignment, limit)
         folders = {size: data_dir / spec.name / f"{size}-{split}" for size in sizes}
         recipes = _recipes(spec, raw, rows, sizes, split, revised, limit, task.name, metric, on_bad)
+        if raw.label.of_pixels:
+            recipes = {size: {**r, "mask_resize": mask_resize} for size, r in recipes.items()}
         missing = {}
         for size, folder in folders.items():
             if folder.exists() and not overwrite:
@@ -141,6 +146,7 @@ def _check_arguments(
     on_bad: str,
     limit: int,
     processes: int,
+    mask_resize: str,
 ) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", spec.name) or spec.name == "raw":
         raise UsageError(
@@ -155,6 +161,8 @@ def _check_arguments(
             raise UsageError(f"{name} {number}: expected a positive number.")
     if on_bad not in ON_BAD:
         raise unknown_name("policy for bad images", on_bad, ON_BAD)
+    if mask_resize not in RESIZES:
+        raise unknown_name("way to resize masks", mask_resize, RESIZES)
     if source is None and not spec.synthetic:
         raise UsageError(f"{spec.name} needs --source: {spec.layout}.")
     if source is not None and not source.exists():

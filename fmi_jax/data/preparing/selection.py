@@ -56,6 +56,7 @@ class Row(NamedTuple):
         return [
             *(self.split, e.id, e.path, e.item, e.label, e.group, e.split, self.bytes),
             *(masks if self.masks else ()),
+            *([e.layers] if e.layers else ()),
             *([e.runs] if e.runs else ()),
             *([e.mask_size] if e.mask_size else ()),
             *([e.boxes] if e.boxes else ()),

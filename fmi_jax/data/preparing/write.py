@@ -17,6 +17,8 @@ import tensorflow_datasets as tfds
 
 from fmi_jax import atomic
 from fmi_jax.data.boxes import BOXES, to_text
+from fmi_jax.data.labels import Label
+from fmi_jax.data.masks import PIXELS
 from fmi_jax.data.prepared import (
     COLUMN,
     INDEX,
@@ -68,7 +70,7 @@ def write_folder(
         "std": std,
         "synthetic": is_drawn(raw.table),
         "columns": columns,
-        **_summary(shards, len(raw.classes)),
+        **_summary(shards, len(raw.classes), raw.label),
         "index_sha256": hashlib.sha256(index).hexdigest(),
         "citation": spec.citation,
         "licence": spec.licence,
@@ -161,20 +163,23 @@ def _label_json(row: Row, image: Seen) -> str:
 
 
 def _index_csv(shards: Sequence[Shard], columns: Sequence[str]) -> bytes:
-    """The index, one line per image; with boxes if any image has one."""
+    """The index, one line per image; with boxes and with pixels of masks if any image has some."""
     with_boxes = any(row.example.boxes for row, _ in _seen(shards))
+    with_masks = any(image.pixels for _, image in _seen(shards))
     lines = (
         (row.split, row.example.id, _label_json(row, image), row.example.group or "",
          row.example.path, image.file_sha256, image.width, image.height,
          *([to_text(row.example.boxes)] if with_boxes else ()),
+         *([json.dumps(image.pixels)] if with_masks else ()),
          *(row.example.columns.get(name, "") for name in columns))
         for row, image in _seen(shards)
     )  # fmt: skip
-    further = (*([BOXES] if with_boxes else ()), *(COLUMN + name for name in columns))
+    own = ((BOXES, with_boxes), (PIXELS, with_masks))
+    further = (*(name for name, there in own if there), *(COLUMN + name for name in columns))
     return atomic.csv_bytes([(*INDEX_COLUMNS, *further), *lines])
 
 
-def _summary(shards: Sequence[Shard], num_classes: int) -> dict[str, Any]:
+def _summary(shards: Sequence[Shard], num_classes: int, form: Label) -> dict[str, Any]:
     """The part of the manifest that tells of the images."""
     seen = list(_seen(shards))
     class_counts, unknown_counts = (
@@ -198,11 +203,14 @@ def _summary(shards: Sequence[Shard], num_classes: int) -> dict[str, Any]:
     boxed = {
         split: sum(r.split == split and r.example.boxes != () for r, _ in seen) for split in SPLITS
     }
+    masks = [(row.split, image.present[form.background :]) for row, image in seen if image.present]
+    empty = {split: sum(s == split and not any(found) for s, found in masks) for split in SPLITS}
     return {
         "counts": {split: sum(row.split == split for row, _ in seen) for split in SPLITS},
         "class_counts": {split: n.tolist() for split, n in class_counts.items()},
         **({"unknown_counts": unknown} if any(map(any, unknown.values())) else {}),
         **({"with_boxes": boxed} if any(boxed.values()) else {}),
+        **({"empty_masks": empty} if form.of_pixels else {}),
         "group_counts": {split: sum(split in s for s in groups.values()) for split in SPLITS},
         "groups_across_splits": {g: sorted(s) for g, s in groups.items() if len(s) > 1},
         "duplicates_across_splits": list(itertools.compress(same, spread)),

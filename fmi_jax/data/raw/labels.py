@@ -2,9 +2,9 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from fmi_jax.data.labels import IGNORE, Label
+from fmi_jax.data.labels import IGNORE, MOST_LAYERS, Label
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.table import TableRow
 from fmi_jax.errors import UserError
@@ -81,6 +81,26 @@ def encode_masks(
     if not any(masks):
         raise UserError(f"{problems.source}: no row names a mask.")
     return [int(bool(files)) for files in masks], tuple(classes), Label.MAP
+
+
+def encode_layers(
+    masks: Sequence[Mapping[str, Sequence[str]]], classes: Sequence[str], problems: Problems
+) -> tuple[list[tuple[float, ...]], tuple[str, ...], Label]:
+    """Encode the mask files of each class of each image: 1 for each class that has any, else 0.
+
+    Raises:
+      UserError: no image has a mask, or the classes are too many or wrong as for `encode_classes`.
+    """
+    _check_classes(classes, problems)
+    if len(classes) > MOST_LAYERS:
+        raise UserError(
+            f"{problems.source}: {len(classes)} classes; masks that overlap have at most"
+            f" {MOST_LAYERS}."
+        )
+    labels = [tuple(float(bool(files[name])) for name in classes) for files in masks]
+    if not any(map(any, labels)):
+        raise UserError(f"{problems.source}: no row names a mask.")
+    return labels, tuple(classes), Label.LAYERS
 
 
 def split_list(value: str) -> tuple[str, ...]:

@@ -1,13 +1,13 @@
-"""SCR: the heart and the clavicles on the radiographs of the JSRT database.
+"""SCR: lungs, heart and clavicles on the radiographs of the JSRT database, alone or all at once.
 
 The masks (van Ginneken et al. 2006) come without the images (Shiraishi et al. 2000): both have to
-be downloaded. The masks of the lungs are not read.
+be downloaded.
 """
 
 import dataclasses
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fmi_jax.data.labels import Label
@@ -28,7 +28,13 @@ _MASK_SIZE = (1024, 1024)  # half the side of the images
 _NAME = re.compile(r"(JPC([LN])N\d{3})\.(?:IMG|img)")
 
 
-def read(source: Path, *, part: str, folders: tuple[str, ...]) -> RawDataset:
+LUNG = {"lung": ("left lung", "right lung")}
+HEART = {"heart": ("heart",)}
+CLAVICLE = {"clavicle": ("left clavicle", "right clavicle")}
+"""Folders of the masks of each part, which are united."""
+
+
+def read(source: Path, *, parts: Mapping[str, tuple[str, ...]]) -> RawDataset:
     """List `All247images/<image>.IMG` and the masks of each image.
 
     The masks are `[scratch/]fold<1 or 2>/masks/<folder>/<image>.gif`. The split of an image is
@@ -36,16 +42,18 @@ def read(source: Path, *, part: str, folders: tuple[str, ...]) -> RawDataset:
 
     Args:
       source: folder of the images and of the folds.
-      part: name of the class beside the background.
-      folders: folders of the masks of that class, which are united.
+      parts: folders of the masks of each class. One class is beside the background; several may
+        overlap.
 
     Raises:
       UserError: images or folds are missing, an image is in no fold or in both, or the files of the
         images differ in size.
     """
+    files = [(c, folder) for c, folders in enumerate(parts.values()) for folder in folders]
+    overlap, first = len(parts) > 1, files[0][1]
     images = source / "All247images"
     folds = source / "scratch" if (source / "scratch").is_dir() else source
-    for folder in (images, *(folds / fold / "masks" / folders[0] for fold in _FOLDS)):
+    for folder in (images, *(folds / fold / "masks" / first for fold in _FOLDS)):
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder; expected {LAYOUT}.")
     problems = Problems(source)
@@ -56,20 +64,21 @@ def read(source: Path, *, part: str, folders: tuple[str, ...]) -> RawDataset:
             continue  # the download has overlays and texts beside the images
         sizes[path.name] = path.stat().st_size
         name, nodule = match.groups()
-        mask = f"masks/{folders[0]}/{name}.gif"
+        mask = f"masks/{first}/{name}.gif"
         where = [fold for fold in _FOLDS if (folds / fold / mask).is_file()]
         if len(where) != 1:
             found = " and ".join(where) or "neither"
-            problems.add(f"{folders[0]} mask in {found}, expected one fold", path.name)
+            problems.add(f"{first} mask in {found}, expected one fold", path.name)
             continue
         masks = folds.relative_to(source) / where[0] / "masks"
         examples.append(
             RawExample(
                 id=name,
                 path=f"{images.name}/{path.name}",
-                label=1,
+                label=(1.0,) * len(parts) if overlap else 1,
                 split=_FOLDS[where[0]],
-                masks=tuple((masks / folder / f"{name}.gif").as_posix() for folder in folders),
+                masks=tuple((masks / folder / f"{name}.gif").as_posix() for _, folder in files),
+                layers=tuple(c for c, _ in files) if overlap else (),
                 mask_size=_MASK_SIZE,
                 columns={"nodule": "yes" if nodule == "L" else "no"},
             )
@@ -87,8 +96,8 @@ def read(source: Path, *, part: str, folders: tuple[str, ...]) -> RawDataset:
         table=source,
         image_root=source,
         examples=examples,
-        classes=("background", part),
-        label=Label.MAP,
+        classes=(*parts,) if overlap else ("background", *parts),
+        label=Label.LAYERS if overlap else Label.MAP,
     )
 
 
@@ -100,12 +109,12 @@ def swapped(examples: Sequence[RawExample]) -> Assignment:
 
 LAYOUT = (
     "a folder with All247images/JPCLN001.IMG and so on (JSRT) and, in it or in scratch/, fold1/ and"
-    " fold2/ with masks/heart/JPCLN001.gif, masks/left clavicle/ and masks/right clavicle/ (SCR)"
+    " fold2/ with masks/heart/JPCLN001.gif, masks/left clavicle/, masks/right lung/ and so on (SCR)"
 )
 
-SCR_HEART = DatasetSpec(
-    name="scr_heart",
-    read=functools.partial(read, part="heart", folders=("heart",)),
+SCR = DatasetSpec(
+    name="scr",
+    read=functools.partial(read, parts=LUNG | HEART | CLAVICLE),
     channels=3,
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
@@ -121,8 +130,8 @@ SCR_HEART = DatasetSpec(
     draw=draw,
 )
 
+SCR_HEART = dataclasses.replace(SCR, name="scr_heart", read=functools.partial(read, parts=HEART))
+
 SCR_CLAVICLE = dataclasses.replace(
-    SCR_HEART,
-    name="scr_clavicle",
-    read=functools.partial(read, part="clavicle", folders=("left clavicle", "right clavicle")),
+    SCR, name="scr_clavicle", read=functools.partial(read, parts=CLAVICLE)
 )

@@ -25,13 +25,14 @@ class RawExample:
       path: path of the image file, relative to the image root of the data set.
       item: index of the image in a file that holds many (HDF5); None: the file holds only one.
       label: class index, or one 0/1 (or soft) value per class for a multi-label set; for a set with
-        masks 1 if the row tells of any foreground, else 0, which balances the splits; () without
-        labels.
+        masks 1 if the row tells of any foreground, else 0 (for each class, where masks overlap),
+        which balances the splits; () without labels.
       group: patient, lesion or study, if known; images of one group belong together.
       split: "train", "val" or "test" if the raw data decide it, else None.
       row: line of the table, 1-based and counting the header, for messages.
       masks: paths of the mask files, relative to the image root; several are united, and without
         one and without `runs` the whole image is background.
+      layers: class of each of `masks`, where masks overlap; none elsewhere.
       runs: start and length of each run of pixels of class 1, counted from 0 down the columns from
         left to right; united with `masks`.
       mask_size: width and height in pixels at which the masks were drawn; None: those of the image.
@@ -47,6 +48,7 @@ class RawExample:
     split: str | None = None
     row: int | None = None
     masks: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
     runs: tuple[tuple[int, int], ...] = ()
     mask_size: tuple[int, int] | None = None
     boxes: tuple[Box, ...] = ()

@@ -1,4 +1,4 @@
-"""Draws a small raw SCR set: JSRT's raw radiographs, and masks of the heart and the clavicles."""
+"""Draws a small raw SCR set: JSRT's raw radiographs, and masks of lungs, heart and clavicles."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def draw(folder: Path, count: int, seed: int) -> None:
         pixels = paint(rng, parts.values(), _SIDE, _SIDE, ground=150)[..., 0]
         dark = 4095 - 16 * pixels.astype(int)
         (folder / "All247images" / f"{name}.IMG").write_bytes(dark.astype(">u2").tobytes())
-        for part in ("heart", "left clavicle", "right clavicle"):
+        for part in parts:
             place = folder / "scratch" / f"fold{i % 2 + 1}" / "masks" / part
             place.mkdir(parents=True, exist_ok=True)
             mask = np.uint8(255) * parts[part].mask(_MASK_SIDE, _MASK_SIDE, block=8)
