@@ -299,7 +299,8 @@ def test_a_study_of_ones_own_is_a_file(tmp_path: Path):
 def test_the_published_numbers_are_those_that_were_handed_down():
     path = SHARED / "paper_results.json"
     if path.is_file():
-        assert json.loads(path.read_text())["rows"] == list(published_module.rows())
+        printed = [row for row in published_module.rows() if "digitised" not in row]
+        assert json.loads(path.read_text())["rows"] == printed
     found = published_module.published(
         "huix2024_table1", dataset="isic2019", model="dinov1", head="linear"
     )

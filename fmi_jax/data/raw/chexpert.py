@@ -11,7 +11,14 @@ from pathlib import Path
 from fmi_jax.data.labels import Label
 from fmi_jax.data.raw.drawn.chexpert import draw
 from fmi_jax.data.raw.problems import Problems
-from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawDataset, RawExample
+from fmi_jax.data.raw.spec import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SPLITS,
+    DatasetSpec,
+    RawDataset,
+    RawExample,
+)
 from fmi_jax.data.raw.splits import SEED, Assignment
 from fmi_jax.data.raw.table import TableRow, read_table
 from fmi_jax.errors import UsageError, UserError
@@ -220,6 +227,14 @@ CHEXPERT_SMOOTH = dataclasses.replace(
     name="chexpert_smooth",
     read=functools.partial(read, uncertain=SMOOTHED),
     notes=_notes("present (in training as 0.55 to 0.85)"),
+)
+
+CHEXPERT_RGB = dataclasses.replace(
+    CHEXPERT_SMOOTH,  # as the third study reads it, with the pixels of its other data sets
+    name="chexpert_rgb",
+    channels=3,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
 )
 
 CHEXPERT_U_IGNORE = dataclasses.replace(
