@@ -80,7 +80,7 @@ ABOUT = (
     *("tests/run/test_segmentation_run.py", "tests/run/test_dino_run.py"),
     "tests/run/test_monitors_run.py",
     *("tests/run/test_other_tasks_run.py", "tests/test_walls.py"),
-    "tests/study/test_transfer.py",
+    *("tests/study/test_transfer.py", "tests/study/test_reproduction.py"),
     *("tests/study/test_initial_weights.py", "tests/weights_convert/test_convert_pretrained.py"),
     *("configs/dino.py", "configs/lesions.py", "configs/unet.py", "benchmarks/pretraining.py"),
     *("examples/pretraining.py", "examples/segmentation.py"),

@@ -41,6 +41,7 @@ SYNTHETIC = dataclasses.replace(
     licence="Apache-2.0",
     url="",
     draw=functools.partial(draw_fundus, count=600),
+    sizes={},
     synthetic=True,
 )
 

@@ -7,6 +7,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+PUBLICATIONS: Mapping[str, str] = {
+    "huix2024": "Are Natural Domain Foundation Models Useful for Medical Image Classification?"
+    " (arXiv 2310.19522)",
+    "matsoukas2021": "Is it Time to Replace CNNs with Transformers for Medical Images?"
+    " (arXiv 2108.09038)",
+    "hosseinzadeh2021": "A Systematic Benchmarking Analysis of Transfer Learning for Medical Image"
+    " Analysis (arXiv 2108.05930)",
+    "hosseinzadeh2025": "its sequel in Medical Image Analysis (2025)",
+}
+"""Publications by name, which begins the names of their tables in the file."""
+
 _METRICS = {"balanced_recall": "recall"}  # name in `fmi_jax.tasks`
 _PLACES = {
     "hosseinzadeh2021_domain_adaptation": "the table of domain adaptation",

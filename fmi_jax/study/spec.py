@@ -60,6 +60,8 @@ class Study:
       note: remark for the reader about the published numbers.
       reference: one coordinate of the rows that all others are tested against, run by run:
         {"init": "imagenet"}; empty: there is no such test.
+      publication: name in `published.PUBLICATIONS` that it is from; empty: none.
+      place: table or figure of that publication, for a study whose title does not say so.
     """
 
     name: str
@@ -71,3 +73,5 @@ class Study:
     seeds: int = SEEDS
     note: str = ""
     reference: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    publication: str = ""
+    place: str = ""

@@ -210,6 +210,7 @@ CHEXPERT = DatasetSpec(
     " Expert Comparison, AAAI 2019",
     licence="Stanford University School of Medicine CheXpert Dataset Research Use Agreement",
     url="https://stanfordmlgroup.github.io/competitions/chexpert/",
+    sizes={"official": (201_308, 22_106, 234), "upstream": (178_710, 22_353, 22_353)},
     draw=draw,
     class_groups={"competition": COMPETITION},
     notes=_notes("absent"),

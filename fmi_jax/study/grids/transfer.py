@@ -51,7 +51,7 @@ PE = "rsna_pe"
 WHY_NOT_PE = "the study released neither its loader nor its split of RSNA's CT slices"
 
 TASKS: Mapping[str, Transfer] = {
-    "DXC14": Transfer(dataset="chestxray14", split="official", metric="roc_auc"),
+    "DXC14": Transfer(dataset="chestxray14", split="upstream", metric="roc_auc"),
     "DXC5": Transfer(
         dataset="chexpert_rgb",
         split="official",

@@ -82,6 +82,8 @@ def settings() -> tuple[Setting, ...]:
 
 STUDY = Study(
     name="transfer_architectures",
+    publication="hosseinzadeh2025",
+    place="Figures of architectures and of fewer labels",
     title="Transfer of DeiT, ResNet, Swin and ConvNeXt, and of Swin-B and ConvNeXt-B on few labels",
     settings=settings,
     rows=("model", "init", "labels"),

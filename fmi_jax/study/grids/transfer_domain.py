@@ -62,6 +62,8 @@ def setting(name: str, init: str) -> Setting | None:
 
 STUDY = Study(
     name="transfer_domain",
+    publication="hosseinzadeh2021",
+    place="Table of domain adaptation",
     title="Transfer of weights of chest radiographs, from scratch and after ImageNet",
     settings=lambda: tuple(
         found for init in INITS for name in TASKS if (found := setting(name, init)) is not None

@@ -62,6 +62,8 @@ def setting(name: str, init: str) -> Setting:
 
 STUDY = Study(
     name="transfer_ssl",
+    publication="hosseinzadeh2021",
+    place="Figures of self-supervised models and of iNat2021",
     title="Transfer of self-supervised ResNet-50s and of iNat2021, beside supervised ImageNet",
     settings=lambda: tuple(setting(name, init) for init in WEIGHTS for name in transfer.TASKS),
     rows=("init",),
