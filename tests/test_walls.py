@@ -28,6 +28,8 @@ PROTOCOLS, MODELS = "fmi_jax/protocols/registry.py", "fmi_jax/models/registry.py
 
 # Public data sets with masks, which are of no use without segmentation.
 MASKED = ("busi", "drive", "isic2018_lesions", "montgomery", "scr", "siim_pneumothorax")
+# Grids that train on them.
+TRANSFERS = ("transfer", "transfer_architectures", "transfer_domain", "transfer_ssl")
 # What is deleted, and the lines that name it.
 PARTS = (
     *(f"fmi_jax/data/raw/{name}.py" for name in MASKED),
@@ -40,6 +42,7 @@ PARTS = (
     *("fmi_jax/protocols/byol.py", "fmi_jax/protocols/dino.py", "fmi_jax/protocols/simsiam.py"),
     *("fmi_jax/tasks/reconstruction.py", "fmi_jax/protocols/mae.py"),
     *("fmi_jax/study/grids/initial_weights.py", "fmi_jax/study/grids/in_domain.py"),
+    *(f"fmi_jax/study/grids/{name}.py" for name in TRANSFERS),
 )
 NAMED = re.compile(
     r"\b(segmentation|Segmentation|multilabel_segmentation|MultilabelSegmentation|per_pixel"
@@ -47,12 +50,13 @@ NAMED = re.compile(
     r"|dino|dino_ssl|DinoConfig|byol|ByolConfig|simsiam|SimSiamConfig|DecoderConfig"
     r"|decoder|unet|UNetConfig|upernet|UPerNetConfig"
     r"|mae|MaeConfig|reconstruction|per_patch|initial_weights|in_domain|segmentation_metrics"
+    r"|transfer_architectures|transfer_domain|transfer_ssl"
     r"|busi|BUSI|drive|DRIVE|montgomery|MONTGOMERY|isic2018_lesions|ISIC2018_LESIONS"
     r"|siim_pneumothorax|SIIM_PNEUMOTHORAX|scr|SCR|scr_heart|SCR_HEART|scr_clavicle|SCR_CLAVICLE)\b"
 )
 STUDIES = "fmi_jax/study/registry.py"
 LINES = {
-    **{CONFIG: 14, TASKS: 3, PROTOCOLS: 16, STUDIES: 4},
+    **{CONFIG: 14, TASKS: 3, PROTOCOLS: 16, STUDIES: 10},
     "fmi_jax/data/registry.py": 14,
     **{"tests/parity_families/numbers.py": 4, "tests/parity_families/__init__.py": 2},
 }
@@ -80,6 +84,7 @@ ABOUT = (
     "tests/run/test_masks_run.py",
     "tests/run/test_monitors_run.py",
     *("tests/run/test_other_tasks_run.py", "tests/test_walls.py"),
+    *("tests/study/test_transfer.py", "tests/study/test_reproduction.py"),
     *("tests/study/test_initial_weights.py", "tests/weights_convert/test_convert_pretrained.py"),
     *("configs/dino.py", "configs/lesions.py", "configs/unet.py", "benchmarks/pretraining.py"),
     *("examples/pretraining.py", "examples/segmentation.py"),

@@ -147,11 +147,19 @@ def _speed(row: Mapping[str, Any], reference: str) -> dict[str, Any]:
     }
 
 
-def plan(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Upgrade a `<study>.json` of format 1: add `shows` and `label` to its settings."""
+def plan(values: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Upgrade a `<study>.json` of format 1 or 2.
+
+    Args:
+      values: content of the file.
+      number: file's format number.
+    """
+    if number == 2:
+        settings = [{**setting, "metric": ""} for setting in values["settings"]]
+        return {**values, "format": 3, "settings": settings, "reference": {}}
     score = {"shows": "score", "label": ""}
     settings = [
         {**setting, **_OF_ANALYSES.get(setting["protocol"], score)}
         for setting in values["settings"]
     ]
-    return {**values, "format": 2, "settings": settings}
+    return plan({**values, "settings": settings}, 2)

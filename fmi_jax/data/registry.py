@@ -10,6 +10,7 @@ from fmi_jax.data.raw.cbis_ddsm import CBIS_DDSM, CBIS_DDSM_CROPS, CBIS_DDSM_TYP
 from fmi_jax.data.raw.chestxray14 import CHESTXRAY14
 from fmi_jax.data.raw.chexpert import (
     CHEXPERT,
+    CHEXPERT_RGB,
     CHEXPERT_SMOOTH,
     CHEXPERT_U_IGNORE,
     CHEXPERT_U_ONES,
@@ -40,6 +41,7 @@ SYNTHETIC = dataclasses.replace(
     licence="Apache-2.0",
     url="",
     draw=functools.partial(draw_fundus, count=600),
+    sizes={},
     synthetic=True,
 )
 
@@ -58,6 +60,7 @@ DATASETS: Registry[DatasetSpec] = Registry(
         CHEXPERT,
         CHEXPERT_U_ONES,
         CHEXPERT_SMOOTH,
+        CHEXPERT_RGB,
         CHEXPERT_U_IGNORE,
         DDSM,
         DDSM_3CLASS,

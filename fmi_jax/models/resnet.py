@@ -330,6 +330,14 @@ def _domain_adapted(tag: str, record: int, file: str) -> WeightsSource:
     )
 
 
+_FAIR, _MOCO = "https://dl.fbaipublicfiles.com", "moco/moco_checkpoints/moco"
+_PCL = "https://storage.googleapis.com/sfr-pcl-data-research/PCL_checkpoint"
+
+
+def _unlabelled(tag: str, url: str, layout: str, licence: str) -> WeightsSource:
+    return WeightsSource(tag=tag, url=url, sha256=None, layout=layout, licence=licence)
+
+
 _ZOO = (
     WeightsSource(
         tag="dino_in1k",
@@ -337,6 +345,43 @@ _ZOO = (
         sha256=None,
         layout="resnet",
         licence="Apache-2.0",
+    ),
+    # On ImageNet without its labels; the third study's other files have no address that lasts.
+    _unlabelled(
+        "moco_v1",
+        f"{_FAIR}/{_MOCO}_v1_200ep/moco_v1_200ep_pretrain.pth.tar",
+        "resnet_moco",
+        "CC-BY-NC-4.0",
+    ),
+    _unlabelled(
+        "moco_v2",
+        f"{_FAIR}/{_MOCO}_v2_800ep/moco_v2_800ep_pretrain.pth.tar",
+        "resnet_moco",
+        "CC-BY-NC-4.0",
+    ),
+    *(
+        _unlabelled(
+            f"pcl_{version}",
+            f"{_PCL}/PCL_{version}_epoch200.pth.tar",
+            "resnet_moco",
+            "as stated at github.com/salesforce/PCL",
+        )
+        for version in ("v1", "v2")
+    ),
+    *(
+        _unlabelled(
+            tag,
+            f"{_FAIR}/deepcluster/{tag}_{epochs}ep_pretrain.pth.tar",
+            "resnet_swav",
+            "as stated at github.com/facebookresearch/swav",
+        )
+        for tag, epochs in (("swav", 800), ("deepclusterv2", 800), ("selav2", 400))
+    ),
+    _unlabelled(
+        "barlow_twins",
+        f"{_FAIR}/barlowtwins/ljng/resnet50.pth",
+        "resnet",
+        "as stated at github.com/facebookresearch/barlowtwins",
     ),
     # Supervised on chest radiographs, from scratch or from ImageNet: the third study's own.
     _domain_adapted("chestxray14", 5205234, "chestxray14"),

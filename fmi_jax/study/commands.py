@@ -43,6 +43,7 @@ def add_study_arguments(parser: argparse.ArgumentParser, kind: type) -> None:
         dest="action", metavar="ACTION", required=True, parser_class=kind
     )
     _add(commands, "list", "name every study", _list)
+    _add(commands, "map", "write every table and figure of the publications as Markdown", _map)
     plan = _add(commands, "plan", "say what a study takes, without running anything", _plan)
     _add_grid_arguments(plan)
     plan.add_argument(
@@ -179,6 +180,12 @@ def _list(_: argparse.Namespace) -> None:
     width = max(map(len, STUDIES)) + 2
     for study in STUDIES.values():
         print(f"{study.name:<{width}}{study.title}")
+
+
+def _map(_: argparse.Namespace) -> None:
+    from fmi_jax.study.reproduction import page
+
+    print(page())
 
 
 def _plan(values: argparse.Namespace) -> None:

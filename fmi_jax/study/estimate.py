@@ -141,8 +141,10 @@ def _per_image(values: str, channels: int, num_classes: int) -> tuple[float, flo
     parts, shapes = assembly.partition, assembly.partition.shapes
     side = config.image_size
     images = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
-    trained = parts.params or tuple(parts.variables)
-    learns = shapes(trained)
+    whole = shapes(tuple(parts.variables))  # counters of batches have no gradient
+    learns = shapes(parts.params) or {
+        name: x for name, x in whole.items() if jnp.issubdtype(x.dtype, jnp.inexact)
+    }
     rest = shapes(tuple(name for name in parts.variables if name not in learns))
 
     def forward(params: Any, rest: Any, images: Any) -> Any:

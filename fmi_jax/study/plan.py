@@ -117,6 +117,7 @@ class Plan:
             product=self.product,
             changed=self.changed,
             settings=tuple(map(self._setting, self.settings)),
+            reference=study.reference,
         )
 
     def _setting(self, setting: Setting) -> PlannedSetting:
@@ -128,6 +129,7 @@ class Plan:
             label="" if protocol is None else protocol.own.label,
             published=setting.published,
             why_not=setting.why_not if protocol is None else "",
+            metric=setting.metric,
             cells=tuple(
                 PlannedCell(
                     id=cell.id,

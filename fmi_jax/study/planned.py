@@ -11,8 +11,9 @@ from fmi_jax.artifacts.result import Shows
 from fmi_jax.errors import UserError, unknown_name
 from fmi_jax.study.published import Published
 
-FORMAT = 2
-"""Format number of `<study>.json`; in format 1 settings lacked `shows` and `label`."""
+FORMAT = 3
+"""Format number of `<study>.json`; in format 1 settings lacked `shows` and `label`, in 2 `metric`,
+and the study `reference`."""
 
 DATASET = "dataset"
 """Coordinate that makes the columns of the table."""
@@ -65,6 +66,7 @@ class PlannedSetting:
       published: published number, if there is one.
       why_not: reason why it cannot be run.
       cells: all cells that its number could need, by rate and then by seed.
+      metric: test metric that is reported; empty: the one that selects the checkpoint.
     """
 
     at: Mapping[str, str]
@@ -74,6 +76,7 @@ class PlannedSetting:
     published: Published | None
     why_not: str
     cells: tuple[PlannedCell, ...]
+    metric: str = ""
 
     @property
     def paired(self) -> bool:
@@ -96,7 +99,7 @@ class PlannedStudy:
     """A study as it was planned; see `fmi_jax.study.spec.Study` and `Plan`.
 
     Attributes:
-      name, title, note, rows, figure, rates, seeds: fields of the study.
+      name, title, note, rows, figure, rates, seeds, reference: fields of the study.
       product: whether every rate gets every seed.
       changed: config fields that are not as the study has them.
       settings: settings of the study, in the order of the rows.
@@ -112,6 +115,7 @@ class PlannedStudy:
     product: bool
     changed: Mapping[str, str]
     settings: tuple[PlannedSetting, ...]
+    reference: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The study and every cell that it could need, as JSON values."""
@@ -129,6 +133,7 @@ class PlannedStudy:
                 published=Published(**setting["published"]) if setting["published"] else None,
                 why_not=setting["why_not"],
                 cells=tuple(PlannedCell(**cell) for cell in setting["cells"]),
+                metric=setting["metric"],
             )
             for setting in values["settings"]
         )
@@ -143,6 +148,7 @@ class PlannedStudy:
             product=values["product"],
             changed=values["changed"],
             settings=settings,
+            reference=values["reference"],
         )
 
     @property
@@ -190,8 +196,8 @@ def read_plan(path: Path) -> PlannedStudy:
     """The study that a file describes; `UserError` where it is damaged or a later version's."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        if older.format_of(values, FORMAT, path) < FORMAT:
-            values = older.plan(values)
+        if (number := older.format_of(values, FORMAT, path)) < FORMAT:
+            values = older.plan(values, number)
         return PlannedStudy.from_json(values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -7,7 +7,24 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+PUBLICATIONS: Mapping[str, str] = {
+    "huix2024": "Are Natural Domain Foundation Models Useful for Medical Image Classification?"
+    " (arXiv 2310.19522)",
+    "matsoukas2021": "Is it Time to Replace CNNs with Transformers for Medical Images?"
+    " (arXiv 2108.09038)",
+    "hosseinzadeh2021": "A Systematic Benchmarking Analysis of Transfer Learning for Medical Image"
+    " Analysis (arXiv 2108.05930)",
+    "hosseinzadeh2025": "its sequel in Medical Image Analysis (2025)",
+}
+"""Publications by name, which begins the names of their tables in the file."""
+
 _METRICS = {"balanced_recall": "recall"}  # name in `fmi_jax.tasks`
+_PLACES = {
+    "hosseinzadeh2021_domain_adaptation": "the table of domain adaptation",
+    "hosseinzadeh2021_ssl": "the figure of self-supervised models",
+    "hosseinzadeh2021_inat": "the figure of iNat2021",
+    "hosseinzadeh2025_architectures": "the figure of architectures",
+}  # where a publication has a table or figure without a number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,6 +38,7 @@ class Published:
       metric: name of the metric in `fmi_jax.tasks`.
       source: table and publication that print it.
       statistic: "mean" or "median".
+      digitised: largest error of a number that was read off a figure; None: it was printed.
     """
 
     mean: float
@@ -29,6 +47,7 @@ class Published:
     metric: str
     source: str
     statistic: str = "mean"
+    digitised: float | None = None
 
     @property
     def has_spread(self) -> bool:
@@ -65,6 +84,7 @@ def published(table: str, **where: str) -> Published | None:
         std=row["std"],
         runs=row["runs"],
         metric=_METRICS.get(row["metric"]) or row["metric"],
-        source=f"{number} of {row['source']}",
+        source=f"{_PLACES.get(table, number)} of {row['source']}",
         statistic="median" if "median" in row.get("statistic", "") else "mean",
+        digitised=row.get("digitised"),
     )

@@ -21,6 +21,9 @@ from fmi_jax.study.grids import (
     table3,
     tableb,
     tables12,
+    transfer_architectures,
+    transfer_domain,
+    transfer_ssl,
 )
 from fmi_jax.study.spec import Study
 
@@ -42,6 +45,9 @@ STUDIES: Registry[Study] = Registry(
         figa1.STUDY,
         initial_weights.STUDY,
         in_domain.STUDY,
+        transfer_ssl.STUDY,
+        transfer_domain.STUDY,
+        transfer_architectures.STUDY,
         example.STUDY,
         example.SPEED,
     ),

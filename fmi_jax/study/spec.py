@@ -32,6 +32,7 @@ class Setting:
       seeds: number of runs in place of the study's. With it a protocol that draws nothing by
         itself has a run for each seed, too, which may draw the weights it judges.
       why_not: reason why it cannot be run, in a sentence.
+      metric: test metric that is reported; empty: the one that selects the checkpoint.
     """
 
     at: Mapping[str, str]
@@ -41,6 +42,7 @@ class Setting:
     rates: tuple[float, ...] | None = None
     seeds: int | None = None
     why_not: str = ""
+    metric: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,10 @@ class Study:
       rates: learning rates to try; the one that is best on validation is reported.
       seeds: number of runs with the reported rate.
       note: remark for the reader about the published numbers.
+      reference: one coordinate of the rows that all others are tested against, run by run:
+        {"init": "imagenet"}; empty: there is no such test.
+      publication: name in `published.PUBLICATIONS` that it is from; empty: none.
+      place: table or figure of that publication, for a study whose title does not say so.
     """
 
     name: str
@@ -66,3 +72,6 @@ class Study:
     rates: tuple[float, ...] = RATES
     seeds: int = SEEDS
     note: str = ""
+    reference: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    publication: str = ""
+    place: str = ""

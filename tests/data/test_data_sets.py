@@ -24,7 +24,10 @@ PUBLIC = [name for name, spec in DATASETS.items() if name not in OWN_DATA and no
 # Rows that a rule puts into two splits. The study cut CheXpert's table twice through a row.
 ROWS_IN_TWO_SPLITS = {
     (name, "upstream"): 2
-    for name in ("chexpert", "chexpert_u_ones", "chexpert_smooth", "chexpert_u_ignore")
+    for name in (
+        *("chexpert", "chexpert_u_ones", "chexpert_smooth", "chexpert_rgb"),
+        "chexpert_u_ignore",
+    )
 }
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs" / "data.md"

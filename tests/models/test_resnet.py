@@ -230,6 +230,10 @@ ZOO = {
         ("module.encoder_q.fc.0.weight", "module.encoder_k.conv1.weight", "module.queue",
          "module.queue_ptr"),
     ),
+    "moco on one device": (
+        "resnet_moco", "", "encoder_q.",
+        ("encoder_q.fc.weight", "encoder_k.conv1.weight", "queue", "queue_ptr"),
+    ),
     "infomin": (
         "resnet_pycontrast", "model", "module.encoder.",
         ("module.head.0.weight", "module.head_jig.fc1.weight"),

@@ -16,6 +16,7 @@ from fmi_jax.study.report.statistics import (
     rank_correlation,
     reliability,
     two_level,
+    two_sample_p,
 )
 from fmi_jax.tasks.classification import Binary, Multiclass, Multilabel
 from fmi_jax.tasks.intervals import holm
@@ -224,3 +225,12 @@ def test_a_mean_gain_by_hand():
     bases = {"a": np.array([0.6]), "b": np.array([0.5])}
     np.testing.assert_allclose(mean_relative(values, bases), [0.0], atol=1e-12)
     np.testing.assert_allclose(mean_relative(values, {"a": bases["a"]}), [10.0])
+
+
+def test_two_samples_are_compared_as_scipy_does_and_only_where_they_vary():
+    first, second = np.array([0.81, 0.83, 0.82, 0.84]), np.array([0.79, 0.80, 0.82])
+    expected = scipy.stats.ttest_ind(first, second, equal_var=True).pvalue
+    assert two_sample_p(first, second) == pytest.approx(expected)
+    assert two_sample_p(first, first) == pytest.approx(1)
+    assert math.isnan(two_sample_p(first, second[:1]))
+    assert math.isnan(two_sample_p(np.full(3, 0.5), np.full(3, 0.5)))

@@ -50,12 +50,18 @@ MOCO = Layout(
     computed=_COMPUTED,
     ignored=(
         _FC,
-        Ignored("module.encoder_k.", "the momentum encoder, which no one fine-tunes"),
-        Ignored("module.queue", "features of past batches"),
-        Ignored("module.queue_ptr", "where the next ones go"),
+        *(
+            ignored
+            for outer in ("module.", "")  # a network trained on one device has none
+            for ignored in (
+                Ignored(f"{outer}encoder_k.", "the momentum encoder, which no one fine-tunes"),
+                Ignored(f"{outer}queue", "features of past batches"),
+                Ignored(f"{outer}queue_ptr", "where the next ones go"),
+            )
+        ),
     ),
-    wrappers=("state_dict",),
-    prefixes=("module.encoder_q.",),
+    wrappers=("state_dict", ""),
+    prefixes=("module.encoder_q.", "encoder_q."),
     publishers=(),
 )
 PYCONTRAST = Layout(

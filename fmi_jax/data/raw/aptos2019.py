@@ -58,6 +58,7 @@ APTOS2019 = DatasetSpec(
     citation="APTOS 2019 Blindness Detection, Asia Pacific Tele-Ophthalmology Society, 2019",
     licence="Kaggle competition rules",
     url="https://www.kaggle.com/competitions/aptos2019-blindness-detection",
+    sizes={"upstream": (2_564, 549, 549)},
     draw=functools.partial(draw_fundus, count=48),
     ordinal=True,
 )

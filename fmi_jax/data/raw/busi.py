@@ -88,6 +88,7 @@ BUSI = DatasetSpec(
     citation="Al-Dhabyani et al., Dataset of breast ultrasound images, Data in Brief 28, 2020",
     licence="free to use; cite the paper",
     url="https://scholar.cu.edu.eg/?q=afahmy/pages/dataset",
+    sizes={"stratified": (546, 117, 117)},
     draw=draw,
     notes={
         "stratified": "BUSI does not say which images are of one patient, and holds near copies:"

@@ -218,6 +218,7 @@ CHESTXRAY14 = DatasetSpec(
     citation="Wang et al., ChestX-ray8: Hospital-Scale Chest X-ray Database and Benchmarks, 2017",
     licence="free to use; acknowledge the NIH Clinical Center",
     url="https://nihcc.app.box.com/v/ChestXray-NIHCC",
+    sizes={"upstream": (75_312, 11_212, 25_596)},
     draw=draw,
     read_boxes=read_boxes,
 )

@@ -11,7 +11,14 @@ from pathlib import Path
 from fmi_jax.data.labels import Label
 from fmi_jax.data.raw.drawn.chexpert import draw
 from fmi_jax.data.raw.problems import Problems
-from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawDataset, RawExample
+from fmi_jax.data.raw.spec import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SPLITS,
+    DatasetSpec,
+    RawDataset,
+    RawExample,
+)
 from fmi_jax.data.raw.splits import SEED, Assignment
 from fmi_jax.data.raw.table import TableRow, read_table
 from fmi_jax.errors import UsageError, UserError
@@ -203,6 +210,7 @@ CHEXPERT = DatasetSpec(
     " Expert Comparison, AAAI 2019",
     licence="Stanford University School of Medicine CheXpert Dataset Research Use Agreement",
     url="https://stanfordmlgroup.github.io/competitions/chexpert/",
+    sizes={"official": (201_308, 22_106, 234), "upstream": (178_710, 22_353, 22_353)},
     draw=draw,
     class_groups={"competition": COMPETITION},
     notes=_notes("absent"),
@@ -220,6 +228,14 @@ CHEXPERT_SMOOTH = dataclasses.replace(
     name="chexpert_smooth",
     read=functools.partial(read, uncertain=SMOOTHED),
     notes=_notes("present (in training as 0.55 to 0.85)"),
+)
+
+CHEXPERT_RGB = dataclasses.replace(
+    CHEXPERT_SMOOTH,  # as the third study reads it, with the pixels of its other data sets
+    name="chexpert_rgb",
+    channels=3,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
 )
 
 CHEXPERT_U_IGNORE = dataclasses.replace(

@@ -114,6 +114,7 @@ DDSM = DatasetSpec(
     " and Explanation, 2018",
     licence="DDSM: free for research, with citation; lists: MIT",
     url="https://github.com/jimmyyhwu/ddsm-visual-primitives",
+    sizes={"official": (8_336, 1_040, 1_044)},
     draw=draw,
 )
 

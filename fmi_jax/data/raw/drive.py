@@ -88,5 +88,6 @@ DRIVE = DatasetSpec(
     " Transactions on Medical Imaging 23, 2004",
     licence="for research; registration at Grand Challenge",
     url="https://drive.grand-challenge.org/",
+    sizes={"official": (17, 3, 20)},
     draw=draw,
 )

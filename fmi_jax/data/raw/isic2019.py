@@ -115,5 +115,6 @@ ISIC2019 = DatasetSpec(
     " 2019), MSK (Codella et al., 2018)",
     licence="CC BY-NC 4.0",
     url="https://challenge.isic-archive.com/data/#2019",
+    sizes={"upstream": (20_265, 2_533, 2_533)},
     draw=draw,
 )

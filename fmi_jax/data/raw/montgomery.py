@@ -85,5 +85,6 @@ MONTGOMERY = DatasetSpec(
     licence="free to use; acknowledge the National Library of Medicine and Montgomery County",
     url="https://data.lhncbc.nlm.nih.gov/public/Tuberculosis-Chest-X-ray-Datasets/"
     "Montgomery-County-CXR-Set/MontgomerySet/index.html",
+    sizes={"stratified": (96, 21, 21)},
     draw=draw,
 )

@@ -127,6 +127,7 @@ SCR = DatasetSpec(
     " of Roentgenology 174, 2000",
     licence="free for research and education; not to be passed on or used commercially",
     url="https://www.isi.uu.nl/Research/Databases/SCR/",
+    sizes={"official": (105, 19, 123)},
     draw=draw,
 )
 

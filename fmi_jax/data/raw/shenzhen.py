@@ -79,5 +79,6 @@ SHENZHEN = DatasetSpec(
     licence="free to use; acknowledge the National Library of Medicine and Shenzhen Hospital",
     url="https://data.lhncbc.nlm.nih.gov/public/Tuberculosis-Chest-X-ray-Datasets/"
     "Shenzhen-Hospital-CXR-Set/index.html",
+    sizes={"official": (463, 65, 134)},
     draw=draw,
 )

@@ -126,6 +126,7 @@ SIIM_PNEUMOTHORAX = DatasetSpec(
     " Digital Imaging 33, 2020",
     licence="rules of the Kaggle competition; the images are the NIH Clinical Center's",
     url="https://www.kaggle.com/competitions/siim-acr-pneumothorax-segmentation",
+    sizes={"stratified": (7_490, 1_605, 1_605)},
     draw=draw,
     notes={
         "stratified": "The images are from ChestX-ray14 without their patients' numbers: images of"

@@ -106,6 +106,8 @@ class DatasetSpec:
         {"competition": (five of its fourteen classes)} adds `roc_auc_competition`.
       ordinal: True if the classes are grades, in their order.
       notes: fact that a reader of results on a split must know, by name of the split.
+      sizes: images in training, validation and test by name of the split, of the public download;
+        about, where a split is drawn.
       read_boxes: `read` with the boxes around findings (`prepare --boxes`); None: it has none.
     """
 
@@ -125,4 +127,5 @@ class DatasetSpec:
     class_groups: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     ordinal: bool = False
     notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    sizes: Mapping[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
     read_boxes: Callable[[Path], RawDataset] | None = None

@@ -5,6 +5,7 @@ from fmi_jax.study.spec import Figure, Study
 
 STUDY = Study(
     name="fig1",
+    publication="huix2024",
     title="Figure 1: Table 2 relative to supervised ImageNet under a linear head",
     settings=tables12.TABLE2.settings,
     rows=("head", "model"),

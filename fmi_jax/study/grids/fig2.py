@@ -15,6 +15,7 @@ def config(dataset: str, model: str) -> ExperimentConfig:
 
 STUDY = Study(
     name="fig2",
+    publication="huix2024",
     title="Figure 2: nearest neighbours of frozen features",
     settings=lambda: tuple(
         Setting(at={"dataset": dataset, "model": model}, config=config(dataset, model))

@@ -23,6 +23,7 @@ def config() -> ExperimentConfig:
 
 STUDY = Study(
     name="fig3",
+    publication="huix2024",
     title="Figure 3: cost of training and inference, relative to supervised DeiT-B",
     settings=lambda: (  # the timing, and everything trained for Tables 1 and 2
         Setting(at={"dataset": "synthetic", "measured": "inference"}, config=config()),

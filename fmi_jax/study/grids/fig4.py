@@ -14,6 +14,7 @@ def config(dataset: str, model: str, frozen: int) -> ExperimentConfig:
 
 STUDY = Study(
     name="fig4",
+    publication="huix2024",
     title="Figure 4: the first blocks frozen",
     settings=lambda: tuple(
         Setting(

@@ -20,6 +20,7 @@ def config(dataset: str, model: str, block: int, backbone: str) -> ExperimentCon
 
 STUDY = Study(
     name="fig5",
+    publication="huix2024",
     title="Figure 5: a DeiT-B on the tokens of an earlier block",
     settings=lambda: tuple(
         Setting(

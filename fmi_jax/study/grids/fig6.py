@@ -22,6 +22,7 @@ def config(dataset: str, size: str) -> ExperimentConfig:
 
 STUDY = Study(
     name="fig6",
+    publication="huix2024",
     title="Figure 6: DINOv2 of four sizes, fine-tuned",
     settings=lambda: tuple(
         Setting(at={"dataset": dataset, "size": size}, config=config(dataset, size))

@@ -14,6 +14,7 @@ def config(dataset: str, run: str) -> ExperimentConfig:
 
 STUDY = Study(
     name="fig7",
+    publication="huix2024",
     title="Figure 7: CKA of every layer before and after fine-tuning",
     settings=lambda: tuple(
         Setting(

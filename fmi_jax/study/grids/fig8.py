@@ -18,6 +18,7 @@ def config(dataset: str) -> ExperimentConfig:
 
 STUDY = Study(
     name="fig8",
+    publication="huix2024",
     title="Figure 8: CKA of the last layers of the models",
     settings=lambda: tuple(
         Setting(at={"dataset": dataset}, config=config(dataset)) for dataset in recipe.DATASETS

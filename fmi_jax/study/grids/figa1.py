@@ -5,6 +5,7 @@ from fmi_jax.study.spec import Figure, Setting, Study
 
 STUDY = Study(
     name="figa1",
+    publication="huix2024",
     title="Figure A.1: CKA of every layer of a stacked classifier before and after training",
     settings=lambda: tuple(
         Setting(

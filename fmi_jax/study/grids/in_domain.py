@@ -18,6 +18,8 @@ def setting(found: Setting) -> Setting:
 
 STUDY = Study(
     name="in_domain",
+    publication="huix2024",
+    place="Tables B.1 and B.2, in-domain rows",
     title="Tables B.1 and B.2: ResNet-152 from ImageNet and from in-domain DINO, pre-trained here",
     settings=lambda: tuple(map(setting, tableb.STUDY.settings())),
     rows=tableb.STUDY.rows,

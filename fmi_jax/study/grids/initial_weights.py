@@ -112,6 +112,8 @@ def setting(dataset: str, backbone: str, init: str, how: str) -> Setting:
 
 STUDY = Study(
     name="initialisation",
+    publication="matsoukas2021",
+    place="Table 1",
     title="Initial weights: random, ImageNet, and ImageNet with in-domain DINO",
     settings=lambda: tuple(
         setting(dataset, backbone, init, how)

@@ -24,6 +24,7 @@ def config(dataset: str, model: str) -> ExperimentConfig:
 
 STUDY = Study(
     name="table3",
+    publication="huix2024",
     title="Table 3: foundation models fine-tuned at 1024 pixels",
     settings=lambda: tuple(
         Setting(

@@ -25,6 +25,7 @@ def config(dataset: str, init: str, backbone: str) -> ExperimentConfig:
 
 STUDY = Study(
     name="tableb",
+    publication="huix2024",
     title="Tables B.1 and B.2: ResNet-152 from ImageNet and from in-domain DINO, beside DINOv2",
     settings=lambda: tuple(
         Setting(

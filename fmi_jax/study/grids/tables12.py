@@ -44,6 +44,7 @@ def settings(backbone: str) -> tuple[Setting, ...]:
 
 TABLE1 = Study(
     name="table1",
+    publication="huix2024",
     title="Table 1: frozen foundation models, under a linear head and under a DeiT-B",
     settings=lambda: settings("frozen"),
     rows=("head", "model"),
@@ -51,6 +52,7 @@ TABLE1 = Study(
 
 TABLE2 = Study(
     name="table2",
+    publication="huix2024",
     title="Table 2: fine-tuned foundation models, under a linear head and under a DeiT-B",
     settings=lambda: settings("fine-tuned"),
     rows=("head", "model"),

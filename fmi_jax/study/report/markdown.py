@@ -58,6 +58,8 @@ def _study(r: StudyReport, out: Path) -> list[str]:
     ]
     for axis, comparisons in r.axes.items():
         parts += [f"## Which {escaped(axis)} differs", _comparisons(comparisons)]
+    if r.against:
+        parts += [f"## Against {escaped(r.reference)}", _against(r)]
     if r.more_seeds is not None:
         parts += [escaped(r.more_seeds.sentence), f"```sh\n{r.more_seeds.command}\n```"]
     if r.agreements:
@@ -112,6 +114,8 @@ def _theirs(cell: Cell) -> str:
     if published is None:
         return ""
     text = spread(published.mean, published.std)
+    if published.digitised is not None:
+        text += f" (digitised, ±{published.digitised:g})"
     return f"{text} △" if cell.published_best else text
 
 
@@ -141,6 +145,24 @@ def _comparisons(comparisons: Sequence[Comparison]) -> str:
         " comparisons.csv."
     )
     return text + ("\n\n" + _rows(["where", "pair", "adjusted"], differing) if differing else "")
+
+
+def _against(r: StudyReport) -> str:
+    head = ["where", "row", "difference", "runs", "t-test", "adjusted", "paired", "adjusted"]
+    rows = [
+        [
+            *map(escaped, (one.title, one.name)),
+            *(signed(one.difference), one.runs),
+            *map(p_value, (one.t_p, one.t_adjusted, one.paired_p, one.paired_adjusted)),
+        ]
+        for one in r.against
+    ]
+    text = (
+        "t-test: Student's, of two independent samples of runs with equal variances, as published;"
+        " it takes the test images as given. Paired: bootstrap test on the same resamples of the"
+        " images and the seeds. Both adjusted by Holm over the rows of one place; all: against.csv."
+    )
+    return f"{text}\n\n{_rows(head, rows)}"
 
 
 def _agreements(r: StudyReport) -> str:

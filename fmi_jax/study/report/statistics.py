@@ -6,6 +6,7 @@ one (patients if the data name them, else single images).
 
 import itertools
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -48,6 +49,20 @@ def paired_p(difference: float, resampled: Float[np.ndarray, "r"]) -> float:
         return math.nan
     as_far = np.abs(defined - difference) >= abs(difference)
     return float((1 + as_far.sum()) / (1 + len(defined)))
+
+
+def two_sample_p(first: Float[np.ndarray, "s"], second: Float[np.ndarray, "t"]) -> float:
+    """Two-sided p-value of Student's t-test of two independent samples with equal variances.
+
+    It is of the runs alone: the test images count as given. NaN where a sample has fewer than two
+    values, or all values are equal.
+    """
+    if min(len(first), len(second)) < 2:
+        return math.nan
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of samples without a spread
+        found: Any = scipy.stats.ttest_ind(first, second)
+    return float(found.pvalue)
 
 
 def drawn_mean(

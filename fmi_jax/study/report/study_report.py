@@ -31,6 +31,7 @@ from fmi_jax.study.report.more_seeds import MoreSeeds, more_seeds
 from fmi_jax.study.report.numbers import Number, numbers_of
 from fmi_jax.study.report.outcomes import Outcome, Outcomes
 from fmi_jax.study.report.provenance import Provenance, provenance_of
+from fmi_jax.study.report.reference import Against, against_reference
 from fmi_jax.study.report.relative import BASELINE, gains, iterations, latencies
 from fmi_jax.study.report.samples import RESAMPLES, Sample, Sampler, covered
 from fmi_jax.study.report.table import Table, make_table
@@ -52,6 +53,7 @@ class StudyReport:
       calibration: figure of the calibration; None if there is nothing to show.
       significance: figure of the tests between models; None if there are none.
       comparisons: paired tests.
+      against: tests of all rows against the study's reference; empty without one.
       more_seeds: numbers that lack seeds for a test; None if none does.
       agreements: agreement with the published numbers, by data set.
       differences: 95% interval of our number less the published one.
@@ -69,6 +71,7 @@ class StudyReport:
     calibration: Drawn | None
     significance: Drawn | None
     comparisons: tuple[Comparison, ...]
+    against: tuple[Against, ...]
     more_seeds: MoreSeeds | None
     agreements: tuple[Agreement, ...]
     differences: Mapping[Number, tuple[float, float]]
@@ -106,6 +109,11 @@ class StudyReport:
         return axes
 
     @property
+    def reference(self) -> str:
+        """Reference of the study in words: "init imagenet"; empty without one."""
+        return ", ".join(f"{name} {value}" for name, value in self.study.reference.items())
+
+    @property
     def reading(self) -> tuple[str, ...]:
         """Sentences that say how to read the table of results."""
         published = [n.setting.published for n in self.differences]
@@ -135,6 +143,11 @@ class StudyReport:
             "Differences from published numbers: 95% interval over our"
             f" {covered(self.differences)} and over the published runs (Student's t).": bool(
                 published
+            ),
+            "Digitised: the published number was read off a figure, with the largest error beside"
+            " it.": any(
+                (n.setting.published is not None and n.setting.published.digitised is not None)
+                for n in self.table.numbers
             ),
             "Where no spread was published, the published number counts as exact.": any(
                 each is not None and not each.has_spread for each in published
@@ -209,6 +222,7 @@ def make_report(study: PlannedStudy, outcomes: Outcomes, sampler: Sampler) -> St
         else None,
         significance=significance.draw(of_models) if of_models else None,
         comparisons=tuple(comparisons),
+        against=tuple(against_reference(study, numbers, samples)),
         more_seeds=more_seeds(study, table, untested(study, numbers, samples), outcomes.root),
         agreements=tuple(found),
         differences=differences(table.numbers, samples),

@@ -144,7 +144,7 @@ def _metric(column: Sequence[Number]) -> str:
         describe(published.metric).label
         for number in column
         if (published := number.setting.published) is not None
-        and any(published.metric in task.metrics for task in TASKS.values())
+        and any(task.find_metric(published.metric) for task in TASKS.values())
     ]
     labels += [number.setting.label for number in column]
     return next(filter(None, labels), "")

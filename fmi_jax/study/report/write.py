@@ -16,6 +16,7 @@ from fmi_jax.study.report.comparisons import LEVEL, comparisons_csv
 from fmi_jax.study.report.markdown import markdown
 from fmi_jax.study.report.numbers import NEAR, Number, Status
 from fmi_jax.study.report.outcomes import Outcomes
+from fmi_jax.study.report.reference import against_csv
 from fmi_jax.study.report.samples import RESAMPLES, Cache, Sampler, bounds
 from fmi_jax.study.report.study_report import StudyReport, make_report
 
@@ -23,8 +24,9 @@ from fmi_jax.study.report.study_report import StudyReport, make_report
 def write_reports(root: Path, names: Sequence[str], out: Path) -> list[StudyReport]:
     """Make reports from the cells as they are now, and write them into a folder.
 
-    Writes `report.html`, `report.md`, `numbers.csv`, `comparisons.csv`, and every figure as PNG and
-    PDF in `figures`. Slow computations are cached in `cache`, which may be deleted.
+    Writes `report.html`, `report.md`, `numbers.csv`, `comparisons.csv`, `against.csv` where a study
+    has a reference, and every figure as PNG and PDF in `figures`. Slow computations are cached in
+    `cache`, which may be deleted.
 
     Args:
       root: folder of the studies.
@@ -47,6 +49,8 @@ def write_reports(root: Path, names: Sequence[str], out: Path) -> list[StudyRepo
     atomic.write_bytes(
         out / "comparisons.csv", comparisons_csv({r.study.name: r.comparisons for r in reports})
     )
+    if against := {r.study.name: r.against for r in reports if r.study.reference}:
+        atomic.write_bytes(out / "against.csv", against_csv(against))
     atomic.write_bytes(out / "numbers.csv", _numbers_csv(reports, out))
     atomic.write_bytes(out / "report.md", markdown(reports, out))
     atomic.write_bytes(out / "report.html", _page(reports, out))
@@ -92,6 +96,7 @@ def _numbers_csv(reports: Sequence[StudyReport], out: Path) -> bytes:
             *("learning_rate", "published_metric", "published_mean", "published_std"),
             *(
                 "published_runs",
+                "published_digitised",
                 "difference_low",
                 "difference_high",
                 "status",
@@ -124,10 +129,13 @@ def _row(report: StudyReport, number: Number, out: Path) -> list[str]:
         metric, val, mean = number.metric, repr(number.val), repr(number.mean)
     elif (headline := number.headline) is not None and headline.value is not None:
         metric, mean = headline.name, repr(headline.value)
-    printed = ("", "", "", "")
+    printed = ("",) * 5
     if published is not None:
         std = _or_empty(published.std)
-        printed = (published.metric, repr(published.mean), std, str(published.runs))
+        printed = (
+            *(published.metric, repr(published.mean), std, str(published.runs)),
+            _or_empty(published.digitised),
+        )
     return [
         metric,
         val,
