@@ -155,8 +155,7 @@ def plan(values: Mapping[str, Any], number: int) -> dict[str, Any]:
       number: file's format number.
     """
     if number == 2:
-        settings = [{**setting, "metric": ""} for setting in values["settings"]]
-        return {**values, "format": 3, "settings": settings, "reference": {}}
+        return {**values, "format": 3, "reference": {}}
     score = {"shows": "score", "label": ""}
     settings = [
         {**setting, **_OF_ANALYSES.get(setting["protocol"], score)}

@@ -129,7 +129,6 @@ class Plan:
             label="" if protocol is None else protocol.own.label,
             published=setting.published,
             why_not=setting.why_not if protocol is None else "",
-            metric=setting.metric,
             cells=tuple(
                 PlannedCell(
                     id=cell.id,

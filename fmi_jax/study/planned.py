@@ -12,8 +12,8 @@ from fmi_jax.errors import UserError, unknown_name
 from fmi_jax.study.published import Published
 
 FORMAT = 3
-"""Format number of `<study>.json`; in format 1 settings lacked `shows` and `label`, in 2 `metric`,
-and the study `reference`."""
+"""Format number of `<study>.json`; in format 1 settings lacked `shows` and `label`, in 2 the
+study lacked `reference`."""
 
 DATASET = "dataset"
 """Coordinate that makes the columns of the table."""
@@ -66,7 +66,6 @@ class PlannedSetting:
       published: published number, if there is one.
       why_not: reason why it cannot be run.
       cells: all cells that its number could need, by rate and then by seed.
-      metric: test metric that is reported; empty: the one that selects the checkpoint.
     """
 
     at: Mapping[str, str]
@@ -76,7 +75,6 @@ class PlannedSetting:
     published: Published | None
     why_not: str
     cells: tuple[PlannedCell, ...]
-    metric: str = ""
 
     @property
     def paired(self) -> bool:
@@ -133,7 +131,6 @@ class PlannedStudy:
                 published=Published(**setting["published"]) if setting["published"] else None,
                 why_not=setting["why_not"],
                 cells=tuple(PlannedCell(**cell) for cell in setting["cells"]),
-                metric=setting["metric"],
             )
             for setting in values["settings"]
         )

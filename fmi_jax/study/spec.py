@@ -32,7 +32,6 @@ class Setting:
       seeds: number of runs in place of the study's. With it a protocol that draws nothing by
         itself has a run for each seed, too, which may draw the weights it judges.
       why_not: reason why it cannot be run, in a sentence.
-      metric: test metric that is reported; empty: the one that selects the checkpoint.
     """
 
     at: Mapping[str, str]
@@ -42,7 +41,6 @@ class Setting:
     rates: tuple[float, ...] | None = None
     seeds: int | None = None
     why_not: str = ""
-    metric: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,7 @@ def config(task: transfer.Transfer, model: str, init: str, labels: str) -> Exper
             {
                 "head": "upernet" if hierarchical else "unet",
                 **{"optim.learning_rate": 2e-4, "optim.weight_decay": 0.01},
+                "optim.schedule": "cosine",
                 **{"optim.warmup_epochs": 20.0, "train.epochs": 500.0, "train.patience": 50},
             },
         )
@@ -62,7 +63,6 @@ def setting(name: str, model: str, init: str, labels: str) -> Setting:
         at={"dataset": task.dataset, "model": model, "init": init, "labels": labels},
         config=config(task, model, init, labels),
         published=transfer.number(task, where) if shown else None,
-        metric=task.metric,
     )
 
 

@@ -37,7 +37,6 @@ def pretraining(weights: str, name: str) -> Setting:
         at={"dataset": task.dataset, "pretraining": "supervised", "weights": weights or "random"},
         config=transfer.config(task, "resnet50", weights),
         seeds=1,
-        metric=task.metric,
     )
 
 
@@ -56,7 +55,6 @@ def setting(name: str, init: str) -> Setting | None:
         ),
         after=pretraining(weights, before) if before else None,
         why_not=WHY_NOT_MIMIC,
-        metric=task.metric,
     )
 
 

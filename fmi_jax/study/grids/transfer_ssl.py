@@ -56,7 +56,6 @@ def setting(name: str, init: str) -> Setting:
             },
         ),
         why_not=transfer.WHY_NOT_PE,
-        metric=task.metric,
     )
 
 

@@ -38,7 +38,7 @@ class Run:
     Attributes:
       outcome: outcome of the run's cell; the seeds of a `probe_grid` share one.
       seed: random seed; None: the protocol has no such choice.
-      val: validation metric at its best step or setting.
+      val: validation metric that chose its best step or setting.
       value: test metric; NaN if it is undefined.
       predictions: file with the predictions for every test image.
       steps: optimizer steps to the best validation score.
@@ -90,8 +90,8 @@ class Number:
 
     @property
     def metric(self) -> str:
-        """Name of the metric that is reported: the one that selects, unless the study names one."""
-        return self.setting.metric or best_of(self.result).metric
+        """Name of the metric that selects and judges the setting."""
+        return best_of(self.result).metric
 
     @property
     def label(self) -> str:
@@ -263,7 +263,7 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
     }  # fmt: skip
     if done[0].analysis is not None:
         return Number(**common, expected=1, analysis=done[0], learning_rate=rate)
-    runs = tuple(run for outcome in done for run in _runs(outcome, setting.metric))
+    runs = tuple(run for outcome in done for run in _runs(outcome))
     grid = done[0].finished.finding.values
     rates = {cell.learning_rate for cell in cells if cell.learning_rate is not None}
     if "heads" in grid:
@@ -278,26 +278,20 @@ def _number(setting: PlannedSetting, outcomes: Outcomes) -> Number:
     )
 
 
-def _runs(outcome: Outcome, reported: str) -> list[Run]:
-    """List the seeds of a finished cell: one, or those of the chosen rate of a grid of heads.
-
-    Args:
-      outcome: outcome of the cell.
-      reported: metric of the values; empty: the one that selected the checkpoint.
-    """
+def _runs(outcome: Outcome) -> list[Run]:
+    """List the seeds of a finished cell: one, or those of the chosen rate of a grid of heads."""
     result = outcome.finished
     details, best = result.finding.values, best_of(result)
-    metric = reported or best.metric
     if "heads" not in details:
         return [
             Run(
                 outcome=outcome,
                 seed=result.seed if result.steps else None,
-                val=result.val.values.get(reported, math.nan) if reported else best.value,
-                value=result.test.values.get(metric, math.nan),
+                val=best.value,
+                value=result.test.values[best.metric],
                 predictions=outcome.folder / TASKS[result.test.task].file,
                 steps=best.step,
-                near_steps=_near(outcome, f"val/{metric}", metric),
+                near_steps=_near(outcome, f"val/{best.metric}", best.metric),
             )
         ]
     files: Mapping[str, str] = details["seeds"]["predictions"]
@@ -305,14 +299,14 @@ def _runs(outcome: Outcome, reported: str) -> list[Run]:
         Run(
             outcome=outcome,
             seed=head["seed"],
-            val=math.nan if (val := head["val"].get(metric)) is None else val,
-            value=math.nan if (value := head["test"].get(metric)) is None else value,
+            val=math.nan if (val := head["val"][best.metric]) is None else val,
+            value=math.nan if (value := head["test"][best.metric]) is None else value,
             predictions=outcome.folder / files[str(head["seed"])],
             steps=head["best_step"],
             near_steps=_near(
                 outcome,
-                f"lr{head['learning_rate']}_seed{head['seed']}/val/{metric}",
-                metric,
+                f"lr{head['learning_rate']}_seed{head['seed']}/val/{best.metric}",
+                best.metric,
             ),
         )
         for head in details["heads"]
