@@ -228,6 +228,8 @@ OF_THE_PAPER = {
 def test_whatever_reproduces_the_paper_names_its_split() -> None:
     """Not the data sets' default, under which no patient is in two splits."""
     for study in STUDIES.values():
+        if study.publication.startswith("hosseinzadeh"):
+            continue  # its data sets and their splits: tests/study/test_transfer.py
         for setting in study.settings():
             while setting is not None:
                 if setting.config is not None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from compiling import AS_FOR_USERS
-from monai.inferers import sliding_window_inference
+from reference_monai import sliding_window_inference
 from reference_packages import torchvision
 from tolerances import PARITY_FORWARD, SAME_FLOAT32
 

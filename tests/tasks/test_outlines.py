@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+from reference_monai import compute_hausdorff_distance, compute_surface_dice
 from scipy import ndimage
 
 from fmi_jax.data.labels import IGNORE, Label
