@@ -238,3 +238,11 @@ def test_a_pretraining_that_goes_on_from_a_run_is_followed_in_every_seed() -> No
     scores |= {cell.id: NO_SCORE for cell in pretrained}
     judged = due(probe, (), 3, product=False, scores=scores)[4:]
     assert [cell.config.backbone.run for cell in judged] == [cell.id for cell in pretrained]
+
+
+def test_operations_of_a_pretraining_of_a_resnet_are_counted() -> None:
+    """All of it learns but its counters, which have no gradient."""
+    made = ExperimentConfig(protocol="dino", image_size=32)
+    made.backbone.name = "resnet_nano"
+    train, forward = estimate.per_image(made, 3, 5)
+    assert 2 * forward < train < 6 * forward  # strided convolutions: zeros count, too
