@@ -1,18 +1,14 @@
-"""Entry points: parse flags, set exit codes, and print no traceback for a user's mistake.
-
-Exit codes: 0 done, 1 failed, 2 wrong usage or config, 143 stopped on request after saving.
-"""
+"""The command `run.py` or `fmi-jax run`: parse the flags, and run the experiment."""
 
 import re
-import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
-from fmi_jax.errors import UsageError, UserError, did_you_mean, unknown_name
+from fmi_jax.errors import UsageError, did_you_mean, unknown_name
 from fmi_jax.flags import check_field
 
 _CONFIG_HELP = (
@@ -51,23 +47,6 @@ def locate(value: str) -> str:
         f" Valid: {', '.join(config_names())}, or a file of your own, FILE.py; either with"
         " :ARGUMENT."
     )
-
-
-def guarded(main: Callable[[], None]) -> int:
-    """Run `main`; a `UserError` becomes one message on stderr. Returns the exit code."""
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except SystemExit as error:
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return 1
-    return 0
 
 
 def run_main(argv: Sequence[str], default_config: Path | None) -> None:

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from fmi_jax import cli
-from fmi_jax.entry import guarded, run_main
+from fmi_jax.entry import run_main
+from fmi_jax.guard import guarded
 
 CONFIG = """
 from fmi_jax.config import ExperimentConfig

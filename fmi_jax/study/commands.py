@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fmi_jax.arguments import place, positive, whole
 from fmi_jax.errors import UsageError, UserError
 
 if TYPE_CHECKING:  # importing it loads jax, which `--help` does not need
@@ -48,14 +49,18 @@ def add_study_arguments(parser: argparse.ArgumentParser, kind: type) -> None:
     _add_grid_arguments(plan)
     plan.add_argument(
         "--tflops",
-        type=float,
+        type=positive,
         metavar="T",
         help="sustained TFLOP/s to estimate time with; without it, those of finished cells",
     )
     run = _add(commands, "run", "run what is left of a study, or resume it", _run)
     _add_grid_arguments(run)
     run.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="cells at a time (default: %(default)s)"
+        "--jobs",
+        type=whole(1, 10_000),
+        default=1,
+        metavar="N",
+        help="cells at a time (default: %(default)s)",
     )
     run.add_argument(
         "--gpus", type=_list_of, default=[], metavar="0,1", help="one cell at a time on each"
@@ -65,7 +70,7 @@ def add_study_arguments(parser: argparse.ArgumentParser, kind: type) -> None:
     )
     run.add_argument(
         "--slurm-workers",
-        type=int,
+        type=whole(0, 10_000),
         default=0,
         metavar="N",
         help="submit N jobs that share the work to Slurm and return (extra: slurm)",
@@ -96,12 +101,7 @@ def _list_of(text: str) -> list[str]:
 
 
 def _rates(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in _list_of(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"expected numbers such as 1e-4,1e-3, not {text!r}"
-        ) from None
+    return tuple(positive(part) for part in _list_of(text))
 
 
 def _add_grid_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +111,7 @@ def _add_grid_arguments(parser: argparse.ArgumentParser) -> None:
         help="a name (`fmi-jax study list`), or a Python file with a STUDY",
     )
     parser.add_argument(
-        "--root", type=Path, default=Path("studies"), help="folder (default: %(default)s)"
+        "--root", type=place, default=Path("studies"), help="folder (default: %(default)s)"
     )
     parser.add_argument(
         "--slice",
@@ -124,7 +124,9 @@ def _add_grid_arguments(parser: argparse.ArgumentParser) -> None:
         "--shard", default="1/1", metavar="I/N", help="only part I of N, for an array of jobs"
     )
     parser.add_argument("--rates", type=_rates, metavar="A,B", help="learning rates that are tried")
-    parser.add_argument("--seeds", type=int, metavar="N", help="runs of the rate that is chosen")
+    parser.add_argument(
+        "--seeds", type=whole(1, 10_000), metavar="N", help="runs of the rate that is chosen"
+    )
     parser.add_argument(
         "--product", action="store_true", help="every learning rate with every seed"
     )
