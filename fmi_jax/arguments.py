@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,6 +17,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise the error."""
         raise UsageError(f"{message}. See: {self.prog} --help")
+
+
+def check_plain(arguments: Iterable[str]) -> None:
+    """Raise `UsageError` for an argument that no file can be named by and no terminal can show."""
+    for argument in arguments:
+        if not is_plain(argument):
+            raise UsageError(f"{argument!r}: expected text in UTF-8 without control characters.")
 
 
 def whole(least: int, most: int = _MOST) -> Callable[[str], int]:
@@ -48,7 +55,7 @@ def positive(text: str) -> float:
 
 
 def place(text: str) -> Path:
-    """Type of a file or a folder: a path that is not empty and can be shown."""
-    if not text or not is_plain(text):
-        raise argparse.ArgumentTypeError(f"expected the name of a file or a folder, not {text!r}")
+    """Type of a file or a folder: a path that is not empty, which would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected the name of a file or a folder, not nothing")
     return Path(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmi_jax import __version__
-from fmi_jax.arguments import Parser, place, whole
+from fmi_jax.arguments import Parser, check_plain, place, whole
 from fmi_jax.entry import run_main
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.guard import guarded
@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return guarded(lambda: run_main(["fmi-jax run", *arguments[1:]], None))
 
     def command() -> None:
+        check_plain(arguments)
         values = parse(arguments)
         values.main(values)
 

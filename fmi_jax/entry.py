@@ -8,6 +8,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from fmi_jax.arguments import check_plain
 from fmi_jax.errors import UsageError, did_you_mean, unknown_name
 from fmi_jax.flags import check_field
 
@@ -59,6 +60,7 @@ def run_main(argv: Sequence[str], default_config: Path | None) -> None:
     if any(argument in ("-h", "--help", "-help") for argument in argv[1:]):
         print(_help(argv[0], _other_flags()))
         return
+    check_plain(argv)
     arguments = _located(argv)
     _check_syntax(arguments, has_default=default_config is not None)
     # Imported here: a mistake in the command line is reported without waiting for JAX.
@@ -109,9 +111,12 @@ def _other_flags() -> flags.FlagValues:
     )  # fmt: skip
     flags.DEFINE_integer(
         "num_processes", None, "Processes of a run on several hosts; 1: this one, alone.",
+        lower_bound=1, upper_bound=2**20, flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_integer(
+        "process_id", None, "Which process this is, from 0.", lower_bound=0, upper_bound=2**20,
         flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_integer("process_id", None, "Which process this is.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     return values
 
@@ -123,6 +128,8 @@ def _check_syntax(arguments: Sequence[str], *, has_default: bool) -> None:
       arguments: command line, program name first.
       has_default: True if there is a config without `--config`.
     """
+    if any(argument.lstrip("-").startswith("flagfile") for argument in arguments[1:]):
+        raise UsageError("--flagfile is not read: expected the fields in a config, FILE.py.")
     fields = [argument for argument in arguments[1:] if _FIELD.match(argument)]
     values = _other_flags()
     values.set_gnu_getopt()  # reads on after the value of `--config.FIELD VALUE`
@@ -135,7 +142,7 @@ def _check_syntax(arguments: Sequence[str], *, has_default: bool) -> None:
         raise UsageError(f"{error}.") from error
     if all("=" in field for field in fields):
         _check_rest(rest)
-    if values.workdir is None:
+    if not values.workdir:
         raise UsageError("--workdir is missing: expected the folder of the run.")
     if values.config is None and not has_default:
         raise UsageError("--config is missing: expected a name such as quickstart, or a file.")

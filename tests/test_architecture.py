@@ -98,7 +98,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "fmi_jax.run.launch": {"errors", "jax"},
     "fmi_jax.run.runtime": {"jax", "__version__", "nn.hardware", "parallel"},
-    "fmi_jax.entry": {"errors", "flags", "config", "run"},
+    "fmi_jax.entry": {"errors", "arguments", "flags", "config", "run"},
     "fmi_jax.study": {
         *("types", "errors", "atomic", "cores", "huge_pages", "registry", "flags", "entry"),
         *("arguments", "guard", "paths"),

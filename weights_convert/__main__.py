@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from fmi_jax import atomic
-from fmi_jax.arguments import Parser, place
+from fmi_jax.arguments import Parser, check_plain, place
 from fmi_jax.artifacts.weights import (
     ENTRY,
     FORMAT,
@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = {"inspect": _inspect, "verify": _verify}
 
     def command() -> None:
+        check_plain(arguments)
         if arguments[:1] and arguments[0] in commands:
             read = commands[arguments[0]]
             parser = Parser(

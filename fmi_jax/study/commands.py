@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmi_jax.arguments import place, positive, whole
-from fmi_jax.errors import UsageError, UserError
+from fmi_jax.errors import UsageError, UserError, printable
 
 if TYPE_CHECKING:  # importing it loads jax, which `--help` does not need
     from fmi_jax.study.driver import Driver
@@ -233,7 +233,7 @@ def run_driver(driver: "Driver", values: argparse.Namespace) -> None:
     ledger = driver.ledger
     print(", ".join(f"{count} {state}" for state, count in outcome.counts.items() if count))
     for cell, reason in outcome.failures.items():
-        print(f"failed: {cell}: {reason}\n  log: {ledger.folder(cell) / 'log.txt'}")
+        print(f"failed: {cell}: {printable(reason)}\n  log: {ledger.folder(cell) / 'log.txt'}")
     lacking = [need for needs in outcome.not_ready.values() for need in needs]
     for need in dict.fromkeys(lacking):
         print(f"not ready ({lacking.count(need)} cells): {need}")
