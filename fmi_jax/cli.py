@@ -13,7 +13,7 @@ from fmi_jax.entry import run_main
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.guard import guarded
 from fmi_jax.huge_pages import restart_with_huge_pages
-from fmi_jax.paths import check_file, check_output, check_output_folder
+from fmi_jax.paths import check_output, check_output_folder
 from fmi_jax.settings import BackboneConfig
 
 if TYPE_CHECKING:  # importing it loads jax, which most commands do not need
@@ -134,8 +134,6 @@ def _predict(commands: argparse._SubParsersAction) -> None:
             raise UsageError(
                 "--flips, --largest and --fill-holes are for masks: add --masks FOLDER"
             )
-        for path in values.images:
-            check_file(path)
         check_output(values.out, values.images, begins=b"id,")
         for folder in filter(None, (values.masks, values.saliency)):
             check_output_folder(folder, values.images)

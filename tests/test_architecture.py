@@ -91,7 +91,7 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.run": {
         *("types", "errors", "atomic", "rules", "settings", "fields", "config", "nn", "models"),
         *("parallel", "augment", "data", "artifacts", "training", "tasks", "protocols"),
-        *("saliency", "report", "jax"),
+        *("saliency", "report", "paths", "jax"),
     },
     "fmi_jax.run.features": {
         *("errors", "atomic", "parallel", "data", "protocols.judging", "training", "jax"),
