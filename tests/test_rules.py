@@ -1,7 +1,10 @@
 """Rules at the config's fields: which values are refused, in which words."""
 
+import contextlib
 import copy
 import dataclasses
+import math
+import operator
 import pickle
 import re
 
@@ -9,7 +12,8 @@ import pytest
 
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
-from fmi_jax.fields import set_fields
+from fmi_jax.fields import field_names, set_fields
+from fmi_jax.flags import assign
 from fmi_jax.rules import validate
 
 _TEXT = (
@@ -102,3 +106,36 @@ def test_a_config_is_copied_whole() -> None:
     validate(config)
     with pytest.raises(AttributeError):
         config.optim.learing_rate = 1.0  # type: ignore[attr-defined]
+
+
+_HOSTILE = (
+    *(None, True, "", "abc", "x" * 5000, "a\0b", "\udce9", "/" * 5000, b"x", {}, object()),
+    *(0, -1, 1, 2**31, 2**63, 10**20, 10**400, 0.5, -0.5, 1e20, -1e300, 1e300),
+    *(math.nan, math.inf, -math.inf, (), [], (0.5,), (1, 2, 3), ("a",), ((1,),), (math.nan,) * 2),
+    *((math.inf, math.inf), (0, 0), ("a" * 300,), tuple(range(1, 2000))),
+)
+
+
+def test_no_value_of_any_field_gives_anything_but_a_message() -> None:
+    for name in field_names(ExperimentConfig):
+        for value in _HOSTILE:
+            config = ExperimentConfig()
+            set_fields(config, {name: value})
+            try:
+                validate(config)
+            except UsageError:
+                continue
+            accepted = operator.attrgetter(name)(config)
+            for each in accepted if isinstance(accepted, tuple) else [accepted]:
+                assert not isinstance(each, float) or math.isfinite(each), (name, value)
+                assert not isinstance(each, str) or (each.isprintable() and len(each) < 256)
+                assert not isinstance(each, int) or each < 2**32, (name, value)
+
+
+@pytest.mark.parametrize("name", ["train.seed", "train.epochs", "knn.k", "augment.crop_scale"])
+@pytest.mark.parametrize("text", ["abc", "1e20", "nan", "()", "[1", "'", "{}", "1" * 5000, "-1"])
+def test_no_text_of_a_field_gives_anything_but_a_message(name: str, text: str) -> None:
+    config = ExperimentConfig()
+    with contextlib.suppress(UsageError):
+        assign(config, name, text)
+        validate(config)
