@@ -176,17 +176,19 @@ def validate(config: Any) -> None:
     check_types(config)
 
     def wrong(node: Any, where: str) -> Iterator[str]:
+        sound = True
         for field in dataclasses.fields(node):
             value, name = getattr(node, field.name), where + field.name
             if dataclasses.is_dataclass(value):
-                yield from wrong(value, f"{name}.")
-                continue
-            messages = (
-                rule.message for rule in field.metadata.get(_RULES, ()) if not rule.holds(value)
-            )
-            if first := next(messages, "") or _excess(value):
-                yield f"{name}={_shown(value)}: {first}"
-        if hasattr(node, "contradictions"):
+                found = list(wrong(value, f"{name}."))
+            else:
+                rules = field.metadata.get(_RULES, ())
+                messages = (rule.message for rule in rules if not rule.holds(value))
+                first = next(messages, "") or _excess(value)
+                found = [f"{name}={_shown(value)}: {first}"] if first else []
+            sound = sound and not found
+            yield from found
+        if sound and hasattr(node, "contradictions"):  # which rely on the rules
             yield from node.contradictions()
 
     if found := list(wrong(config, "")):

@@ -61,10 +61,11 @@ def check(spec: DatasetSpec, source: Path, *, processes: int = 0) -> Checked:
         if isinstance(scanned, UserError):
             problems.add(str(scanned), row.place)
     lines = problems.lines()
-    try:
-        assign(spec, "", raw.examples)
-    except UsageError as error:
-        lines.append(str(error))
+    if "official" in spec.splits and any(example.split for example in raw.examples):
+        try:
+            assign(spec, "official", raw.examples)
+        except UsageError as error:
+            lines.append(str(error))
     return Checked(raw, lines, _doubts(raw, rows, found))
 
 

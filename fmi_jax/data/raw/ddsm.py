@@ -86,7 +86,7 @@ def read(source: Path, *, class_of: Mapping[str, str] = TWO_CLASSES) -> RawDatas
 def _lines(path: Path, problems: Problems) -> list[tuple[int, str]]:
     """Lines of a text file and their numbers, from 1; faults are added to `problems`."""
     unread = f"list cannot be read, expected {LISTS}/{{{','.join(SPLITS)}}}.txt"
-    if fault := fault_of_file(path):
+    if path.exists() and (fault := fault_of_file(path)):
         problems.add(unread, f"{path} ({fault})")
         return []
     try:
