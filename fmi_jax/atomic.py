@@ -44,7 +44,10 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 def _hold(draft: Path) -> int | None:
     """Make a draft and lock it; None if another writer holds it, or the disk knows no locks."""
-    held = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        held = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except PermissionError:  # another user's, or nothing can be written there at all
+        return None
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # What was opened may be a file that got its name just now.

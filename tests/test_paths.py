@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fmi_jax import atomic
 from fmi_jax.errors import UserError
 from fmi_jax.paths import check_file, check_output, check_output_folder
+from fmi_jax.run.predict import batches_of_files
 
 
 @pytest.fixture
@@ -35,6 +37,17 @@ def test_what_is_no_file_is_refused_unread(odd: dict[str, Path]) -> None:
     for kind, message in words.items():
         with pytest.raises(UserError, match=message):
             check_file(odd[kind])
+
+
+def test_new_images_are_looked_at_before_the_first_is_decoded(
+    odd: dict[str, Path], tmp_path: Path
+) -> None:
+    good = tmp_path / "good.png"
+    good.touch()
+    nothing: Any = None  # neither a data set nor a network is needed to say so
+    for kind, message in (("pipe", "is a pipe"), ("device", "is a device")):
+        with pytest.raises(UserError, match=message):
+            next(batches_of_files([good, odd[kind]], nothing, 8, 2))
 
 
 def test_an_output_replaces_neither_an_input_nor_what_it_did_not_write(

@@ -57,7 +57,7 @@ def add_study_arguments(parser: argparse.ArgumentParser, kind: type) -> None:
     _add_grid_arguments(run)
     run.add_argument(
         "--jobs",
-        type=whole(1, 10_000),
+        type=int,
         default=1,
         metavar="N",
         help="cells at a time (default: %(default)s)",
@@ -101,7 +101,12 @@ def _list_of(text: str) -> list[str]:
 
 
 def _rates(text: str) -> tuple[float, ...]:
-    return tuple(positive(part) for part in _list_of(text))
+    try:
+        return tuple(positive(part) for part in _list_of(text))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"expected numbers such as 1e-4,1e-3, not {text!r}"
+        ) from None
 
 
 def _add_grid_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,9 +129,7 @@ def _add_grid_arguments(parser: argparse.ArgumentParser) -> None:
         "--shard", default="1/1", metavar="I/N", help="only part I of N, for an array of jobs"
     )
     parser.add_argument("--rates", type=_rates, metavar="A,B", help="learning rates that are tried")
-    parser.add_argument(
-        "--seeds", type=whole(1, 10_000), metavar="N", help="runs of the rate that is chosen"
-    )
+    parser.add_argument("--seeds", type=int, metavar="N", help="runs of the rate that is chosen")
     parser.add_argument(
         "--product", action="store_true", help="every learning rate with every seed"
     )

@@ -179,7 +179,7 @@ def _place(make):
 
 ODD = [
     (_place(os.mkfifo), "image file is a pipe"),
-    (_place(Path.mkdir), "image file is a folder"),
+    (_place(Path.mkdir), "image file (is a folder|cannot be read .Is a directory)"),
     (_place(lambda path: path.symlink_to(path)), "cannot be read .Too many levels of symbolic"),
 ]
 

@@ -62,7 +62,7 @@ def read_image(path: Path, *, channels: int, item: int | None = None) -> RawImag
     Raises:
       UserError: says why there is no usable image, without the name of the file.
     """
-    if fault := fault_of_file(path):
+    if (fault := fault_of_file(path)) and not path.is_dir():
         raise UserError(f"image file {fault}")
     try:
         if path.suffix.lower() in hdf5.SUFFIXES:
