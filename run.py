@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from fmi_jax.entry import guarded, run_main
+from fmi_jax.entry import run_main
+from fmi_jax.guard import guarded
 from fmi_jax.huge_pages import restart_with_huge_pages
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from typing import Any
 from fmi_jax.aot.compiler import Compiler
 from fmi_jax.aot.program import WHAT, Program, program
 from fmi_jax.aot.targets import CHIPS, target
-from fmi_jax.entry import guarded
 from fmi_jax.errors import UsageError, UserError
+from fmi_jax.guard import guarded
 
 # Options that are config fields: the field's name, and the type of the option.
 FIELDS = {

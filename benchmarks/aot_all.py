@@ -26,9 +26,9 @@ from fmi_jax.aot.compiler import Compiler
 from fmi_jax.aot.program import Program, program
 from fmi_jax.aot.targets import CHIPS, target
 from fmi_jax.config import ExperimentConfig
-from fmi_jax.entry import guarded
 from fmi_jax.errors import unknown_name
 from fmi_jax.fields import as_dict, flatten
+from fmi_jax.guard import guarded
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.registry import FITS
 

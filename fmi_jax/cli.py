@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmi_jax import __version__
-from fmi_jax.entry import guarded, run_main
+from fmi_jax.arguments import Parser, check_plain, place, whole
+from fmi_jax.entry import run_main
 from fmi_jax.errors import UsageError, UserError
+from fmi_jax.guard import guarded
 from fmi_jax.huge_pages import restart_with_huge_pages
+from fmi_jax.paths import check_output, check_output_folder
 from fmi_jax.settings import BackboneConfig
 
 if TYPE_CHECKING:  # importing it loads jax, which most commands do not need
@@ -29,11 +32,6 @@ Converting a public PyTorch checkpoint: python -m weights_convert --help
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise UsageError(f"{message}. See: {self.prog} --help")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `fmi-jax`; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -43,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return guarded(lambda: run_main(["fmi-jax run", *arguments[1:]], None))
 
     def command() -> None:
+        check_plain(arguments)
         values = parse(arguments)
         values.main(values)
 
@@ -51,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse a command line; call `main` of the result to run it. Raises `UsageError`."""
-    parser = _Parser(
+    parser = Parser(
         prog="fmi-jax",
         description="Which vision foundation model for medical images, and how?",
         epilog=_EPILOG,
@@ -59,7 +58,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"fmi_jax {__version__}")
     commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, parser_class=_Parser
+        dest="command", metavar="COMMAND", required=True, parser_class=Parser
     )
     commands.add_parser("run", help="train and evaluate a config; the same as run.py")
     for add in (_studies, _data, _predict, _evaluate, _protocols, _models, _doctor):
@@ -81,7 +80,7 @@ def _studies(commands: argparse._SubParsersAction) -> None:
 
     add_study_arguments(
         _command(commands, "study", "run a table or a figure of the paper, cell by cell", None),
-        _Parser,
+        Parser,
     )
     add_report_arguments(
         _command(
@@ -135,6 +134,10 @@ def _predict(commands: argparse._SubParsersAction) -> None:
             raise UsageError(
                 "--flips, --largest and --fill-holes are for masks: add --masks FOLDER"
             )
+        check_output(values.out, values.images, begins=b"id,")
+        for folder in filter(None, (values.masks, values.saliency)):
+            check_output_folder(folder, values.images)
+        values.out.parent.mkdir(parents=True, exist_ok=True)
         if values.masks is None:
             from fmi_jax.run.predict import predict
 
@@ -160,20 +163,20 @@ def _predict(commands: argparse._SubParsersAction) -> None:
         "write class probabilities, or masks, for new images, from a finished run",
         main,
     )
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file")
-    parser.add_argument("--workdir", required=True, type=Path, help="folder of the run")
+    parser.add_argument("images", nargs="+", type=place, metavar="IMAGE", help="image file")
+    parser.add_argument("--workdir", required=True, type=place, help="folder of the run")
     parser.add_argument(
-        "--out", type=Path, default=Path("predictions.csv"), help="CSV (default: %(default)s)"
+        "--out", type=place, default=Path("predictions.csv"), help="CSV (default: %(default)s)"
     )
     parser.add_argument(
         "--saliency",
-        type=Path,
+        type=place,
         metavar="FOLDER",
         help="also draw where the network looks, a PNG for each image",
     )
     parser.add_argument(
         "--masks",
-        type=Path,
+        type=place,
         metavar="FOLDER",
         help="write masks, a PNG for each image; the CSV holds them as runs of pixels",
     )
@@ -187,7 +190,10 @@ def _predict(commands: argparse._SubParsersAction) -> None:
         "--fill-holes", action="store_true", help="masks: fill what a class encloses"
     )
     parser.add_argument(
-        "--batch-size", type=int, default=32, help="images per step (default: %(default)s)"
+        "--batch-size",
+        type=whole(1, 2**20),
+        default=32,
+        help="images per step (default: %(default)s)",
     )
 
 
@@ -196,6 +202,7 @@ def _evaluate(commands: argparse._SubParsersAction) -> None:
         from fmi_jax.run.evaluate import announce, evaluate
 
         out = values.out or values.workdir / "external" / f"{values.data}-{values.split}"
+        check_output_folder(out)
         result = evaluate(
             values.workdir,
             values.data,
@@ -211,7 +218,7 @@ def _evaluate(commands: argparse._SubParsersAction) -> None:
     parser = _command(
         commands, "evaluate", "measure a finished run on another data set: an external test", main
     )
-    parser.add_argument("--workdir", required=True, type=Path, help="folder of the run")
+    parser.add_argument("--workdir", required=True, type=place, help="folder of the run")
     parser.add_argument(
         "--data", required=True, metavar="NAME", help="prepared data set; classes match by name"
     )
@@ -222,18 +229,24 @@ def _evaluate(commands: argparse._SubParsersAction) -> None:
         "--split-rule", default="", metavar="RULE", help="split rule that the set was prepared by"
     )
     parser.add_argument(
-        "--data-dir", type=Path, help="folder of the prepared sets (default: the run's)"
+        "--data-dir", type=place, help="folder of the prepared sets (default: the run's)"
     )
     parser.add_argument(
-        "--size", type=int, default=0, help="size it was prepared at (default: the run's)"
+        "--size",
+        type=whole(0, 2**16),
+        default=0,
+        help="size it was prepared at (default: the run's)",
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=place,
         help="folder of the result and its page (default: WORKDIR/external/NAME-SPLIT)",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=32, help="images per step (default: %(default)s)"
+        "--batch-size",
+        type=whole(1, 2**20),
+        default=32,
+        help="images per step (default: %(default)s)",
     )
 
 
@@ -284,7 +297,7 @@ def _models(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--weights-dir",
-        type=Path,
+        type=place,
         default=Path(BackboneConfig().weights_dir),
         help="converted checkpoints (default: %(default)s)",
     )
@@ -349,9 +362,9 @@ def _doctor(commands: argparse._SubParsersAction) -> None:
         print(f"{'weights':18} {', '.join(converted) or 'none'}")
 
     parser = _command(commands, "doctor", "show versions, devices, data and weights", main)
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="prepared data sets")
+    parser.add_argument("--data-dir", type=place, default=Path("data"), help="prepared data sets")
     parser.add_argument(
-        "--weights-dir", type=Path, default=Path("weights"), help="converted checkpoints"
+        "--weights-dir", type=place, default=Path("weights"), help="converted checkpoints"
     )
 
 

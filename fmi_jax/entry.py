@@ -1,18 +1,15 @@
-"""Entry points: parse flags, set exit codes, and print no traceback for a user's mistake.
-
-Exit codes: 0 done, 1 failed, 2 wrong usage or config, 143 stopped on request after saving.
-"""
+"""The command `run.py` or `fmi-jax run`: parse the flags, and run the experiment."""
 
 import re
-import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
-from fmi_jax.errors import UsageError, UserError, did_you_mean, unknown_name
+from fmi_jax.arguments import check_plain
+from fmi_jax.errors import UsageError, did_you_mean, unknown_name
 from fmi_jax.flags import check_field
 
 _CONFIG_HELP = (
@@ -53,23 +50,6 @@ def locate(value: str) -> str:
     )
 
 
-def guarded(main: Callable[[], None]) -> int:
-    """Run `main`; a `UserError` becomes one message on stderr. Returns the exit code."""
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except SystemExit as error:
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return 1
-    return 0
-
-
 def run_main(argv: Sequence[str], default_config: Path | None) -> None:
     """Parse the flags of `run.py` or `fmi-jax run`, and run the experiment.
 
@@ -80,6 +60,7 @@ def run_main(argv: Sequence[str], default_config: Path | None) -> None:
     if any(argument in ("-h", "--help", "-help") for argument in argv[1:]):
         print(_help(argv[0], _other_flags()))
         return
+    check_plain(argv)
     arguments = _located(argv)
     _check_syntax(arguments, has_default=default_config is not None)
     # Imported here: a mistake in the command line is reported without waiting for JAX.
@@ -130,9 +111,12 @@ def _other_flags() -> flags.FlagValues:
     )  # fmt: skip
     flags.DEFINE_integer(
         "num_processes", None, "Processes of a run on several hosts; 1: this one, alone.",
+        lower_bound=1, upper_bound=2**20, flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_integer(
+        "process_id", None, "Which process this is, from 0.", lower_bound=0, upper_bound=2**20,
         flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_integer("process_id", None, "Which process this is.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     return values
 
@@ -144,6 +128,8 @@ def _check_syntax(arguments: Sequence[str], *, has_default: bool) -> None:
       arguments: command line, program name first.
       has_default: True if there is a config without `--config`.
     """
+    if any(argument.lstrip("-").startswith("flagfile") for argument in arguments[1:]):
+        raise UsageError("--flagfile is not read: expected the fields in a config, FILE.py.")
     fields = [argument for argument in arguments[1:] if _FIELD.match(argument)]
     values = _other_flags()
     values.set_gnu_getopt()  # reads on after the value of `--config.FIELD VALUE`
@@ -156,7 +142,7 @@ def _check_syntax(arguments: Sequence[str], *, has_default: bool) -> None:
         raise UsageError(f"{error}.") from error
     if all("=" in field for field in fields):
         _check_rest(rest)
-    if values.workdir is None:
+    if not values.workdir:
         raise UsageError("--workdir is missing: expected the folder of the run.")
     if values.config is None and not has_default:
         raise UsageError("--config is missing: expected a name such as quickstart, or a file.")

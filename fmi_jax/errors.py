@@ -1,9 +1,11 @@
 """Errors that are the user's to mend: shown as one message, without a traceback."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 _LONG_LIST = 30  # more names than this hide the likely one
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -42,3 +44,18 @@ def did_you_mean(name: str, valid: Sequence[str]) -> str:
     whole = [choice for choice in valid if choice.endswith(f".{name}")]
     close = whole or difflib.get_close_matches(name, valid, n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def is_plain(text: str) -> bool:
+    """Test for text without control characters, and without those that UTF-8 cannot hold."""
+    return not _CONTROL.search(text)
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: control characters but tabs and line ends are written as escapes.
+
+    Names that come out of files could otherwise move the cursor, or recolour what is around them.
+    """
+    return _CONTROL.sub(
+        lambda found: found[0] if found[0] in "\n\t" else repr(found[0])[1:-1], text
+    )

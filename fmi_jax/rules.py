@@ -5,15 +5,23 @@ dataclass of dataclasses, to types and rules.
 """
 
 import dataclasses
+import math
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from fmi_jax.errors import UsageError
+from fmi_jax.errors import UsageError, is_plain
 
 _Number = TypeVar("_Number", int, float)
 _Numbers = TypeVar("_Numbers", tuple[int, ...], tuple[float, ...])
 _Value = TypeVar("_Value")
+_MOST = 2**32 - 1  # largest random seed; no other number comes near
+_MOST_VALUES = 1000
+_MOST_SHOWN = 300  # characters of a wrong value in a message
+_NO_TEXT = (
+    "expected text without control characters, below 256 bytes (a path: between slashes, and below"
+    " 4096 in all)"
+)
 _RULES = "rules"
 _EARLIER = "earlier"
 
@@ -43,17 +51,18 @@ def ruled(default: _Value, *rules: Condition, earlier: _Value | None = None) -> 
     return dataclasses.field(default=default, metadata={_RULES: rules, _EARLIER: earlier})
 
 
-def positive(default: _Number) -> _Number:
-    """Field for a number above 0."""
-    return ruled(default, Condition(lambda x: x > 0, "expected more than 0"))
+def positive(default: _Number, at_most: float | None = None) -> _Number:
+    """Field for a number above 0, up to `at_most` if that is given."""
+    return ruled(default, Condition(lambda x: x > 0, "expected more than 0"), *_up_to(at_most))
 
 
 def not_negative(default: _Number, at_most: float | None = None) -> _Number:
     """Field for a number from 0 on, up to `at_most` if that is given."""
-    rules = [Condition(lambda x: x >= 0, "expected 0 or more")]
-    if at_most is not None:
-        rules.append(Condition(lambda x: x <= at_most, f"expected at most {at_most}"))
-    return ruled(default, *rules)
+    return ruled(default, Condition(lambda x: x >= 0, "expected 0 or more"), *_up_to(at_most))
+
+
+def _up_to(most: float | None) -> tuple[Condition, ...]:
+    return () if most is None else (Condition(lambda x: x <= most, f"expected at most {most}"),)
 
 
 def fraction(default: float) -> float:
@@ -147,9 +156,11 @@ def check_types(config: Any) -> None:
             kind = kinds[field.name]
             try:
                 setattr(node, field.name, _of_type(kind, value))
-            except TypeError:
+            except (TypeError, OverflowError):
                 example = getattr(type(node)(), field.name)
-                wrong.append(f"{name}={value!r}: expected {_words(kind)}, such as {example!r}")
+                wrong.append(
+                    f"{name}={_shown(value)}: expected {_words(kind)}, such as {example!r}"
+                )
 
     check(config, "")
     if wrong:
@@ -159,25 +170,49 @@ def check_types(config: Any) -> None:
 def validate(config: Any) -> None:
     """Raise one `UsageError` that lists every invalid value of a config.
 
-    Values are first converted to the types of their fields (`check_types`).
+    Values are first converted to the types of their fields (`check_types`). Beside the rules of its
+    field, every number must be finite and of a sensible size, and every text a possible name.
     """
     check_types(config)
 
     def wrong(node: Any, where: str) -> Iterator[str]:
+        sound = True
         for field in dataclasses.fields(node):
             value, name = getattr(node, field.name), where + field.name
             if dataclasses.is_dataclass(value):
-                yield from wrong(value, f"{name}.")
-            messages = (
-                rule.message for rule in field.metadata.get(_RULES, ()) if not rule.holds(value)
-            )
-            if first := next(messages, ""):
-                yield f"{name}={value!r}: {first}"
-        if hasattr(node, "contradictions"):
+                found = list(wrong(value, f"{name}."))
+            else:
+                rules = field.metadata.get(_RULES, ())
+                messages = (rule.message for rule in rules if not rule.holds(value))
+                first = next(messages, "") or _excess(value)
+                found = [f"{name}={_shown(value)}: {first}"] if first else []
+            sound = sound and not found
+            yield from found
+        if sound and hasattr(node, "contradictions"):  # which rely on the rules
             yield from node.contradictions()
 
     if found := list(wrong(config, "")):
         raise UsageError("config: " + "; ".join(found) + ".")
+
+
+def _excess(value: Any) -> str:
+    """Words for a value that no field takes; empty for one that some may."""
+    if isinstance(value, tuple):
+        if len(value) > _MOST_VALUES:
+            return f"expected at most {_MOST_VALUES} values"
+        return next(filter(None, map(_excess, value)), "")
+    if isinstance(value, str):
+        names = value.encode(errors="replace").split(b"/")
+        possible = is_plain(value) and max(map(len, names)) < 256 and len(value) < 4096
+        return "" if possible else _NO_TEXT
+    if isinstance(value, float) and not math.isfinite(value):
+        return "expected a finite number"
+    return "" if abs(value) <= _MOST or isinstance(value, float) else f"expected at most {_MOST}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def _of_type(kind: Any, value: Any) -> Any:

@@ -53,8 +53,8 @@ class DataConfig:
     data_dir: str = "data"
     prepared_size: int = positive(256)
     split: str = ""
-    threads: int = not_negative(0)
-    workers: int = not_negative(0)
+    threads: int = not_negative(0, at_most=1024)
+    workers: int = not_negative(0, at_most=1024)
     fraction: float = factor(1.0)
     shots: int = not_negative(0)
     subset_seed: int = not_negative(0)
@@ -220,7 +220,7 @@ class BackboneConfig:
     stem: str = one_of("sum", "sum", "mean", "first", "study")
     readout: str = ""
     rel_pos_resize: str = ""
-    last_block: int = -1
+    last_block: int = ruled(-1, Condition(lambda x: x >= -1, "expected -1 or more"))
     frozen_blocks: int = not_negative(0)
     dtype: str = one_of("auto", "auto", "float32", "bfloat16", reasons={"float16": _FLOAT16})
     attention: str = one_of("auto", "auto", "plain")
@@ -273,11 +273,11 @@ class OptimConfig:
     weight_decay: float = not_negative(1e-5)
     weight_decay_end: float = not_negative(0.0)
     decay: str = one_of("decoupled", "decoupled", "l2")
-    warmup_steps: int = not_negative(0)
-    warmup_epochs: float = not_negative(0.0)
+    warmup_steps: int = not_negative(0, at_most=2**31 - 1)
+    warmup_epochs: float = not_negative(0.0, at_most=1e6)
     schedule: str = one_of("constant", "constant", "cosine", "cosine_by_epoch", "plateau")
     cosine_end: float = fraction(0.0)
-    plateau_factor: float = 0.1
+    plateau_factor: float = factor(0.1)
     plateau_patience: int = not_negative(2)
     plateau_floor: float = fraction(1e-4)
     clip_norm: float = not_negative(1.0)
@@ -351,20 +351,20 @@ class TrainConfig:
       bootstrap_samples: resamples for the test confidence intervals.
     """
 
-    epochs: float = positive(100.0)
-    max_steps: int = not_negative(0)
+    epochs: float = positive(100.0, at_most=1e6)
+    max_steps: int = not_negative(0, at_most=2**31 - 1)
     batch_size: int = positive(64)
     eval_batch_size: int = not_negative(0)
-    eval_every_epochs: float = positive(1.0)
+    eval_every_epochs: float = positive(1.0, at_most=1e6)
     augment_validation: bool = False
     select_by: str = one_of("metric", "metric", "loss")
     patience: int = not_negative(0)
     log_every_steps: int = positive(50)
     checkpoint_every_steps: int = not_negative(0)
-    seed: int = 0
+    seed: int = not_negative(0)
     model_parallel: int = positive(1)
     sharding: str = one_of("replicated", "replicated", "fsdp")
-    bootstrap_samples: int = not_negative(1000)
+    bootstrap_samples: int = not_negative(1000, at_most=10**6)
 
     @property
     def evaluation_batch_size(self) -> int:

@@ -16,6 +16,9 @@ PLANNED = {
 # entry decides. "jax" stands for the library of that name.
 ALLOWED: dict[str, set[str]] = {
     "fmi_jax.errors": set(),
+    "fmi_jax.paths": {"errors"},
+    "fmi_jax.arguments": {"errors"},
+    "fmi_jax.guard": {"errors"},
     "fmi_jax.atomic": set(),
     "fmi_jax.cores": set(),
     "fmi_jax.huge_pages": set(),
@@ -33,12 +36,12 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.saliency.pictures": {"saliency", "nn", "artifacts.charts", "jax"},
     "fmi_jax.parallel": {"types", "errors", "jax"},
     "fmi_jax.augment": {"types", "errors", "settings", "nn.hardware", "data.labels", "jax"},
-    "fmi_jax.data": {"types", "errors", "registry", "atomic", "cores"},
+    "fmi_jax.data": {"types", "errors", "registry", "atomic", "cores", "paths"},
     "fmi_jax.data.preparing.commands": {
-        *("types", "errors", "registry", "data", "drawing.wording"),
+        *("types", "errors", "arguments", "registry", "data", "drawing.wording"),
     },
     "fmi_jax.data.preparing.prepare": {
-        *("types", "errors", "registry", "data", "atomic", "cores", "tasks.registry"),
+        *("types", "errors", "paths", "registry", "data", "atomic", "cores", "tasks.registry"),
     },
     "fmi_jax.data.remarks": {
         *("data.prepared", "data.labels", "data.masks", "drawing.wording"),
@@ -53,7 +56,9 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.artifacts.checkpoints": {
         *("errors", "atomic", "artifacts.older", "nn.shards", "parallel", "jax"),
     },
-    "fmi_jax.artifacts.weights": {"errors", "atomic", "models.base", "jax"},
+    "fmi_jax.artifacts.weights": {
+        *("errors", "atomic", "paths", "artifacts.tensors", "models.base", "jax"),
+    },
     "fmi_jax.training": {
         *("types", "errors", "settings", "nn", "parallel", "artifacts", "jax"),
     },
@@ -86,16 +91,17 @@ ALLOWED: dict[str, set[str]] = {
     "fmi_jax.run": {
         *("types", "errors", "atomic", "rules", "settings", "fields", "config", "nn", "models"),
         *("parallel", "augment", "data", "artifacts", "training", "tasks", "protocols"),
-        *("saliency", "report", "jax"),
+        *("saliency", "report", "paths", "jax"),
     },
     "fmi_jax.run.features": {
         *("errors", "atomic", "parallel", "data", "protocols.judging", "training", "jax"),
     },
     "fmi_jax.run.launch": {"errors", "jax"},
     "fmi_jax.run.runtime": {"jax", "__version__", "nn.hardware", "parallel"},
-    "fmi_jax.entry": {"errors", "flags", "config", "run"},
+    "fmi_jax.entry": {"errors", "arguments", "flags", "config", "run"},
     "fmi_jax.study": {
         *("types", "errors", "atomic", "cores", "huge_pages", "registry", "flags", "entry"),
+        *("arguments", "guard", "paths"),
         *(
             "rules",
             "settings",
@@ -116,6 +122,7 @@ ALLOWED: dict[str, set[str]] = {
     # A report starts without jax, and reads what other versions have written.
     "fmi_jax.study.report": {
         *("types", "errors", "atomic", "cores", "drawing", "settings", "fields"),
+        *("arguments", "paths"),
         "artifacts.result",
         *("artifacts.history", "tasks", "study.planned", "study.published"),
         "study.state",
@@ -141,11 +148,12 @@ ALLOWED: dict[str, set[str]] = {
     },
     "fmi_jax.cli": {
         *("errors", "huge_pages", "settings", "models", "data", "options", "entry", "run"),
+        *("arguments", "guard", "paths"),
         *("study", "__version__"),
     },
     "weights_convert": {
         *("types", "errors", "atomic", "registry", "nn", "models", "artifacts", "protocols"),
-        *("run.network", "jax"),
+        *("arguments", "guard", "paths", "run.network", "jax"),
     },
 }
 # What reads and writes PyTorch files is all that needs PyTorch.

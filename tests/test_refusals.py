@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import runs
 from PIL import Image
 
 from fmi_jax import cli
-from fmi_jax.entry import guarded, run_main
+from fmi_jax.entry import run_main
+from fmi_jax.guard import guarded
 
 CONFIG = """
 from fmi_jax.config import ExperimentConfig
@@ -182,9 +184,74 @@ def test_workdir_that_cannot_be_made(
     assert "cannot be used: Not a directory" in refused(capsys, code)
 
 
+def test_run_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    for default in (None, Path("configs/quickstart.py")):
+        code = guarded(lambda default=default: run_main(["run.py"], default))
+        assert "--workdir is missing" in refused(capsys, code)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--workdir="], "--workdir is missing: expected the folder of the run"),
+        (["--workdir=a\0b"], r"'--workdir=a\x00b': expected text in UTF-8 without control"),
+        (["--workdir=a\udce9"], r"'--workdir=a\udce9': expected text in UTF-8"),
+        (["--workdir=x", "--flagfile=nope"], "--flagfile is not read: expected the fields in a"),
+        (["--workdir=x", "--num_processes=-1"], "--num_processes"),
+        (["--workdir=x", "--num_processes=1e20"], "--num_processes"),
+        (["--workdir=x", "--process_id=-1"], "--process_id"),
+        (["--workdir=x", "--process_id=5", "--num_processes=2"], "multi-host start needs all of"),
+        (["--workdir=x", "--coordinator_address=foo"], "multi-host start needs all of"),
+        (
+            ["--workdir=x", "--coordinator_address=foo", "--process_id=0", "--num_processes=2"],
+            "--coordinator_address=foo: expected HOST:PORT",
+        ),
+        (
+            ["--workdir=x", "--coordinator_address=a:99999", "--process_id=0", "--num_processes=2"],
+            "--coordinator_address=a:99999: expected HOST:PORT",
+        ),
+        (
+            ["--workdir=x", "--coordinator_address=a:80", "--process_id=5", "--num_processes=2"],
+            "--process_id=5: expected 0 to 1",
+        ),
+    ],
+)
+def test_flags_of_run(
+    config: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert message in refused(capsys, run(f"--config={config}", *flags))
+
+
+def test_long_names(config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "File name too long" in refused(capsys, run(f"--config={'c' * 5000}", "--workdir=x"), 1)
+    workdir = tmp_path / ("w" * 300)
+    refused(capsys, run(f"--config={config}", f"--workdir={workdir}"), 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "code"),
     [
+        (["study", "plan", "example", "--tflops", "0"], "expected a number above 0, not '0'", 2),
+        (["study", "plan", "example", "--tflops", "nan"], "above 0, not 'nan'", 2),
+        (["study", "plan", "example", "--tflops", "-5"], "above 0, not '-5'", 2),
+        (
+            ["study", "plan", "example", "--rates", "1e-3,inf"],
+            "such as 1e-4,1e-3, not '1e-3,inf'",
+            2,
+        ),
+        (["study", "run", "example", "--slurm-workers", "-1"], "whole number from 0 to 10000", 2),
+        (["predict", "--workdir", "x", "a.png", "--batch-size", "0"], "from 1 to 1048576", 2),
+        (["predict", "--workdir", "x", "a.png", "--batch-size", "1e9"], "from 1 to 1048576", 2),
+        (["predict", "--workdir", "x", "a.png", "--out", ""], "not nothing", 2),
+        (["predict", "--workdir", "x", "a\udce9.png"], "expected text in UTF-8", 2),
+        (["predict", "--workdir", "x", "a.png", "--out", "/dev/null"], "is a device: exp", 1),
+        (["predict", "--workdir", "x", "a.png", "--out", "a.png"], "is one of the inputs", 1),
+        (["predict", "--workdir", "x", "a.png", "--out", "README.md"], "holds something else", 1),
+        (["predict", "--workdir", "x", "configs/a.png", "--saliency", "configs"], "a.png: exp", 1),
+        (["evaluate", "--workdir", "x", "--data", "d", "--out", "run.py"], "Not a directory", 1),
+        (["report", "--out", "/dev/null/x"], "nothing can be written to /dev/null/x", 1),
+        (["check-data", "csv", "--source", "x", "--processes", "-1"], "from 0 to 1024", 2),
+        (["draw", "aptos2019", "/dev/null/x"], "nothing can be written to /dev/null/x", 1),
         (["predic", "--workdir", "x"], "invalid choice: 'predic'", 2),
         (["predict", "--workdir", "x"], "the following arguments are required: IMAGE", 2),
         (["predict", "--workdir", "nowhere", "a.png"], "nowhere holds no result.json", 1),
@@ -194,8 +261,13 @@ def test_workdir_that_cannot_be_made(
     ],
 )
 def test_subcommands(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str, code: int
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+    code: int,
 ) -> None:
+    monkeypatch.chdir(runs.ROOT)
     assert message in refused(capsys, cli.main(arguments), code)
 
 

@@ -39,6 +39,8 @@ CALL = "from fmi_jax.cli import main; sys.exit(main(sys.argv[1:]))"
         (["--config=digit", "--workdir=runs/x"], "there is no config 'digit'"),
         (["--config=digits", "--workdir=runs/x", "y"], "unexpected argument 'y'"),
         (["--config=digits", "--workdir=runs/x", "--process_id=y"], "--process_id=y"),
+        ([], "--workdir is missing"),
+        (["--config=digits", "--workdir="], "--workdir is missing"),
     ],
 )
 def test_a_wrong_command_line_is_refused(arguments, message):

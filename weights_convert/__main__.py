@@ -1,6 +1,7 @@
 """Command line of the converter, see `--help`."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -14,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from fmi_jax import atomic
+from fmi_jax.arguments import Parser, check_plain, place
 from fmi_jax.artifacts.weights import (
     ENTRY,
     FORMAT,
@@ -22,7 +24,8 @@ from fmi_jax.artifacts.weights import (
     read_backbone,
     save_backbone,
 )
-from fmi_jax.errors import UsageError, UserError, unknown_name
+from fmi_jax.errors import UsageError, UserError, printable, unknown_name
+from fmi_jax.guard import guarded
 from fmi_jax.models.base import (
     BackboneSpec,
     Execution,
@@ -31,6 +34,7 @@ from fmi_jax.models.base import (
     parameters,
 )
 from fmi_jax.models.registry import BACKBONES
+from fmi_jax.paths import check_output, check_output_folder
 from weights_convert.card import model_card
 from weights_convert.download import default_cache, download
 from weights_convert.engine import convert
@@ -77,35 +81,28 @@ backbones:
 CUSTOM = "custom"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise UsageError(f"{message}. See python -m weights_convert --help.")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status and prints errors as one message."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
     commands = {"inspect": _inspect, "verify": _verify}
-    try:
-        if argv[:1] and argv[0] in commands:
-            parser = _Parser(
-                prog=f"python -m weights_convert {argv[0]}", description=commands[argv[0]].__doc__
+
+    def command() -> None:
+        check_plain(arguments)
+        if arguments[:1] and arguments[0] in commands:
+            read = commands[arguments[0]]
+            parser = Parser(
+                prog=f"python -m weights_convert {arguments[0]}", description=read.__doc__
             )
-            parser.add_argument("file", type=Path, metavar="FILE")
-            commands[argv[0]](parser.parse_args(argv[1:]).file)
+            parser.add_argument("file", type=place, metavar="FILE")
+            read(parser.parse_args(arguments[1:]).file)
         else:
-            _convert(argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}.", file=sys.stderr)
-        return 1
-    return 0
+            _convert(arguments)
+
+    return guarded(command)
 
 
 def _convert(argv: Sequence[str]) -> None:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m weights_convert",
         description=DESCRIPTION,
         epilog=EPILOG.format(names="\n  ".join(n for n, s in BACKBONES.items() if s.sources)),
@@ -113,12 +110,12 @@ def _convert(argv: Sequence[str]) -> None:
     )
     parser.add_argument("name", metavar="NAME", help="the backbone, see below")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", type=Path, metavar="FILE", help="the file to convert")
+    source.add_argument("--checkpoint", type=place, metavar="FILE", help="the file to convert")
     source.add_argument(
         "--download", action="store_true", help="fetch the published file first, once"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="where to write; made if need be"
+        "--out", type=place, required=True, metavar="DIR", help="where to write; made if need be"
     )
     parser.add_argument(
         "--tag",
@@ -127,7 +124,7 @@ def _convert(argv: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--cache",
-        type=Path,
+        type=place,
         default=default_cache(),
         metavar="DIR",
         help="where fetched files are kept (default: %(default)s)",
@@ -147,8 +144,7 @@ def _convert(argv: Sequence[str]) -> None:
     spec = BACKBONES[args.name]
     if args.tag is not None and not re.fullmatch(r"[\w-][\w.-]*", args.tag):
         raise UsageError(f"--tag {args.tag!r}: expected letters, digits, '-', '_' and '.' only.")
-    if args.out.exists() and not args.out.is_dir():
-        raise UsageError(f"--out {args.out}: expected a folder, and this is a file.")
+    check_output_folder(args.out)  # before minutes of reading
     if args.export is not None:
         for flag, given in (("--download", args.download), ("--stacked", args.stacked)):
             if given:
@@ -186,16 +182,20 @@ def _convert(argv: Sequence[str]) -> None:
         licence=published_source.licence if published_source else "unknown",
         converter=version("fmi_jax"),
     )
-    args.out.mkdir(parents=True, exist_ok=True)
     target = args.out / f"{whole.name}.{tag}.safetensors"
-    if not args.stacked:
-        atomic.write_bytes(
-            target.with_suffix(".md"), model_card(spec, provenance, target.name).encode()
-        )
-    save_backbone(target, converted.params, whole.arch, provenance)
+    check_output(target, [path])
+    args.out.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as together:
+        card = target.with_suffix(".md")
+        if not args.stacked:
+            draft = together.enter_context(atomic.whole_file(card))
+            draft.write_text(model_card(spec, provenance, target.name), encoding="utf-8")
+        weights = together.enter_context(atomic.whole_file(target))
+        save_backbone(weights, converted.params, whole.arch, provenance)
+        card.unlink(missing_ok=True)  # no moment has an older card beside these weights
     print(f"read   {path}: {checkpoint.format}, layout {converted.match.where}")
     if checkpoint.others:
-        print(f"       not read, as they hold no weights: {', '.join(checkpoint.others)}")
+        print(f"       not read, as they hold no weights: {_joined(checkpoint.others)}")
     if tag == CUSTOM:
         print(f"       none of the published files, so its tag is {CUSTOM!r} (--tag names it)")
     print(f"wrote  {target}: {len(converted.params)} tensors, {_numbers(native):,} parameters")
@@ -216,6 +216,10 @@ def _export(spec: BackboneSpec, path: Path, publisher: str, out: Path, tag: str 
         print("       without its head, for which this layout has no place")
 
 
+def _joined(names: Sequence[str]) -> str:
+    return printable(", ".join(names))
+
+
 def _numbers(tensors: Mapping[str, Any]) -> int:
     return sum(value.size for value in tensors.values())
 
@@ -230,9 +234,9 @@ def _inspect(path: Path) -> None:
     for group, tensors in checkpoint.groups.items():
         kinds = ", ".join(sorted({str(tensor.dtype) for tensor in tensors.values()}))
         size = f"{len(tensors)} tensors, {_numbers(tensors):,} numbers"
-        print(f"{group or 'top level'}: {size}, {kinds}")
+        print(f"{printable(group) or 'top level'}: {size}, {kinds}")
     if checkpoint.others:
-        print(f"no tensors in: {', '.join(checkpoint.others)}")
+        print(f"no tensors in: {_joined(checkpoint.others)}")
     fits = identify(checkpoint.groups, BACKBONES.values())
     for found in fits:
         try:
@@ -257,7 +261,8 @@ def _verify(path: Path) -> None:
 
 
 def _describe(path: Path, file: NativeFile) -> None:
-    provenance = file.provenance
+    texts = {name: printable(text) for name, text in vars(file.provenance).items()}
+    provenance = Provenance(**texts)
     print(f"{path}: converted weights of {provenance.backbone}, tag {provenance.tag}")
     print(f"{len(file.params)} tensors, {_numbers(file.params):,} numbers, float32")
     print(f"from {provenance.source} (layout {provenance.layout})")
@@ -268,12 +273,12 @@ def _describe(path: Path, file: NativeFile) -> None:
 
 def _is_native(path: Path) -> bool:
     """Test whether this converter wrote the file, sound or not."""
+    if not path.is_file():
+        return False
     try:
         with safe_open(path, framework="numpy") as file:
             return ENTRY in (file.metadata() or {})
     except (SafetensorError, OSError):
-        if not path.is_file():
-            return False
         with path.open("rb") as file:
             return FORMAT.encode() in file.read(1 << 20)
 

@@ -285,8 +285,11 @@ def convert(
     """
     best = match(groups, native, layouts)[0]
     held = groups.get(best.wrapper, {})
+    # Values are looked at once the shape is right: a file of 1 MB may claim a tensor of 1 TB.
     tensors = {
-        key: held[key].astype(_type(held[key]), copy=False) for key in best.expected if key in held
+        key: held[key].astype(_type(held[key]), copy=False)
+        for key, value in best.expected.items()
+        if key in held and tuple(held[key].shape) == value.shape
     }
     not_finite = [k for k, v in tensors.items() if v.dtype.kind == "f" and not np.isfinite(v).all()]
     # Counters of PyTorch, which are counted on in int32.

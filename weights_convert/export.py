@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
+from fmi_jax.artifacts.tensors import write_tensors
 from fmi_jax.artifacts.weights import NativeFile, check_backbone, held_arch, read_backbone
 from fmi_jax.atomic import whole_file
 from fmi_jax.errors import UserError, unknown_name
@@ -59,7 +59,8 @@ def check_native(path: Path, spec: BackboneSpec) -> tuple[BackboneSpec, NativeFi
     """
     file = read_backbone(path)
     if file.arch["class"] == StackedArch.__name__:
-        arch = held_arch(spec.arch, file.arch["backbone"]) or spec.arch
+        inside = file.arch.get("backbone")
+        arch = (held_arch(spec.arch, inside) if isinstance(inside, dict) else None) or spec.arch
         spec = stacked_of_native(dataclasses.replace(spec, arch=arch), file.params)
     file, arch = check_backbone(path, spec)
     return dataclasses.replace(spec, arch=arch), file
@@ -127,7 +128,7 @@ def export(source: Source, publisher: str, out: Path) -> Exported:
         if in_torch:
             _write_torch(draft, tensors, layout.wrappers[0])
         else:
-            save_file(tensors, draft, metadata={"format": "pt"})
+            write_tensors(draft, tensors, {"format": "pt"})
         if path.exists() and path.read_bytes() != draft.read_bytes():
             raise UserError(
                 f"{path}: there is another file of this name. Remove it, or choose another --out."

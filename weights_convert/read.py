@@ -12,6 +12,7 @@ terabytes.
 import argparse
 import dataclasses
 import functools
+import os
 import pickle
 import tarfile
 import zipfile
@@ -25,6 +26,7 @@ from safetensors import safe_open
 
 from fmi_jax import atomic
 from fmi_jax.errors import UserError
+from fmi_jax.paths import check_file
 from weights_convert.haiku_pickle import read_haiku_pickle
 from weights_convert.torchscript import is_code, is_torchscript, read_torchscript
 
@@ -56,7 +58,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
       UserError: there is no such file, it is none of the known kinds, is cut or damaged, is
         compressed, or holds anything but data.
     """
-    if not path.is_file():
+    if os.path.lexists(path):
+        check_file(path)
+    else:
         near = sorted(p.name for p in path.parent.glob("*") if p.suffix in _SUFFIXES)[:5]
         hint = f" {path.parent} holds {', '.join(near)}." if near else ""
         raise UserError(f"{path}: there is no such file.{hint}")
@@ -66,7 +70,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     format, read = _kind(path, start)
     try:
         content = read(path)
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except pickle.UnpicklingError as error:
         raise UserError(
@@ -180,6 +184,7 @@ def _read_torch(path: Path, *, mmap: bool) -> Any:
 def _offence(error: Exception) -> str:
     """The line of PyTorch's long message that names what it met."""
     lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if "weights_only" not in line]  # advice to open it unchecked
     named = [line for line in lines if "GLOBAL" in line or "Unsupported" in line]
     return (named or lines or ["not a pickle of tensors"])[0][:200].rstrip(".")
 

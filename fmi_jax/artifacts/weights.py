@@ -7,14 +7,15 @@ the header's own entries, so that a flipped bit anywhere is noticed and named.
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from fmi_jax.artifacts.tensors import write_tensors
 from fmi_jax.atomic import whole_file
 from fmi_jax.errors import UserError, unknown_name
 from fmi_jax.models.base import (
@@ -25,9 +26,11 @@ from fmi_jax.models.base import (
     create_abstract,
     parameters,
 )
+from fmi_jax.paths import check_file
 
 FORMAT = "fmi_jax backbone 1"
 ENTRY = "fmi_jax"  # one entry: several would be written in random order
+_MOST_SIZE = 2**16  # of the channels or the grid of a file; more would never fit anywhere
 STEMS = ("sum", "mean", "first", "study")
 
 
@@ -89,7 +92,7 @@ def save_backbone(
     }
     metadata = {ENTRY: json.dumps(header | {"seal": _seal(header)})}
     with whole_file(path) as draft:
-        save_file(arrays, draft, metadata=metadata)
+        write_tensors(draft, arrays, metadata)
 
 
 def read_backbone(path: str | Path) -> NativeFile:
@@ -100,7 +103,9 @@ def read_backbone(path: str | Path) -> NativeFile:
         names every tensor that differs.
     """
     path = Path(path)
-    if not path.is_file():
+    if os.path.lexists(path):
+        check_file(path)
+    else:
         near = sorted(p.name for p in path.parent.glob("*.safetensors"))[:10]
         found = f"{path.parent} holds {', '.join(near)}." if near else "There is none beside it."
         raise UserError(
@@ -111,7 +116,7 @@ def read_backbone(path: str | Path) -> NativeFile:
         with safe_open(path, framework="numpy") as file:
             header = _header(path, file.metadata())
             params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, TypeError, ValueError) as error:
         raise UserError(f"{path}: cut or damaged: {error}. Convert or copy it again.") from error
     digests = header["sha256"]
     differ = [n for n in digests if n not in params or _digest(params[n]) != digests[n]]
@@ -120,6 +125,12 @@ def read_backbone(path: str | Path) -> NativeFile:
         raise UserError(
             f"{path}: damaged: {len(differ)} of {len(digests)} tensors differ from their"
             f" checksums: {', '.join(differ)}. Copy or convert it again."
+        )
+    unsound = [n for n, x in params.items() if x.dtype.kind == "f" and not np.isfinite(x).all()]
+    if unsound:
+        raise UserError(
+            f"{path}: not sound: {len(unsound)} tensors hold NaN or infinity:"
+            f" {', '.join(unsound)}. Convert the checkpoint again."
         )
     return NativeFile(
         arch=header["arch"],
@@ -160,9 +171,14 @@ def check_backbone(path: str | Path, spec: BackboneSpec) -> tuple[NativeFile, Ar
 def held_arch(arch: ArchConfig, held: Mapping[str, Any]) -> ArchConfig | None:
     """The arch with the fields that a file holds, if it is `arch` or what `check_backbone` allows
     beside it."""
-    own = {"in_channels": held.get("in_channels")}
+    own: dict[str, Any] = {"in_channels": held.get("in_channels")}
+    sizes = [own["in_channels"]]
     if hasattr(arch, "grid"):
-        own["grid"] = tuple(held.get("grid", ()))
+        grid = held.get("grid")
+        own["grid"] = tuple(grid) if isinstance(grid, list) else ()
+        sizes += own["grid"] if len(own["grid"]) == 2 else [None]
+    if not all(type(size) is int and 0 < size <= _MOST_SIZE for size in sizes):
+        return None
     for kept in (arch, arch.truncated(arch.num_blocks - 1)):
         variant = dataclasses.replace(kept, **own)
         if {**held, "class": type(arch).__name__} == arch_fields(variant):
@@ -299,7 +315,7 @@ def _header(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
     try:
         header = json.loads(metadata[ENTRY])
         seal = header.pop("seal")
-    except (json.JSONDecodeError, AttributeError, KeyError) as error:
+    except (ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
         raise damaged from error
     if seal != _seal(header):
         raise damaged
@@ -308,6 +324,20 @@ def _header(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
             f"{path} is of format {header.get('format')!r}, and this version of fmi_jax reads"
             f" {FORMAT!r}. Install the version that wrote it, or convert the checkpoint again with"
             " python -m weights_convert NAME --checkpoint FILE --out DIR."
+        )
+    arch, origin, digests = (header.get(name) for name in ("arch", "provenance", "sha256"))
+    names = {field.name for field in dataclasses.fields(Provenance)}
+    if not (
+        isinstance(arch, dict)
+        and isinstance(arch.get("class"), str)
+        and isinstance(origin, dict)
+        and {*origin} == names
+        and isinstance(digests, dict)
+        and all(isinstance(text, str) for text in (*origin.values(), *digests.values()))
+    ):
+        raise UserError(
+            f"{path}: its header lacks its arch, origin or checksums, or holds others: expected"
+            " the file as python -m weights_convert wrote it. Convert the checkpoint again."
         )
     return header
 

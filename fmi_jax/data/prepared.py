@@ -9,7 +9,6 @@ n`) has a split named `<split>-limit<n>`, here and in every result; it is only u
 for by that name.
 """
 
-import csv
 import dataclasses
 import functools
 import hashlib
@@ -24,6 +23,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float, UInt8
 from tensorflow_datasets.proto import tf_example_pb2
 
+from fmi_jax.atomic import csv_lines
 from fmi_jax.data.labels import Label
 from fmi_jax.data.raw.spec import SPLITS
 from fmi_jax.errors import UsageError, UserError, unknown_name
@@ -280,7 +280,7 @@ class PreparedDataset:
         if hashlib.sha256(data).hexdigest() != self.manifest["index_sha256"]:
             raise _damaged(self.folder, f"{INDEX} is not what was prepared")
         lines: dict[str, list[dict[str, str]]] = {name: [] for name in SPLITS}
-        for line in csv.DictReader(io.StringIO(data.decode(), newline="")):
+        for line in csv_lines(io.StringIO(data.decode(), newline="")):
             lines[line["split"]].append(line)
         return lines
 

@@ -72,14 +72,14 @@ class MaeConfig(monitor.MonitorConfig):
     decoder_width: int = ruled(
         512, Condition(lambda x: x > 0 and x % 4 == 0, "expected a multiple of 4 above 0")
     )
-    decoder_heads: int = positive(16)
+    decoder_heads: int = positive(16, at_most=4096)
     scale: tuple[float, float] = low_high((0.2, 1.0), at_most=1)
 
     def contradictions(self) -> Iterator[str]:
         """Messages for fields that do not fit together."""
         width, heads = self.decoder_width, self.decoder_heads
-        if heads > 0 and width % heads:
-            valid = [n for n in range(1, width + 1) if width % n == 0]
+        if width % heads:
+            valid = [n for n in range(1, min(width, 2 * heads) + 1) if width % n == 0]
             near = min(valid, key=lambda n: abs(n - heads))
             yield (
                 f"mae.decoder_heads={heads} does not divide mae.decoder_width={width}: nearest"

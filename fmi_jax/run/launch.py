@@ -188,7 +188,7 @@ def _join(
     coordinator: str, processes: int, place: int, gpus: list[int] | None, timeout_seconds: int
 ) -> None:
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise UsageError(f"--coordinator_address={coordinator}: expected HOST:PORT.")
     if not 0 <= place < processes:
         raise UsageError(

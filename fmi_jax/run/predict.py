@@ -11,6 +11,7 @@ from fmi_jax.artifacts.result import Result
 from fmi_jax.data.prepared import DatasetInfo
 from fmi_jax.data.preparing.images import load_image
 from fmi_jax.errors import UsageError, UserError
+from fmi_jax.paths import check_file
 from fmi_jax.run.assembly import BARE, evaluation_step
 from fmi_jax.run.network import read_trained
 from fmi_jax.tasks.logits import Classification
@@ -64,7 +65,13 @@ def predict(workdir: Path, images: Sequence[Path], batch_size: int = 32) -> Pred
 def batches_of_files(
     images: Sequence[Path], info: DatasetInfo, size: int, batch_size: int
 ) -> Iterator[Batch]:
-    """Yield decoded images in padded batches, with labels that say nothing."""
+    """Yield decoded images in padded batches, with labels that say nothing.
+
+    Raises:
+      UserError: before the first batch, one is no file; later, one is no image.
+    """
+    for path in images:
+        check_file(path)
     shape = batch_size, *info.label.shape(len(info.classes), size)
     for start in range(0, len(images), batch_size):
         paths = images[start : start + batch_size]

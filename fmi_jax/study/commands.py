@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmi_jax.errors import UsageError, UserError
+from fmi_jax.arguments import place, positive, whole
+from fmi_jax.errors import UsageError, UserError, printable
 
 if TYPE_CHECKING:  # importing it loads jax, which `--help` does not need
     from fmi_jax.study.driver import Driver
@@ -48,14 +49,18 @@ def add_study_arguments(parser: argparse.ArgumentParser, kind: type) -> None:
     _add_grid_arguments(plan)
     plan.add_argument(
         "--tflops",
-        type=float,
+        type=positive,
         metavar="T",
         help="sustained TFLOP/s to estimate time with; without it, those of finished cells",
     )
     run = _add(commands, "run", "run what is left of a study, or resume it", _run)
     _add_grid_arguments(run)
     run.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="cells at a time (default: %(default)s)"
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="cells at a time (default: %(default)s)",
     )
     run.add_argument(
         "--gpus", type=_list_of, default=[], metavar="0,1", help="one cell at a time on each"
@@ -65,7 +70,7 @@ def add_study_arguments(parser: argparse.ArgumentParser, kind: type) -> None:
     )
     run.add_argument(
         "--slurm-workers",
-        type=int,
+        type=whole(0, 10_000),
         default=0,
         metavar="N",
         help="submit N jobs that share the work to Slurm and return (extra: slurm)",
@@ -97,8 +102,8 @@ def _list_of(text: str) -> list[str]:
 
 def _rates(text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in _list_of(text))
-    except ValueError:
+        return tuple(positive(part) for part in _list_of(text))
+    except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
             f"expected numbers such as 1e-4,1e-3, not {text!r}"
         ) from None
@@ -111,7 +116,7 @@ def _add_grid_arguments(parser: argparse.ArgumentParser) -> None:
         help="a name (`fmi-jax study list`), or a Python file with a STUDY",
     )
     parser.add_argument(
-        "--root", type=Path, default=Path("studies"), help="folder (default: %(default)s)"
+        "--root", type=place, default=Path("studies"), help="folder (default: %(default)s)"
     )
     parser.add_argument(
         "--slice",
@@ -231,7 +236,7 @@ def run_driver(driver: "Driver", values: argparse.Namespace) -> None:
     ledger = driver.ledger
     print(", ".join(f"{count} {state}" for state, count in outcome.counts.items() if count))
     for cell, reason in outcome.failures.items():
-        print(f"failed: {cell}: {reason}\n  log: {ledger.folder(cell) / 'log.txt'}")
+        print(f"failed: {cell}: {printable(reason)}\n  log: {ledger.folder(cell) / 'log.txt'}")
     lacking = [need for needs in outcome.not_ready.values() for need in needs]
     for need in dict.fromkeys(lacking):
         print(f"not ready ({lacking.count(need)} cells): {need}")

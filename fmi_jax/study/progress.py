@@ -8,6 +8,7 @@ from typing import Any
 
 import rich.progress
 
+from fmi_jax.errors import printable
 from fmi_jax.study.cells import Cell
 from fmi_jax.study.ledger import Ledger
 from fmi_jax.study.plan import Plan
@@ -67,7 +68,7 @@ class Progress(rich.progress.Progress):
         self._say(line)
 
     def _say(self, line: str) -> None:
-        line = f"[{self._done}/{self._total}] {line}"
+        line = printable(f"[{self._done}/{self._total}] {line}")
         if self.disable:
             print(line, flush=True)
         else:
@@ -129,5 +130,5 @@ def describe_status(plan: Plan, settings: Sequence[Setting], root: Path) -> str:
     for id, cell in due.items():
         if states[id] is State.FAILED:
             failure = ledger.failure(id)
-            lines.append(f"failed   {title(cell)} ({failure.time}): {failure.reason}")
+            lines.append(f"failed   {title(cell)} ({failure.time}): {printable(failure.reason)}")
     return "\n".join(lines)

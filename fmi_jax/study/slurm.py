@@ -5,8 +5,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from fmi_jax.entry import guarded
 from fmi_jax.errors import UsageError
+from fmi_jax.guard import guarded
 from fmi_jax.study.commands import driver_of, run_driver
 
 _COMMON = ("nodes", "tasks_per_node", "cpus_per_task", "gpus_per_node", "mem_gb", "timeout_min")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from fmi_jax.artifacts import older
-from fmi_jax.entry import guarded
+from fmi_jax.guard import guarded
 
 
 def main(folder: Path, cores: str) -> None:

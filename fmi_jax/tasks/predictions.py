@@ -84,7 +84,7 @@ def read_predictions(path: Path, label: Label, classes: Sequence[str]) -> Predic
         raise UserError(f"{path} does not exist: expected the predictions of a finished run.")
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+            rows = atomic.csv_lines(file)
         if label is Label.VECTOR:
             labels = [
                 [math.nan if row[f"label_{c}"] == "" else int(row[f"label_{c}"]) for c in classes]
@@ -100,7 +100,7 @@ def read_predictions(path: Path, label: Label, classes: Sequence[str]) -> Predic
             labels=np.array(labels),
             groups=[row["group"] for row in rows] if rows and "group" in rows[0] else None,
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, csv.Error) as error:
         raise UserError(
             f"{path} is not the prediction table of classes {', '.join(classes)}"
             f" ({type(error).__name__}: {error}); expected the file as the run wrote it."

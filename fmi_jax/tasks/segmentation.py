@@ -286,7 +286,7 @@ class Segmentation(Task):
             raise UserError(f"{path} does not exist: expected the table of a finished run.")
         try:
             with path.open(encoding="utf-8", newline="") as file:
-                lines = list(csv.DictReader(file, strict=True))
+                lines = atomic.csv_lines(file)
             measured = {
                 pixels: np.array(
                     [[float(line[f"{prefix}_{name}"]) for name in self.classes] for line in lines]

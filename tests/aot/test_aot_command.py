@@ -9,8 +9,8 @@ from benchmarks import aot
 from fmi_jax.aot import compiler, worker
 from fmi_jax.aot.program import Program, from_json
 from fmi_jax.aot.targets import CHIPS, target
-from fmi_jax.entry import guarded
 from fmi_jax.errors import UsageError
+from fmi_jax.guard import guarded
 
 
 def parsed(line: str) -> tuple[Program, bool]:

@@ -147,6 +147,15 @@ def test_a_file_that_was_not_converted_says_how_to(tmp_path):
         load_backbone(tmp_path / "row.safetensors", SPEC, ARCH)
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_file_with_a_value_that_is_not_finite_is_not_sound(tmp_path, value):
+    params = {name: x.copy() for name, x in PARAMS.items()}
+    params["blocks.1.ls1.gamma"][0] = value
+    save_backbone(tmp_path / "a.safetensors", params, ARCH, PROVENANCE)
+    with pytest.raises(UserError, match=r"not sound: 1 tensors .*infinity: blocks\.1\.ls1\.gamma"):
+        load_backbone(tmp_path / "a.safetensors", SPEC, ARCH)
+
+
 def test_later_blocks_are_dropped(file):
     arch = ARCH.truncated(1)
     kept = {n: v for n, v in PARAMS.items() if not n.startswith("blocks.2.")}

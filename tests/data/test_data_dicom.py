@@ -252,7 +252,12 @@ def _grey_files(draw):
 def test_any_bit_depth_sign_and_window_gives_the_standard_s_level(file):
     pixels, tags = file
     data = written(pixels, **tags)
-    np.testing.assert_array_equal(decoded(data)[..., 0], shown_pixels(pixels, dataset(data)))
+    expected = shown_pixels(pixels, dataset(data))
+    if np.ptp(expected):
+        np.testing.assert_array_equal(decoded(data)[..., 0], expected)
+    else:  # a window beside all values
+        with pytest.raises(UserError, match=f"makes every pixel {expected.flat[0]},"):
+            decoded(data)
 
 
 def test_sigmoid_windows():
@@ -287,9 +292,10 @@ def test_tables_are_looked_up_and_held_at_their_ends(entries, first, bits, synta
     scaled = [min(256 * int(v) // (2**bits - 1), 255) for v in values.flat]
     np.testing.assert_array_equal(voi.reshape(-1), scaled)
 
-    window = {"WindowCenter": "100.5", "WindowWidth": "201"}  # on what the modality table gives
+    width = 25 * 2 ** (bits - 5)  # on what the modality table gives
+    window = {"WindowCenter": f"{width / 2 + 0.5}", "WindowWidth": f"{width + 1}"}
     modality = decoded(written(stored, syntax, ModalityLUTSequence=[item], **window))[..., 0]
-    scaled = [min(256 * min(int(v), 200) // 200, 255) for v in values.flat]
+    scaled = [min(256 * min(int(v), width) // width, 255) for v in values.flat]
     np.testing.assert_array_equal(modality.reshape(-1), scaled)
 
 
@@ -346,6 +352,14 @@ def test_lossless_streams_are_decoded(syntax, kind):
         ({"WindowCenter": 9, "WindowWidth": 2, "VOILUTFunction": "X"}, "VOI LUT function X; exp"),
         ({"RescaleSlope": 0, "RescaleIntercept": 7}, "every stored value means 7; .* other than 0"),
         ({"NumberOfFrames": 3}, "3 frames"),
+        ({"WindowCenter": "nan", "WindowWidth": 2}, "WindowCenter nan; expected a finite number"),
+        ({"WindowCenter": 9, "WindowWidth": "inf"}, "WindowWidth inf; expected a finite number"),
+        ({"RescaleSlope": "1e999", "RescaleIntercept": 0}, "RescaleSlope inf; expected a finite"),
+        ({"RescaleSlope": "1e308", "RescaleIntercept": 0}, "exceed every number"),
+        (
+            {"WindowCenter": "1e300", "WindowWidth": "1e300"},
+            "header makes every pixel 0, of stored values from 0 to 2000; expected one that shows",
+        ),
         (
             {"PhotometricInterpretation": "HSV"},
             "photometric interpretation HSV; expected MONO.*RGB",

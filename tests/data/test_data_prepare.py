@@ -3,6 +3,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from raw_sets import write_aptos, write_csv, write_image
 from fmi_jax.data import registry
 from fmi_jax.data.prepared import DatasetInfo, open_dataset, open_folder, open_or_draw
 from fmi_jax.data.preparing import build
+from fmi_jax.data.preparing.check import check
 from fmi_jax.data.preparing.images import load_image
 from fmi_jax.data.preparing.prepare import prepare, prepare_sizes
 from fmi_jax.data.raw.class_folders import folder_spec
@@ -166,9 +168,37 @@ def _link_out(raw):
     (raw / "train_images" / "eye004.png").symlink_to(raw / "outside.png")
 
 
+def _place(make):
+    def spoil(raw):
+        path = raw / "train_images" / "eye004.png"
+        path.unlink()
+        make(path)
+
+    return spoil
+
+
+ODD = [
+    (_place(os.mkfifo), "image file is a pipe"),
+    (_place(Path.mkdir), "image file (is a folder|cannot be read .Is a directory)"),
+    (_place(lambda path: path.symlink_to(path)), "cannot be read .Too many levels of symbolic"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), ODD)
+def test_what_is_no_file_is_left_out_unread(tmp_path, spoil, message):
+    raw = write_aptos(tmp_path / "raw")
+    spoil(raw)
+    (problem,) = check(APTOS, raw, processes=1).problems
+    assert re.search(message, problem)
+    ours = prepare(APTOS, raw, tmp_path / "data", size=13, on_bad="quarantine")
+    (left_out,) = ours.manifest["quarantined"]
+    assert re.search(message, left_out["reason"])
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        *ODD,
         (_append("ghost,1"), r"missing \(1\): row 33 \('ghost'\): .*ghost\.png\n.*quarantine"),
         (_append("eye007,1"), r"used more than once \(2\): row 9 \('eye007'\); row 33"),
         (_append("eye007,7"), r"outside the classes.*: '7'"),

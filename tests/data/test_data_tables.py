@@ -193,6 +193,8 @@ def test_optional_columns(table, tmp_path):
          r"0 to 1 or x, y \(2\): row 3 \('b.png'\): '3'; row 4"),
         ("a.png,x\nb.png,\nc.png,y\n", {}, r"outside the classes.* row 3 \('b.png'\): ''"),
         ("a.png,x\nb.png,w|q\n", {"classes": ("x", "y")}, "some of x, y .*'w'; .*'q'"),
+        ("a.png,x\nb.png,nan\nc.png,y\n", {}, "the label 'nan' stands for a missing value"),
+        ("a.png,caf\u00e9\nb.png,cafe\u0301\n", {}, r"look alike .*'cafe\\u0301', 'caf\\xe9'"),
         ("a.png,x\nb.png,x\n", {}, "two or more classes, found only 'x'"),
         ("a.png,2\nb.png,nan\n", {"label_columns": ("path", "label")}, "outside 0 to 1"),
         ("a.png,1\nb.png,0\n", {"label_columns": ("label", "mass")}, "no column 'mass'"),

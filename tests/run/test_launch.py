@@ -332,7 +332,7 @@ def test_a_run_tells_it(
 PROGRAM = """
 import sys
 from fmi_jax.run import launch
-from fmi_jax.entry import guarded
+from fmi_jax.guard import guarded
 
 
 def main():

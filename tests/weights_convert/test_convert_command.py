@@ -1,15 +1,21 @@
 """`python -m weights_convert`: one command from a public file to a native one, or one message."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from fmi_jax import atomic
+from fmi_jax.artifacts import weights
 from fmi_jax.artifacts.weights import load_backbone
+from fmi_jax.errors import UserError
 from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.registry import BACKBONES
 from weights_convert.__main__ import main
@@ -158,6 +164,120 @@ def test_wrong_use_gives_one_message(tmp_path, monkeypatch, capsys, arguments, s
     assert said.startswith("error: ")
     assert said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_and_card_get_the_mode_of_the_umask_and_come_together(
+    published, tmp_path, capsys, monkeypatch
+):
+    arguments = ["deit_nano", "--checkpoint", str(published), "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    file, card = (tmp_path / f"deit_nano.custom.{kind}" for kind in ("safetensors", "md"))
+    fresh = tmp_path / "fresh"
+    fresh.touch()
+    assert {path.stat().st_mode for path in (file, card)} == {fresh.stat().st_mode}
+    before = file.read_bytes(), card.read_bytes()
+    # The same checkpoint in another file: another card, another header.
+    other = published.with_name("other.pth")
+    other.write_bytes(published.read_bytes())
+    arguments[2] = str(other)
+
+    def full(path, tensors, metadata):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(weights, "write_tensors", full)
+        assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert "the disk is full" in said
+    assert said.count("\n") == 1
+    assert (file.read_bytes(), card.read_bytes()) == before
+    assert {*tmp_path.iterdir()} == {file, card, fresh}
+
+    replace = os.replace
+
+    def killed(draft, path):
+        replace(draft, path)
+        if path == file:
+            raise SystemExit(9)  # the weights have their name, the card not yet
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic.os, "replace", killed)
+        assert main(arguments) == 9
+    assert file.read_bytes() != before[0]
+    assert not card.exists()  # none, rather than that of other weights
+    assert main(arguments) == 0
+    assert "other.pth" in card.read_text()
+    assert {*tmp_path.iterdir()} == {file, card, fresh}
+
+
+def test_a_conversion_does_not_replace_its_own_input(published, tmp_path, capsys):
+    mine = tmp_path / "deit_nano.custom.safetensors"
+    save_file(tensors(), mine)
+    before = mine.read_bytes()
+    assert main(["deit_nano", "--checkpoint", str(mine), "--out", str(tmp_path)]) == 1
+    assert "is one of the inputs" in capsys.readouterr().err
+    assert mine.read_bytes() == before
+    assert main(["deit_nano", "--checkpoint", str(mine), "--out", str(mine)]) == 1
+    assert "Not a directory" in capsys.readouterr().err
+
+
+def test_a_tensor_that_claims_a_terabyte_is_judged_by_its_shape(tmp_path, capsys):
+    state = {key: torch.from_numpy(value) for key, value in tensors().items()}
+    state["cls_token"] = torch.zeros(1).expand(10**6, 10**6)
+    torch.save(state, tmp_path / "bomb.pth")
+    arguments = ["deit_nano", "--checkpoint", str(tmp_path / "bomb.pth"), "--out", str(tmp_path)]
+    assert main(arguments) == 1
+    assert "cls_token is [1000000, 1000000] (expected [1, 1," in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h: h.pop("arch"), "lacks its arch, origin or checksums"),
+        (lambda h: h.update(arch=[1]), "lacks its arch, origin or checksums"),
+        (lambda h: h["provenance"].pop("tag"), "lacks its arch, origin or checksums"),
+        (lambda h: h["provenance"].update(tag=3), "lacks its arch, origin or checksums"),
+        (lambda h: h.pop("sha256"), "lacks its arch, origin or checksums"),
+        (lambda h: h["arch"].update(in_channels=0), "in_channels is 0 (expected 3)"),
+        (lambda h: h["arch"].update(in_channels="3"), "in_channels is '3' (expected 3)"),
+        (lambda h: h["arch"].update(in_channels=None), "in_channels is None (expected 3)"),
+        (lambda h: h["arch"].update(grid=7), "grid is 7 (expected"),
+    ],
+)
+def test_a_header_that_lies_under_its_seal(published, tmp_path, capsys, change, message):
+    arguments = ["deit_nano", "--checkpoint", str(published), "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    file = tmp_path / "deit_nano.custom.safetensors"
+    with safe_open(file, framework="numpy") as opened:
+        header = json.loads(opened.metadata()[weights.ENTRY])
+        params = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    del header["seal"]
+    change(header)
+    sealed = json.dumps(header | {"seal": weights._seal(header)})
+    save_file(params, file, metadata={weights.ENTRY: sealed})
+    capsys.readouterr()
+    assert main(["verify", str(file)]) == 1
+    assert message in capsys.readouterr().err
+    with pytest.raises(UserError):
+        load_backbone(file, SPEC, SPEC.arch)
+
+
+def test_what_is_no_file_is_named_and_no_name_reaches_the_terminal_raw(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.pth")
+    for path, words in ((tmp_path / "pipe.pth", "is a pipe"), (tmp_path, "is a folder")):
+        assert main(["inspect", str(path)]) == 1
+        assert words in capsys.readouterr().err
+        assert main(["verify", str(path)]) == 1
+        capsys.readouterr()
+    save_file({"\x1b[31mred": np.ones(3, np.float32)}, tmp_path / "red.safetensors")
+    torch.save({"\x1b[31m": {"a": torch.ones(3)}, "\x9b1m": 3}, tmp_path / "red.pth")
+    for name in ("red.safetensors", "red.pth"):
+        main(["inspect", str(tmp_path / name)])
+        main(["deit_nano", "--checkpoint", str(tmp_path / name), "--out", str(tmp_path / "out")])
+        said = "".join(capsys.readouterr())
+        assert "red" in said
+        assert not {"\x1b", "\x9b"} & {*said}
 
 
 def test_the_command_itself(published, tmp_path):

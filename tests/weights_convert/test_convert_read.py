@@ -187,6 +187,13 @@ def test_anything_else_is_refused(tmp_path, content, message):
         read_checkpoint(path)
 
 
+def test_a_refusal_does_not_quote_the_advice_to_open_the_file_unchecked(tmp_path):
+    torch.save({"a": np.array([None, {}], dtype=object)}, tmp_path / "model.pth")
+    with pytest.raises(UserError, match="refused: ") as refused:
+        read_checkpoint(tmp_path / "model.pth")
+    assert "weights_only" not in str(refused.value)
+
+
 def test_files_without_tensors_and_missing_files(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     with pytest.raises(UserError, match=r"no tensors .* entries are epoch"):

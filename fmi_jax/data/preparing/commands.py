@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from fmi_jax.arguments import place, whole
 from fmi_jax.data.prepared import PreparedDataset
 from fmi_jax.data.preparing.check import check
 from fmi_jax.data.preparing.masks import RESIZES
@@ -24,11 +25,11 @@ def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `fmi-jax prepare` to a parser."""
     add_check_arguments(parser)
     parser.add_argument(
-        "--data-dir", type=Path, default=Path("data"), help="folder of the prepared data sets"
+        "--data-dir", type=place, default=Path("data"), help="folder of the prepared data sets"
     )
     parser.add_argument(
         "--size",
-        type=int,
+        type=whole(1, 2**16),
         nargs="+",
         default=[256],
         help="side of the images in pixels (default: 256); several: each image is still read once",
@@ -36,7 +37,7 @@ def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="", help="split rule (default: the data set's first)")
     parser.add_argument(
         "--limit",
-        type=int,
+        type=whole(0),
         default=0,
         metavar="N",
         help="a smoke run: only the first N rows of every split, in a folder that says so",
@@ -66,10 +67,10 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
         for spec in DATASETS.values()
     )
     parser.add_argument("dataset", metavar="NAME", help="the data set; csv and folder: your own")
-    parser.add_argument("--source", type=Path, help="the raw data (see below)")
+    parser.add_argument("--source", type=place, help="the raw data (see below)")
     parser.add_argument(
         "--processes",
-        type=int,
+        type=whole(0, 1024),
         default=0,
         metavar="N",
         help="how many read images (default: one per core, fewer for few images)",
@@ -82,7 +83,7 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
     own = parser.add_argument_group("your own data (NAME is csv or folder)")
     own.add_argument("--name", help="what to call the data set")
     own.add_argument(
-        "--image-root", type=Path, help="csv: where its paths start (default: beside the table)"
+        "--image-root", type=place, help="csv: where its paths start (default: beside the table)"
     )
     own.add_argument(
         "--label-columns",
@@ -108,9 +109,9 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
 def add_draw_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `fmi-jax draw` to a parser."""
     parser.add_argument("dataset", metavar="NAME", help=f"one of {', '.join(_drawable())}")
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="a new or an empty folder")
+    parser.add_argument("folder", metavar="FOLDER", type=place, help="a new or an empty folder")
     parser.add_argument(
-        "--images", type=int, metavar="N", help="how many, about (default: some fifty)"
+        "--images", type=whole(20, 10**6), metavar="N", help="how many, about (default: some fifty)"
     )
 
 
@@ -170,8 +171,6 @@ def run_draw(args: argparse.Namespace) -> None:
             f"{args.dataset} cannot be drawn: it stands for your own data;"
             f" expected one of {', '.join(_drawable())}."
         )
-    if args.images is not None and args.images < 20:
-        raise UsageError(f"--images {args.images}: expected 20 or more, for three splits.")
     draw(args.folder, **({} if args.images is None else {"count": args.images}))
     print(
         f"{args.folder}: a drawn {args.dataset}, which shows nothing real. To prepare it:\n"

@@ -8,7 +8,8 @@
    first window: LINEAR, LINEAR_EXACT or SIGMOID) to 0..1. Without a VOI transformation 0..1 is
    the full range that the stored bits can express. It is never the range of one image, which would
    give brightness another meaning in every file. Without a window, an image of more than 8 bits
-   that spans fewer than `MIN_LEVELS` grey levels is refused. MONOCHROME1 is inverted last.
+   that spans fewer than `MIN_LEVELS` grey levels is refused; so is a window that leaves one level
+   of many, or is not finite. MONOCHROME1 is inverted last.
 3. RGB, YBR and PALETTE COLOR become RGB; modality and VOI do not apply to colour.
 4. 0..1 becomes 256 equal steps, `min(floor(256 y), 255)`: for values of 8 bits or more without
    a window exactly their high byte, as for 16-bit PNG.
@@ -20,6 +21,7 @@ Source: DICOM PS3.3 C.7.6.3 (pixels), C.11.1 (modality), C.11.2 (VOI).
 import contextlib
 import io
 import logging
+import math
 import warnings
 import zlib
 
@@ -148,7 +150,14 @@ def _grey(stored: np.ndarray, dataset: pydicom.Dataset) -> UInt8[np.ndarray, "h 
             f" span {np.ptp(pixels) + 1} of 256 grey levels; expected a window or"
             f" at least {MIN_LEVELS}"
         )
-    return 255 - pixels if dataset.PhotometricInterpretation == "MONOCHROME1" else pixels
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        pixels = 255 - pixels
+    if fractions is not None and np.ptp(stored) and not np.ptp(pixels):
+        raise UserError(
+            f"the window in the header makes every pixel {pixels.flat[0]}, of stored values from"
+            f" {stored.min()} to {stored.max()}; expected one that shows them"
+        )
+    return pixels
 
 
 def _possible(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
@@ -170,10 +179,14 @@ def _rescale(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
     """Apply the modality transformation, which gives the manufacturer's stored values a meaning."""
     if (table := _table(dataset, "ModalityLUTSequence")) is not None:
         return _look_up(stored, table)[0]
-    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+    slope, intercept = _first(dataset, "RescaleSlope"), _first(dataset, "RescaleIntercept")
     if slope is None or intercept is None:
         return stored
-    return stored * float(slope) + float(intercept)
+    with np.errstate(over="ignore"):
+        values = stored * slope + intercept
+    if not np.isfinite(values).all():
+        raise UserError(f"rescale slope {slope:g} and intercept {intercept:g} exceed every number")
+    return values
 
 
 def _window(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
@@ -228,8 +241,16 @@ def _levels(fractions: np.ndarray) -> UInt8[np.ndarray, "..."]:
 
 
 def _first(dataset: pydicom.Dataset, name: str) -> float | None:
-    """First of several alternative values in a file, which is the one its maker prefers."""
+    """First of several alternative values in a file, which is the one its maker prefers.
+
+    Raises:
+      UserError: it is not finite.
+    """
     value = dataset.get(name)
     if isinstance(value, MultiValue):
         value = value[0] if value else None
-    return None if value is None else float(value)
+    if value is None:
+        return None
+    if not math.isfinite(number := float(value)):
+        raise UserError(f"{name} {number}; expected a finite number")
+    return number

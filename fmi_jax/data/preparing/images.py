@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 from fmi_jax.data.preparing import hdf5, jsrt
 from fmi_jax.data.preparing.pixel_limit import MAX_PIXELS, check_size
 from fmi_jax.errors import UserError
+from fmi_jax.paths import fault_of_file
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 """Formats that Pillow reads here; they and DICOM are recognised by content, not by file name."""
@@ -61,6 +62,8 @@ def read_image(path: Path, *, channels: int, item: int | None = None) -> RawImag
     Raises:
       UserError: says why there is no usable image, without the name of the file.
     """
+    if (fault := fault_of_file(path)) and not path.is_dir():
+        raise UserError(f"image file {fault}")
     try:
         if path.suffix.lower() in hdf5.SUFFIXES:
             if item is None:
@@ -73,8 +76,6 @@ def read_image(path: Path, *, channels: int, item: int | None = None) -> RawImag
         data = path.read_bytes()
     except UserError:
         raise
-    except FileNotFoundError:
-        raise UserError("image file is missing") from None
     except Exception as error:  # h5py, too, may raise anything on hostile bytes
         why = getattr(error, "strerror", None) or reason(error)
         raise UserError(f"image file cannot be read ({why})") from None

@@ -2,13 +2,14 @@
 
 import collections
 import functools
+import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 from fmi_jax.data.preparing import images, masks
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import RawDataset
-from fmi_jax.errors import UserError
+from fmi_jax.errors import UserError, is_plain
 
 _SUFFIXES = {"an image": images.SUFFIXES, "a mask": masks.SUFFIXES}
 
@@ -30,7 +31,7 @@ def locate_files(raw: RawDataset) -> list[Files]:
     """
     problems = Problems(raw.table)
     ids = collections.Counter(example.id for example in raw.examples)
-    root = raw.image_root.resolve()
+    root = Path(os.path.realpath(raw.image_root))  # unlike `resolve` it takes a link to itself
     if not root.is_dir():
         raise UserError(f"{raw.image_root} is not a folder; expected the images of {raw.table}.")
 
@@ -38,7 +39,7 @@ def locate_files(raw: RawDataset) -> list[Files]:
     def locate(path: str, kind: str) -> tuple[Path, str | None]:
         if fault := _fault(path, kind):
             return root, fault
-        if not (root / path).resolve().is_relative_to(root):
+        if not Path(os.path.realpath(root / path)).is_relative_to(root):
             return root, f"path leads out of {raw.image_root} through a symbolic link"
         return root / path, None
 
@@ -47,7 +48,7 @@ def locate_files(raw: RawDataset) -> list[Files]:
         if fault := _first(
             {
                 "id is empty": not example.id,
-                "id has a character that is not text": not _is_plain(example.id),
+                "id has a character that is not text": not is_plain(example.id),
                 "id is used more than once": ids[example.id] > 1,
             }
         ):
@@ -64,11 +65,6 @@ def locate_files(raw: RawDataset) -> list[Files]:
     return found
 
 
-def _is_plain(text: str) -> bool:
-    """Test for text without control characters, and without those that UTF-8 cannot hold."""
-    return not any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in text)
-
-
 def _fault(path: str, kind: str) -> str | None:
     """Explain why `path`, as a table gives it, is no file of a kind under the image root, or None.
 
@@ -81,7 +77,7 @@ def _fault(path: str, kind: str) -> str | None:
     return _first(
         {
             "path is empty": not path,
-            "path has a character that is not text": not _is_plain(path),
+            "path has a character that is not text": not is_plain(path),
             "path has a backslash, expected '/' between folders": "\\" in path,
             "path is absolute, expected one that starts at the image root": absolute,
             "path has '..', expected one that stays under the image root": ".." in pure.parts,

@@ -22,6 +22,7 @@ from fmi_jax.data.labels import Label, resized_maps
 from fmi_jax.data.preparing.images import reason
 from fmi_jax.data.preparing.pixel_limit import check_size
 from fmi_jax.errors import UserError
+from fmi_jax.paths import fault_of_file
 
 # This module runs in worker processes, so it imports neither jax nor what imports it.
 
@@ -58,13 +59,13 @@ def read_mask(
     """
     mask, digests = np.zeros(size[::-1], np.uint8), []
     for i, path in enumerate(paths):
+        if fault := fault_of_file(path):
+            raise UserError(f"mask {path.name}: file {fault}")
         try:
             data = path.read_bytes()
             found = _classes(_decode(data, size), 2 if layers else num_classes)
         except UserError as error:
             raise UserError(f"mask {path.name}: {error}") from None
-        except FileNotFoundError:
-            raise UserError(f"mask {path.name}: file is missing") from None
         except Exception as error:  # decoders may raise anything on hostile bytes
             raise UserError(f"mask {path.name}: cannot be read ({reason(error)})") from None
         if layers:

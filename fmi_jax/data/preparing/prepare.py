@@ -40,6 +40,7 @@ from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import DatasetSpec, RawDataset
 from fmi_jax.data.raw.splits import assign, revision
 from fmi_jax.errors import UsageError, UserError, unknown_name
+from fmi_jax.paths import fault_of_file
 from fmi_jax.tasks.registry import Task, suitable
 
 ON_BAD = ("fail", "quarantine")
@@ -228,8 +229,9 @@ def _check_files(raw: RawDataset, rows: Sequence[Row]) -> None:
     problems = Problems(raw.table)
     for row in rows:
         if row.bytes is None:
-            problems.add("image file is missing", row.place)
+            problems.add(f"image file {fault_of_file(row.path) or 'is missing'}", row.place)
         for mask in row.masks:
             if mask.bytes is None:
-                problems.add("mask file is missing", f"{row.example.where}: {mask.path}")
+                fault = fault_of_file(mask.path) or "is missing"
+                problems.add(f"mask file {fault}", f"{row.example.where}: {mask.path}")
     problems.raise_if_any(MEND_OR_QUARANTINE)

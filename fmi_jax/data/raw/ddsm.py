@@ -14,6 +14,7 @@ from fmi_jax.data.raw.drawn.ddsm import draw
 from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.spec import SPLITS, DatasetSpec, RawDataset, RawExample
 from fmi_jax.data.raw.splits import grouped, official
+from fmi_jax.paths import fault_of_file
 
 LISTS = "ddsm_raw_image_lists"
 IMAGES = "ddsm_raw"
@@ -84,13 +85,14 @@ def read(source: Path, *, class_of: Mapping[str, str] = TWO_CLASSES) -> RawDatas
 
 def _lines(path: Path, problems: Problems) -> list[tuple[int, str]]:
     """Lines of a text file and their numbers, from 1; faults are added to `problems`."""
+    unread = f"list cannot be read, expected {LISTS}/{{{','.join(SPLITS)}}}.txt"
+    if path.exists() and (fault := fault_of_file(path)):
+        problems.add(unread, f"{path} ({fault})")
+        return []
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        problems.add(
-            f"list cannot be read, expected {LISTS}/{{{','.join(SPLITS)}}}.txt",
-            f"{path} ({error.strerror})",
-        )
+        problems.add(unread, f"{path} ({error.strerror})")
     except UnicodeDecodeError as error:
         problems.add("list is not UTF-8 text", f"{path} (byte {error.start})")
     else:

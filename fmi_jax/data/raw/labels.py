@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 from fmi_jax.data.labels import IGNORE, MOST_LAYERS, Label
@@ -9,6 +10,7 @@ from fmi_jax.data.raw.problems import Problems
 from fmi_jax.data.raw.table import TableRow
 from fmi_jax.errors import UserError
 
+_MISSING = ("nan", "NaN", "<NA>")  # not "None", which may well be a grade
 _INTEGER = re.compile(r"-?\d+")
 
 MASK_CLASSES = ("background", "foreground")
@@ -31,6 +33,11 @@ def encode_classes(
       UserError: there are fewer than two classes, a name is used twice, or it is not printable.
     """
     present = {value for value in values if value}
+    if missing := {*_MISSING} & present - {*classes}:
+        raise UserError(
+            f"{problems.source}: the label {missing.pop()!r} stands for a missing value: expected"
+            " a class for every row, or --classes with this name among them."
+        )
     numbers = all(_INTEGER.fullmatch(value) for value in present)
     names = tuple(classes) or tuple(sorted(present, key=int if numbers else None))
     _check_classes(names, problems)
@@ -132,6 +139,11 @@ def encode_columns(
 def _check_classes(names: Sequence[str], problems: Problems) -> None:
     if len(set(names)) != len(names):
         raise UserError(f"{problems.source}: a class is named twice in {', '.join(names)}.")
+    if len({unicodedata.normalize("NFC", name) for name in names}) != len(names):
+        raise UserError(
+            f"{problems.source}: two classes look alike and are written with different characters"
+            f" (composed and decomposed accents) in {', '.join(map(ascii, names))}."
+        )
     if unprintable := [name for name in names if not name.isprintable()]:
         raise UserError(f"{problems.source}: {unprintable[0]!r} cannot be the name of a class.")
     if len(names) < 2:

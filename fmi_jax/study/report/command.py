@@ -4,6 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from fmi_jax.arguments import place
+from fmi_jax.paths import check_output_folder
+
 _EXAMPLES = """\
 examples:
   fmi-jax report
@@ -24,11 +27,11 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--root",
-        type=Path,
+        type=place,
         default=Path("studies"),
         help="that of `fmi-jax study run` (default: %(default)s)",
     )
-    parser.add_argument("--out", type=Path, help="folder of the report (default: ROOT/report)")
+    parser.add_argument("--out", type=place, help="folder of the report (default: ROOT/report)")
 
 
 def run_report(values: argparse.Namespace) -> None:
@@ -40,6 +43,7 @@ def run_report(values: argparse.Namespace) -> None:
     from fmi_jax.study.report.write import write_reports
 
     out = values.root / "report" if values.out is None else values.out
+    check_output_folder(out)
     reports = write_reports(values.root, values.studies, out)
     for report in reports:
         print(f"{report.study.name}: {report.standing}")

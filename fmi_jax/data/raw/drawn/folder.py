@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fmi_jax.errors import UserError
+from fmi_jax.paths import check_output_folder
 
 MARKER = "SYNTHETIC.txt"
 """Name of the file that marks a raw data set as drawn; everything made from it says so."""
@@ -42,11 +43,15 @@ def drawn_folder(folder: Path, note: str) -> Iterator[Path | None]:
             * marker.is_file()
         )
     partial = folder.with_name(folder.name + ".partial")
+    check_output_folder(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    yield partial
-    (partial / MARKER).write_text(numbered)
-    partial.replace(folder)
+    try:
+        yield partial
+        (partial / MARKER).write_text(numbered)
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def draw_once(

@@ -1,0 +1,154 @@
+"""Guard around every command: whatever it raises becomes one message and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or config, 70 a defect of fmi_jax, 130 interrupted with
+nothing to save, 143 stopped on request after saving.
+"""
+
+import _thread
+import contextlib
+import errno
+import os
+import re
+import shlex
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from fmi_jax.errors import UserError, printable
+
+DEFECT = 70
+"""Exit code of a command that raised what it should have explained (`EX_SOFTWARE` of sysexits)."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_GIB = 2**30
+
+
+def guarded(main: Callable[[], None]) -> int:
+    """Run `main` and return its exit code; an error becomes one message on stderr.
+
+    What is neither the user's nor the machine's to mend is called a defect; a file that the message
+    names holds the traceback.
+    """
+    try:
+        with _heeded_interrupts():
+            main()
+    except UserError as error:
+        return _failed(str(error), error.exit_code)
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if said := _of_the_machine(error):
+            return _failed(said, 1)
+        return _failed(_defect(error), DEFECT)
+    return 0
+
+
+def _failed(message: str, code: int) -> int:
+    print(f"error: {printable(message)}", file=sys.stderr)
+    return code
+
+
+@contextlib.contextmanager
+def _heeded_interrupts() -> Iterator[None]:
+    """Interrupt again where a Ctrl-C came in a callback of the garbage collector.
+
+    JAX has such a callback, and Python ignores what a callback raises.
+    """
+    before = sys.unraisablehook
+
+    def ignored(raised: Any) -> None:
+        if issubclass(raised.exc_type, KeyboardInterrupt):
+            threading.Timer(0.1, _thread.interrupt_main).start()
+        else:
+            before(raised)
+
+    sys.unraisablehook = ignored
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """Words for an error that the machine caused: a full disk, no permission, no memory."""
+    text = str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return _out_of_memory(text)
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    system = [each for each in causes if isinstance(each, OSError) and each.errno is not None]
+    full = [each for each in system if each.errno in _FULL]
+    if full or "No space left on device" in text:
+        name = f"{full[0].filename}: " if full and full[0].filename else ""
+        return (
+            f"{name}the disk is full, or a quota of it: expected room to write. What was written"
+            " before is kept; the same command goes on when there is room."
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        name = f"{error.filename}: " if error.filename else ""
+        return f"{name}{os.strerror(error.errno)}."
+    return None
+
+
+def _out_of_memory(text: str) -> str:
+    """Words that say what was asked for, and what there is."""
+    asked = re.search(r"(\d[\d.]*) ?([KMGT])i?B?\b", text) or re.search(r"(\d+)() bytes", text)
+    size = ""
+    if asked:
+        gib = float(asked[1]) * {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}[asked[2]]
+        size = f": {gib / _GIB:.3g} GiB were asked for"
+    return (
+        f"out of memory{size}; {_memory('RESOURCE_EXHAUSTED' in text)}. Training takes less with"
+        " optim.accumulate=2 (or 4, 8 ...) at the same numbers, backbone.remat=True, a smaller"
+        " train.batch_size or train.eval_batch_size; the other commands with a smaller --batch-size"
+        " or fewer --processes."
+    )
+
+
+def _memory(of_device: bool) -> str:
+    """Words for the memory there is, on the first device or on the machine."""
+    jax: Any = sys.modules.get("jax")
+    with contextlib.suppress(Exception):  # no device tells what it does not know
+        if of_device and jax is not None:
+            stats = jax.local_devices()[0].memory_stats()
+            free = stats["bytes_limit"] - stats["bytes_in_use"]
+            return f"the device has {stats['bytes_limit'] / _GIB:.3g} GiB, {free / _GIB:.3g} free"
+    with contextlib.suppress(Exception):  # only Linux has the file
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        total, free = (
+            int(line.split()[1]) * 1024 / _GIB
+            for name in ("MemTotal:", "MemAvailable:")
+            for line in lines
+            if line.startswith(name)
+        )
+        return f"the machine has {total:.3g} GiB, {free:.3g} free"
+    return "there is less"
+
+
+def _defect(error: Exception) -> str:
+    """Write the traceback to a file; returns the message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    said = " ".join(str(error).split())[:300]
+    what = f"{type(error).__name__}: {said}{where}"
+    full = "".join(traceback.format_exception(error))
+    try:
+        descriptor, log = tempfile.mkstemp(prefix="fmi_jax-defect-", suffix=".log")
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"python {sys.version}\n{shlex.join(sys.argv)}\n\n{full}")
+    except OSError:
+        print(printable(full), file=sys.stderr)
+        log = "the traceback above"
+    return f"this is a defect of fmi_jax, report it with {log}: {what}"

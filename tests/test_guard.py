@@ -1,0 +1,127 @@
+"""What is raised that no code explains: one message, an exit code, a file with the traceback."""
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import runs
+
+from fmi_jax.errors import UserError, printable
+from fmi_jax.guard import DEFECT, guarded
+
+
+def raised(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    def main() -> None:
+        raise error
+
+    code = guarded(main)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1, said
+    return code, said
+
+
+def test_a_defect_names_a_file_that_holds_the_traceback(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, said = raised(ZeroDivisionError("odd\nnumbers"), capsys)
+    assert code == DEFECT
+    (log,) = tmp_path.iterdir()
+    assert said.startswith(f"error: this is a defect of fmi_jax, report it with {log}: ZeroDiv")
+    assert "odd numbers (test_guard.py:" in said
+    assert "raise error\nZeroDivisionError" in log.read_text()
+
+
+def test_a_defect_is_shown_where_no_file_can_be_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+
+    def main() -> None:
+        raise ZeroDivisionError
+
+    assert guarded(main) == DEFECT
+    said = capsys.readouterr().err
+    assert "raise ZeroDivisionError\n" in said
+    assert said.splitlines()[-1].startswith("error: this is a defect of fmi_jax, report it with")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_full_disk_is_no_defect(capsys: pytest.CaptureFixture[str], wrapped: bool) -> None:
+    error: Exception = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "weights/x")
+    if wrapped:
+        cause, error = error, RuntimeError("a library failed")
+        error.__cause__ = cause
+    code, said = raised(error, capsys)
+    assert code == 1
+    assert said.startswith("error: weights/x: the disk is full")
+
+
+def test_what_the_system_refuses_is_no_defect(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = raised(PermissionError(errno.EACCES, "x", "a.csv"), capsys)
+    assert (code, said) == (1, "error: a.csv: Permission denied.\n")
+
+
+def test_memory_that_is_not_there_is_said_in_gibibytes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(MemoryError) as host:
+        np.zeros(2**45)
+    for error, asked in (
+        (host.value, "2.62e+05 GiB were asked for; the machine has "),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 3221225472 bytes."),
+            ": 3 GiB were asked for; ",
+        ),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: while trying to allocate 37.25GiB."),
+            ": 37.2 GiB were asked for; ",
+        ),
+    ):
+        code, said = raised(error, capsys)
+        assert code == 1
+        assert asked in said
+        assert "optim.accumulate=2" in said
+
+
+def test_no_escape_sequence_reaches_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    _, said = raised(UserError("tensor \x1b[31mred\x9b1m \udce9"), capsys)
+    assert said == "error: tensor \\x1b[31mred\\x9b1m \\udce9\n"
+    assert printable("a\tb\nç 漢") == "a\tb\nç 漢"
+
+
+def test_an_interrupt_in_a_callback_of_the_garbage_collector_is_heeded() -> None:
+    program = """
+import gc, signal, sys, time
+from fmi_jax.guard import guarded
+def callback(phase, info):
+    gc.callbacks.remove(callback)
+    signal.raise_signal(signal.SIGINT)
+def main():
+    gc.callbacks.append(callback)
+    gc.collect()
+    for _ in range(600):
+        time.sleep(0.1)
+sys.exit(guarded(main))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=runs.ROOT,
+        env=runs.environment(),
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_every_exit_code_is_in_the_documentation() -> None:
+    import fmi_jax.guard
+
+    page = (runs.ROOT / "docs" / "launch.md").read_text()
+    section = page.split("## Exit codes\n")[1].split("\n## ")[0]
+    codes = re.findall(r"\b\d+\b", fmi_jax.guard.__doc__ or "")
+    assert set(codes) <= set(re.findall(r"^\| (\d+) \|", section, re.MULTILINE))
