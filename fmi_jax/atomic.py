@@ -46,6 +46,11 @@ def csv_bytes(rows: Iterable[Iterable[Any]], end: str = "\n") -> bytes:
     return text.getvalue().encode()
 
 
+def json_sha256(values: Any) -> str:
+    """SHA-256 checksum of JSON values, whatever the order of their keys, as hexadecimal digits."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def sha256(path: str | Path) -> str:
     """SHA-256 checksum of a file, as hexadecimal digits."""
     with Path(path).open("rb") as file:

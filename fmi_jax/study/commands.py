@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmi_jax.errors import UsageError, UserError
+from fmi_jax.errors import UsageError, UserError, on_disk
 
 if TYPE_CHECKING:  # importing it loads jax, which `--help` does not need
     from fmi_jax.study.driver import Driver
@@ -205,7 +205,8 @@ def _run(values: argparse.Namespace) -> None:
         return
     if values.slurm:
         raise UsageError("--slurm without --slurm-workers: expected how many jobs to submit.")
-    run_driver(driver_of(values), values)
+    with on_disk(values.root):
+        run_driver(driver_of(values), values)
 
 
 def driver_of(values: argparse.Namespace) -> "Driver":
