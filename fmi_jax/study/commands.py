@@ -205,8 +205,7 @@ def _run(values: argparse.Namespace) -> None:
         return
     if values.slurm:
         raise UsageError("--slurm without --slurm-workers: expected how many jobs to submit.")
-    with on_disk(values.root):
-        run_driver(driver_of(values), values)
+    run_driver(driver_of(values), values)
 
 
 def driver_of(values: argparse.Namespace) -> "Driver":
@@ -217,7 +216,8 @@ def driver_of(values: argparse.Namespace) -> "Driver":
     plan, settings = _planned(values)
     slots = make_slots(values.jobs, values.gpus)
     ledger = Ledger(values.root)
-    plan.write(values.root)
+    with on_disk(values.root):
+        plan.write(values.root)
     return Driver(plan, settings, ledger, slots, retry=values.retry_failed)
 
 
@@ -228,7 +228,8 @@ def run_driver(driver: "Driver", values: argparse.Namespace) -> None:
       UserError: some cells could not be run.
       SystemExit: the driver was stopped; code 143.
     """
-    outcome = driver.run()
+    with on_disk(values.root):
+        outcome = driver.run()
     ledger = driver.ledger
     print(", ".join(f"{count} {state}" for state, count in outcome.counts.items() if count))
     for cell, reason in outcome.failures.items():

@@ -101,6 +101,8 @@ def read_failure(folder: Path) -> Failure:
     path = folder / FAILED
     with sealed.reading(path, "the failure of a cell", RUN_AGAIN):
         values = sealed.read(path, CELL_FORMAT)
+        if not isinstance(values["reason"], str):
+            raise TypeError("the reason is no text")
         return Failure(**{field.name: values[field.name] for field in dataclasses.fields(Failure)})
 
 
