@@ -145,11 +145,23 @@ class Finding:
         return cls(**{**values, **parts})
 
 
+def current(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Upgrade the content of a `result.json` to the current format.
+
+    Args:
+      values: parsed JSON content.
+      path: file that was read, for the message.
+
+    Raises:
+      UserError: a later version wrote it.
+    """
+    number = older.format_of(values, FORMAT, path)
+    return dict(values) if number == FORMAT else older.result(values, number)
+
+
 def read_values(path: Path) -> dict[str, Any]:
     """Read the values of a `result.json`, upgraded to the current format; see `sealed.read`."""
-    values = sealed.read(path, FORMAT, since=6)
-    number = values.get("format", 1)
-    return values if number == FORMAT else older.result(values, number)
+    return current(sealed.read(path, FORMAT, since=6), path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

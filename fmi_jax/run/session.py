@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from fmi_jax import atomic, parallel
-from fmi_jax.artifacts.checkpoints import RunCheckpoints, model_sha256
+from fmi_jax.artifacts.checkpoints import model_sha256
 from fmi_jax.artifacts.record import RunRecord
 from fmi_jax.artifacts.result import FILE_NAME as RESULT, PENDING, Finding
 from fmi_jax.data.labels import Label
@@ -62,7 +62,6 @@ class Fitted:
       steps: steps that were done; fewer than planned where the learning rate has become too low.
       plan: schedule of the training.
       predict: measures every image of a split; each head on axis 1.
-      checkpoints: checkpoints of the run, closed.
     """
 
     arrays: Arrays
@@ -70,7 +69,6 @@ class Fitted:
     steps: int
     plan: Plan
     predict: Callable[[str], Measured]
-    checkpoints: RunCheckpoints
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
