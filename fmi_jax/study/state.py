@@ -139,8 +139,8 @@ def read_result(folder: Path) -> dict[str, Any]:
             str.format("{:s} {:g}", values["best"]["metric"], values["best"]["value"] or 0)
         if (folder / CELL).is_file():
             asked, done = flatten(read_config(folder)), flatten(values["config"])
-            for name in asked.keys() & done.keys():
-                if asked[name] != done[name]:
+            for name in asked:
+                if name in done and asked[name] != done[name]:
                     raise ValueError(
                         f"it is of another cell: {name} is {done[name]!r} there, and"
                         f" {asked[name]!r} in {CELL}"
