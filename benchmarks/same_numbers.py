@@ -55,7 +55,7 @@ SKIPPED = {("timing", name): "its numbers are times" for name in BACKBONES} | {
     ("lora", "resnet_nano"): "a ResNet has no linear layer to adapt",
     ("saliency", "resnet_nano"): "an untrained ResNet has no attention and no classifier",
 }
-CHANGES = {"seconds", "started", "finished", "machine", "data_dir", "workdir"}
+CHANGES = {"seconds", "started", "finished", "machine", "data_dir", "workdir", "seal"}
 PROGRAMS = (
     ("h200", "deit_base", {}),
     ("h200", "deit_base", {"train.sharding": "fsdp"}),

@@ -110,6 +110,11 @@ def _as_text(value: Any) -> Any:
     return value if _NUMBER.fullmatch(text) else f"'{text}"
 
 
+def json_sha256(values: Any) -> str:
+    """SHA-256 checksum of JSON values, whatever the order of their keys, as hexadecimal digits."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def sha256(path: str | Path) -> str:
     """SHA-256 checksum of a file, as hexadecimal digits."""
     with Path(path).open("rb") as file:

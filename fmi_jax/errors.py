@@ -1,9 +1,14 @@
 """Errors that are the user's to mend: shown as one message, without a traceback."""
 
+import contextlib
 import difflib
+import errno
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LONG_LIST = 30  # more names than this hide the likely one
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -21,6 +26,28 @@ class UsageError(UserError):
     """A wrong flag, name or config value. Exit code 2."""
 
     exit_code = 2
+
+
+@contextlib.contextmanager
+def on_disk(folder: Path) -> Iterator[None]:
+    """Turn a file that cannot be read or written in the block into one message.
+
+    Args:
+      folder: place of the files, named where the error names none.
+
+    Raises:
+      UserError: the disk is full, a file stands where a folder should, or the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or isinstance(error, ConnectionError):
+            raise
+        way_out = "free space" if error.errno in _FULL else "mend it, or move it away"
+        raise UserError(
+            f"{error.filename or folder}: {os.strerror(error.errno)}. What has been saved is"
+            f" intact: {way_out}, then give the same command again."
+        ) from error
 
 
 def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UsageError:

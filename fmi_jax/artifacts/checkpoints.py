@@ -20,15 +20,16 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fmi_jax import atomic, parallel
-from fmi_jax.artifacts import older
+from fmi_jax.artifacts import sealed
 from fmi_jax.errors import UserError
 from fmi_jax.nn.shards import filed_shape
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
-"""Format number of a step's manifest; format 1 was the checksums alone."""
+FORMAT = 3
+"""Format number of a step's manifest; format 1 was the checksums alone, format 2 had no seal."""
 
+_DAMAGED = "damaged"  # folder of the steps that are set aside
 _TRAINING = "training/"  # how names of files of that part of a step begin
 
 
@@ -120,10 +121,6 @@ class RunCheckpoints:
         self.wait()
         multihost_utils.sync_global_devices("checkpoints are sealed")
 
-    def keep_models(self, steps: Sequence[int]) -> None:
-        """After `close`, of a run that is finished: keep nothing but the models of `steps`."""
-        keep_models(self.folder, steps)
-
     def newest_sound(self) -> int | None:
         """The step to resume from, or None for a new run.
 
@@ -158,7 +155,17 @@ class RunCheckpoints:
         )
 
     def restore(self, step: int, model: Any, training: Any) -> Restored:
-        """Read a step onto the shapes and shardings of the given abstract trees."""
+        """Read a step onto the shapes and shardings of the given abstract trees.
+
+        Raises:
+          UserError: the run was finished and its result is gone, or the step is of another model.
+        """
+        if not (self.folder / str(step) / "training").is_dir():
+            raise UserError(
+                f"{self.folder.parent} holds a run that was finished, and its result.json is gone:"
+                " its checkpoint has the network alone, from which no run resumes. Put that file"
+                " back, or use another --workdir to run again."
+            )
         restored = self._read(
             step,
             model,
@@ -215,7 +222,7 @@ class RunCheckpoints:
         for step, reason in sorted(unusable.items()):
             log.warning("checkpoint step %d is set aside: %s", step, reason)
             if parallel.is_main():
-                target = self.folder / "damaged" / str(step)
+                target = self.folder / _DAMAGED / str(step)
                 target.parent.mkdir(exist_ok=True)
                 shutil.rmtree(target, ignore_errors=True)
                 (self.folder / str(step)).rename(target)
@@ -227,13 +234,18 @@ class RunCheckpoints:
 def keep_models(folder: Path, steps: Sequence[int]) -> None:
     """Keep nothing but the models of some steps in `folder`, of a run that is finished.
 
-    The optimizer's state is twice as large as the model, and the newest steps are for resuming.
-    Killed meanwhile and called again, it ends the same.
+    The optimizer's state is twice as large as the model, the newest steps are for resuming, and
+    what was set aside serves nobody now. Killed meanwhile and called again, it ends the same. A
+    file among the steps is none of ours and stays.
+
+    Raises:
+      UserError: a step is damaged; nothing is deleted.
     """
-    if not parallel.is_main():
-        return
+    for step in steps:
+        check_step(folder, step)
     for path in folder.iterdir():
-        if path.name.isdecimal() and int(path.name) not in steps:
+        of_step = path.name.isdecimal() and int(path.name) not in steps
+        if path.is_dir() and (of_step or path.name == _DAMAGED):
             shutil.rmtree(path)
     for step in steps:
         sums = _read_manifest(_manifest(folder, step))
@@ -261,7 +273,7 @@ def model_sha256(folder: Path, step: int) -> str:
     try:
         sums = _read_manifest(_manifest(folder, step))
         model = {name: digest for name, digest in sums.items() if name.startswith("model/")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except sealed.DAMAGE as error:
         raise UserError(f"checkpoint step {step} in {folder}: its manifest is damaged.") from error
     return hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()
 
@@ -277,7 +289,7 @@ def _damage(folder: Path, step: int) -> str | None:
         return "it was not written to the end"
     try:
         expected = _read_manifest(manifest)
-    except (ValueError, KeyError, TypeError):
+    except sealed.DAMAGE:
         return "its manifest is damaged"
     found = _checksums(folder / str(step))
     changed = sorted(
@@ -320,13 +332,18 @@ def _as_kept(tree: Any, wanted: Any) -> Any:
 
 
 def _write_manifest(path: Path, sums: Mapping[str, str]) -> None:
-    atomic.write_bytes(path, json.dumps({"format": FORMAT, "sha256": sums}).encode())
+    sealed.write(path, {"format": FORMAT, "sha256": sums})
 
 
 def _read_manifest(path: Path) -> dict[str, str]:
-    """SHA-256 of every file of a step, by relative path."""
-    values = json.loads(path.read_text())
-    return values if older.format_of(values, FORMAT, path) == 1 else values["sha256"]
+    """SHA-256 of every file of a step, by relative path.
+
+    Raises:
+      UserError: a later version wrote it.
+      sealed.DAMAGE: it is no sound manifest.
+    """
+    values = sealed.read(path, FORMAT, since=3)
+    return dict(values["sha256"] if "format" in values else values)
 
 
 def _checksums(folder: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,13 +16,24 @@ Series = tuple[np.ndarray, np.ndarray]
 def read_history(path: Path) -> dict[str, Series]:
     """Every scalar of a run by name ("train/loss"); empty where no file was written.
 
-    Each line is one JSON object with "step" and scalars. A last line without its end (the run
-    was killed while writing it) is left out, as is a value that is not a number.
+    Damaged lines are left out, and so is a value that is not a number.
     """
     if not path.is_file():
         return {}
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return series([json.loads(line) for line in lines if line])
+    rows = map(row_of, path.read_bytes().splitlines(keepends=True))
+    return series([row for row in rows if row is not None])
+
+
+def row_of(line: bytes) -> dict[str, Any] | None:
+    """Read a line of the file: a JSON object with "step" and scalars; None: it is damaged.
+
+    A line without its end counts as damaged: the run was killed while writing it.
+    """
+    try:
+        row = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 def part(history: Mapping[str, Series], name: str) -> dict[str, Series]:
@@ -34,7 +46,7 @@ def part(history: Mapping[str, Series], name: str) -> dict[str, Series]:
     }
 
 
-def series(rows: Sequence[dict[str, float | None]]) -> dict[str, Series]:
+def series(rows: Sequence[dict[str, Any]]) -> dict[str, Series]:
     """Rows with a "step" and scalars, turned into one series for each scalar."""
     points: dict[str, dict[float, float]] = {}
     for row in rows:

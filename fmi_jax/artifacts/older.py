@@ -40,14 +40,16 @@ def format_of(values: Mapping[str, Any], known: int, path: Path) -> int:
 
 
 def result(values: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Upgrade a `result.json` of format 1 to 4.
+    """Upgrade a `result.json` of format 1 to 5.
 
     Args:
       values: content of the file.
       number: file's format number.
     """
+    if number == 5:  # it had no seal
+        return {**values, "format": 6}
     if number == 4:
-        return {**values, "format": 5, "findings": [*map(_finding, values["findings"])]}
+        return {**values, "format": 6, "findings": [*map(_finding, values["findings"])]}
     if number == 3:
         return result({**values, **_NEW}, 4)
     if number == 1:

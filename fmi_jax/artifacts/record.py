@@ -2,22 +2,21 @@
 
 import dataclasses
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fmi_jax import atomic, parallel
-from fmi_jax.artifacts import older
+from fmi_jax import parallel
+from fmi_jax.artifacts import sealed
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.fields import as_dict, differences, from_dict, within
 from fmi_jax.settings import BaseConfig
 
 FILE_NAME = "run.json"
-FORMAT = 1
-"""Format number of `run.json`, and of the files of a run that have none (tables, logs)."""
+FORMAT = 2
+"""Format number of `run.json`; format 1 had no seal. Tables and logs of a run have no number."""
 
 FREE = {
     "data.data_dir",
@@ -81,7 +80,7 @@ class RunRecord:
             "started": self.started,
             "ancestors": [dataclasses.asdict(ancestor) for ancestor in self.ancestors],
         }
-        atomic.write_json(workdir / FILE_NAME, values)
+        sealed.write(workdir / FILE_NAME, values)
 
     @classmethod
     def read(cls, kind: type[BaseConfig], workdir: Path) -> "RunRecord | None":
@@ -90,13 +89,15 @@ class RunRecord:
         Args:
           kind: class of its config.
           workdir: run's folder.
+
+        Raises:
+          UserError: it is damaged or was edited, or a later version wrote it.
         """
         path = workdir / FILE_NAME
         if not path.is_file():
             return None
-        try:
-            values = json.loads(path.read_text())
-            older.format_of(values, FORMAT, path)
+        with sealed.reading(path, "the record of a run"):
+            values = sealed.read(path, FORMAT, since=2)
             return cls(
                 config=from_dict(kind, values["config"]),
                 dataset=values["dataset"],
@@ -105,11 +106,6 @@ class RunRecord:
                 started=values["started"],
                 ancestors=tuple(Ancestor(**each) for each in values.get("ancestors", ())),
             )
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} is not the record of a run ({type(error).__name__}: {error});"
-                " expected the file as run.py wrote it."
-            ) from error
 
     def check_same(self, other: "RunRecord", workdir: Path, unread: Sequence[str]) -> None:
         """Raise `UsageError` if resuming this run as `other` would change its numbers.

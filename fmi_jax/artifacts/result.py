@@ -1,23 +1,24 @@
 """The result of a run: everything a reader needs in order to believe it and to repeat it."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from fmi_jax import atomic
-from fmi_jax.artifacts import older
+from fmi_jax.artifacts import older, sealed
 from fmi_jax.artifacts.charts import Chart
 from fmi_jax.artifacts.evaluation import Evaluation, or_nan, strict
 from fmi_jax.errors import UserError
 
 FILE_NAME = "result.json"
-FORMAT = 5
+PENDING = ".result.json"
+"""Name of that file until everything else that a finished run leaves is there."""
+
+FORMAT = 6
 """Format number of `result.json`. Formats 1 and 2 had one document for runs that classify and
 another for analyses; format 1 lacked `unread`, `headline` and `speeds`, format 3 `adapt` and
 `head`. Format 4 had percentile intervals, none of single classes, and lacked `methods`, `redrawn`,
-`calibration`, `choices`, `decisions` and `subgroups`."""
+`calibration`, `choices`, `decisions` and `subgroups`. Format 5 had no seal."""
 
 
 POOLED = "test_pooled"
@@ -158,6 +159,11 @@ def current(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return dict(values) if number == FORMAT else older.result(values, number)
 
 
+def read_values(path: Path) -> dict[str, Any]:
+    """Read the values of a `result.json`, upgraded to the current format; see `sealed.read`."""
+    return current(sealed.read(path, FORMAT, since=6), path)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
     """What a run did and what came of it. Kept as `result.json` in the run's folder.
@@ -239,7 +245,7 @@ class Result:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`, of values that are `current`."""
+        """The inverse of `to_json`, of values of the current format."""
         best = values["best"]
         if best is not None:
             best = Best(**{**best, "value": or_nan(best["value"])})
@@ -253,23 +259,22 @@ class Result:
             **{name: value for name, value in {**values, **parts}.items() if name != "format"}
         )
 
-    def write(self, workdir: Path) -> None:
-        """Write `result.json` into `workdir`."""
-        atomic.write_json(workdir / FILE_NAME, self.to_json(), allow_nan=False, ensure_ascii=False)
+    def write(self, workdir: Path, name: str = FILE_NAME) -> None:
+        """Write the result into `workdir`, under its name or as `PENDING`."""
+        sealed.write(workdir / name, self.to_json(), allow_nan=False, ensure_ascii=False)
 
     @classmethod
-    def read(cls, workdir: Path) -> Self:
-        """The result of the finished run in `workdir`; `UserError` where there is none."""
-        path = workdir / FILE_NAME
+    def read(cls, workdir: Path, name: str = FILE_NAME) -> Self:
+        """Read the result of the finished run in `workdir`.
+
+        Raises:
+          UserError: there is none, it is damaged or was edited, or a later version wrote it.
+        """
+        path = workdir / name
         if not path.is_file():
             raise UserError(
                 f"{workdir} holds no {FILE_NAME}: expected the folder of a finished run"
                 " (the --workdir of run.py)."
             )
-        try:
-            return cls.from_json(current(json.loads(path.read_text(encoding="utf-8")), path))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} is not the result of a run ({type(error).__name__}: {error});"
-                " expected the file as run.py wrote it."
-            ) from error
+        with sealed.reading(path, "the result of a run"):
+            return cls.from_json(read_values(path))

@@ -4,6 +4,7 @@ Method names are those of `clu.metric_writers.MetricWriter`, whose own module ne
 """
 
 import json
+import logging
 import math
 import os
 import sys
@@ -15,6 +16,9 @@ from typing import Any
 import rich.progress
 
 from fmi_jax import atomic
+from fmi_jax.artifacts.history import FILE_NAME, row_of
+
+log = logging.getLogger(__name__)
 
 
 class MetricWriter:
@@ -23,7 +27,8 @@ class MetricWriter:
     A row of `metrics.jsonl` is `{"step": 10, "train/loss": 0.7, ...}`, NaN and infinity as null
     (TensorBoard leaves them out). It holds
     nothing that depends on the machine's speed, so equal runs write equal files. A resumed run
-    first drops what it wrote beyond its checkpoint: every step stands there once.
+    first drops what it wrote beyond its checkpoint: every step stands there once. Damaged lines are
+    set aside in `metrics.damaged`, with a warning.
 
     Args:
       folder: the run folder.
@@ -35,16 +40,19 @@ class MetricWriter:
         self._active = active
         if not active:
             return
-        path = folder / "metrics.jsonl"
-        rows = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        kept = [
-            row for row in rows if row.endswith(b"\n") and json.loads(row)["step"] <= start_step
-        ]
+        path = folder / FILE_NAME
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        rows = [(line, row_of(line)) for line in lines]
+        damaged = [line for line, row in rows if row is None and line.endswith(b"\n")]
+        if damaged:
+            aside = path.with_suffix(".damaged")
+            log.warning("%d damaged line(s) of %s are set aside in %s", len(damaged), path, aside)
+            with aside.open("ab") as file:
+                file.writelines(damaged)
+        kept = [line for line, row in rows if row is not None and row["step"] <= start_step]
         atomic.write_bytes(path, b"".join(kept))
         self._file = path.open("a", encoding="utf-8")
-        self._tensorboard = _tensorboard().SummaryWriter(
-            str(folder / "tensorboard"), flush_secs=10, purge_step=start_step + 1
-        )
+        self._events = _Events(folder / "tensorboard", start_step + 1)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Append the scalars of one step to both files."""
@@ -52,14 +60,13 @@ class MetricWriter:
             return
         finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
         self._file.write(json.dumps({"step": step, **dict.fromkeys(scalars), **finite}) + "\n")
-        for name, value in finite.items():
-            self._tensorboard.add_scalar(name, value, step)
+        self._events.write(step, finite)
 
     def write_speed(self, step: int, scalars: Mapping[str, float]) -> None:
         """Append scalars that depend on the machine's speed: to TensorBoard only."""
         if self._active:
-            for name, value in scalars.items():
-                self._tensorboard.add_scalar(name, value, step)
+            self._events.write(step, scalars)
+            self._events.flush()
 
     def flush(self) -> None:
         """Make what was written survive a crash of the machine."""
@@ -72,7 +79,43 @@ class MetricWriter:
         if self._active:
             self.flush()
             self._file.close()
-            self._tensorboard.close()
+            self._events.close()
+
+
+class _Events:
+    """Writes TensorBoard events as they come.
+
+    The library's own writer does so in a thread, and waits for ever once the disk was full.
+
+    Args:
+      folder: folder of the event files.
+      purge_step: first step of earlier files that counts no more.
+    """
+
+    def __init__(self, folder: Path, purge_step: int):
+        self._library = _tensorboard()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = self._library.event_file_writer.EventsWriter(str(folder / "events"))
+        proto = self._library.proto.event_pb2
+        restart = proto.SessionLog(status=proto.SessionLog.START)
+        self._add(step=purge_step, session_log=restart)
+
+    def _add(self, **fields: Any) -> None:
+        event = self._library.proto.event_pb2.Event(wall_time=time.time(), **fields)
+        self._writer.write_event(event)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Append scalars of a step."""
+        for name, value in scalars.items():
+            self._add(step=step, summary=self._library.summary.scalar(name, value))
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._writer.close()
 
 
 def _tensorboard() -> Any:
@@ -82,6 +125,9 @@ def _tensorboard() -> Any:
         sys.modules["torch"] = None  # type: ignore[assignment]  # its import fails
     try:
         import tensorboardX
+        import tensorboardX.event_file_writer
+        import tensorboardX.proto.event_pb2
+        import tensorboardX.summary
     finally:
         if without:
             del sys.modules["torch"]

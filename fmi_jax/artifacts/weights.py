@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from fmi_jax import atomic
 from fmi_jax.artifacts.tensors import write_tensors
-from fmi_jax.atomic import whole_file
 from fmi_jax.errors import UserError, unknown_name
 from fmi_jax.models.base import (
     ArchConfig,
@@ -90,8 +90,8 @@ def save_backbone(
         "provenance": dataclasses.asdict(provenance),
         "sha256": {name: _digest(arrays[name]) for name in sorted(arrays)},
     }
-    metadata = {ENTRY: json.dumps(header | {"seal": _seal(header)})}
-    with whole_file(path) as draft:
+    metadata = {ENTRY: json.dumps(header | {"seal": atomic.json_sha256(header)})}
+    with atomic.whole_file(path) as draft:
         write_tensors(draft, arrays, metadata)
 
 
@@ -317,7 +317,7 @@ def _header(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
         seal = header.pop("seal")
     except (ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
         raise damaged from error
-    if seal != _seal(header):
+    if seal != atomic.json_sha256(header):
         raise damaged
     if header.get("format") != FORMAT:
         raise UserError(
@@ -340,7 +340,3 @@ def _header(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
             " the file as python -m weights_convert wrote it. Convert the checkpoint again."
         )
     return header
-
-
-def _seal(header: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()

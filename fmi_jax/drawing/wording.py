@@ -61,7 +61,9 @@ def listed(names: list[str], shown: int = 8) -> str:
 
 def sentence(text: str) -> str:
     """Make a sentence with a capital letter and a full stop."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
+    if "/" not in text.partition(" ")[0]:  # a path stays as it is
+        text = text[:1].upper() + text[1:]
+    return text + ("" if text.endswith((".", "?", "!")) else ".")
 
 
 def link(path: Path, out: Path) -> str:

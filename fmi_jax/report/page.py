@@ -21,7 +21,7 @@ FILE_NAME = "report.html"
 _Pairs = list[tuple[str, str]]
 
 
-def write_report(workdir: Path, image_of: ImageOf | None = None) -> Path:
+def write_report(workdir: Path, image_of: ImageOf | None = None, name: str = RESULT) -> Path:
     """Write `report.html` of the finished run in `workdir`, and draw the figures of its test.
 
     Everything comes from the files of the run (`result.json`, `predictions.csv`,
@@ -31,6 +31,7 @@ def write_report(workdir: Path, image_of: ImageOf | None = None) -> Path:
       workdir: folder of a finished run.
       image_of: gives the uint8 image in a row of the test split; without it the page shows no
         images.
+      name: name of the file with the result.
 
     Returns:
       Path of the page.
@@ -38,7 +39,7 @@ def write_report(workdir: Path, image_of: ImageOf | None = None) -> Path:
     Raises:
       UserError: a file of the run is missing or is not what the run wrote.
     """
-    result = Result.read(workdir)
+    result = Result.read(workdir, name)
     page = (
         _evaluated(workdir, result, image_of)
         if result.finding.evaluations

@@ -1,14 +1,13 @@
 """Ends a run: writes its result and its page, and prints a few lines on the console."""
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from fmi_jax import atomic
-from fmi_jax.artifacts.checkpoints import check_step, keep_models
-from fmi_jax.artifacts.result import Best, Finding, Result
+from fmi_jax.artifacts.checkpoints import keep_models
+from fmi_jax.artifacts.result import FILE_NAME as RESULT, PENDING, Best, Finding, Result
 from fmi_jax.data.registry import note_on
 from fmi_jax.data.remarks import remarks_on
 from fmi_jax.errors import UserError
@@ -22,7 +21,7 @@ from fmi_jax.run.session import Session, now
 
 
 def conclude(session: Session, findings: Sequence[Finding]) -> Result:
-    """Write everything that a finished run leaves, and say it.
+    """Make the result of a run, and write everything that a finished run leaves.
 
     Args:
       session: run that ends.
@@ -61,28 +60,30 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
         charts = {name: chart for found in findings for name, chart in found.charts.items()}
         for name, chart in charts.items():
             atomic.write_bytes(session.workdir / name, draw_chart(chart))
-        result.write(session.workdir)
-        _write_page(session)
-        announce(session, result)
-    if fitted is not None:
-        fitted.checkpoints.keep_models(kept_steps(session.assembly.fit, result))
+        result.write(session.workdir, PENDING)
+        finish(session, result)
     return result
 
 
-def complete(session: Session, result: Result) -> None:
-    """Do what is left of `conclude` where the run was killed after its result was written."""
-    if not (session.workdir / PAGE).is_file():
-        _write_page(session)
-    checkpoints, steps = session.workdir / CHECKPOINTS, kept_steps(session.assembly.fit, result)
+def finish(session: Session, result: Result) -> None:
+    """Write the page of a run that is measured, tidy its checkpoints, and say what it found.
+
+    Its result waits under another name until the rest is there: a run that is killed meanwhile
+    has no `result.json`, and goes on from here.
+    """
+    workdir, pending = session.workdir, session.workdir / PENDING
+    if pending.is_file() or not (workdir / PAGE).is_file():
+        name = PENDING if pending.is_file() else RESULT
+        write_report(workdir, lambda row: session.dataset.image("test", row), name)
+    checkpoints, steps = workdir / CHECKPOINTS, kept_steps(session.assembly.fit, result)
     if any((checkpoints / str(step) / "training").is_dir() for step in steps):
-        with contextlib.suppress(UserError):  # of what is damaged nothing is deleted
-            for step in steps:
-                check_step(checkpoints, step)
+        try:
             keep_models(checkpoints, steps)
-
-
-def _write_page(session: Session) -> None:
-    write_report(session.workdir, image_of=lambda row: session.dataset.image("test", row))
+        except UserError as error:
+            print(f"note: {error} No checkpoint was deleted.")
+    if pending.is_file():
+        pending.replace(workdir / RESULT)
+    announce(session, result)
 
 
 def _best(session: Session, own: Finding) -> Best | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fmi_jax import parallel
 from fmi_jax.artifacts.evaluation import Evaluation
-from fmi_jax.artifacts.result import Result
+from fmi_jax.artifacts.result import FILE_NAME as RESULT, PENDING, Result
 from fmi_jax.data import loader
 from fmi_jax.data.labels import IGNORE, Label, class_membership
 from fmi_jax.data.prepared import PreparedDataset, list_prepared, open_dataset
@@ -124,9 +124,10 @@ def evaluate(
     if parallel.is_main():
         out.mkdir(parents=True, exist_ok=True)
         task.keep(out / task.file, measured, rows)
-        result.write(out)
         places = [(part, row) for part in splits for row in range(len(dataset.split(part)))]
-        write_report(out, lambda row: dataset.image(*places[row]))
+        result.write(out, PENDING)
+        write_report(out, lambda row: dataset.image(*places[row]), PENDING)
+        (out / PENDING).replace(out / RESULT)
     return result
 
 

@@ -215,7 +215,6 @@ def fit(run: Session) -> Session:
             steps=steps,
             plan=plan,
             predict=lambda split: predict(split, arrays, ""),
-            checkpoints=checkpoints,
         ),
     )
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from fmi_jax import atomic
+from fmi_jax.artifacts import sealed
 from fmi_jax.artifacts.checkpoints import check_step, model_sha256
-from fmi_jax.artifacts.record import Ancestor, RunRecord
+from fmi_jax.artifacts.record import FILE_NAME as RECORD, Ancestor, RunRecord
 from fmi_jax.artifacts.result import Finding, Result
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import DatasetInfo
@@ -124,13 +125,9 @@ def finished_run(workdir: Path, model_parallel: int = 1, step: str = "kept") -> 
         record.config,
         train=dataclasses.replace(record.config.train, model_parallel=model_parallel),
     )
-    try:
+    with sealed.reading(workdir / RECORD, "the record of a run"):  # of an older format
         info = DatasetInfo.from_json(record.dataset)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"run.json in {workdir} does not describe a data set ({type(error).__name__}: {error});"
-            " expected the file as run.py wrote it."
-        ) from error
+        pixels = _pixels(record.ancestors, info)
     assembly = assemble(config, info.channels, len(info.classes))
     if assembly.weights is not None:
         found, expected = atomic.sha256(assembly.weights), record.weights_sha256
@@ -150,7 +147,7 @@ def finished_run(workdir: Path, model_parallel: int = 1, step: str = "kept") -> 
         result=result,
         config=config,
         info=info,
-        pixels=_pixels(record.ancestors, info),
+        pixels=pixels,
         assembly=assembly,
         chosen=step,
         parent=parent,

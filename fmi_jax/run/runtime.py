@@ -1,9 +1,12 @@
 """The process that a run lives in: caches, log noise, and what to say about the machine."""
 
+import dataclasses
 import importlib.metadata
 import logging
 import os
 import platform
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +30,25 @@ def configure() -> None:
         root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(root / "fmi_jax" / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    for noisy in ("absl", "orbax", "jax._src.xla_bridge"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    for noisy in ("absl", "asyncio", "orbax", "jax._src.xla_bridge"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what they log as an error they raise
+    if not isinstance(sys.unraisablehook, _WithoutLateWrites):
+        sys.unraisablehook = _WithoutLateWrites(sys.unraisablehook)
+
+
+@dataclasses.dataclass(frozen=True)
+class _WithoutLateWrites:
+    """Prints what nobody can catch, but for writes of a checkpoint that end after it has failed.
+
+    Attributes:
+      others: hook for everything else.
+    """
+
+    others: Callable[[Any], Any]
+
+    def __call__(self, unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self.others(unraisable)
 
 
 def versions() -> dict[str, str]:

@@ -12,15 +12,15 @@ import jax
 import numpy as np
 
 from fmi_jax import atomic, parallel
-from fmi_jax.artifacts.checkpoints import RunCheckpoints, model_sha256
+from fmi_jax.artifacts.checkpoints import model_sha256
 from fmi_jax.artifacts.record import RunRecord
-from fmi_jax.artifacts.result import Finding
+from fmi_jax.artifacts.result import FILE_NAME as RESULT, PENDING, Finding
 from fmi_jax.data.labels import Label
 from fmi_jax.data.loader import Strata
 from fmi_jax.data.masks import pixel_counts
 from fmi_jax.data.prepared import DatasetInfo, PreparedDataset, open_or_draw
 from fmi_jax.data.subset import training_subset
-from fmi_jax.errors import UsageError
+from fmi_jax.errors import UsageError, UserError
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.nn import hardware
 from fmi_jax.protocols.judging import Judgement, Network, Run, SplitFeatures, batches_of
@@ -62,7 +62,6 @@ class Fitted:
       steps: steps that were done; fewer than planned where the learning rate has become too low.
       plan: schedule of the training.
       predict: measures every image of a split; each head on axis 1.
-      checkpoints: checkpoints of the run, closed.
     """
 
     arrays: Arrays
@@ -70,7 +69,6 @@ class Fitted:
     steps: int
     plan: Plan
     predict: Callable[[str], Measured]
-    checkpoints: RunCheckpoints
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -282,7 +280,7 @@ def begin(config: BaseConfig, workdir: Path) -> Session:
     Raises:
       UsageError: something in `config` does not exist or does not fit, or `workdir` holds a run
         with other settings.
-      UserError: the prepared data are damaged.
+      UserError: the prepared data or the record are damaged.
     """
     clock = Clock()
     config = resolved(config)
@@ -335,6 +333,11 @@ def begin(config: BaseConfig, workdir: Path) -> Session:
         ancestors=origin.ancestors,
     )
     earlier = RunRecord.read(type(config), workdir)
+    if earlier is None and (left := _leftovers(workdir)):
+        raise UserError(
+            f"{workdir} holds {left} of a run and no run.json, which says what was run: put that"
+            " file back, or use another --workdir."
+        )
     if earlier is not None:
         earlier.check_same(record, workdir, protocol.unread)
         record = earlier
@@ -353,6 +356,13 @@ def begin(config: BaseConfig, workdir: Path) -> Session:
         record=record,
         clock=clock,
     )
+
+
+def _leftovers(workdir: Path) -> str:
+    """Name what a run has left in a folder that would be resumed; empty: nothing."""
+    if any(path.name.isdecimal() for path in (workdir / CHECKPOINTS).glob("*/")):
+        return "checkpoints"
+    return next((name for name in (RESULT, PENDING) if (workdir / name).is_file()), "")
 
 
 def now() -> str:

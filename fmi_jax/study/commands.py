@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmi_jax.arguments import place, positive, whole
-from fmi_jax.errors import UsageError, UserError, printable
+from fmi_jax.errors import UsageError, UserError, on_disk, printable
 
 if TYPE_CHECKING:  # importing it loads jax, which `--help` does not need
     from fmi_jax.study.driver import Driver
@@ -221,7 +221,8 @@ def driver_of(values: argparse.Namespace) -> "Driver":
     plan, settings = _planned(values)
     slots = make_slots(values.jobs, values.gpus)
     ledger = Ledger(values.root)
-    plan.write(values.root)
+    with on_disk(values.root):
+        plan.write(values.root)
     return Driver(plan, settings, ledger, slots, retry=values.retry_failed)
 
 
@@ -232,7 +233,8 @@ def run_driver(driver: "Driver", values: argparse.Namespace) -> None:
       UserError: some cells could not be run.
       SystemExit: the driver was stopped; code 143.
     """
-    outcome = driver.run()
+    with on_disk(values.root):
+        outcome = driver.run()
     ledger = driver.ledger
     print(", ".join(f"{count} {state}" for state, count in outcome.counts.items() if count))
     for cell, reason in outcome.failures.items():

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from fmi_jax import atomic
-from fmi_jax.artifacts.result import FILE_NAME as RESULT, FORMAT as RESULT_FORMAT
 from fmi_jax.errors import UserError
 from fmi_jax.fields import as_dict
 from fmi_jax.study.cells import Cell, following
@@ -31,7 +30,7 @@ from fmi_jax.study.state import (
     State,
     ended,
     read_failure,
-    read_file,
+    read_result,
 )
 
 _CLAIM = ".claim"  # file that is locked while the cell runs
@@ -106,6 +105,9 @@ class Ledger:
         Args:
           cell: cell to run.
           retry: True to claim it also if it failed before; that failure is forgotten.
+
+        Raises:
+          OSError: its folder cannot be written.
         """
         folder = self.folder(cell.id)
         folder.mkdir(exist_ok=True)
@@ -123,7 +125,8 @@ class Ledger:
         config = cell.config
         if cell.parent is not None:
             config = following(config, str(self.folder(cell.parent.id)))
-        atomic.write_json(folder / CELL, {"format": CELL_FORMAT, "config": as_dict(config)})
+        values = {"format": CELL_FORMAT, "cell": cell.id, "config": as_dict(config)}
+        atomic.write_json(folder / CELL, values)
         return Claim(descriptor, folder)
 
     def failure(self, cell: str) -> Failure:
@@ -131,12 +134,12 @@ class Ledger:
         return read_failure(self.folder(cell))
 
     def result(self, cell: str) -> dict[str, Any]:
-        """What `result.json` of a finished cell holds."""
-        return read_file(self.folder(cell) / RESULT, RESULT_FORMAT)
+        """Read the JSON values of the result of a finished cell; errors as in `read_result`."""
+        return read_result(self.folder(cell))
 
     def score(self, cell: str) -> Score:
         """Validation score of a finished cell; `NO_SCORE` if it has none."""
-        best = self.result(cell).get("best")
+        best = self.result(cell)["best"]
         if best is None:
             return NO_SCORE
         value = float("nan") if best["value"] is None else best["value"]

@@ -1,12 +1,11 @@
 """The file `<study>.json`: a planned study, as drivers write it and the report reads it."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from fmi_jax.artifacts import older
+from fmi_jax.artifacts import older, sealed
 from fmi_jax.artifacts.result import Shows
 from fmi_jax.errors import UserError, unknown_name
 from fmi_jax.study.published import Published
@@ -191,14 +190,12 @@ def read_studies(root: Path, names: Sequence[str] = ()) -> list[PlannedStudy]:
 
 def read_plan(path: Path) -> PlannedStudy:
     """The study that a file describes; `UserError` where it is damaged or a later version's."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if (number := older.format_of(values, FORMAT, path)) < FORMAT:
+    way_out = (
+        "expected the file as `fmi-jax study run` writes it. Delete it and give that command again:"
+        " no finished cell is run twice"
+    )
+    with sealed.reading(path, "the plan of a study", way_out):
+        values = sealed.read(path, FORMAT)
+        if (number := values.get("format", 1)) < FORMAT:
             values = older.plan(values, number)
         return PlannedStudy.from_json(values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is not the plan of a study ({type(error).__name__}: {error}); expected the"
-            " file as `fmi-jax study run` writes it. Delete it and give that command again: no"
-            " finished cell is run twice."
-        ) from error

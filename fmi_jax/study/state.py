@@ -2,20 +2,21 @@
 
 import dataclasses
 import enum
-import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fmi_jax.artifacts import older
-from fmi_jax.artifacts.result import FILE_NAME as RESULT
-from fmi_jax.errors import UserError
+from fmi_jax.artifacts import sealed
+from fmi_jax.artifacts.result import FILE_NAME as RESULT, read_values
+from fmi_jax.fields import flatten
 from fmi_jax.tasks.registry import describe
 
 # A report starts without jax, so this module imports neither it nor what imports it.
 
 CELL = "cell.json"
-"""File with the config of the cell, beside the files of its run."""
+"""File with the name and the config of the cell, beside the files of its run."""
 
 FAILED = "failed.json"
 """File with the reason of its failure, if it failed."""
@@ -25,6 +26,11 @@ LOG = "log.txt"
 
 CELL_FORMAT = 1
 """Format number of `CELL` and `FAILED`."""
+
+RUN_AGAIN = "delete the folder of the cell to run it again"
+"""Way out of a damaged file of a cell."""
+
+_MISSING = "its cell counts as missing. Delete its folder to run it again"
 
 T = TypeVar("T")
 
@@ -92,22 +98,51 @@ def best(scored: Iterable[tuple[T, Score | None]]) -> T:
 
 def read_failure(folder: Path) -> Failure:
     """Why the failed cell of a folder failed; `UserError` where that cannot be read."""
-    names = [field.name for field in dataclasses.fields(Failure)]
-    return Failure(**read_file(folder / FAILED, CELL_FORMAT, names))
+    path = folder / FAILED
+    with sealed.reading(path, "the failure of a cell", RUN_AGAIN):
+        values = sealed.read(path, CELL_FORMAT)
+        if not isinstance(values["reason"], str):
+            raise TypeError("the reason is no text")
+        return Failure(**{field.name: values[field.name] for field in dataclasses.fields(Failure)})
 
 
-def read_file(path: Path, known: int, names: Sequence[str] = ()) -> dict[str, Any]:
-    """Content of a cell's JSON file; where `names` are given, only these keys.
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the config of the cell of a folder, as plain JSON values.
 
     Raises:
-      UserError: it cannot be read, lacks a key, or is of a later format than `known`.
+      UserError: it cannot be read, or the folder is a copy of another cell's.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        older.format_of(values, known, path)
-        return {name: values[name] for name in names or values}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); delete the folder of the"
-            " cell to run it again."
-        ) from error
+    path = folder / CELL
+    with sealed.reading(path, "the config of a cell", RUN_AGAIN):
+        values = sealed.read(path, CELL_FORMAT)
+        if (name := values.get("cell", folder.name)) != folder.name:
+            raise ValueError(f"it is that of {name}")
+        flatten(values["config"])  # refuses what is no config
+        return values["config"]
+
+
+def of_result(folder: Path) -> AbstractContextManager[None]:
+    """Turn whatever the damaged result of a cell raises in the block into one message."""
+    return sealed.reading(folder / RESULT, "the result of a run", _MISSING)
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Read the JSON values of the result of a finished cell.
+
+    Raises:
+      UserError: it is damaged, was edited, or is of another cell; the message names the file.
+    """
+    with of_result(folder):
+        values = read_values(folder / RESULT)
+        math.fsum(values["seconds"].values())
+        if values["best"] is not None:
+            str.format("{:s} {:g}", values["best"]["metric"], values["best"]["value"] or 0)
+        if (folder / CELL).is_file():
+            asked, done = flatten(read_config(folder)), flatten(values["config"])
+            for name in asked:
+                if name in done and asked[name] != done[name]:
+                    raise ValueError(
+                        f"it is of another cell: {name} is {done[name]!r} there, and"
+                        f" {asked[name]!r} in {CELL}"
+                    )
+        return values

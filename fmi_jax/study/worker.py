@@ -1,11 +1,9 @@
 """Process of a cell: `python -m fmi_jax.study.worker FOLDER CORES`."""
 
-import json
 import os
 import sys
 from pathlib import Path
 
-from fmi_jax.artifacts import older
 from fmi_jax.guard import guarded
 
 
@@ -15,11 +13,9 @@ def main(folder: Path, cores: str) -> None:
         os.sched_setaffinity(0, map(int, cores.split(",")))
     from fmi_jax.config import from_dict
     from fmi_jax.run import experiment
-    from fmi_jax.study.state import CELL, CELL_FORMAT
+    from fmi_jax.study.state import read_config
 
-    values = json.loads((folder / CELL).read_text(encoding="utf-8"))
-    older.format_of(values, CELL_FORMAT, folder / CELL)
-    experiment.run(from_dict(values["config"]), folder)
+    experiment.run(from_dict(read_config(folder)), folder)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from fmi_jax.artifacts import sealed
 from fmi_jax.artifacts.result import FORMAT
 
 folder = Path(sys.argv[1])
@@ -43,5 +44,5 @@ if what == 0.4:
 rate = config["optim"]["learning_rate"]
 best = {"metric": "accuracy", "value": rate, "step": 1}
 finding = {"evaluations": {"test": {"values": {"accuracy": rate}}}}
-values = {"format": FORMAT, "best": best, "findings": [finding], "seconds": {"training": 1.0}}
-(folder / "result.json").write_text(json.dumps(values))
+values = {"format": FORMAT, "config": config, "best": best, "findings": [finding]}
+sealed.write(folder / "result.json", {**values, "seconds": {"training": 1.0}})

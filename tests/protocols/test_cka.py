@@ -3,7 +3,6 @@
 import copy
 import csv
 import dataclasses
-import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +20,7 @@ from jax.sharding import Mesh
 
 from fmi_jax import parallel
 from fmi_jax.artifacts.charts import Matrix
+from fmi_jax.artifacts.result import read_values
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.prepared import PreparedDataset, open_or_draw
 from fmi_jax.data.preparing.prepare import prepare
@@ -298,7 +298,7 @@ def test_a_network_before_and_after_training(
     """On 8 devices, against the definition on features that one device computed."""
     assert jax.device_count() == 8
     found = experiment.run(changed(config, run=str(trained)), tmp_path)
-    assert found.to_json() == json.loads((tmp_path / "result.json").read_text())
+    assert found.to_json() == read_values(tmp_path / "result.json")
     values = found.finding.values
     names = ["embedding", "block 0"]
     assert values["pairs"][0]["layers"] == [names, names]

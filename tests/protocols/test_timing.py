@@ -1,7 +1,6 @@
 """The timing of backbones: what is divided by what, and what is counted."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import runs
 
+from fmi_jax.artifacts.result import read_values
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.class_folders import folder_spec
@@ -39,7 +39,7 @@ def test_a_truncated_backbone_beside_the_whole(config: ExperimentConfig, tmp_pat
     config = dataclasses.replace(config, timing=dataclasses.replace(config.timing))
     config.timing.transformer = "deit_nano"
     found = experiment.run(config, tmp_path)
-    assert found.to_json() == json.loads((tmp_path / "result.json").read_text())
+    assert found.to_json() == read_values(tmp_path / "result.json")
     whole, one, *stacked = found.finding.values["rows"]
     assert (whole["backbone"], one["backbone"]) == ("deit_nano", "deit_nano, blocks 0 to 0")
     assert [row["backbone"] for row in stacked] == [

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import short_runs
 from PIL import Image
+from sealing import resealed
 from tiny_backbones import TINY, fill
 from tolerances import CKA, SAME_FLOAT32
 
 from fmi_jax import parallel
-from fmi_jax.artifacts.checkpoints import RunCheckpoints, model_sha256
+from fmi_jax.artifacts.checkpoints import RunCheckpoints, keep_models, model_sha256
 from fmi_jax.artifacts.record import Ancestor, RunRecord
 from fmi_jax.artifacts.result import Result
 from fmi_jax.artifacts.weights import Provenance, fit_backbone, save_backbone
@@ -117,13 +118,12 @@ def assert_same(one: dict, other: dict) -> None:
 def tuned(squares: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fine-tuned on squares; its network is the same one after it was left alone on disk."""
     workdir, seen = tmp_path_factory.mktemp("runs") / "tuned", []
-    original = RunCheckpoints.keep_models
 
-    def keep_models(self: RunCheckpoints, steps: Sequence[int]) -> None:
-        seen.extend(model_sha256(self.folder, step) for step in steps)
-        original(self, steps)
+    def keep(folder: Path, steps: Sequence[int]) -> None:
+        seen.extend(model_sha256(folder, step) for step in steps)
+        keep_models(folder, steps)
 
-    with mock.patch.object(RunCheckpoints, "keep_models", keep_models):
+    with mock.patch.object(conclusion, "keep_models", keep):
         run(squares, workdir)
     assert seen == [model_sha256(workdir / "checkpoints", 2)]
     return workdir
@@ -339,7 +339,7 @@ def leave(config: ExperimentConfig, workdir: Path, like: Path) -> dict[str, np.n
     }
     checkpoints.save(2, model, {"step": jnp.zeros(())}, {"best_step": 2})
     checkpoints.close()
-    checkpoints.keep_models([2])
+    keep_models(workdir / "checkpoints", [2])
     shutil.copy(like / "result.json", workdir)
     return backbone_of(arrays)
 
@@ -455,9 +455,8 @@ def test_another_network_in_the_folder_is_noticed(
     assert not (tmp_path / "knn" / "run.json").exists()
     # What has learned all of its backbone needs no other run, but to say what it was before.
     shutil.copytree(twice, tmp_path / "alone")
-    record = json.loads((tmp_path / "alone" / "run.json").read_text())
-    record["config"]["backbone"]["run"] = str(parent)
-    (tmp_path / "alone" / "run.json").write_text(json.dumps(record))
+    with resealed(tmp_path / "alone" / "run.json") as record:
+        record["config"]["backbone"]["run"] = str(parent)
     with pytest.raises(UserError, match=f"backbone.run={parent} does not hold"):
         started(tmp_path / "alone", info_of(changed()), MESH)
     shutil.rmtree(parent)
@@ -480,15 +479,13 @@ def unsealed(folder: Path) -> None:
 
 
 def without_network(folder: Path) -> None:
-    record = json.loads((folder / "run.json").read_text())
-    record["config"]["protocol"] = "knn"
-    (folder / "run.json").write_text(json.dumps(record))
+    with resealed(folder / "run.json") as record:
+        record["config"]["protocol"] = "knn"
 
 
 def grey(folder: Path) -> None:
-    record = json.loads((folder / "run.json").read_text())
-    record["dataset"] |= {"channels": 1, "mean": [0.5], "std": [0.2]}
-    (folder / "run.json").write_text(json.dumps(record))
+    with resealed(folder / "run.json") as record:
+        record["dataset"] |= {"channels": 1, "mean": [0.5], "std": [0.2]}
 
 
 @pytest.mark.parametrize(

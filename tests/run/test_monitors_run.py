@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import short_runs
 
-from fmi_jax.artifacts.checkpoints import RunCheckpoints
 from fmi_jax.artifacts.history import read_history
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UserError
@@ -22,6 +21,7 @@ from fmi_jax.protocols.knn import vote
 from fmi_jax.protocols.monitor import FeatureMonitor
 from fmi_jax.protocols.registry import protocol_of
 from fmi_jax.rules import validate
+from fmi_jax.run import conclusion
 from fmi_jax.run.network import read_trained, trained_backbone
 from fmi_jax.run.predict import predict
 
@@ -148,7 +148,7 @@ def test_a_run_killed_after_its_result_still_keeps_both(
 ) -> None:
     script = Scripted(values(0.2), values(0.7), *[values(0.4)] * 5)
     with (
-        mock.patch.object(RunCheckpoints, "keep_models", side_effect=KeyboardInterrupt),
+        mock.patch.object(conclusion, "keep_models", side_effect=KeyboardInterrupt),
         pytest.raises(KeyboardInterrupt),
     ):
         script.run(config, tmp_path)

@@ -13,6 +13,7 @@ import short_runs
 from PIL import Image
 from tolerances import SAME_FLOAT32
 
+from fmi_jax.artifacts.result import PENDING
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError
 from fmi_jax.models.registry import BACKBONES
@@ -42,7 +43,8 @@ def test_a_run_killed_after_its_result_is_completed(
     page = mock.patch.object(conclusion, "write_report", side_effect=Killed)
     with page, pytest.raises(Killed):
         experiment.run(config, tmp_path)
-    written = (tmp_path / "result.json").read_bytes()
+    assert not (tmp_path / "result.json").exists()  # it appears when all else is there
+    written = (tmp_path / PENDING).read_bytes()
     step = tmp_path / "checkpoints" / "3"
     assert (step / "training").is_dir()
     result = experiment.run(config, tmp_path)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import urllib.parse
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from html_page import Page
+from sealing import resealed
 from study_trees import (
     Images,
     analyse,
@@ -26,8 +28,10 @@ from study_trees import (
     write_plan,
 )
 
+from fmi_jax.artifacts.result import Result
 from fmi_jax.cli import main
 from fmi_jax.config import ExperimentConfig
+from fmi_jax.drawing.wording import sentence
 from fmi_jax.errors import UsageError, UserError
 from fmi_jax.fields import as_dict, field_names
 from fmi_jax.study.commands import add_study_arguments
@@ -193,13 +197,69 @@ def test_a_damaged_result_counts_as_missing_and_is_named(tmp_path, damage):
     assert "Delete its folder to run it again" in found.reason
 
 
-def test_predictions_of_another_run_give_no_interval(tmp_path):
-    finish(cell(tmp_path, "a-0.001-0"), skill=3.0)
-    Images().predictions(0.1, seed=9).write(cell(tmp_path, "a-0.001-0") / "predictions.csv")
-    found = number(tmp_path, cells("a"))
-    samples, wrong = Sampler(Cache(tmp_path / "cache"), 50).samples([found])
-    assert not samples
-    assert "they are not of one run" in wrong[found]
+def test_a_cell_that_its_predictions_contradict_is_left_out_and_named(tmp_path, capsys):
+    """Of three seeds one, and the best rate: then the second best has its seeds."""
+    write_plan(
+        tmp_path,
+        [setting({"dataset": "aptos2019", "model": "m"}, cells("a", (1e-3, 1e-2), seeds=3))],
+    )
+    for seed in range(3):
+        finish(cell(tmp_path, f"a-0.001-{seed}"), skill=3.0, seed=seed, val=0.5)
+    finish(cell(tmp_path, "a-0.01-0"), skill=3.0, val=0.9)
+    false = [cell(tmp_path, name) / "predictions.csv" for name in ("a-0.001-1", "a-0.01-0")]
+    for path in false:
+        Images().predictions(0.1, seed=9).write(path)
+    assert main(["report", "--root", str(tmp_path)]) == 0
+    err = capsys.readouterr().err
+    for path in false:
+        assert f"{path} gives quadratic_kappa" in err
+    assert err.count("they are not of one run, and the cell counts as missing") == 2
+    with (tmp_path / "report" / "numbers.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    sound = [
+        Result.read(cell(tmp_path, f"a-0.001-{seed}")).test.values["quadratic_kappa"]
+        for seed in (0, 2)
+    ]
+    assert (row["status"], row["seeds"], row["learning_rate"]) == ("partial", "2", "0.001")
+    assert float(row["mean"]) == pytest.approx(np.mean(sound))
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert page.count("**Cannot be used.**") == 2
+    assert sentence("studies/cells/a/predictions.csv gives 0.1") == (
+        "studies/cells/a/predictions.csv gives 0.1."  # the path as it is
+    )
+
+
+def test_a_result_of_another_cell_is_left_out_and_named(tmp_path, capsys):
+    """Copied alone, or with everything beside it."""
+    write_plan(tmp_path, [setting({"dataset": "aptos2019", "model": "m"}, cells("a", seeds=3))])
+    for seed in range(3):
+        folder = cell(tmp_path, f"a-0.001-{seed}")
+        config = finish(folder, seed=seed).config | {"train": {"seed": seed}}
+        with resealed(folder / "result.json") as values:
+            values["config"] = config
+        cells_own = {"format": 1, "cell": folder.name, "config": config}
+        (folder / "cell.json").write_text(json.dumps(cells_own))
+    shutil.copy(cell(tmp_path, "a-0.001-0") / "result.json", cell(tmp_path, "a-0.001-1"))
+    shutil.copytree(cell(tmp_path, "a-0.001-0"), cell(tmp_path, "a-0.001-2"), dirs_exist_ok=True)
+    assert main(["report", "--root", str(tmp_path)]) == 0
+    err = capsys.readouterr().err
+    assert f"warning: mine: {cell(tmp_path, 'a-0.001-1')}/result.json is not the result" in err
+    assert "it is of another cell: train.seed is 0 there, and 1 in cell.json" in err
+    assert f"{cell(tmp_path, 'a-0.001-2')}/cell.json is not the config of a cell" in err
+    assert "it is that of a-0.001-0" in err
+    with (tmp_path / "report" / "numbers.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["status"], row["seeds"]) == ("partial", "1")
+
+
+def test_an_edited_result_is_left_out_and_named(tmp_path, capsys):
+    write_plan(tmp_path, [setting({"dataset": "aptos2019", "model": "m"}, cells("a"))])
+    finish(cell(tmp_path, "a-0.001-0"), val=0.5)
+    path = cell(tmp_path, "a-0.001-0") / "result.json"
+    path.write_text(path.read_text().replace('"value": 0.5', '"value": 0.9'))
+    assert main(["report", "--root", str(tmp_path)]) == 0
+    err = capsys.readouterr().err
+    assert f"{path} is not the result of a run (its checksum differs); its cell counts as" in err
 
 
 def test_whole_patients_are_drawn_where_the_predictions_name_them(tmp_path, monkeypatch):
@@ -445,10 +505,8 @@ def test_what_makes_a_table_incomparable_is_warned_of(tmp_path):
         "backbone": {"weights_sha256": "cd" * 32},
     }
     numbers = planned_models(tmp_path / "other", "ab", b=other)
-    path = cell(tmp_path / "other", "b-0.001-0") / "result.json"
-    values = json.loads(path.read_text())
-    values["dataset"]["split_sha256"] = "another"
-    path.write_text(json.dumps(values))
+    with resealed(cell(tmp_path / "other", "b-0.001-0") / "result.json") as values:
+        values["dataset"]["split_sha256"] = "another"
     (study,) = read_studies(tmp_path / "other")
     numbers = numbers_of(study, Outcomes(tmp_path / "other"))
     warnings = provenance_of(numbers).warnings

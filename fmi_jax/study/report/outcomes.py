@@ -1,14 +1,13 @@
 """Outcomes of a study's cells, read from their folders."""
 
 import dataclasses
-import json
 import operator
 from collections.abc import Mapping
 from pathlib import Path
 
-from fmi_jax.artifacts.result import FILE_NAME as RESULT, Finding, Result, current
+from fmi_jax.artifacts.result import FILE_NAME as RESULT, Finding, Result
 from fmi_jax.errors import UserError
-from fmi_jax.study.state import CELL, Score, State, ended, read_failure
+from fmi_jax.study.state import CELL, Score, State, ended, of_result, read_failure, read_result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,8 +79,9 @@ class Outcome:
 class Outcomes:
     """Outcomes of the cells under a folder, each read once, so that studies agree on shared cells.
 
-    A finished cell whose `result.json` cannot be read counts as missing: a broken file must not
-    hide all others, and no number may be made up for it. Its reason names the file.
+    A finished cell counts as missing if its `result.json` is damaged, edited, of another cell, or
+    contradicts its predictions: a broken file must not hide all others, and no number may be made
+    up for it. Its reason names the file.
 
     Args:
       root: folder of the studies.
@@ -96,6 +96,11 @@ class Outcomes:
         if cell not in self._read:
             self._read[cell] = _outcome(cell, self.root / "cells" / cell)
         return self._read[cell]
+
+    def leave_out(self, outcome: Outcome, reason: str) -> None:
+        """Have a finished cell count as missing from now on."""
+        damaged = dataclasses.replace(outcome, state=State.DAMAGED, reason=reason, result=None)
+        self._read[outcome.id] = damaged
 
 
 def _outcome(cell: str, folder: Path) -> Outcome:
@@ -113,16 +118,10 @@ def _outcome(cell: str, folder: Path) -> Outcome:
 
 
 def _finished(cell: str, folder: Path) -> Outcome:
-    path = folder / RESULT
-    try:
-        result = Result.from_json(current(json.loads(path.read_text(encoding="utf-8")), path))
+    with of_result(folder):
+        result = Result.from_json(read_result(folder))
         _check(result)
         return Outcome(id=cell, folder=folder, state=State.DONE, result=result)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UserError(
-            f"{path} is not the result of a run ({type(error).__name__}: {error}); its cell"
-            " counts as missing. Delete its folder to run it again."
-        ) from error
 
 
 def _check(result: Result) -> None:

@@ -21,6 +21,7 @@ from fmi_jax import atomic
 from fmi_jax.cores import available_cores
 from fmi_jax.errors import UserError
 from fmi_jax.study.report.numbers import Number, Run
+from fmi_jax.study.report.outcomes import Outcome
 from fmi_jax.study.report.statistics import reliability, two_level
 from fmi_jax.tasks.base import Measured, Task, members
 from fmi_jax.tasks.calibration import BINS
@@ -126,6 +127,27 @@ class Sampler:
         samples = {number: one for number, one in found if isinstance(one, Sample)}
         return samples, {number: one for number, one in found if isinstance(one, str)}
 
+    def contradicted(self, numbers: Sequence[Number]) -> dict[Outcome, str]:
+        """Find the cells whose result their own predictions contradict, and say how."""
+        with concurrent.futures.ThreadPoolExecutor(len(available_cores())) as pool:
+            found = [*pool.map(self._contradicted, [n for n in numbers if n.runs])]
+        return {outcome: words for each in found for outcome, words in each.items()}
+
+    def _contradicted(self, number: Number) -> dict[Outcome, str]:
+        found = {}
+        for run in number.runs:
+            try:
+                value = float(self._of_run(number, run, _read)["point"])
+            except (OSError, UserError):  # `samples` says it
+                continue
+            if abs(value - run.value) > _TOLERANCE:
+                found[run.outcome] = (
+                    f"{run.predictions} gives {number.metric} {value:.4f}, and the result beside it"
+                    f" {run.value:.4f}: they are not of one run, and the cell counts as missing."
+                    " Delete its folder to run it again"
+                )
+        return found
+
     def _sample(self, number: Number) -> Sample | str:
         read = functools.cache(_read)  # reads each file once, and only if something is not cached
         try:
@@ -136,12 +158,6 @@ class Sampler:
         images = {str(part["images"]) for part in parts}
         if len(images) > 1:
             return "its runs were tested on different images"
-        for run, part in zip(number.runs, parts, strict=True):
-            if abs(part["point"] - run.value) > _TOLERANCE:
-                return (
-                    f"{run.predictions} gives {number.metric} {part['point']:.4f}, and the result"
-                    f" beside it {run.value:.4f}: they are not of one run"
-                )
         each = np.stack([part["resampled"] for part in parts])
         values = two_level(each, integer(number.setting.cells[0].id))
         task = number.result.test.task

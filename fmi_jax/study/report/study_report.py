@@ -181,7 +181,7 @@ class StudyReport:
 
 def make_report(study: PlannedStudy, outcomes: Outcomes, sampler: Sampler) -> StudyReport:
     """Make the report of a study from all its cells as they are now."""
-    numbers = numbers_of(study, outcomes)
+    numbers = _sound_numbers(study, outcomes, sampler)
     samples, wrong = sampler.samples(numbers)
     table = make_table(study, numbers)
     comparisons = compare(study, numbers, samples)
@@ -231,6 +231,19 @@ def make_report(study: PlannedStudy, outcomes: Outcomes, sampler: Sampler) -> St
         choices=tuple(choices_of(numbers)),
         problems=tuple(dict.fromkeys([*damaged, *unsure])),
     )
+
+
+def _sound_numbers(study: PlannedStudy, outcomes: Outcomes, sampler: Sampler) -> list[Number]:
+    """Compute the numbers without the cells that their own predictions contradict.
+
+    Without one of these another learning rate may be the best, whose cells are then looked at too.
+    """
+    while True:
+        numbers = numbers_of(study, outcomes)
+        if not (contradicted := sampler.contradicted(numbers)):
+            return numbers
+        for outcome, reason in contradicted.items():
+            outcomes.leave_out(outcome, reason)
 
 
 def _own(
