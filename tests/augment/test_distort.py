@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import squares_in_masks
 
 from fmi_jax.augment.distort import (
     KINDS,
@@ -16,8 +17,6 @@ from fmi_jax.augment.distort import (
     grid_field,
     optical_field,
 )
-from fmi_jax.augment.maps import batch_augmentation
-from fmi_jax.data.labels import Label
 from fmi_jax.settings import AugmentConfig
 
 FIXTURES = np.load(Path(__file__).parent.parent / "fixtures" / "distortions.npz")
@@ -96,13 +95,7 @@ def test_masks_are_distorted_with_their_images() -> None:
         center_crop=1.0, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip_horizontal=0.0,
         flip_vertical=0.0, jitter_probability=0.0, distort_probability=1.0,
     )  # fmt: skip
-    side, count = 53, 6
-    masks = np.zeros((count, side, side), np.uint8)
-    masks[:, 12:31, 17:40] = 1
-    batch = {"inputs": 255 * masks[..., None], "labels": masks}
-    change = batch_augmentation(Label.MAP, config, side, (0.0,), (1.0,), jnp.float32)
-    found = jax.jit(change)(jax.random.split(jax.random.key(3), count), batch)
-    bright, moved = np.asarray(found["inputs"])[..., 0], np.asarray(found["labels"])
+    masks, bright, moved = squares_in_masks.augmented(config)
     assert ((bright > 0.5) == (moved == 1)).mean() > 0.99
-    assert all((moved[i] != masks[i]).mean() > 0.01 for i in range(count))
+    assert all((moved[i] != masks[i]).mean() > 0.01 for i in range(len(masks)))
     assert {*np.unique(moved)} == {0, 1}

@@ -5,11 +5,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import squares_in_masks
 
 from fmi_jax.augment.color import change_tone, tones_from_uniform
 from fmi_jax.augment.crop import resized_crop, zooms_from_uniform
-from fmi_jax.augment.maps import batch_augmentation
-from fmi_jax.data.labels import Label
 from fmi_jax.settings import AugmentConfig
 
 FIXTURES = np.load(Path(__file__).parent.parent / "fixtures" / "tones.npz")
@@ -81,14 +80,8 @@ def test_masks_are_enlarged_with_their_images() -> None:
     config = AugmentConfig(
         **PLAIN, zoom_probability=1.0, zoom_side=(0.5, 0.9), tone_probability=1.0
     )
-    side, count = 53, 6
-    masks = np.zeros((count, side, side), np.uint8)
-    masks[:, 12:31, 17:40] = 1
-    batch = {"inputs": 255 * masks[..., None], "labels": masks}
-    change = batch_augmentation(Label.MAP, config, side, (0.0,), (1.0,), jnp.float32)
-    found = jax.jit(change)(jax.random.split(jax.random.key(3), count), batch)
-    bright, moved = np.asarray(found["inputs"])[..., 0], np.asarray(found["labels"])
+    masks, bright, moved = squares_in_masks.augmented(config)
     # A tone may make the background brighter, never as bright as half of the rest.
     assert ((bright > 0.6) == (moved == 1)).mean() > 0.985
-    assert all(moved[i].sum() > masks[i].sum() or moved[i].sum() == 0 for i in range(count))
+    assert all(moved[i].sum() > masks[i].sum() or moved[i].sum() == 0 for i in range(len(masks)))
     assert {*np.unique(moved)} <= {0, 1}

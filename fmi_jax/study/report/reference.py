@@ -26,8 +26,8 @@ class Against:
       name: row's value of the reference's coordinate.
       number, reference: the two numbers.
       t_p, t_adjusted: p of the t-test on the runs, and after Holm over the rows of one place.
-      paired_p, paired_adjusted: the same of the paired bootstrap test on the test images and runs;
-        NaN where the two were tested on different images.
+      paired_p, paired_adjusted: p of the paired bootstrap test on the test images and runs, and
+        after Holm; NaN where the two were tested on different images.
     """
 
     at: Mapping[str, str]
