@@ -41,13 +41,43 @@ def on_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None or isinstance(error, ConnectionError):
+        if (fault := disk_fault(error, folder)) is None:
             raise
-        way_out = "free space" if error.errno in _FULL else "mend it, or move it away"
-        raise UserError(
-            f"{error.filename or folder}: {os.strerror(error.errno)}. What has been saved is"
-            f" intact: {way_out}, then give the same command again."
-        ) from error
+        raise UserError(fault) from error
+
+
+def disk_fault(error: BaseException, folder: Path | None = None) -> str | None:
+    """Words for an error of the disk or of a file, and what to do; None for any other.
+
+    Args:
+      error: error that was raised. A full disk is looked for in its causes, too, as libraries
+        raise errors of their own.
+      folder: place of the files, named where the error names none.
+    """
+    full = [e for e in _causes(error) if isinstance(e, OSError) and e.errno in _FULL]
+    if full or "No space left on device" in str(error):
+        error, what = (*full, error)[0], "the disk is full, or a quota of it"
+        way_out = "free space"
+    elif isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
+        what, way_out = os.strerror(error.errno), "mend it, or move it away"
+    else:
+        return None
+    place = getattr(error, "filename", None) or folder
+    where = "" if place is None else f"{place}: "
+    return (
+        f"{where}{what}. What has been saved is intact: {way_out}, then give the same command"
+        " again."
+    )
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """An error, what caused it, what caused that, and so on."""
+    found: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in found:
+        found.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return found
 
 
 def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UsageError:

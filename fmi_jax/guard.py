@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import shlex
 import sys
 import tempfile
@@ -18,13 +19,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fmi_jax.errors import UserError, printable
+from fmi_jax.errors import UserError, disk_fault, printable
 
 DEFECT = 70
 """Exit code of a command that raised what it should have explained (`EX_SOFTWARE` of sysexits)."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _GIB = 2**30
+_NO_MEMORY = (
+    "RESOURCE_EXHAUSTED",  # XLA's, of a device or of the machine
+    os.strerror(errno.ENOMEM),  # also that of a library which could not be loaded
+)
 
 
 def guarded(main: Callable[[], None]) -> int:
@@ -79,27 +83,18 @@ def _heeded_interrupts() -> Iterator[None]:
 
 
 def _of_the_machine(error: Exception) -> str | None:
-    """Words for an error that the machine caused: a full disk, no permission, no memory."""
+    """Words for an error that the machine caused: no memory, network, room or permission."""
     text = str(error)
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
         return _out_of_memory(text)
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in causes:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    system = [each for each in causes if isinstance(each, OSError) and each.errno is not None]
-    full = [each for each in system if each.errno in _FULL]
-    if full or "No space left on device" in text:
-        name = f"{full[0].filename}: " if full and full[0].filename else ""
+    if "can't start new thread" in text:
         return (
-            f"{name}the disk is full, or a quota of it: expected room to write. What was written"
-            " before is kept; the same command goes on when there is room."
+            "no thread could be started: expected a higher limit of processes (ulimit -u), or of"
+            " memory (ulimit -v)."
         )
-    if isinstance(error, OSError) and error.errno is not None:
-        name = f"{error.filename}: " if error.filename else ""
-        return f"{name}{os.strerror(error.errno)}."
-    return None
+    if isinstance(error, ConnectionError):
+        return f"{error}: expected a connection. Give the same command again when there is one."
+    return disk_fault(error)
 
 
 def _out_of_memory(text: str) -> str:
@@ -125,6 +120,9 @@ def _memory(of_device: bool) -> str:
             stats = jax.local_devices()[0].memory_stats()
             free = stats["bytes_limit"] - stats["bytes_in_use"]
             return f"the device has {stats['bytes_limit'] / _GIB:.3g} GiB, {free / _GIB:.3g} free"
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if not of_device and limit != resource.RLIM_INFINITY:
+        return f"this process may use {limit / _GIB:.3g} GiB (ulimit -v)"
     with contextlib.suppress(Exception):  # only Linux has the file
         lines = Path("/proc/meminfo").read_text().splitlines()
         total, free = (

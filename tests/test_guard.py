@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import runs
 
-from fmi_jax.errors import UserError, printable
+from fmi_jax.errors import UserError, on_disk, printable
 from fmi_jax.guard import DEFECT, guarded
 
 
@@ -59,12 +60,22 @@ def test_a_full_disk_is_no_defect(capsys: pytest.CaptureFixture[str], wrapped: b
         error.__cause__ = cause
     code, said = raised(error, capsys)
     assert code == 1
-    assert said.startswith("error: weights/x: the disk is full")
+    assert said.startswith("error: weights/x: the disk is full, or a quota of it. What has been")
+    with pytest.raises(UserError) as refused, on_disk(Path("runs")):
+        raise error.__cause__ or error
+    assert said == f"error: {refused.value}\n"  # a run says the same
 
 
 def test_what_the_system_refuses_is_no_defect(capsys: pytest.CaptureFixture[str]) -> None:
     code, said = raised(PermissionError(errno.EACCES, "x", "a.csv"), capsys)
-    assert (code, said) == (1, "error: a.csv: Permission denied.\n")
+    assert (code, said) == (
+        1,
+        "error: a.csv: Permission denied. What has been saved is intact: mend it, or move it away,"
+        " then give the same command again.\n",
+    )
+    code, said = raised(ConnectionRefusedError(errno.ECONNREFUSED, "refused"), capsys)
+    assert code == 1
+    assert "expected a connection" in said
 
 
 def test_memory_that_is_not_there_is_said_in_gibibytes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,6 +98,26 @@ def test_memory_that_is_not_there_is_said_in_gibibytes(capsys: pytest.CaptureFix
         assert "optim.accumulate=2" in said
 
 
+def test_memory_that_a_limit_withholds_is_no_defect(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MemoryError) as host:
+        np.zeros(2**45)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (3 * 2**30, 4 * 2**30))
+    for error in (
+        host.value,
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        ImportError("libx.so: failed to map segment from shared object: Cannot allocate memory"),
+    ):
+        code, said = raised(error, capsys)
+        assert code == 1
+        assert said.startswith("error: out of memory")
+        assert "this process may use 3 GiB (ulimit -v). Training takes less" in said
+    code, said = raised(RuntimeError("can't start new thread"), capsys)
+    assert code == 1
+    assert "(ulimit -u)" in said
+
+
 def test_no_escape_sequence_reaches_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     _, said = raised(UserError("tensor \x1b[31mred\x9b1m \udce9"), capsys)
     assert said == "error: tensor \\x1b[31mred\\x9b1m \\udce9\n"
@@ -97,6 +128,7 @@ def test_an_interrupt_in_a_callback_of_the_garbage_collector_is_heeded() -> None
     program = """
 import gc, signal, sys, time
 from fmi_jax.guard import guarded
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 def callback(phase, info):
     gc.callbacks.remove(callback)
     signal.raise_signal(signal.SIGINT)

@@ -24,7 +24,7 @@ from fmi_jax.artifacts.weights import (
     read_backbone,
     save_backbone,
 )
-from fmi_jax.errors import UsageError, UserError, printable, unknown_name
+from fmi_jax.errors import UsageError, UserError, did_you_mean, printable, unknown_name
 from fmi_jax.guard import guarded
 from fmi_jax.models.base import (
     BackboneSpec,
@@ -255,7 +255,13 @@ def _verify(path: Path) -> None:
         raise UserError(
             f"{path}: expected a file that this converter wrote; inspect says what it is."
         )
-    spec = BACKBONES[read_backbone(path).provenance.backbone]
+    name = read_backbone(path).provenance.backbone
+    if name not in BACKBONES:
+        raise UserError(
+            f"{path}: weights of {name!r}, which this version does not have."
+            f"{did_you_mean(name, [*BACKBONES])} Convert the checkpoint again."
+        )
+    spec = BACKBONES[name]
     _describe(path, check_native(path, spec)[1])
     print("sound: every tensor has its checksum, name, shape and type")
 

@@ -229,6 +229,11 @@ class Match:
         before = f", with the prefix {self.prefix!r}" if self.prefix else ""
         return f"{self.layout.name} ({self.layout.title}{inside}{before})"
 
+    @property
+    def fits(self) -> bool:
+        """Whether nothing is off with names, shapes and types."""
+        return not (self.missing or self.extra or self.misshaped or self.mistyped)
+
     def problems(self, not_finite: Sequence[str] = (), too_large: Sequence[str] = ()) -> list[str]:
         """List what is off, one clause each; empty if all fits."""
         kinds = {
@@ -260,7 +265,7 @@ def match(groups: Mapping[str, Shapes], native: Shapes, layouts: Iterable[Layout
             prefixes = [p for p in layout.prefixes if any(k.startswith(p) for k in tensors)]
             for prefix in prefixes or layout.prefixes[:1]:
                 found.append(_match_one(layout, wrapper, prefix, tensors, native))
-    return sorted(found, key=lambda m: (len(m.missing) + len(m.extra), bool(m.problems())))
+    return sorted(found, key=lambda m: (len(m.missing) + len(m.extra), not m.fits))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -353,6 +358,7 @@ def _match_one(layout: Layout, wrapper: str, prefix: str, tensors: Shapes, nativ
     )
 
 
+_MOST_NAMED = 200  # no layout has as many keys that differ in more than block numbers
 _HALF = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
 
@@ -372,21 +378,26 @@ def _inverse_shapes(op: Op, *targets: jax.ShapeDtypeStruct) -> tuple[jax.ShapeDt
         return tuple(jax.eval_shape(op.inverse, *targets))
 
 
+@functools.cache  # asked again for every key of a file
 def _compile(pattern: str) -> re.Pattern[str]:
     """`blocks.{i}.ls1` as an expression whose groups are the slots."""
     return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d+)", re.escape(pattern)))
 
 
 def _join(keys: Sequence[str]) -> str:
-    """Join keys, those that differ in block numbers alone as one: `blocks.{0-11}.ls1`."""
+    """Join keys, those that differ in block numbers alone as one: `blocks.{0-11}.ls1`.
+
+    Of more than `_MOST_NAMED` the rest is counted.
+    """
     groups: dict[str, list[int]] = {}
     for key in keys:
         number = re.search(r"(?<=\.)\d+(?=\.)", key)
         pattern = key if number is None else f"{key[: number.start()]}#{key[number.end() :]}"
         groups.setdefault(pattern, []).append(int(number[0]) if number else -1)
-    return ", ".join(
-        pattern.replace("#", _ranges(numbers), 1) for pattern, numbers in groups.items()
-    )
+    named = [pattern.replace("#", _ranges(numbers), 1) for pattern, numbers in groups.items()]
+    if len(named) > _MOST_NAMED:
+        named[_MOST_NAMED:] = [f"and {len(named) - _MOST_NAMED} more"]
+    return ", ".join(named)
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -38,6 +38,6 @@ def identify(groups: Mapping[str, Shapes], specs: Iterable[BackboneSpec]) -> lis
         spec = as_in_study(spec, groups, LAYOUTS.values())
         native = parameters(create_abstract(spec.family, spec.arch, Execution()))
         best = match(groups, native, layouts_of(spec.family))[0]
-        if not best.problems():
+        if best.fits:
             found.append(Candidate(spec, best))
     return found

@@ -15,7 +15,7 @@ import functools
 import itertools
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -52,7 +52,7 @@ def train_batches(
     workers: int = 0,
     places: Int[np.ndarray, "p"] | None = None,
     strata: Strata | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield training batches from step `start_step` on, without end, or a process's part of them.
 
     Every pass goes over the whole split in a new order. A batch may span two passes (or more, if
@@ -165,7 +165,7 @@ def feature_train_batches(
     start_step: int,
     places: Int[np.ndarray, "p"],
     strata: Strata | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Same as `train_batches`, with kept features instead of images."""
     for step in itertools.count(start_step):
         rows = batch_rows(len(features), seed, step, batch_size, places, strata)
@@ -281,7 +281,7 @@ def _read_options(threads: int, batch_bytes: int) -> grain.ReadOptions:
 
 def _until_error(
     reader: grain.DatasetIterator[Batch], step: int, ids_of: Callable[[int], Sequence[str]]
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield the batches of `reader` from `step` on, and none after an error: grain would continue
     with those of the other workers."""
     try:

@@ -13,7 +13,7 @@ The transformer of a stacked classifier comes from `config.transformer.weights`,
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ class Feed:
       outputs: makes the function that computes the model's outputs, over views of this name.
     """
 
-    batches: Callable[[int], Iterator[Batch]]
+    batches: Callable[[int], Generator[Batch, None, None]]
     eval_batches: Callable[[str], Iterator[Batch]]
     augment: Augment
     preprocess: Preprocess

@@ -5,6 +5,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from fmi_jax import __version__
 from fmi_jax.nn import hardware
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+_TRACKER = "ignore:resource_tracker:UserWarning"
 
 
 def configure() -> None:
@@ -32,6 +34,17 @@ def configure() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     for noisy in ("absl", "asyncio", "orbax", "jax._src.xla_bridge"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what they log as an error they raise
+    if (limit := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+        print(
+            f"note: this process may use {limit / 2**30:.3g} GiB of memory (ulimit -v). Where that"
+            " is too little XLA ends it with code 134 and no message: expected no limit, as XLA"
+            " reserves more than it uses.",
+            file=sys.stderr,
+        )
+    # Batches of worker processes that are in use when a run ends are removed from shared memory by
+    # Python's resource tracker, as it should; it would warn of each stop. It gets these options.
+    if _TRACKER not in sys.warnoptions:
+        sys.warnoptions.append(_TRACKER)
     if not isinstance(sys.unraisablehook, _WithoutLateWrites):
         sys.unraisablehook = _WithoutLateWrites(sys.unraisablehook)
 

@@ -235,12 +235,17 @@ class Driver:
         )
 
 
+_MOSTLY = {
+    "SIGKILL": " (mostly: memory ran out)",
+    "SIGABRT": " (mostly: XLA met a limit of memory, see ulimit -v)",
+}
+
+
 def _reason(log: Path, code: int) -> str:
     """Explain in one line why a process ended: its last error message, or the signal."""
     if code < 0:
         name = signal.Signals(-code).name
-        hint = " (mostly: memory ran out)" if name == "SIGKILL" else ""
-        return f"ended by {name}{hint}"
+        return f"ended by {name}{_MOSTLY.get(name, '')}"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     said = [line for line in lines if re.match(r"error: |\w+(\.\w+)*(Error|Exception)\b", line)]
     return said[-1].removeprefix("error: ") if said else f"exit code {code}; see {log}"

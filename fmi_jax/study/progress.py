@@ -130,5 +130,5 @@ def describe_status(plan: Plan, settings: Sequence[Setting], root: Path) -> str:
     for id, cell in due.items():
         if states[id] is State.FAILED:
             failure = ledger.failure(id)
-            lines.append(f"failed   {title(cell)} ({failure.time}): {printable(failure.reason)}")
+            lines.append(printable(f"failed   {title(cell)} ({failure.time}): {failure.reason}"))
     return "\n".join(lines)

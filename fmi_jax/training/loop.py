@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -76,7 +76,8 @@ class Loop:
       mesh: device mesh.
       train_step: step made by `make_train_step`.
       frozen: arrays that do not learn.
-      batches: this process's part of every batch, beginning with the next step.
+      batches: this process's part of every batch, beginning with the next step; `run` closes it,
+        which ends the processes that read for it.
       validate: function that computes validation metrics from all arrays of the model and the steps
         done, one mapping for each head, or for the network.
       watch: function that measures all arrays of the model without validation, given the means of
@@ -93,7 +94,7 @@ class Loop:
     mesh: Mesh
     train_step: Callable[[TrainState, Arrays, Arrays], tuple[TrainState, dict[str, Any]]]
     frozen: Arrays
-    batches: Iterator[Batch]
+    batches: Generator[Batch, None, None]
     validate: Callable[[Arrays, int], Sequence[Mapping[str, float]]]
     learning_rate: Any
     batch_ids: Callable[[int], Sequence[str]]
@@ -154,6 +155,7 @@ class Loop:
             self.report.close()
             self.writer.flush()
             self.checkpoints.wait()
+            self.batches.close()
         return state
 
     def _first_step(self, state: TrainState, *args: Any) -> tuple[TrainState, dict[str, Any]]:

@@ -444,6 +444,10 @@ def test_on_a_full_disk_the_message_is_all_that_is_said(
     assert "free space or choose another --workdir" in process.stderr
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with mock.patch.object(MetricWriter, "flush", side_effect=full):
-        refused(squares, workdir, f"{workdir}: No space left on device. What has been saved is")
+        refused(
+            squares,
+            workdir,
+            f"{workdir}: the disk is full, or a quota of it. What has been saved is",
+        )
     found = short_runs.run(squares, workdir)
     assert found.test.values == Result.read(finished).test.values

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from unittest import mock
 
@@ -105,7 +105,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
 def test_labels_change_nothing(config: ExperimentConfig, whole: Path, tmp_path: Path) -> None:
     original, replaced = loader.train_batches, []
 
-    def without_labels(*arguments, **options) -> Iterator[Batch]:
+    def without_labels(*arguments, **options) -> Generator[Batch, None, None]:
         for batch in original(*arguments, **options):
             replaced.append(np.array(batch["labels"]))
             yield Batch(**{**batch, "labels": 1 - batch["labels"]})

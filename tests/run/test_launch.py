@@ -3,6 +3,7 @@
 import http.server
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from jax._src.clusters import cloud_tpu_cluster
 from fmi_jax import cli
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UsageError, UserError
-from fmi_jax.run import launch, session
+from fmi_jax.run import launch, runtime, session
 
 # Variables that launchers set.
 LAUNCHERS = (
@@ -391,3 +392,14 @@ def test_real_processes_meet_or_say_why_not() -> None:
     code, _, err = runs.finish(start(f"127.0.0.1:{ports[2]}", 2, 1, 2))
     assert (code, err.count("\n")) == (1, 1), err
     assert re.match("error: process 0 of the run did not answer at .* within 2 s", err), err
+
+
+def test_a_limit_of_memory_is_noted_before_xla_ends_the_process_at_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for limit, said in ((resource.RLIM_INFINITY, ""), (3 * 2**30, "note: this process may use 3 ")):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        runtime.configure()
+        err = capsys.readouterr().err
+        assert err.startswith(said)
+        assert ("ulimit -v" in err) is bool(said)

@@ -437,6 +437,20 @@ def test_two_processes_train_as_one(squares: Path, whole: Path, tmp_path: Path) 
     )
 
 
+def test_a_run_that_is_stopped_leaves_no_shared_memory_to_warn_of(
+    squares: Path, tmp_path: Path
+) -> None:
+    process = runs.start(
+        f"--config={squares}", f"--workdir={tmp_path / 'run'}", "--config.data.workers=2"
+    )
+    assert process.stdout is not None
+    while not (line := process.stdout.readline()).startswith("step 2/"):
+        assert line, process.communicate()
+    process.send_signal(signal.SIGTERM)
+    code, _, err = runs.finish(process)
+    assert (code, err) == (143, "")
+
+
 def test_no_process_is_left_behind(squares: Path, tmp_path: Path) -> None:
     process = runs.start(
         f"--config={squares}", f"--workdir={tmp_path / 'run'}", "--config.data.workers=2"

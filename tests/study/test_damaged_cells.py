@@ -135,3 +135,15 @@ def test_a_file_in_the_place_of_a_cell(
     said = one_message(cli.main(["study", "run", *arguments]), capsys, folder)
     assert "move it away, then give the same command again" in said
     assert folder.read_text() == "mine"
+
+
+def test_the_words_of_a_failure_reach_no_terminal_raw(
+    arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failure = {"reason": "\x1b[31mred\x9b1m", "exit_code": 1, "host": "", "time": "\x1b[2J"}
+    (folder / "failed.json").write_text(json.dumps(failure))
+    for command in ("run", "status"):
+        cli.main(["study", command, *arguments])
+        said = "".join(capsys.readouterr())
+        assert "\\x1b[31mred\\x9b1m" in said
+        assert not {"\x1b", "\x9b"} & {*said}

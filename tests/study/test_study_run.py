@@ -95,7 +95,7 @@ def starts(root: Path) -> list[list[str]]:
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def wait_for(found: Callable[[], bool], seconds: float = 60) -> None:
+def wait_for(found: Callable[[], bool], seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not found():
         assert time.monotonic() < end, "waited in vain"
@@ -368,7 +368,7 @@ def test_jobs_are_submitted_to_slurm_as_an_array_that_shares_the_work(
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "bin"), prepend=os.pathsep)
     flags = ["--slurm-workers", "2", "--slurm", "partition=gpu", "--slurm", "timeout_min=90"]
     assert study("run", *arguments, *flags) == 0
     out = capsys.readouterr().out

@@ -63,7 +63,7 @@ def loop_over(
         mesh=parallel.make_mesh(devices=jax.devices()[:1]),
         train_step=step,
         frozen={},
-        batches=itertools.repeat(BATCH),
+        batches=(BATCH for _ in itertools.count()),
         validate=lambda arrays, done: [{"accuracy": next(coming)}],
         learning_rate=3.0,
         batch_ids=lambda step: [f"image{step}"],

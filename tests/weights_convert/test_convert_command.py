@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import re
+import resource
 import subprocess
 import sys
 
@@ -18,6 +20,7 @@ from fmi_jax.artifacts.weights import load_backbone
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.registry import BACKBONES
+from weights_convert import engine
 from weights_convert.__main__ import main
 from weights_convert.engine import plan, source_shapes
 from weights_convert.layouts.registry import LAYOUTS
@@ -211,6 +214,24 @@ def test_weights_and_card_get_the_mode_of_the_umask_and_come_together(
     assert {*tmp_path.iterdir()} == {file, card, fresh}
 
 
+@pytest.mark.parametrize("publisher", ["original", "timm"])
+def test_an_export_to_a_full_disk_is_one_message(published, tmp_path, capsys, publisher):
+    assert main(["deit_nano", "--checkpoint", str(published), "--out", str(tmp_path)]) == 0
+    file, out = tmp_path / "deit_nano.custom.safetensors", tmp_path / "out"
+    capsys.readouterr()
+    arguments = ["deit_nano", "--checkpoint", str(file), "--export", publisher, "--out", str(out)]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        code = main(arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    said = capsys.readouterr().err
+    assert (code, said.count("\n")) == (1, 1), said
+    assert "the disk is full" in said
+    assert list(out.iterdir()) == []
+
+
 def test_a_conversion_does_not_replace_its_own_input(published, tmp_path, capsys):
     mine = tmp_path / "deit_nano.custom.safetensors"
     save_file(tensors(), mine)
@@ -231,6 +252,17 @@ def test_a_tensor_that_claims_a_terabyte_is_judged_by_its_shape(tmp_path, capsys
     assert "cls_token is [1000000, 1000000] (expected [1, 1," in capsys.readouterr().err
 
 
+def resealed(file, change):
+    """The file with another header, under its seal."""
+    with safe_open(file, framework="numpy") as opened:
+        header = json.loads(opened.metadata()[weights.ENTRY])
+        params = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    del header["seal"]
+    change(header)
+    sealed = json.dumps(header | {"seal": atomic.json_sha256(header)})
+    save_file(params, file, metadata={weights.ENTRY: sealed})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -249,18 +281,39 @@ def test_a_header_that_lies_under_its_seal(published, tmp_path, capsys, change, 
     arguments = ["deit_nano", "--checkpoint", str(published), "--out", str(tmp_path)]
     assert main(arguments) == 0
     file = tmp_path / "deit_nano.custom.safetensors"
-    with safe_open(file, framework="numpy") as opened:
-        header = json.loads(opened.metadata()[weights.ENTRY])
-        params = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    del header["seal"]
-    change(header)
-    sealed = json.dumps(header | {"seal": weights._seal(header)})
-    save_file(params, file, metadata={weights.ENTRY: sealed})
+    resealed(file, change)
     capsys.readouterr()
     assert main(["verify", str(file)]) == 1
     assert message in capsys.readouterr().err
     with pytest.raises(UserError):
         load_backbone(file, SPEC, SPEC.arch)
+
+
+def test_a_file_of_a_backbone_that_is_none_is_one_message(published, tmp_path, capsys):
+    assert main(["deit_nano", "--checkpoint", str(published), "--out", str(tmp_path)]) == 0
+    file = tmp_path / "deit_nano.custom.safetensors"
+    resealed(file, lambda header: header["provenance"].update(backbone="deit_nanu"))
+    capsys.readouterr()
+    assert main(["verify", str(file)]) == 1
+    said = capsys.readouterr().err
+    assert (
+        "weights of 'deit_nanu', which this version does not have. Did you mean 'deit_nano'" in said
+    )
+
+
+def test_of_many_keys_that_are_not_expected_some_are_named(monkeypatch):
+    """100,000 of them take seconds, and not half a minute: expressions are compiled once."""
+    compiled, compile = [], re.compile
+    monkeypatch.setattr(re, "compile", lambda *args: compiled.append(args) or compile(*args))
+    engine._compile.cache_clear()
+    extra = {f"extra.{chr(97 + i % 26)}{i}x": np.zeros(0) for i in range(5000)}
+    native = parameters(create_abstract(SPEC.family, SPEC.arch, Execution()))
+    found = engine.match({"": tensors() | extra}, native, [LAYOUTS["deit"]])[0]
+    assert found.extra == [*extra]
+    [problem] = found.problems()
+    assert problem.startswith("5000 not expected: extra.a0x, extra.b1x, ")
+    assert problem.endswith("x, and 4800 more")
+    assert len(compiled) < 500
 
 
 def test_what_is_no_file_is_named_and_no_name_reaches_the_terminal_raw(tmp_path, capsys):
