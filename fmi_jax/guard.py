@@ -36,6 +36,8 @@ def guarded(main: Callable[[], None]) -> int:
     try:
         with _heeded_interrupts():
             main()
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a full disk is explained
     except UserError as error:
         return _failed(str(error), error.exit_code)
     except SystemExit as error:
@@ -49,7 +51,20 @@ def guarded(main: Callable[[], None]) -> int:
         if said := _of_the_machine(error):
             return _failed(said, 1)
         return _failed(_defect(error), DEFECT)
+    finally:
+        _forget_unprinted()
     return 0
+
+
+def _forget_unprinted() -> None:
+    """Drop what cannot be printed; Python would try again at its end, and show a traceback."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _failed(message: str, code: int) -> int:
