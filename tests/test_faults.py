@@ -14,7 +14,7 @@ import pytest
 import runs
 from faults.commands import LEFT_OUT, SCENARIOS, unaccounted
 from faults.injections import INJECTIONS
-from faults.invariants import differences, repeated, said, snapshot
+from faults.invariants import differences, repeated, said, snapshot, strays
 from faults.planning import FAULTS, case, pairs
 from faults.processes import Ended, Started
 
@@ -112,6 +112,13 @@ def test_what_is_missing_changed_or_left_behind_is_found(run: Path) -> None:
     assert "run/checkpoints/3/ is left behind" in found
 
 
+def test_what_lies_beside_is_found(run: Path) -> None:
+    assert not [*strays(run.parent, ["run"])]
+    (run.parent / ".run.partial").mkdir()
+    (run.parent / "data").mkdir()
+    assert [*strays(run.parent, ["run", "data/squares"])] == [".run.partial is left behind"]
+
+
 def test_what_was_done_twice_is_found(run: Path) -> None:
     assert not [*repeated(run)]
     for name in ("log.txt", "metrics.jsonl"):
@@ -150,7 +157,7 @@ def test_a_disk_is_full_from_the_change_on_that_is_asked_for(tmp_path: Path) -> 
 def test_changes_are_counted_and_the_clock_jumps(tmp_path: Path) -> None:
     count, day = tmp_path / "count", 86400
     ended, left = disturbed(tmp_path, count=str(count), clock=[0, 400 * day])
-    assert (ended.code, left, count.read_text()) == (0, ["b", "c"], "main 3\n")
+    assert (ended.code, left, count.read_text()) == (0, ["b", "c"], "main 1\nmain 2\nmain 3\n")
     now, year = ended.out.split()
     assert float(now) > time.time() + 399 * day
     assert int(year) > time.gmtime().tm_year

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .commands import SCENARIOS
 from .injections import INJECTIONS, Disturbed, impossible, unmount
-from .invariants import differences, repeated, snapshot
+from .invariants import differences, repeated, snapshot, strays
 from .planning import FAULTS, Case, case as draw
 from .processes import left_behind
 from .world import World
@@ -88,6 +88,7 @@ class Campaign:
             kept = {n: v for n, v in found.items() if n not in ignored}
             expected = {n: v for n, v in reference.written.items() if n not in ignored}
             wrong += [*differences(expected, kept), *repeated(here)]
+            wrong += strays(here, (*case.scenario.needs, *case.scenario.makes))
         finally:
             unmount(here)
         if not wrong:

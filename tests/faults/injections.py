@@ -98,8 +98,10 @@ def asked(disturbed: Disturbed) -> list[str]:
         started = disturbed.start()
         if started.sleep(case.at * 1.1 * disturbed.reference.seconds):
             started.signal(number, to_all=number is signal.SIGINT)
-    found = disturbed.end(started, codes, case.fault)
-    return [*found, *_abandoned(disturbed)]
+    ended = started.wait(disturbed.limit)
+    found = disturbed.judge(ended, codes, case.fault)
+    # A signal that nobody hears is as SIGKILL: cells of a study go on to their end.
+    return found if ended.code == -number else [*found, *_abandoned(disturbed)]
 
 
 def refused(disturbed: Disturbed) -> list[str]:

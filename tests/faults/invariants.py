@@ -85,6 +85,16 @@ def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> Iterat
             yield f"{name} differs: {found[name][:60]}, expected {expected[name][:60]}"
 
 
+def strays(root: Path, places: Collection[str]) -> Iterator[str]:
+    """Find what lies beside the files and folders of a case, and is none of them."""
+    known = {root / place for place in places}
+    known |= {folder for path in known for folder in path.parents}
+    for folder in {path.parent for path in known if root in path.parents}:
+        for path in folder.iterdir():
+            if path not in known:
+                yield f"{path.relative_to(root).as_posix()} is left behind"
+
+
 def repeated(root: Path) -> Iterator[str]:
     """Find runs below a folder that were done twice, by their logs."""
     for log in root.rglob("log.txt"):

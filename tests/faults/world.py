@@ -117,7 +117,7 @@ class World:
         if wrong := [*said(ended, {0})]:
             raise RuntimeError(f"{scenario.name}, undisturbed: {wrong}\n{ended.out}{ended.err}")
         changes = {"main": 0, "worker": 0}
-        for line in count.read_text().splitlines():
+        for line in count.read_text().splitlines() if count.exists() else ():
             kind, number = line.split()
             changes[kind] = max(changes[kind], int(number))
         self._references[scenario.name] = Reference(

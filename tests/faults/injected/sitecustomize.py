@@ -7,13 +7,12 @@
   at: number of the change before which it happens, from 1.
   action: a signal ("SIGKILL"), or an error ("ENOSPC") of that change and, where the disk is full
     or read-only, of all later ones that need room.
-  count: file to which the number of changes is added when the process ends.
+  count: file to which the kind of process and the number of changes is added at each change.
   clock: [n, s]: from the n-th look at the clock on, the time is s seconds further.
   file_limit: largest size of a file in bytes.
   bound: true: permissions hold for root, too.
 """
 
-import atexit
 import ctypes
 import datetime
 import errno
@@ -56,6 +55,8 @@ class Watch:
         if path is None:
             return
         self.count += 1
+        if "count" in self.asked:
+            self.write()
         if self.failing or self.count == self.asked.get("at"):
             self.act(event, path)
 
@@ -99,9 +100,13 @@ class Watch:
             raise OSError(code, os.strerror(code), path)
 
     def write(self):
-        """Add the count to the file that is asked for."""
-        with open(self.asked["count"], "a") as file:
-            file.write(f"{kind()} {self.count}\n")
+        """Add the count to the file that is asked for; a process may end without a last word."""
+        self.inside = True
+        try:
+            with open(self.asked["count"], "a") as file:
+                file.write(f"{kind()} {self.count}\n")
+        finally:
+            self.inside = False
 
 
 class Clock:
@@ -165,10 +170,7 @@ def begin():
     if "clock" in asked:
         inject(Clock(*asked["clock"]))
     if "count" in asked or ("at" in asked and asked["within"] == kind()):
-        watch = Watch(asked)
-        if "count" in asked:
-            atexit.register(watch.write)
-        sys.addaudithook(watch)
+        sys.addaudithook(Watch(asked))
 
 
 if "FAULTS" in os.environ:
