@@ -10,7 +10,7 @@ from .commands import SCENARIOS
 from .injections import INJECTIONS, Disturbed, impossible, unmount
 from .invariants import differences, repeated, snapshot, strays
 from .planning import FAULTS, Case, case as draw
-from .processes import left_behind
+from .processes import kill_all, left_behind
 from .world import World
 
 _LEAST_LIMIT, _TIMES = 120.0, 20  # seconds; and of the undisturbed time
@@ -57,7 +57,8 @@ class Campaign:
     def one(self, number: int) -> bool:
         """Run a case; False if it failed."""
         case = draw(self.seed, number)
-        if case.fault in self.outcome.left_out:
+        if why := self.outcome.left_out.get(case.fault):
+            print(f"{case}: left out, {why}", flush=True)
             return True
         begun = time.monotonic()
         wrong, log = self._disturb(case)
@@ -90,6 +91,7 @@ class Campaign:
             wrong += [*differences(expected, kept), *repeated(here)]
             wrong += strays(here, (*case.scenario.needs, *case.scenario.makes))
         finally:
+            kill_all(here)  # where the campaign itself was interrupted
             unmount(here)
         if not wrong:
             shutil.rmtree(here.parent)

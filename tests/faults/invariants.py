@@ -13,7 +13,7 @@ import numpy as np
 from .processes import Ended
 
 _CLOCK = {"seconds", "started", "finished", "time", "milliseconds", "seal", "images_per_second"}
-_SAME_BYTES = {".csv", ".safetensors", ".npy", ".txt", ".jpg", ".html", ".md", ".py"}
+_SAME_BYTES = {".csv", ".safetensors", ".npy", ".png", ".jpg", ".html", ".md"}
 _OF_TIME = {"report.html", "log.txt", "report.md"}  # what they hold depends on the clock
 _CHECKPOINT = re.compile(r"(.*checkpoints/\d+/(?:model|training))/.+")
 _DEFECT = "is a defect of fmi_jax"

@@ -6,7 +6,8 @@ import random
 
 from .commands import DONE, FRESH, HALF, SCENARIOS, Scenario
 
-ALL_NEED_WRITES = ("change", "refused", "limit", "tmpfs", "read-only")
+_OF_WRITES = ("change", "refused", "limit", "tmpfs", "read-only")
+_WEIGHTS = {FRESH: 2, HALF: 3, DONE: 1}
 
 FAULTS = {
     "kill": "SIGKILL at any moment, to the command alone or to all its processes",
@@ -51,7 +52,7 @@ class Case:
 
 def applies(fault: str, scenario: Scenario) -> bool:
     """Whether a fault can disturb a command at all."""
-    if fault in ALL_NEED_WRITES:
+    if fault in _OF_WRITES:
         return bool(scenario.makes)
     return fault != "flip" or bool(scenario.reads)
 
@@ -69,10 +70,10 @@ def case(seed: int, number: int) -> Case:
     random.Random(f"order {seed} {turn}").shuffle(every)
     scenario, fault = every[place]
     draw = random.Random(f"case {seed} {number}")
-    # One bit in what is half-done or done is more telling than in what will be written anew.
-    begins = [b for b in scenario.begins if b != FRESH] if fault == "flip" else scenario.begins
-    weights = [3 if each == HALF else 1 if each == DONE else 2 for each in begins or (FRESH,)]
-    (begin,) = draw.choices(begins or (FRESH,), weights)
+    weights = [_WEIGHTS[each] for each in scenario.begins]
+    (begin,) = draw.choices(scenario.begins, weights)
+    if fault == "flip" and begin == FRESH and HALF in scenario.begins:
+        begin = HALF  # what is fresh has little that can be damaged
     return Case(
         number=number,
         scenario=scenario,
