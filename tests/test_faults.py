@@ -16,7 +16,7 @@ from faults.commands import LEFT_OUT, SCENARIOS, unaccounted
 from faults.injections import INJECTIONS
 from faults.invariants import differences, repeated, said, snapshot, strays
 from faults.planning import FAULTS, case, pairs
-from faults.processes import Ended, Started
+from faults.processes import Ended, Started, at_work, kill_all, left_behind
 
 MESSAGE = "error: the disk is full.\n"
 
@@ -161,6 +161,20 @@ def test_changes_are_counted_and_the_clock_jumps(tmp_path: Path) -> None:
     now, year = ended.out.split()
     assert float(now) > time.time() + 399 * day
     assert int(year) > time.gmtime().tm_year
+
+
+def test_what_hangs_is_killed_and_what_is_left_at_work_is_found(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    asleep = "import time; time.sleep(600)"
+    ended = Started([sys.executable, "-c", asleep], here).wait(1)
+    assert (ended.code, ended.hung) == (-signal.SIGKILL, True)
+    options = "stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True"
+    leaves = f"import subprocess, sys; subprocess.Popen(['sleep', '600'], {options})"
+    assert not Started([sys.executable, "-c", leaves], here).wait(60).hung
+    assert len(left_behind(here, 0.1)) == 1
+    kill_all(here)
+    assert not at_work(here)
 
 
 @pytest.mark.slow
