@@ -58,12 +58,14 @@ def guarded(main: Callable[[], None]) -> int:
 
 def _forget_unprinted() -> None:
     """Drop what cannot be printed; Python would try again at its end, and show a traceback."""
+    out = sys.stdout
+    if out is None:
+        return
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        out.flush()
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, out.fileno())
         os.close(nowhere)
 
 
