@@ -122,7 +122,7 @@ class Driver:
         with self._signals(), self._progress:
             try:
                 self._work()
-            except BaseException:  # such as a full disk
+            except BaseException:  # such as a disk that cannot be written to
                 self.stop()
                 self.wait()
                 for running in self._running.values():

@@ -223,12 +223,12 @@ def test_a_driver_that_fails_has_its_cells_save(grid, tmp_path, monkeypatch, cap
 
     def tick(self, logs):
         if list(root.glob("cells/*/ready")):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     with monkeypatch.context() as patch:
         patch.setattr(driver_module.Progress, "tick", tick)
         assert study("run", *arguments) == 1
-    assert "No space left on device" in capsys.readouterr().err
+    assert "Read-only file system" in capsys.readouterr().err
     (cell,) = (root / "cells").iterdir()
     assert (cell / "saved").exists()
     assert Ledger(root).state(cell.name) is State.OPEN
