@@ -50,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse a command line; call `main` of the result to run it. Raises `UsageError`."""
+    return make_parser().parse_args(arguments)
+
+
+def make_parser() -> Parser:
+    """Make the parser of every command."""
     parser = Parser(
         prog="fmi-jax",
         description="Which vision foundation model for medical images, and how?",
@@ -63,7 +68,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands.add_parser("run", help="train and evaluate a config; the same as run.py")
     for add in (_studies, _data, _predict, _evaluate, _protocols, _models, _doctor):
         add(commands)
-    return parser.parse_args(arguments)
+    return parser
 
 
 def _command(

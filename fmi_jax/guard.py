@@ -40,6 +40,8 @@ def guarded(main: Callable[[], None]) -> int:
     try:
         with _heeded_interrupts():
             main()
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a full disk is explained
     except UserError as error:
         return _failed(str(error), error.exit_code)
     except SystemExit as error:
@@ -53,7 +55,22 @@ def guarded(main: Callable[[], None]) -> int:
         if said := _of_the_machine(error):
             return _failed(said, 1)
         return _failed(_defect(error), DEFECT)
+    finally:
+        _forget_unprinted()
     return 0
+
+
+def _forget_unprinted() -> None:
+    """Drop what cannot be printed; Python would try again at its end, and show a traceback."""
+    out = sys.stdout
+    if out is None:
+        return
+    try:
+        out.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, out.fileno())
+        os.close(nowhere)
 
 
 def _failed(message: str, code: int) -> int:

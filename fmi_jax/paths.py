@@ -7,10 +7,10 @@ before every file of a user is opened; `check_output` comes before the work whos
 import contextlib
 import os
 import stat
-import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
+from fmi_jax import atomic
 from fmi_jax.errors import UserError
 
 _KINDS = {
@@ -89,15 +89,22 @@ def check_output_folder(folder: Path, inputs: Collection[Path] = ()) -> None:
     _try_place(folder, "trial")
 
 
+class _Tried(Exception):
+    """Ends a trial before its file gets a name."""
+
+
 def _try_place(folder: Path, name: str) -> None:
-    """Write a file of that name in a folder of its own, and remove it.
+    """Write the draft of a file that is never made, which a killed trial leaves to the next one.
 
     A folder that is missing is tried in the nearest one above it that is there.
     """
     there = next((each for each in (folder, *folder.parents) if os.path.lexists(each)), folder)
     try:
-        with tempfile.TemporaryDirectory(prefix=".", dir=there) as trial:
-            Path(trial, name).write_bytes(bytes(4096))
+        with atomic.whole_file(there / f"{name}~") as draft:
+            draft.write_bytes(bytes(4096))
+            raise _Tried
+    except _Tried:
+        return
     except OSError as error:
         raise UserError(
             f"nothing can be written to {folder} ({error.strerror}): expected a folder that can be"

@@ -150,6 +150,25 @@ sys.exit(guarded(main))
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
+def test_what_cannot_be_printed_is_one_message() -> None:
+    program = (
+        "import sys; from fmi_jax.guard import guarded; sys.exit(guarded(lambda: print('done')))"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            cwd=runs.ROOT,
+            env={k: v for k, v in runs.environment().items() if k != "PYTHONUNBUFFERED"},
+        )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: the disk is full")
+
+
 def test_every_exit_code_is_in_the_documentation() -> None:
     import fmi_jax.guard
 

@@ -102,6 +102,22 @@ with whole_file(sys.argv[1]) as draft:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_killed_trial_of_a_place_leaves_nothing_after_the_next(tmp_path: Path) -> None:
+    program = """
+import os, sys
+from pathlib import Path
+from fmi_jax.paths import check_output
+Path.write_bytes = lambda *_: os._exit(9)
+check_output(Path(sys.argv[1]))
+"""
+    path = tmp_path / "new" / "file"
+    done = subprocess.run([sys.executable, "-c", program, path], check=False)
+    assert done.returncode == 9
+    assert [left.name for left in tmp_path.iterdir()] == [".file~.tmp"]
+    check_output(path)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_device_is_not_replaced() -> None:
     with pytest.raises(OSError, match="no regular file"):
         atomic.write_bytes("/dev/full", b"x")

@@ -84,12 +84,11 @@ CUSTOM = "custom"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status and prints errors as one message."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"inspect": _inspect, "verify": _verify}
 
     def command() -> None:
         check_plain(arguments)
-        if arguments[:1] and arguments[0] in commands:
-            read = commands[arguments[0]]
+        if arguments[:1] and arguments[0] in COMMANDS:
+            read = COMMANDS[arguments[0]]
             parser = Parser(
                 prog=f"python -m weights_convert {arguments[0]}", description=read.__doc__
             )
@@ -334,6 +333,10 @@ def _show_progress(url: str, done: int, total: int | None) -> None:
         of = f" of {total >> 20}" if total else ""
         end = "\n" if done == total else ""
         print(f"\r{url}: {done >> 20}{of} MiB", end=end, file=sys.stderr, flush=True)
+
+
+COMMANDS = {"inspect": _inspect, "verify": _verify}
+"""Commands that read one file, beside conversion and export."""
 
 
 if __name__ == "__main__":

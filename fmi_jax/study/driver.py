@@ -119,20 +119,15 @@ class Driver:
 
     def run(self) -> Outcome:
         """Work until every cell has ended, is not ready, or belongs to another driver."""
-        looked = -_LOOK_AGAIN_SECONDS
         with self._signals(), self._progress:
-            while True:
-                changed = self._reap()
-                idle = len(self._running) < len(self._slots) and not self._stopping
-                if idle and (changed or time.monotonic() - looked > _LOOK_AGAIN_SECONDS):
-                    self._start_all()
-                    looked = time.monotonic()
-                if not self._running:
-                    break
-                self._progress.tick(
-                    {r.cell.id: r.claim.folder / LOG for r in self._running.values()}
-                )
-                time.sleep(_POLL_SECONDS)
+            try:
+                self._work()
+            except BaseException:  # such as a disk that cannot be written to
+                self.stop()
+                self.wait()
+                for running in self._running.values():
+                    running.claim.release()
+                raise
         return self._outcome()
 
     def stop(self) -> None:
@@ -146,6 +141,19 @@ class Driver:
         """Wait until the running cells have ended."""
         for running in [*self._running.values()]:
             running.process.wait()
+
+    def _work(self) -> None:
+        looked = -_LOOK_AGAIN_SECONDS
+        while True:
+            changed = self._reap()
+            idle = len(self._running) < len(self._slots) and not self._stopping
+            if idle and (changed or time.monotonic() - looked > _LOOK_AGAIN_SECONDS):
+                self._start_all()
+                looked = time.monotonic()
+            if not self._running:
+                return
+            self._progress.tick({r.cell.id: r.claim.folder / LOG for r in self._running.values()})
+            time.sleep(_POLL_SECONDS)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -1,4 +1,5 @@
 import argparse
+import threading
 
 import pytest
 from PIL import Image
@@ -7,6 +8,7 @@ from raw_sets import write_aptos, write_csv, write_image
 from fmi_jax import cli
 from fmi_jax.data.prepared import open_dataset
 from fmi_jax.data.preparing import commands
+from fmi_jax.data.raw.drawn.folder import MARKER, draw_once
 from fmi_jax.errors import UsageError, UserError
 
 
@@ -62,6 +64,28 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
     with pytest.raises(UserError, match="is not empty"):
         draw("aptos2019", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_of_two_that_draw_at_once_one_draws_and_the_other_waits(tmp_path):
+    folder, drawn = tmp_path / "raw", []
+
+    def write(place, count, seed):
+        (place / "first").touch()
+        drawn.append(threading.Thread(target=draw_it, args=(folder,)))
+        drawn[-1].start()
+        drawn[-1].join(0.5)
+        assert drawn[-1].is_alive()
+        (place / "second").touch()
+
+    draw_it = draw_once("drawn", count=1)(write)
+    (tmp_path / "raw.partial").mkdir()
+    (tmp_path / "raw.partial" / "half").touch()  # by a process that was killed
+    draw_it(folder)
+    for thread in drawn:
+        thread.join()
+    assert len(drawn) == 1
+    assert sorted(path.name for path in folder.iterdir()) == sorted(["first", MARKER, "second"])
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_own_table_with_every_option(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Drivers: every cell once, whoever runs it and however often they are killed."""
 
+import errno
 import json
 import os
 import pickle
@@ -215,6 +216,25 @@ def test_a_driver_that_is_stopped_has_its_cells_save_and_the_next_resumes(grid, 
     (root / "go").touch()
     assert study("run", *arguments) == 0
     assert len(list(root.glob("cells/*/result.json"))) == 2
+
+
+def test_a_driver_that_fails_has_its_cells_save(grid, tmp_path, monkeypatch, capsys):
+    arguments, root = grid((0.4,)), tmp_path / "root"
+
+    def tick(self, logs):
+        if list(root.glob("cells/*/ready")):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver_module.Progress, "tick", tick)
+        assert study("run", *arguments) == 1
+    assert "Read-only file system" in capsys.readouterr().err
+    (cell,) = (root / "cells").iterdir()
+    assert (cell / "saved").exists()
+    assert Ledger(root).state(cell.name) is State.OPEN
+    (root / "go").touch()
+    assert study("run", *arguments) == 0
+    assert (cell / "result.json").exists()
 
 
 def test_slots_share_the_cores_and_each_has_its_gpu(grid, tmp_path):

@@ -1,6 +1,9 @@
 """Folder of a drawn raw data set, written atomically and marked as not real."""
 
+import contextlib
+import fcntl
 import functools
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,29 +32,64 @@ def drawn_folder(folder: Path, note: str) -> Iterator[Path | None]:
     Raises:
       UserError: the folder holds something else.
     """
-    numbered = f"{note}Format {FORMAT}.\n"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        marker = folder / MARKER
-        # Markers without a number are of format 1.
-        if marker.is_file() and marker.read_text() in (numbered, note):
+    if _is_there(folder, note):
+        yield None
+        return
+    check_output_folder(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    with _alone_in(partial):
+        if _is_there(folder, note):  # another process has drawn it meanwhile
             yield None
             return
-        raise UserError(
-            f"{folder} is not empty and does not hold what would be drawn"
-            f" ({note.splitlines()[0]} Format {FORMAT}.); expected an empty or a new folder."
-            + " Delete it to have it drawn again."
-            * marker.is_file()
-        )
-    partial = folder.with_name(folder.name + ".partial")
-    check_output_folder(folder)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
         yield partial
-        (partial / MARKER).write_text(numbered)
+        (partial / MARKER).write_text(_numbered(note))
         partial.replace(folder)
+
+
+def _numbered(note: str) -> str:
+    return f"{note}Format {FORMAT}.\n"
+
+
+def _is_there(folder: Path, note: str) -> bool:
+    """Whether a folder holds what would be drawn; `UserError` if it holds something else."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    marker = folder / MARKER
+    # Markers without a number are of format 1.
+    if marker.is_file() and marker.read_text() in (_numbered(note), note):
+        return True
+    raise UserError(
+        f"{folder} is not empty and does not hold what would be drawn"
+        f" ({note.splitlines()[0]} Format {FORMAT}.); expected an empty or a new folder."
+        + " Delete it to have it drawn again."
+        * marker.is_file()
+    )
+
+
+@contextmanager
+def _alone_in(partial: Path) -> Iterator[None]:
+    """Make an empty folder for this process alone, which others wait for, and remove it at last."""
+    lock = None
+    while lock is None:
+        partial.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            opened = os.open(partial, os.O_RDONLY)
+            try:
+                with contextlib.suppress(OSError):  # not every disk has locks on folders
+                    fcntl.flock(opened, fcntl.LOCK_EX)
+                # What was opened may have got its name meanwhile, or be gone.
+                if os.path.samestat(os.fstat(opened), os.stat(partial)):
+                    lock = opened
+            finally:
+                if lock is None:
+                    os.close(opened)
+    try:
+        for left in partial.iterdir():  # by a process that was killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        os.close(lock)
 
 
 def draw_once(
