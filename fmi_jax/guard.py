@@ -1,7 +1,7 @@
 """Guard around every command: whatever it raises becomes one message and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or config, 70 a defect of fmi_jax, 130 interrupted with
-nothing to save, 143 stopped on request after saving.
+Exit codes: 0 done, 1 failed, 2 wrong usage or config, 70 a defect of fmi_jax, 75 another process of
+the run was lost, 130 interrupted with nothing to save, 143 stopped on request after saving.
 """
 
 import _thread
@@ -50,6 +50,15 @@ def guarded(main: Callable[[], None]) -> int:
             return _failed(said, 1)
         return _failed(_defect(error), DEFECT)
     return 0
+
+
+def exit_code(error: BaseException) -> int:
+    """Exit code of a command that raises `error`."""
+    if isinstance(error, UserError):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 1 if isinstance(error, Exception) and _of_the_machine(error) else DEFECT
 
 
 def _failed(message: str, code: int) -> int:
