@@ -92,6 +92,12 @@ def _of_the_machine(error: Exception) -> str | None:
     text = str(error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
         return _out_of_memory(text)
+    if "DEADLINE_EXCEEDED" in text:
+        return (
+            "the processes of the run waited too long for each other: expected hosts that are"
+            " about equally fast, and no busier than others. The same command on every host goes"
+            " on from what has been saved."
+        )
     causes: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in causes:

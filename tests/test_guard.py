@@ -87,6 +87,12 @@ def test_memory_that_is_not_there_is_said_in_gibibytes(capsys: pytest.CaptureFix
         assert "optim.accumulate=2" in said
 
 
+def test_processes_that_waited_too_long_for_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = raised(RuntimeError("UNKNOWN: Gloo: DEADLINE_EXCEEDED: GetKeyValue()"), capsys)
+    assert code == 1
+    assert "waited too long for each other" in said
+
+
 def test_no_escape_sequence_reaches_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     _, said = raised(UserError("tensor \x1b[31mred\x9b1m \udce9"), capsys)
     assert said == "error: tensor \\x1b[31mred\\x9b1m \\udce9\n"

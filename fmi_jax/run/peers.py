@@ -20,8 +20,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 from fmi_jax import guard
+from fmi_jax.run import runtime
 
 LOST = 75
 """Exit code of a process that ends because another was lost (`EX_TEMPFAIL` of sysexits)."""
@@ -48,9 +50,13 @@ def watched(seconds: int) -> Iterator[None]:
     watch.start()
     _say_aborts(watch)
     try:
+        runtime.configure()  # whatever jax does first settles where it keeps programs
+        # Gloo lets the processes wait 30 s for the first of what they compute together, and no
+        # moment finds them closer together than this one.
+        multihost_utils.sync_global_devices("started")
         yield
     except (Exception, KeyboardInterrupt) as error:
-        if guard.exit_code(error) == guard.DEFECT:
+        if guard.exit_code(error) == guard.DEFECT or "DEADLINE_EXCEEDED" in str(error):
             # What is computed together fails at once where a connection breaks, before it is known
             # who was lost. If nobody was, it is a defect indeed.
             watch.join(seconds + 3 * _GRACE_SECONDS)

@@ -12,7 +12,7 @@ from fmi_jax.data.preparing.prepare import prepare
 from fmi_jax.data.raw.class_folders import folder_spec
 from fmi_jax.run import peers
 
-SECONDS = 12
+SECONDS = 30
 
 
 @pytest.fixture(scope="module")
