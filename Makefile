@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help quickstart example-study example-pretraining example-segmentation test test-slow test-aot test-aot-all lint clean
+.PHONY: help quickstart example-study example-pretraining example-segmentation test test-slow test-aot test-aot-all test-lowest test-newest audit lint clean
 
 help:
 	@echo "make quickstart     draw a synthetic fundus set, fine-tune a small ViT on it, report"
@@ -17,6 +17,9 @@ help:
 	@echo "make test-slow      the tests that take longer"
 	@echo "make test-aot       steps compiled for TPUs and GPUs, without either"
 	@echo "make test-aot-all   the same for the full product of networks and targets: a table"
+	@echo "make test-lowest    a part of the tests with each library at the lowest version allowed"
+	@echo "make test-newest    the same with the newest"
+	@echo "make audit          known vulnerabilities of what is installed (asks the registry)"
 	@echo "make lint           ruff and pyright"
 
 $(BIN)/python:
@@ -91,10 +94,38 @@ test-aot: $(VENV)/.installed-test compilers
 test-aot-all: $(VENV)/.installed compilers
 	$(BIN)/python -m benchmarks.aot_all
 
+# Libraries at the ends of the ranges in pyproject.toml, each in an environment of its own. The part
+# of the tests reads, trains, saves and reports with all of them, and needs no reference package.
+ENDS := tests/test_wheel.py tests/test_privacy.py tests/artifacts tests/data/test_data_card.py \
+  tests/data/test_data_prepare.py tests/training/test_training_loop.py tests/run/test_features.py \
+  tests/report/test_report.py tests/tasks/test_metrics.py
+OF_TESTS := beartype hypothesis pytest 'setuptools>=77'
+
+.venv-lowest/.installed: pyproject.toml tests/helpers/lowest.py
+	$(PYTHON) -m venv .venv-lowest
+	$(PYTHON) tests/helpers/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint .venv-lowest/constraints.txt --editable . $(OF_TESTS)
+	@touch $@
+
+.PHONY: .venv-newest/.installed
+.venv-newest/.installed:
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --editable . $(OF_TESTS)
+
+test-lowest test-newest: test-%: .venv-%/.installed
+	.venv-$*/bin/python -m pytest -p no:cacheprovider $(ENDS)
+
+audit: $(VENV)/.installed
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	.venv-audit/bin/pip-audit --skip-editable \
+	  --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) $(AOT) runs
+	rm -rf $(VENV) $(AOT) .venv-lowest .venv-newest .venv-audit runs

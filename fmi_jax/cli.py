@@ -103,10 +103,10 @@ def _data(commands: argparse._SubParsersAction) -> None:
     def prepare(values: argparse.Namespace) -> None:
         for dataset in data_commands.run_prepare(values):
             card = dataset.folder / "card.html"
-            if not card.exists():
+            if values.no_thumbnails or not card.exists():
                 from fmi_jax.data.card.page import write_card
 
-                card = write_card(dataset)
+                card = write_card(dataset, thumbnails=not values.no_thumbnails)
             print(f"  {card}: counts, samples and what to beware of")
 
     data_commands.add_prepare_arguments(

@@ -92,10 +92,17 @@ def run_main(argv: Sequence[str], default_config: Path | None) -> None:
             f"--config: get_config returned {type(values.config).__name__},"
             " expected a fmi_jax.config.ExperimentConfig."
         )
-    from fmi_jax.run import experiment, launch
+    from fmi_jax.run import experiment, launch, peers
 
-    launch.start(values.coordinator_address, values.num_processes, values.process_id)
-    experiment.run(values.config, Path(values.workdir))
+    seconds = values.config.train.lost_after_seconds
+    launch.start(
+        values.coordinator_address,
+        values.num_processes,
+        values.process_id,
+        lost_after_seconds=seconds,
+    )
+    with peers.watched(seconds):
+        experiment.run(values.config, Path(values.workdir))
 
 
 def _other_flags() -> flags.FlagValues:

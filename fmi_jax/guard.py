@@ -1,7 +1,7 @@
 """Guard around every command: whatever it raises becomes one message and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or config, 70 a defect of fmi_jax, 130 interrupted with
-nothing to save, 143 stopped on request after saving.
+Exit codes: 0 done, 1 failed, 2 wrong usage or config, 70 a defect of fmi_jax, 75 another process of
+the run was lost, 130 interrupted with nothing to save, 143 stopped on request after saving.
 """
 
 import _thread
@@ -73,6 +73,15 @@ def _forget_unprinted() -> None:
         os.close(nowhere)
 
 
+def exit_code(error: BaseException) -> int:
+    """Exit code of a command that raises `error`."""
+    if isinstance(error, UserError):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 1 if isinstance(error, Exception) and _of_the_machine(error) else DEFECT
+
+
 def _failed(message: str, code: int) -> int:
     print(f"error: {printable(message)}", file=sys.stderr)
     return code
@@ -104,6 +113,12 @@ def _of_the_machine(error: Exception) -> str | None:
     text = str(error)
     if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
         return _out_of_memory(text)
+    if "DEADLINE_EXCEEDED" in text:
+        return (
+            "the processes of the run waited too long for each other: expected hosts that are"
+            " about equally fast, and no busier than others. The same command on every host goes"
+            " on from what has been saved."
+        )
     if "can't start new thread" in text:
         return (
             "no thread could be started: expected a higher limit of processes (ulimit -u), or of"

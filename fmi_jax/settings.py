@@ -47,6 +47,7 @@ class DataConfig:
       subset_seed: random seed that draws the subset.
       sampling: order of the training images: "uniform", each once in every pass, or "balanced",
         each drawn anew, all classes equally often (one class per image).
+      thumbnails: show images of the data on the pages of the run.
     """
 
     name: str = "synthetic"
@@ -59,6 +60,7 @@ class DataConfig:
     shots: int = not_negative(0)
     subset_seed: int = not_negative(0)
     sampling: str = one_of("uniform", "uniform", "balanced")
+    thumbnails: bool = True
 
     def contradictions(self) -> Iterator[str]:
         """Messages for fields that do not fit together."""
@@ -157,9 +159,7 @@ class ViewsConfig:
     """
 
     name: str = one_of("center", "center", "ten_crop", "windows")
-    overlap: float = ruled(
-        0.5, Condition(lambda x: 0 <= x < 1, "expected 0 or more, and less than 1")
-    )
+    overlap: float = ruled(0.5, Condition(lambda x: 0 <= x < 1, "expected 0 to less than 1"))
     weights: str = one_of("gaussian", "gaussian", "flat")
 
     def contradictions(self) -> Iterator[str]:
@@ -192,9 +192,9 @@ class BackboneConfig:
         pre-training after which neighbours among the training images agreed best.
       initialisation: draw of the random kernels: "kaiming" (normal, variance 2 / inputs),
         "trunc_normal" (deviation 0.02), or empty: the backbone's own.
-      stem: use of a stem trained on colour for other channel counts: "sum" (as if the grey
-        image were repeated), "mean", "first" (only the red kernel, as in the study's code), or
-        "study" (SEEM on images of one channel: also without the stem's padding and norm).
+      stem: use of a stem trained on colour for other channels: "sum" (as if grey were repeated),
+        "mean", "first" (only the red kernel, as in the study's code), or "study" (SEEM on images
+        of one channel: also without the stem's padding and norm).
       readout: token that a head reads from BLIP: "cls" or "first_patch" (the study); empty: the
         backbone's own choice, "cls".
       rel_pos_resize: interpolation that fits relative positions (SAM) to `image_size`: "linear" or
@@ -203,9 +203,8 @@ class BackboneConfig:
       frozen_blocks: number of first blocks that do not learn (protocols `partial` and
         `stacked_partial`, and pre-training without labels).
       dtype: compute type: "auto", "float32" or "bfloat16". "auto" is bfloat16 on TPUs and GPUs
-        (float32 on NVIDIA GPUs below compute capability 8.0, which have no bfloat16) and float32
-        on a CPU. With AVX512-BF16 or AMX a CPU takes about half the time in bfloat16 (`fmi-jax
-        doctor` says whether it has them; docs/performance.md shows the cost in digits).
+        (float32 on NVIDIA GPUs below compute capability 8.0, which have none) and float32 on a CPU,
+        which with AVX512-BF16 or AMX takes half the time in bfloat16 (docs/performance.md).
       attention: "auto" (flash attention on GPUs and TPUs that have it) or "plain" (never flash).
       remat: recompute blocks in the backward pass to save memory.
       drop_path: stochastic depth rate of the last block.
@@ -349,6 +348,7 @@ class TrainConfig:
       model_parallel: devices along the "model" axis of the mesh; 1: pure data parallel.
       sharding: sharding of parameters along "data": "replicated", or "fsdp" (divided).
       bootstrap_samples: resamples for the test confidence intervals.
+      lost_after_seconds: silence after which one of several processes is lost, and the others end.
     """
 
     epochs: float = positive(100.0, at_most=1e6)
@@ -365,6 +365,7 @@ class TrainConfig:
     model_parallel: int = positive(1)
     sharding: str = one_of("replicated", "replicated", "fsdp")
     bootstrap_samples: int = not_negative(1000, at_most=10**6)
+    lost_after_seconds: int = positive(100, at_most=10**6)
 
     @property
     def evaluation_batch_size(self) -> int:
@@ -401,8 +402,7 @@ class BaseConfig:
       head: network on the backbone, for "fit".
       judges: judges beside the protocol's own.
       image_size: side in pixels of the network's input.
-      metric: validation metric that selects the best checkpoint (`train.select_by`) and heads the
-        results; empty: the data set's own.
+      metric: validation metric that selects the best step and heads the results; empty: the data's.
       group_pooling: rule that makes one prediction of the images of a group (patient, lesion or
         study) at evaluation: "mean", "max" or "noisy_or"; empty: images are evaluated alone.
     """

@@ -15,11 +15,16 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 _FLAGS = ("--xla_force_host_platform_device_count=8", *FAST)
 os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 
-from hypothesis import settings  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 # The same examples everywhere, however busy the machine.
-settings.register_profile("fmi_jax", deadline=None, derandomize=True)
+settings.register_profile(
+    "fmi_jax",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("fmi_jax")
 
 # The heap holds whatever JAX has traced: a full collection, every few tests, takes half a second.

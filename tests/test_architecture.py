@@ -97,6 +97,7 @@ ALLOWED: dict[str, set[str]] = {
         *("errors", "atomic", "parallel", "data", "protocols.judging", "training", "jax"),
     },
     "fmi_jax.run.launch": {"errors", "jax"},
+    "fmi_jax.run.peers": {"guard", "run.runtime", "jax"},
     "fmi_jax.run.runtime": {"jax", "__version__", "nn.hardware", "parallel"},
     "fmi_jax.entry": {"errors", "arguments", "flags", "config", "run"},
     "fmi_jax.study": {

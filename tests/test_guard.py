@@ -118,6 +118,12 @@ def test_memory_that_a_limit_withholds_is_no_defect(
     assert "(ulimit -u)" in said
 
 
+def test_processes_that_waited_too_long_for_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = raised(RuntimeError("UNKNOWN: Gloo: DEADLINE_EXCEEDED: GetKeyValue()"), capsys)
+    assert code == 1
+    assert "waited too long for each other" in said
+
+
 def test_no_escape_sequence_reaches_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     _, said = raised(UserError("tensor \x1b[31mred\x9b1m \udce9"), capsys)
     assert said == "error: tensor \\x1b[31mred\\x9b1m \\udce9\n"

@@ -114,16 +114,40 @@ def _cut(url: str, done: int, total: int | None, reason: str) -> UserError:
 def _verify(source: WeightsSource, path: Path, cache: Path) -> None:
     """Check `path` against the published checksum, or the recorded one; or record it."""
     records = cache / "checksums.json"
-    known: dict[str, str] = json.loads(records.read_text()) if records.exists() else {}
+    known = _recorded(records)
     sha256 = atomic.sha256(path)
     expected = source.sha256 or known.get(source.url, sha256)
     if not sha256.startswith(expected):
         path.unlink()
-        origin = "published" if source.sha256 else f"recorded in {records}"
+        origin, way_out = "published", ""
+        if source.sha256 is None:
+            origin, way_out = (
+                f"recorded in {records}",
+                (
+                    " If it is the same again, the publisher has replaced the file: remove its line"
+                    " from that record only if you trust the new one."
+                ),
+            )
         raise UserError(
             f"{source.url}: its sha256 is {sha256}, but the {origin} one is {expected}."
-            f" Removed {path.name}; run the same command again to fetch it anew."
+            f" Removed {path.name}; run the same command again to fetch it anew.{way_out}"
         )
     if source.url not in known:
         known[source.url] = sha256
         atomic.write_json(records, known, indent=1, sort_keys=True)
+
+
+def _recorded(records: Path) -> dict[str, str]:
+    """Read the checksums of first transfers, by address."""
+    if not records.exists():
+        return {}
+    try:
+        known = json.loads(records.read_bytes())
+        if not isinstance(known, dict) or not all(isinstance(x, str) for x in known.values()):
+            raise ValueError("expected one checksum for each address")
+    except ValueError as error:
+        raise UserError(
+            f"{records} is damaged ({error}): it says what was fetched here before. Mend it, or"
+            " remove it to have the checksums recorded anew."
+        ) from error
+    return known

@@ -116,3 +116,6 @@ class Lines:
 
 
 Chart = Matrix | Ratios | Outlines | Overlays | Curves | Lines
+
+PICTURES = (Outlines, Overlays)
+"""Charts that show images of the data."""

@@ -22,10 +22,12 @@ FREE = {
     "data.data_dir",
     "data.threads",
     "data.workers",
+    "data.thumbnails",
     "backbone.weights_dir",
     "backbone.attention",  # beyond rounding; turned off where a kernel fails
     "train.log_every_steps",
     "train.checkpoint_every_steps",
+    "train.lost_after_seconds",
 }
 """Fields that may differ when a run is resumed: they change no number of it."""
 

@@ -1,11 +1,13 @@
 """Ends a run: writes its result and its page, and prints a few lines on the console."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from fmi_jax import atomic
+from fmi_jax.artifacts.charts import PICTURES
 from fmi_jax.artifacts.checkpoints import keep_models
 from fmi_jax.artifacts.result import FILE_NAME as RESULT, PENDING, Best, Finding, Result
 from fmi_jax.data.registry import note_on
@@ -28,6 +30,8 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
       findings: results of its judges, in their order.
     """
     config, record = session.config, session.record
+    if not config.data.thumbnails:
+        findings = [_without_pictures(found) for found in findings]
     trained, fitted = session.protocol.fit, session.fitted
     data = remarks_on(session.dataset)
     measured = fitted is not None or any(found.evaluations for found in findings)
@@ -72,9 +76,11 @@ def finish(session: Session, result: Result) -> None:
     has no `result.json`, and goes on from here.
     """
     workdir, pending = session.workdir, session.workdir / PENDING
+    shown = session.config.data.thumbnails
     if pending.is_file() or not (workdir / PAGE).is_file():
         name = PENDING if pending.is_file() else RESULT
-        write_report(workdir, lambda row: session.dataset.image("test", row), name)
+        image_of = (lambda row: session.dataset.image("test", row)) if shown else None
+        write_report(workdir, image_of, name)
     checkpoints, steps = workdir / CHECKPOINTS, kept_steps(session.assembly.fit, result)
     if any((checkpoints / str(step) / "training").is_dir() for step in steps):
         try:
@@ -84,6 +90,16 @@ def finish(session: Session, result: Result) -> None:
     if pending.is_file():
         pending.replace(workdir / RESULT)
     announce(session, result)
+
+
+def _without_pictures(found: Finding) -> Finding:
+    """Leave out the charts that show images of the data."""
+    left = {name for name, chart in found.charts.items() if isinstance(chart, PICTURES)}
+    return dataclasses.replace(
+        found,
+        charts={name: chart for name, chart in found.charts.items() if name not in left},
+        figures={name: words for name, words in found.figures.items() if name not in left},
+    )
 
 
 def _best(session: Session, own: Finding) -> Best | None:

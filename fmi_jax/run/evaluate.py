@@ -126,7 +126,8 @@ def evaluate(
         task.keep(out / task.file, measured, rows)
         places = [(part, row) for part in splits for row in range(len(dataset.split(part)))]
         result.write(out, PENDING)
-        write_report(out, lambda row: dataset.image(*places[row]), PENDING)
+        shown = run.config.data.thumbnails
+        write_report(out, (lambda row: dataset.image(*places[row])) if shown else None, PENDING)
         (out / PENDING).replace(out / RESULT)
     return result
 

@@ -44,6 +44,7 @@ def start(
     num_processes: int | None = None,
     process_id: int | None = None,
     timeout_seconds: int = TIMEOUT_SECONDS,
+    lost_after_seconds: int = 100,
 ) -> None:
     """Join the other processes of the run, if there are any.
 
@@ -56,6 +57,7 @@ def start(
       process_id: which one this is, from 0.
       timeout_seconds: time to wait for the others. After that the process ends with one
         message and exit code 1.
+      lost_after_seconds: silence after which a process is lost (`peers`).
 
     Raises:
       UsageError: something is missing that no cluster tells, or does not fit together.
@@ -82,7 +84,7 @@ def start(
             coordinator = coordinator or cluster.environment.get_coordinator_address(
                 timeout_seconds, os.environ.get("JAX_COORDINATOR_PORT")
             )
-    _join(str(coordinator), num_processes, process_id, gpus, timeout_seconds)
+    _join(str(coordinator), num_processes, process_id, gpus, timeout_seconds, lost_after_seconds)
 
 
 def find_cluster() -> Cluster | None:
@@ -185,7 +187,12 @@ def unused_devices(root: Path = Path("/")) -> str | None:
 
 
 def _join(
-    coordinator: str, processes: int, place: int, gpus: list[int] | None, timeout_seconds: int
+    coordinator: str,
+    processes: int,
+    place: int,
+    gpus: list[int] | None,
+    timeout_seconds: int,
+    lost_after_seconds: int,
 ) -> None:
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
@@ -212,6 +219,7 @@ def _join(
             local_device_ids=gpus,
             cluster_detection_method="deactivate",  # it would give every task of Slurm one GPU
             initialization_timeout=timeout_seconds + 60,
+            heartbeat_timeout_seconds=2 * lost_after_seconds + 60,  # `peers` is to notice first
         )
     finally:
         timer.cancel()

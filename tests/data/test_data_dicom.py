@@ -349,7 +349,10 @@ def test_lossless_streams_are_decoded(syntax, kind):
     ("tags", "message"),
     [
         ({"WindowCenter": 9, "WindowWidth": 0}, "window width 0; expected 1 or more"),
-        ({"WindowCenter": 9, "WindowWidth": 2, "VOILUTFunction": "X"}, "VOI LUT function X; exp"),
+        (
+            {"WindowCenter": 9, "WindowWidth": 2, "VOILUTFunction": "X"},
+            "unknown VOI LUT function; expected LINEAR",
+        ),
         ({"RescaleSlope": 0, "RescaleIntercept": 7}, "every stored value means 7; .* other than 0"),
         ({"NumberOfFrames": 3}, "3 frames"),
         ({"WindowCenter": "nan", "WindowWidth": 2}, "WindowCenter nan; expected a finite number"),
@@ -364,6 +367,7 @@ def test_lossless_streams_are_decoded(syntax, kind):
             {"PhotometricInterpretation": "HSV"},
             "photometric interpretation HSV; expected MONO.*RGB",
         ),
+        ({"PhotometricInterpretation": "DOE"}, "photometric interpretation unknown; expected MONO"),
         ({"BitsStored": 9}, "pixel values outside the 9 bits that the header gives them"),
         ({"Rows": 20_000, "Columns": 20_000}, "20000 x 20000 pixels, more than 134 megapixels"),
         ({"Rows": 0}, "5 x 0 pixels; expected at least one"),

@@ -97,7 +97,7 @@ def test_masks_of_new_images_are_pictures_of_classes_also_of_dicom(
     files = [tmp_path / name for name in ("colour.png", "grey.png", "grey.dcm", "tall.dcm")]
     Image.fromarray(colour).save(files[0])
     Image.fromarray(grey).save(files[1])
-    write_dicom(files[2], grey, SOPInstanceUID="1.2.3")
+    write_dicom(files[2], grey, SOPInstanceUID="1.2.3", PatientName="QZXWV", PatientID="QZXWV")
     write_dicom(files[3], grey.repeat(3, axis=0), SOPInstanceUID="1.2.4")
     table, folder = tmp_path / "masks.csv", tmp_path / "masks"
     command = f"predict --workdir {trained} --masks {folder} --out {table}"
@@ -112,6 +112,7 @@ def test_masks_of_new_images_are_pictures_of_classes_also_of_dicom(
                 values = np.asarray(Image.open(folder / picture))
                 found[file.name, name] = values if each else values == c
     assert not written
+    assert not [path for path in (table, *folder.iterdir()) if b"QZXWV" in path.read_bytes()]
     with table.open(newline="") as file:
         rows = [(row["class"], int(row["pixels"])) for row in csv.DictReader(file)]
     assert rows == [(name, mask.sum()) for (_, name), mask in found.items()]

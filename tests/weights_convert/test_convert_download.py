@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import json
+import re
 import threading
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from fmi_jax.errors import UserError
 from fmi_jax.models.base import WeightsSource
+from fmi_jax.models.registry import BACKBONES
 from weights_convert.download import download
 
 CONTENT = np.random.default_rng(29).bytes(3_000_017)
@@ -121,8 +123,27 @@ def test_what_was_recorded_first_holds(host, tmp_path):
     assert download(source(host), tmp_path).read_bytes() == CONTENT
     path.unlink()
     host["content"] = CONTENT[::-1]  # another file under the same address
-    with pytest.raises(UserError, match=r"recorded in .*checksums\.json"):
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"recorded in .*checksums\.json.*only if you trust"):
+            download(source(host), tmp_path)
+        assert files(tmp_path) == ["checksums.json"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"[1]", b'{"a": 1}', b"{\xff"])
+def test_a_damaged_record_is_no_reason_to_trust(host, tmp_path, damage):
+    path = download(source(host), tmp_path)
+    (tmp_path / "checksums.json").write_bytes(damage)
+    with pytest.raises(UserError, match=r"checksums\.json is damaged .*remove it"):
         download(source(host), tmp_path)
+    assert path.read_bytes() == CONTENT
+
+
+def test_published_files_come_by_a_sealed_channel():
+    sources = [source for spec in BACKBONES.values() for source in spec.sources]
+    assert sources
+    assert not [source.url for source in sources if not source.url.startswith("https://")]
+    for each in sources:
+        assert each.sha256 is None or re.fullmatch("[0-9a-f]{8,64}", each.sha256), each.url
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])

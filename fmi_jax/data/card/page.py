@@ -24,10 +24,14 @@ _TINT = 0.45  # share of a class's colour in the pixels of its mask
 _SHOWN = 50  # entries of a list that someone may want to look through
 
 
-def write_card(dataset: PreparedDataset) -> Path:
+def write_card(dataset: PreparedDataset, *, thumbnails: bool = True) -> Path:
     """Write `card.html`, which needs nothing but itself, and `card.png` into the prepared folder.
 
     The same data give the same bytes.
+
+    Args:
+      dataset: prepared data.
+      thumbnails: show images of every class.
 
     Returns:
       Path of the page.
@@ -39,7 +43,7 @@ def write_card(dataset: PreparedDataset) -> Path:
     duplicates, groups = find_duplicates(dataset), find_groups(dataset)
     notes = remarks(dataset, duplicates, groups)
     pixels = np.concatenate([dataset.sizes(split) for split in info.counts])
-    samples = _samples(dataset)
+    samples = _samples(dataset) if thumbnails else {}
     banners = _banners(dataset)
     areas = find_areas(dataset) if are_counted(dataset) else None
     overview = figures.overview(

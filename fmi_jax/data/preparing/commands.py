@@ -55,6 +55,9 @@ def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
         help="resize masks to the class at the centre of each pixel, or to the one of most area",
     )
     parser.add_argument(
+        "--no-thumbnails", action="store_true", help="show no images on the data card"
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace what was prepared from other data"
     )
 

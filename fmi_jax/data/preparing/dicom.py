@@ -15,6 +15,8 @@
    a window exactly their high byte, as for 16-bit PNG.
 
 Overlays, padding values, colour profiles, shutters, orientation and pixel spacing are ignored.
+Nothing but the pixels leaves a file: who the patient is stays there, and no message quotes text of
+a header, for a damaged file may have a name in any place.
 Source: DICOM PS3.3 C.7.6.3 (pixels), C.11.1 (modality), C.11.2 (VOI).
 """
 
@@ -22,13 +24,15 @@ import contextlib
 import io
 import logging
 import math
+import re
 import warnings
 import zlib
+from typing import Any
 
 import numpy as np
 import pydicom
 from jaxtyping import UInt8
-from pydicom import uid
+from pydicom import config, uid
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
 from pydicom.pixels.decoders.base import get_decoder
@@ -65,6 +69,8 @@ _PHOTOMETRIC = (
     *("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB"),
     *("YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"),
 )
+_OTHER_PHOTOMETRIC = ("HSV", "ARGB", "CMYK", "XYB", "YBR_PARTIAL_420", "YBR_PARTIAL_422")
+_DAMAGED = "damaged or cut short"
 
 # Odd header values are no reason to refuse an image, nor to fill the screen with warnings. A fault
 # that ends in an error is in the message of that error.
@@ -76,12 +82,21 @@ def decode_dicom(data: bytes) -> UInt8[np.ndarray, "h w *c"]:
     """Decode the one image in a DICOM file, `[h, w]` for grey and `[h, w, 3]` for RGB.
 
     Raises:
-      UserError: says why there is no such image. Errors of pydicom on damaged bytes are not caught.
+      UserError: says why there is no such image, and quotes nothing of the header but numbers.
     """
+    try:
+        return _decode(data)
+    except UserError:
+        raise
+    except Exception as error:  # pydicom may raise anything on hostile bytes, and quote them
+        raise UserError(f"{_DAMAGED} (a header that gives {type(error).__name__})") from None
+
+
+def _decode(data: bytes) -> UInt8[np.ndarray, "h w *c"]:
     dataset = _read(data)
     if missing := [name for name in _REQUIRED if name not in dataset]:
         sop_class = dataset.file_meta.get("MediaStorageSOPClassUID")
-        kind = sop_class.name if sop_class else "of unknown kind"
+        kind = _name(sop_class) or "of unknown kind"
         raise UserError(f"DICOM ({kind}) without {', '.join(missing)}: cut short, or not an image")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
@@ -91,9 +106,8 @@ def decode_dicom(data: bytes) -> UInt8[np.ndarray, "h w *c"]:
         raise UserError(f"pixels of {dataset.BitsStored} bits; expected 1 to 16")
     photometric = dataset.PhotometricInterpretation
     if photometric not in _PHOTOMETRIC:
-        raise UserError(
-            f"photometric interpretation {photometric}; expected {', '.join(_PHOTOMETRIC)}"
-        )
+        found = photometric if photometric in _OTHER_PHOTOMETRIC else "unknown"
+        raise UserError(f"photometric interpretation {found}; expected {', '.join(_PHOTOMETRIC)}")
     stored = _stored_values(dataset)
     if photometric == "PALETTE COLOR":
         colours = apply_color_lut(stored, dataset)[..., :3]  # the fourth is transparency
@@ -110,7 +124,7 @@ def _read(data: bytes) -> pydicom.FileDataset:
         file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != 2
     ).get("TransferSyntaxUID")
     if syntax not in DECODERS:
-        found = syntax.name if syntax else "no transfer syntax"
+        found = _name(syntax) or f"{'an unknown' if syntax else 'no'} transfer syntax"
         raise UserError(
             f"DICOM with {found}, which is not read;"
             " expected uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000"
@@ -137,7 +151,24 @@ def _stored_values(dataset: pydicom.FileDataset) -> np.ndarray:
         if syntax in dicom_codecs.JPEG_2000 and dicom_codecs.is_available(syntax):
             with contextlib.suppress(Exception):  # the first decoder's reason is the clearer one
                 return pixel_array(dataset, decoding_plugin="imagecodecs")
-        raise ValueError(str(error).rpartition("\n")[2]) from None
+        said = _unquoted(str(error).rpartition("\n")[2])
+    except Exception as error:
+        said = _unquoted(str(error))
+    raise UserError(f"{_DAMAGED} ({said})")
+
+
+def _unquoted(words: str) -> str:
+    """What a decoder says, on one line, up to where it quotes the file."""
+    said = re.split("['\"]", " ".join(words.split()))[0][:200].strip()
+    return said if said.count(" ") > 3 else "its header does not fit its pixels"
+
+
+def _name(found: Any) -> str:
+    """The standard's name of a UID; empty for any other, which could be that of a patient."""
+    if not found:
+        return ""
+    name = uid.UID(found, validation_mode=config.IGNORE).name
+    return "" if name == found else name
 
 
 def _grey(stored: np.ndarray, dataset: pydicom.Dataset) -> UInt8[np.ndarray, "h w"]:
@@ -199,7 +230,7 @@ def _window(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
         return None
     shape = dataset.get("VOILUTFunction") or "LINEAR"
     if shape not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        raise UserError(f"VOI LUT function {shape}; expected LINEAR, LINEAR_EXACT or SIGMOID")
+        raise UserError("unknown VOI LUT function; expected LINEAR, LINEAR_EXACT or SIGMOID")
     if not (width >= 1 if shape == "LINEAR" else width > 0):
         raise UserError(f"window width {width:g}; expected 1 or more")
     if shape == "SIGMOID":
@@ -244,13 +275,17 @@ def _first(dataset: pydicom.Dataset, name: str) -> float | None:
     """First of several alternative values in a file, which is the one its maker prefers.
 
     Raises:
-      UserError: it is not finite.
+      UserError: it is no finite number.
     """
     value = dataset.get(name)
     if isinstance(value, MultiValue):
         value = value[0] if value else None
     if value is None:
         return None
-    if not math.isfinite(number := float(value)):
+    try:
+        number = float(value)
+    except (ValueError, TypeError):
+        raise UserError(f"{name} is no number; expected a finite number") from None
+    if not math.isfinite(number):
         raise UserError(f"{name} {number}; expected a finite number")
     return number
