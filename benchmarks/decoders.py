@@ -102,13 +102,16 @@ def train(
     import optax
     from flax import nnx
 
+    from fmi_jax.data.labels import Label
     from fmi_jax.protocols.per_pixel import upsampled
     from fmi_jax.settings import LossConfig
     from fmi_jax.tasks.mask_loss import mask_loss, members
 
     module, _ = module_of(head, values, info, seed)
     graphdef, params, stats = nnx.split(module.head, nnx.Param, nnx.BatchStat)
-    objective, size = mask_loss(2, LossConfig()), (values.size, values.size)
+    classes = ("background", "lesion")
+    objective = mask_loss(Label.MAP, classes, LossConfig(), counts=(), total=0)
+    size = values.size, values.size
     steps = values.epochs * (len(data["train"]["images"]) // BATCH)
     optimizer = optax.adamw(optax.cosine_decay_schedule(RATE, steps), weight_decay=1e-2)
     grids = sorted(name for name in data["train"] if name.startswith("grid"))
@@ -136,7 +139,7 @@ def train(
     @jax.jit
     def counted(params: Any, stats: Any, batch: Any) -> Any:
         said = logits(nnx.merge(graphdef, params, stats), batch, False).argmax(-1)
-        true, said = (members(x, 2)[..., 1] for x in (batch["masks"], said))
+        true, said = (members(Label.MAP, x, 2)[..., 1] for x in (batch["masks"], said))
         return jnp.stack([(said * true).sum((1, 2)), said.sum((1, 2)), true.sum((1, 2))], -1)
 
     def counts(split: str) -> np.ndarray:

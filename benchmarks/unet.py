@@ -83,6 +83,7 @@ class Ours:
         import optax
         from flax import nnx
 
+        from fmi_jax.data.labels import Label
         from fmi_jax.models.base import Execution, create
         from fmi_jax.models.registry import BACKBONES
         from fmi_jax.protocols.heads.unet import UNet
@@ -102,7 +103,9 @@ class Ours:
         if weights is not None:
             load(module, weights)
         graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
-        objective = mask_loss(2, LossConfig(terms="dice", dice_over="batch"))
+        options = LossConfig(terms="dice", dice_over="batch")
+        classes = ("background", "lesion")
+        objective = mask_loss(Label.MAP, classes, options, counts=(), total=0)
         optimizer = optax.adam(RATE)
 
         def loss(params: Any, stats: Any, images: Any, labels: Any) -> Any:

@@ -8,6 +8,10 @@ reference; the largest error is printed per array, absolute and relative to the 
 magnitude (the loss: to that of the terms it is the sum of). A case of functions without a network
 (`parity_families.numbers`: metrics, nearest neighbours) has no checkpoint. The exit status is 1 if
 an error is above its tolerance or an array is not covered.
+
+The same weights in a second layout, `checkpoint_<name>.pth`, go the same way. Their outputs are
+compared with `io_<name>.npz`, what that layout's own code computes, or without it with `io.npz` in
+the runs in which `meta.json` puts that code within 1e-5 of it. Which runs were compared is printed.
 """
 
 import argparse
@@ -35,18 +39,31 @@ from weights_convert.layouts.registry import LAYOUTS, layouts_of
 from weights_convert.read import read_checkpoint
 
 PRIMARY = "(primary)"
+FIRST = "checkpoint.pth"
+SAME_REFERENCE = 1e-5  # two codes of one network agree: largest absolute difference
 INPUTS = ("image", "labels", "grad_cotangent")
 STEM = "first"  # how the study reads fewer channels than the checkpoint has
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One array beside the reference's. `relative` is to the array's largest magnitude."""
+    """One array beside the reference's.
+
+    Attributes:
+      name: name of the array.
+      absolute: largest error.
+      relative: the same, relative to the array's largest magnitude.
+      tolerance: limit of `relative`.
+      file: file that was read: a checkpoint but for a case of functions.
+      run: run that the array is of.
+    """
 
     name: str
     absolute: float
     relative: float
     tolerance: float
+    file: str = FIRST
+    run: str = PRIMARY
 
     @property
     def passed(self) -> bool:
@@ -65,13 +82,36 @@ def compare_case(folder: Path) -> list[Comparison]:
         with jax.default_matmul_precision("highest"):
             ours = numbers.of_case(meta, arrays, folder)
         return [
-            _compare(name, ours.get(name), reference, numbers.tolerance, None)
+            dataclasses.replace(
+                _compare(name, ours.get(name), reference, numbers.tolerance, None), file="io.npz"
+            )
             for name, reference in arrays.items()
             if name not in meta["inputs"]
         ]
     case = _Case.read(folder)
+    cases = [case, *(case.in_layout(file) for file in second_layouts(folder))]
     with tempfile.TemporaryDirectory() as scratch, jax.default_matmul_precision("highest"):
-        return list(case.comparisons(Path(scratch)))
+        return [found for each in cases for found in each.comparisons(Path(scratch))]
+
+
+def second_layouts(folder: Path) -> list[Path]:
+    """Further checkpoints of a case, with its weights in other layouts."""
+    return sorted(folder.glob("checkpoint_*.pth"))
+
+
+def _runs(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Names of the runs that have images among `arrays`."""
+    images = [name for name in arrays if name.split("/")[-1] == "image"]
+    return [name.removesuffix("image").removesuffix("/") or PRIMARY for name in images]
+
+
+def _run_of(name: str, runs: Sequence[str]) -> str:
+    """The run of `runs` that an array of this name is of."""
+    return next((run for run in runs if name.startswith(f"{run}/")), PRIMARY)
+
+
+def _is_gradient(name: str) -> bool:
+    return name.split("/")[-1].startswith("grad_") or "grad/" in name
 
 
 def _read(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, np.ndarray]]:
@@ -99,14 +139,16 @@ class _Case:
     groups: Groups  # the checkpoint's tensors
     params: Mapping[str, np.ndarray]  # native, as converted
     unused: Mapping[str, np.ndarray]  # tensors the converter ignores: a classifier head
+    references: Mapping[str, np.ndarray]  # what is compared, by name
+    file: str = FIRST
 
     @classmethod
     def read(cls, folder: Path) -> "_Case":
         meta, arrays = _read(folder)
-        if not (folder / "checkpoint.pth").is_file():
-            raise UserError(f"{folder}: not a case: there is no checkpoint.pth.")
+        if not (folder / FIRST).is_file():
+            raise UserError(f"{folder}: not a case: there is no {FIRST}.")
         family = FAMILIES[meta["family"]]
-        checkpoint = read_checkpoint(folder / "checkpoint.pth")
+        checkpoint = read_checkpoint(folder / FIRST)
         arch = family.arch(meta["config"], checkpoint.groups)
         try:
             layouts = family.layouts(arch) if family.layouts else layouts_of(family.backbone)
@@ -119,7 +161,41 @@ class _Case:
             family=family,
             arch=arch,
             groups=checkpoint.groups,
+            references={
+                name: value
+                for name, value in arrays.items()
+                if name.split("/")[-1] not in INPUTS and name not in meta.get("inputs", ())
+            },
             **converted,
+        )
+
+    def in_layout(self, file: Path) -> "_Case":
+        """This case with the weights of a second checkpoint, and the outputs to compare."""
+        groups = read_checkpoint(file).groups
+        try:
+            converted = _converted(self.family, self.arch, groups, layouts_of(self.family.backbone))
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
+        own, there = self.match.layout.head, converted["match"].layout.head
+        if own is not None and there is not None:  # the classifier by its name in the first file
+            converted["unused"] = {
+                name.replace(f"{there.key}.", f"{own.key}.", 1): value
+                for name, value in converted["unused"].items()
+            }
+        outputs = {k: v for k, v in self.references.items() if not _is_gradient(k)}
+        beside = file.with_name(file.name.replace("checkpoint", "io", 1)).with_suffix(".npz")
+        if beside.is_file():
+            with np.load(beside) as io:
+                outputs = dict(io)
+        else:
+            runs, apart = _runs(self.arrays), self.meta[file.stem]["max_abs_diff_to_io"]
+            known = {_run_of(name, runs) for name in apart}
+            wrong = {_run_of(n, runs) for n, value in apart.items() if value > SAME_REFERENCE}
+            outputs = {k: v for k, v in outputs.items() if _run_of(k, runs) in known - wrong}
+        if not outputs:
+            raise UserError(f"{file}: nothing to compare it with in io.npz.")
+        return dataclasses.replace(
+            self, groups=groups, references=outputs, file=file.name, **converted
         )
 
     def of_run(self, run: str) -> "_Case":
@@ -135,26 +211,26 @@ class _Case:
         return {"name": run, **self.meta["runs"].get(run, {})}
 
     def comparisons(self, scratch: Path) -> Iterator[Comparison]:
-        images = [name for name in self.arrays if name.split("/")[-1] == "image"]
+        runs = _runs(self.arrays)
         ours: dict[str, np.ndarray] = {}
         scales: dict[str, float] = {}
-        for name in images:
-            run = name.removesuffix("image").removesuffix("/") or PRIMARY
+        compared = {_run_of(name, runs) for name in self.references}
+        for run in (run for run in runs if run in compared):
             outputs, gradients, loss_scale = self.of_run(run)._run(run, scratch)
             ours |= outputs | gradients
             scales |= loss_scale
-        for name, reference in self.arrays.items():
-            if name.split("/")[-1] in INPUTS or name in self.meta.get("inputs", ()):
-                continue
-            yield _compare(name, ours.get(name), reference, self._tolerance(name), scales.get(name))
+        for name, reference in self.references.items():
+            found = _compare(
+                name, ours.get(name), reference, self._tolerance(name), scales.get(name)
+            )
+            yield dataclasses.replace(found, file=self.file, run=_run_of(name, runs))
 
     def _tolerance(self, name: str) -> float:
         """Relative; larger where float32 itself is further off, as the case has it measured."""
-        gradient = name.split("/")[-1].startswith("grad_") or "grad/" in name
         known = self.meta.get("arrays", {}).get(name, {})
         rounding = known.get("float32_vs_float64_abs_diff") or 0.0
         largest = known.get("abs_max") or np.inf
-        base = PARITY_GRADIENT if gradient else PARITY_FORWARD
+        base = PARITY_GRADIENT if _is_gradient(name) else PARITY_FORWARD
         return max(base, PARITY_ROUNDING * rounding / largest)
 
     def _run(
@@ -173,7 +249,7 @@ class _Case:
         unused |= self._further_inputs(prefix)
         training = self._entry(run).get("mode") == "train"
         forward = self._forward(arch, training)
-        where = self._gradient_prefix(run)
+        where = self._gradient_prefix(run) if self.file == FIRST else None
         if where is None:
             outputs = jax.jit(forward)(params, unused, image)
             return self._named(prefix, outputs), {}, {}
@@ -367,13 +443,17 @@ def main() -> int:
             failures += 1
             continue
         width = max(len(c.name) for c in comparisons)
-        print(f"{folder.name}\n  {'array':{width}}  absolute  relative  tolerance")
-        for c in comparisons:
-            verdict = "" if c.passed else "  FAILED"
-            print(
-                f"  {c.name:{width}}  {c.absolute:8.1e}  {c.relative:8.1e}  {c.tolerance:9.0e}"
-                f"{verdict}"
-            )
+        print(folder.name)
+        for file in dict.fromkeys(c.file for c in comparisons):
+            of_file = [c for c in comparisons if c.file == file]
+            runs = ", ".join(dict.fromkeys(c.run for c in of_file))
+            print(f"  {file}: {runs}\n  {'array':{width}}  absolute  relative  tolerance")
+            for c in of_file:
+                verdict = "" if c.passed else "  FAILED"
+                print(
+                    f"  {c.name:{width}}  {c.absolute:8.1e}  {c.relative:8.1e}  {c.tolerance:9.0e}"
+                    f"{verdict}"
+                )
         failed = sum(not c.passed for c in comparisons)
         failures += failed
         print(f"  {len(comparisons)} arrays, {failed} above tolerance\n")

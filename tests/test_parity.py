@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import runs
-from parity import INPUTS, compare_case
+import torch
+from parity import INPUTS, compare_case, second_layouts
 from parity_families import FAMILIES
 from parity_families.numbers import NUMBERS
 from tolerances import PARITY_FORWARD
@@ -47,7 +48,9 @@ def test_every_array_and_gradient_is_the_references(folder):
     inputs = json.loads((folder / "meta.json").read_text()).get("inputs", ())
     with np.load(folder / "io.npz") as io:
         outputs = [n for n in io if n.split("/")[-1] not in INPUTS and n not in inputs]
-    assert [c.name for c in comparisons] == outputs
+    second = {file.name for file in second_layouts(folder)}
+    assert [c.name for c in comparisons if c.file not in second] == outputs
+    assert {c.file for c in comparisons if c.file in second} == second
     assert not [c for c in comparisons if not c.passed]
     assert max(c.relative for c in comparisons) <= PARITY_FORWARD
 
@@ -120,6 +123,30 @@ def test_an_error_or_an_unknown_array_fails(case):
         "ch1/something_new (not covered)",
         "grad/norm.weight",
     }
+
+
+def test_a_second_layout_is_compared_in_the_runs_that_its_own_code_agrees_on(tmp_path):
+    case = tmp_path / "case"
+    shutil.copytree(HERE / "dino_v1_tiny", case)
+    tensors = torch.load(case / "checkpoint.pth", weights_only=True)
+    tensors["norm.bias"] = tensors["norm.bias"] + 1e-2
+    wrong = {"teacher": {f"backbone.{name}": value for name, value in tensors.items()}}
+    torch.save(wrong, case / "checkpoint_teacher.pth")
+    meta = json.loads((case / "meta.json").read_text())
+    apart = {"final_cls": 1e-7, "ch1/final_cls": 0.1}
+    meta["checkpoint_teacher"] = {"max_abs_diff_to_io": apart}
+    (case / "meta.json").write_text(json.dumps(meta))
+
+    second = [c for c in compare_case(case) if c.file == "checkpoint_teacher.pth"]
+    outputs = ("tokens_in", "block_00", "block_01", "final_tokens_norm", "final_cls")
+    assert [c.name for c in second] == list(outputs)  # not of ch1, and no gradients
+    assert {c.name for c in second if not c.passed} == {"final_tokens_norm", "final_cls"}
+
+    # What its own code computes, where the case has that.
+    with np.load(case / "io.npz") as io:
+        np.savez(case / "io_teacher.npz", **{"ch1/block_01": io["ch1/block_01"]})
+    second = [c for c in compare_case(case) if c.file == "checkpoint_teacher.pth"]
+    assert [(c.name, c.run, c.passed) for c in second] == [("ch1/block_01", "ch1", True)]
 
 
 def test_the_tool_exits_1_and_names_what_it_cannot_run(case, tmp_path):
