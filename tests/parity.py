@@ -9,9 +9,9 @@ magnitude (the loss: to that of the terms it is the sum of). A case of functions
 (`parity_families.numbers`: metrics, nearest neighbours) has no checkpoint. The exit status is 1 if
 an error is above its tolerance or an array is not covered.
 
-The same weights in a second layout, a `checkpoint_<name>` of `meta.json`, go the same way. Outputs are
-compared with `io_<name>.npz`, what that layout's own code computes, or without it with `io.npz` in
-the runs in which `meta.json` puts that code within 1e-5 of it. Which runs were compared is printed.
+The same weights in a second layout, a `checkpoint_<name>` of `meta.json`, go the same way. Outputs
+are compared with `io_<name>.npz`, what that layout's own code computes, or without it with `io.npz`
+in the runs in which `meta.json` puts that code within 1e-5 of it. Which were compared is printed.
 """
 
 import argparse
