@@ -9,9 +9,9 @@ magnitude (the loss: to that of the terms it is the sum of). A case of functions
 (`parity_families.numbers`: metrics, nearest neighbours) has no checkpoint. The exit status is 1 if
 an error is above its tolerance or an array is not covered.
 
-The same weights in a second layout, `checkpoint_<name>.pth`, go the same way. Their outputs are
-compared with `io_<name>.npz`, what that layout's own code computes, or without it with `io.npz` in
-the runs in which `meta.json` puts that code within 1e-5 of it. Which runs were compared is printed.
+The same weights in a second layout, a `checkpoint_<name>` of `meta.json`, go the same way. Outputs
+are compared with `io_<name>.npz`, what that layout's own code computes, or without it with `io.npz`
+in the runs in which `meta.json` puts that code within 1e-5 of it. Which were compared is printed.
 """
 
 import argparse
@@ -52,7 +52,7 @@ class Comparison:
     Attributes:
       name: name of the array.
       absolute: largest error.
-      relative: the same, relative to the array's largest magnitude.
+      relative: largest error as a share of the array's largest magnitude.
       tolerance: limit of `relative`.
       file: file that was read: a checkpoint but for a case of functions.
       run: run that the array is of.
@@ -95,8 +95,9 @@ def compare_case(folder: Path) -> list[Comparison]:
 
 
 def second_layouts(folder: Path) -> list[Path]:
-    """Further checkpoints of a case, with its weights in other layouts."""
-    return sorted(folder.glob("checkpoint_*.pth"))
+    """Further checkpoints of a case, with its weights in other layouts: those it describes."""
+    described = json.loads((folder / "meta.json").read_text())
+    return [file for file in sorted(folder.glob("checkpoint_*.pth")) if file.stem in described]
 
 
 def _runs(arrays: Mapping[str, np.ndarray]) -> list[str]:
@@ -151,8 +152,7 @@ class _Case:
         checkpoint = read_checkpoint(folder / FIRST)
         arch = family.arch(meta["config"], checkpoint.groups)
         try:
-            layouts = family.layouts(arch) if family.layouts else layouts_of(family.backbone)
-            converted = _converted(family, arch, checkpoint.groups, layouts)
+            converted = _converted(family, arch, checkpoint.groups)
         except UserError as error:
             raise UserError(f"{folder}: {error}") from error
         return cls(
@@ -173,7 +173,7 @@ class _Case:
         """This case with the weights of a second checkpoint, and the outputs to compare."""
         groups = read_checkpoint(file).groups
         try:
-            converted = _converted(self.family, self.arch, groups, layouts_of(self.family.backbone))
+            converted = _converted(self.family, self.arch, groups)
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
         own, there = self.match.layout.head, converted["match"].layout.head
@@ -188,12 +188,16 @@ class _Case:
             with np.load(beside) as io:
                 outputs = dict(io)
         else:
-            runs, apart = _runs(self.arrays), self.meta[file.stem]["max_abs_diff_to_io"]
+            runs = _runs(self.arrays)
+            apart = self.meta[file.stem].get("max_abs_diff_to_io", {})
             known = {_run_of(name, runs) for name in apart}
-            wrong = {_run_of(n, runs) for n, value in apart.items() if value > SAME_REFERENCE}
+            wrong = {_run_of(n, runs) for n, x in apart.items() if not x <= SAME_REFERENCE}
             outputs = {k: v for k, v in outputs.items() if _run_of(k, runs) in known - wrong}
         if not outputs:
-            raise UserError(f"{file}: nothing to compare it with in io.npz.")
+            raise UserError(
+                f"{file}: nothing to compare it with: expected {beside.name}, or in meta.json"
+                f" {file.stem}.max_abs_diff_to_io with a run within {SAME_REFERENCE:.0e}."
+            )
         return dataclasses.replace(
             self, groups=groups, references=outputs, file=file.name, **converted
         )
@@ -203,7 +207,7 @@ class _Case:
         name = self.family.run_layout(self._entry(run))
         if name is None:
             return self
-        converted = _converted(self.family, self.arch, self.groups, [LAYOUTS[name]])
+        converted = _converted(self.family, self.arch, self.groups, LAYOUTS[name])
         return dataclasses.replace(self, **converted)
 
     def _entry(self, run: str) -> Mapping[str, Any]:
@@ -373,9 +377,12 @@ class _Case:
 
 
 def _converted(
-    family: Family, arch: ArchConfig, groups: Groups, layouts: Sequence[Layout]
+    family: Family, arch: ArchConfig, groups: Groups, layout: Layout | None = None
 ) -> dict[str, Any]:
-    """The fields of a case that follow from how its checkpoint is read."""
+    """The fields of a case that follow from how its checkpoint is read: in `layout`, or in the one
+    that is recognised."""
+    layouts = family.layouts(arch) if family.layouts else layouts_of(family.backbone)
+    layouts = layouts if layout is None else [layout]
     native = parameters(create_abstract(family.backbone, arch, Execution()))
     converted = convert(groups, native, layouts)
     match = converted.match

@@ -142,6 +142,11 @@ def test_a_second_layout_is_compared_in_the_runs_that_its_own_code_agrees_on(tmp
     assert [c.name for c in second] == list(outputs)  # not of ch1, and no gradients
     assert {c.name for c in second if not c.passed} == {"final_tokens_norm", "final_cls"}
 
+    meta["checkpoint_teacher"]["max_abs_diff_to_io"] = {"final_cls": 0.1}
+    (case / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match=r"expected io_teacher\.npz, or in meta\.json"):
+        compare_case(case)
+
     # What its own code computes, where the case has that.
     with np.load(case / "io.npz") as io:
         np.savez(case / "io_teacher.npz", **{"ch1/block_01": io["ch1/block_01"]})
