@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import held_images
 import pytest
 from prepared_sets import contents, note_reads
 from raw_sets import write_aptos
@@ -77,10 +78,11 @@ def test_workers_do_without_jax():
 PROGRAM = """
 import sys
 from pathlib import Path
+import held_images
+from fmi_jax.data.preparing import build
 from fmi_jax.data.preparing.prepare import prepare_sizes
-from fmi_jax.data.preparing.selection import Row
-from fmi_jax.data.raw.spec import RawExample
 from fmi_jax.data.registry import DATASETS
+build.write_shards = held_images.write_shards
 raw, data = map(Path, sys.argv[1:])
 for dataset in prepare_sizes(
     DATASETS["aptos2019"], raw, data, sizes=(13, 17), on_bad="quarantine", processes=2
@@ -90,8 +92,13 @@ for dataset in prepare_sizes(
 
 
 def start(raw: Path, data: Path) -> subprocess.Popen:
-    arguments = [sys.executable, "-c", PROGRAM, str(raw), str(data)]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(raw), str(data)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def wait_for(condition) -> None:
@@ -103,21 +110,17 @@ def wait_for(condition) -> None:
 
 @pytest.fixture
 def slow(tmp_path, prepared):
-    """Raw data with an image that nobody finishes reading until something is written into it."""
+    """Raw data, and a pipe at which reading an image stops until somebody opens it for writing."""
     raw = write_aptos(tmp_path / "raw")
-    path = raw / "train_images" / f"{prepared.ids('train')[2]}.png"
-    whole = path.read_bytes()
-    path.unlink()
-    os.mkfifo(path)
-    return raw, path, whole
+    return raw, held_images.hold(raw / "train_images" / f"{prepared.ids('train')[2]}.png")
 
 
 def test_a_killed_run_leaves_nothing_that_is_used_and_is_taken_up(slow, prepared, tmp_path, read):
-    raw, path, whole = slow
+    raw, pipe = slow
     data = tmp_path / "data"
     process = start(raw, data)
     partial = data / "aptos2019" / ".17-upstream.partial"
-    with path.open("wb"):  # a worker is at work on it
+    with pipe.open("wb"):  # a worker is at work on it
         wait_for(lambda: len(list(partial.glob("*.json"))) == 3)  # of four shards
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
@@ -125,8 +128,7 @@ def test_a_killed_run_leaves_nothing_that_is_used_and_is_taken_up(slow, prepared
     with pytest.raises(UsageError, match="Prepared there: none"):
         open_dataset(data, "aptos2019", 13)
 
-    path.unlink()
-    path.write_bytes(whole)
+    pipe.unlink()
     small, large = prepare_sizes(APTOS, raw, data, sizes=(13, 17))
     assert read == prepared.ids("train")[:16]  # those of the unit that was not finished
     assert contents(small.folder) == contents(prepared.folder)
@@ -138,13 +140,13 @@ def test_a_killed_run_leaves_nothing_that_is_used_and_is_taken_up(slow, prepared
 
 
 def test_two_at_once_do_no_harm(slow, tmp_path):
-    raw, path, whole = slow
+    raw, pipe = slow
     data = tmp_path / "data"
     first = start(raw, data)
-    with path.open("wb") as image:  # the first is at work on it
+    with pipe.open("wb"):  # the first is at work on it
+        pipe.unlink()  # the second, if it read it too, would not wait
         second = start(raw, data)
         assert "Waiting for another process" in second.stderr.readline()
-        image.write(whole)
     outputs = [process.communicate(timeout=100) for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], outputs
     assert outputs[0][0] == outputs[1][0]
@@ -153,7 +155,7 @@ def test_two_at_once_do_no_harm(slow, tmp_path):
 
 
 def test_a_killed_worker_is_an_error_that_names_the_image(slow, monkeypatch):
-    raw, path, _ = slow
+    raw, pipe = slow
     processes, popen = [], subprocess.Popen
 
     def noting(*args, **options):
@@ -161,20 +163,20 @@ def test_a_killed_worker_is_an_error_that_names_the_image(slow, monkeypatch):
         return processes[-1]
 
     monkeypatch.setattr(pool.subprocess, "Popen", noting)
-    scan = functools.partial(reading.scan_rows, num_classes=5, channels=3)
+    scan = functools.partial(held_images.scan_rows, num_classes=5, channels=3)
     rows = [
         Row(
             RawExample(id=name, path=f"{name}.png", label=0, row=5),
             raw / "train_images" / f"{name}.png",
         )
-        for name in ("eye000", path.stem)
+        for name in ("eye000", pipe.stem)
     ]
     found = reading.read_images(scan, [rows], [rows], description="", processes=2)
     next(found)
-    with path.open("wb"):  # the worker is at work on it
+    with pipe.open("wb"):  # the worker is at work on it
         processes[0].kill()
         with pytest.raises(
-            UserError, match=rf"killed by SIGKILL\) while it read .*{path.stem}\.png"
+            UserError, match=rf"killed by SIGKILL\) while it read .*{pipe.stem}\.png"
         ):
             next(found)
 
