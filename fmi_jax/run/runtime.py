@@ -7,6 +7,7 @@ import os
 import platform
 import resource
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ def configure() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     for noisy in ("absl", "asyncio", "orbax", "jax._src.xla_bridge"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what they log as an error they raise
+    # A checkpoint that could not be written leaves parts of itself unwritten.
+    warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
     if (limit := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
         print(
             f"note: this process may use {limit / 2**30:.3g} GiB of memory (ulimit -v). Where that"
