@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from fmi_jax import atomic
 from fmi_jax.artifacts import older, sealed
 from fmi_jax.artifacts.charts import Chart
 from fmi_jax.artifacts.evaluation import Evaluation, or_nan, strict
@@ -145,6 +146,11 @@ class Finding:
         return cls(**{**values, **parts})
 
 
+def tables_in(workdir: Path) -> dict[str, str]:
+    """Checksums of the CSV tables in a folder, for `Result.tables`."""
+    return {path.name: atomic.sha256(path) for path in sorted(workdir.glob("*.csv"))}
+
+
 def current(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Upgrade the content of a `result.json` to the current format.
 
@@ -194,6 +200,8 @@ class Result:
       unread: dotted names of the config sections and fields that the run did not read.
       adapt, head: names of the adaptation and the head that were trained; empty if nothing was,
         and in results of earlier versions.
+      tables: SHA-256 checksum of each CSV table in the run's folder, by file name; none in results
+        of earlier versions.
     """
 
     config: dict[str, Any]
@@ -213,6 +221,7 @@ class Result:
     unread: tuple[str, ...] = ()
     adapt: str = ""
     head: str = ""
+    tables: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def finding(self) -> Finding:
@@ -233,6 +242,16 @@ class Result:
     def test(self) -> Evaluation:
         """Test metrics of a run that classifies."""
         return self.finding.evaluations["test"]
+
+    def check_table(self, path: Path) -> None:
+        """Refuse a table of the run that is not what the run wrote.
+
+        Raises:
+          UserError: its checksum is another.
+        """
+        known = self.tables.get(path.name)
+        if known is not None and path.is_file() and atomic.sha256(path) != known:
+            raise UserError(f"{path} has changed since its run wrote it: {sealed.AS_WRITTEN}.")
 
     def to_json(self) -> dict[str, Any]:
         """The result as strict JSON values: NaN becomes None."""

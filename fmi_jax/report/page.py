@@ -67,6 +67,7 @@ def _evaluated(workdir: Path, result: Result, image_of: ImageOf | None) -> bytes
     test = result.test
     task = TASKS[test.task](test.classes)
     kept = workdir / task.file
+    result.check_table(kept)
     history = _history.read_history(workdir / _history.FILE_NAME)
     history |= _history.part(history, result.finding.values.get("curves", ""))
     drawn = task.figures(kept, test)

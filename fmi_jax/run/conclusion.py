@@ -9,7 +9,7 @@ import numpy as np
 from fmi_jax import atomic
 from fmi_jax.artifacts.charts import PICTURES
 from fmi_jax.artifacts.checkpoints import keep_models
-from fmi_jax.artifacts.result import FILE_NAME as RESULT, PENDING, Best, Finding, Result
+from fmi_jax.artifacts.result import FILE_NAME as RESULT, PENDING, Best, Finding, Result, tables_in
 from fmi_jax.data.registry import note_on
 from fmi_jax.data.remarks import remarks_on
 from fmi_jax.errors import UserError
@@ -59,6 +59,7 @@ def conclude(session: Session, findings: Sequence[Finding]) -> Result:
         started=record.started,
         finished=now(),
         unread=tuple(session.protocol.unread),
+        tables=tables_in(session.workdir),
     )
     if session.active:
         charts = {name: chart for found in findings for name, chart in found.charts.items()}

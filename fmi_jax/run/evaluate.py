@@ -124,6 +124,7 @@ def evaluate(
     if parallel.is_main():
         out.mkdir(parents=True, exist_ok=True)
         task.keep(out / task.file, measured, rows)
+        result = dataclasses.replace(result, tables=tables_in(out))
         places = [(part, row) for part in splits for row in range(len(dataset.split(part)))]
         result.write(out, PENDING)
         shown = run.config.data.thumbnails

@@ -25,6 +25,7 @@ from fmi_jax.artifacts.result import PENDING, Result
 from fmi_jax.artifacts.scalars import MetricWriter
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.errors import UserError
+from fmi_jax.report.page import write_report
 from fmi_jax.run import conclusion, experiment
 from fmi_jax.run.evaluate import evaluate
 from fmi_jax.run.predict import predict
@@ -181,6 +182,16 @@ def test_a_report_that_is_gone_is_written_again(
     (workdir / "report.html").unlink(missing_ok=True)
     experiment.run(squares, workdir)
     assert b"</html>" in (workdir / "report.html").read_bytes()
+
+
+def test_a_changed_digit_of_the_predictions_is_noticed(finished: Path, workdir: Path) -> None:
+    shutil.copytree(finished, workdir)
+    table = workdir / "predictions.csv"
+    content = bytearray(table.read_bytes())
+    content[content.rindex(b".") + 1] ^= 1
+    table.write_bytes(content)
+    with pytest.raises(UserError, match=r"predictions\.csv has changed since its run wrote it"):
+        write_report(workdir)
 
 
 # Checkpoints

@@ -28,7 +28,7 @@ from study_trees import (
     write_plan,
 )
 
-from fmi_jax.artifacts.result import Result
+from fmi_jax.artifacts.result import Result, tables_in
 from fmi_jax.cli import main
 from fmi_jax.config import ExperimentConfig
 from fmi_jax.drawing.wording import sentence
@@ -227,6 +227,25 @@ def test_a_cell_that_its_predictions_contradict_is_left_out_and_named(tmp_path, 
     assert sentence("studies/cells/a/predictions.csv gives 0.1") == (
         "studies/cells/a/predictions.csv gives 0.1."  # the path as it is
     )
+
+
+def test_a_digit_of_a_table_that_has_changed_is_noticed(tmp_path, capsys):
+    """One that no metric shows."""
+    write_plan(tmp_path, [setting({"dataset": "aptos2019", "model": "m"}, cells("a", seeds=2))])
+    for seed in range(2):
+        folder = cell(tmp_path, f"a-0.001-{seed}")
+        finish(folder, skill=3.0, seed=seed)
+        dataclasses.replace(Result.read(folder), tables=tables_in(folder)).write(folder)
+    assert main(["report", "--root", str(tmp_path)]) == 0
+    assert "predictions.csv" not in capsys.readouterr().err
+    table = folder / "predictions.csv"
+    content = bytearray(table.read_bytes())
+    content[content.rindex(b".") + 1] ^= 1
+    table.write_bytes(content)
+    assert main(["report", "--root", str(tmp_path)]) == 0
+    err = capsys.readouterr().err
+    assert f"{table} has changed since its run wrote it" in err
+    assert "The cell counts as missing" in err
 
 
 def test_a_result_of_another_cell_is_left_out_and_named(tmp_path, capsys):

@@ -137,6 +137,11 @@ class Sampler:
         found = {}
         for run in number.runs:
             try:
+                run.outcome.finished.check_table(run.predictions)
+            except UserError as error:
+                found[run.outcome] = f"{error} The cell counts as missing"
+                continue
+            try:
                 value = float(self._of_run(number, run, _read)["point"])
             except (OSError, UserError):  # `samples` says it
                 continue
