@@ -156,6 +156,33 @@ sys.exit(guarded(main))
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
+@pytest.mark.parametrize(
+    "arguments", [("weights_convert", "inspect", "x"), ("fmi_jax.cli", "doctor")]
+)
+def test_an_interrupt_while_jax_is_imported_is_heeded(arguments: tuple[str, ...]) -> None:
+    program = f"""
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "jax":
+            sys.meta_path.remove(self)
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+sys.argv = {list(arguments)!r}
+runpy.run_module({arguments[0]!r}, run_name="__main__", alter_sys=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=runs.ROOT,
+        env=runs.environment(),
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 def test_what_cannot_be_printed_is_one_message() -> None:
     program = (
         "import sys; from fmi_jax.guard import guarded; sys.exit(guarded(lambda: print('done')))"

@@ -10,7 +10,7 @@ import numpy as np
 
 from fmi_jax import parallel
 from fmi_jax.artifacts.evaluation import Evaluation
-from fmi_jax.artifacts.result import FILE_NAME as RESULT, PENDING, Result
+from fmi_jax.artifacts.result import FILE_NAME as RESULT, PENDING, Result, tables_in
 from fmi_jax.data import loader
 from fmi_jax.data.labels import IGNORE, Label, class_membership
 from fmi_jax.data.prepared import PreparedDataset, list_prepared, open_dataset

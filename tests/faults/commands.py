@@ -173,7 +173,7 @@ BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 def registered() -> set[str]:
     """Names of all commands that the program registers; subcommands in two words."""
     from fmi_jax.cli import make_parser
-    from weights_convert.__main__ import COMMANDS
+    from weights_convert.cli import COMMANDS
 
     return {
         *_leaves(make_parser()),

@@ -12,7 +12,7 @@ import numpy as np
 from entering import assert_said
 from hypothesis import given, settings, strategies as st
 
-from weights_convert.__main__ import main
+from weights_convert.cli import main
 
 WORDS = st.sampled_from(
     [

@@ -17,7 +17,7 @@ from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.blip import BLIP, BLIPArch
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.run.assembly import assemble
-from weights_convert import __main__ as command
+from weights_convert import cli as command
 from weights_convert.engine import convert, plan
 from weights_convert.layouts.registry import LAYOUTS, layouts_of
 

@@ -22,7 +22,7 @@ from fmi_jax.protocols.adapt.lora import LoraConfig, add_adapters, merge_adapter
 from fmi_jax.run.assembly import assemble
 from fmi_jax.run.network import read_trained, whole_backbone
 from fmi_jax.training.partition import partition
-from weights_convert.__main__ import main as weights_convert
+from weights_convert.cli import main as weights_convert
 
 ALL = ("q", "v", "proj", "mlp")
 CONVOLUTIONAL = ("resnet", "convnext")  # have neither queries nor values

@@ -21,7 +21,7 @@ from fmi_jax.models.registry import BACKBONES
 from fmi_jax.protocols.heads.stacked import StackedClassifier
 from fmi_jax.run.assembly import assemble
 from fmi_jax.training.partition import partition
-from weights_convert.__main__ import main
+from weights_convert.cli import main
 from weights_convert.engine import plan, source_shapes
 from weights_convert.layouts.registry import LAYOUTS, layouts_of
 from weights_convert.stacked import Stacked, StackedArch, blocks_again, stacked_layouts

@@ -33,7 +33,7 @@ from fmi_jax.models import base
 from fmi_jax.models.deit import DeiT
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.run.network import read_trained
-from weights_convert.__main__ import main as weights_convert
+from weights_convert.cli import main as weights_convert
 from weights_convert.engine import convert
 from weights_convert.layouts.registry import layouts_of
 from weights_convert.read import read_checkpoint

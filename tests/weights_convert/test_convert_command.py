@@ -21,7 +21,7 @@ from fmi_jax.errors import UserError
 from fmi_jax.models.base import Execution, create_abstract, parameters
 from fmi_jax.models.registry import BACKBONES
 from weights_convert import engine
-from weights_convert.__main__ import main
+from weights_convert.cli import main
 from weights_convert.engine import plan, source_shapes
 from weights_convert.layouts.registry import LAYOUTS
 

@@ -22,7 +22,7 @@ from fmi_jax.protocols.heads.linear import LinearClassifier
 from fmi_jax.run.assembly import BARE
 from fmi_jax.run.network import whole_backbone
 from fmi_jax.training.partition import named_values, partition
-from weights_convert.__main__ import main
+from weights_convert.cli import main
 from weights_convert.engine import convert
 from weights_convert.export import Source, export
 from weights_convert.layouts.registry import LAYOUTS

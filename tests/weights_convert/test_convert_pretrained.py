@@ -19,7 +19,7 @@ from fmi_jax.config import ExperimentConfig
 from fmi_jax.fields import set_fields
 from fmi_jax.models.registry import BACKBONES
 from fmi_jax.run.network import finished
-from weights_convert.__main__ import main
+from weights_convert.cli import main
 
 import timm  # isort: skip - after torchvision
 from timm.models.vision_transformer import VisionTransformer
