@@ -61,6 +61,7 @@ class Started:
         env = {name: value for name, value in os.environ.items() if name != "FAULTS"}
         env |= {"PYTHONPATH": f"{INJECTED}{os.pathsep}{ROOT}", "TMPDIR": str(tmp)}
         env |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(FAST)}
+        env["PYTHONDONTWRITEBYTECODE"] = "1"  # beside a config, which is Python
         if faults is not None:
             env["FAULTS"] = json.dumps({"under": str(here), **faults})
 
