@@ -139,7 +139,8 @@ def _predict(commands: argparse._SubParsersAction) -> None:
             raise UsageError(
                 "--flips, --largest and --fill-holes are for masks: add --masks FOLDER"
             )
-        check_output(values.out, values.images, begins=b"id,")
+        begins = b"id,predicted" if values.masks is None else b"id,class,"
+        check_output(values.out, values.images, begins)  # no table of labels, or of the run's own
         for folder in filter(None, (values.masks, values.saliency)):
             check_output_folder(folder, values.images)
         values.out.parent.mkdir(parents=True, exist_ok=True)

@@ -67,7 +67,7 @@ def check_output(path: Path, inputs: Collection[Path] = (), begins: bytes = b"")
             if (start := file.read(len(begins))) and start != begins:
                 raise UserError(
                     f"{path} holds something else, which is not replaced: expected a new file, or"
-                    " one that an earlier call wrote."
+                    " one that such a call wrote."
                 )
     _try_place(path.parent, path.name)
 

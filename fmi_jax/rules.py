@@ -16,6 +16,7 @@ _Number = TypeVar("_Number", int, float)
 _Numbers = TypeVar("_Numbers", tuple[int, ...], tuple[float, ...])
 _Value = TypeVar("_Value")
 _MOST = 2**32 - 1  # largest random seed; no other number comes near
+_MOST_FLOAT = 3.4e38  # of float32, as which a device gets it
 _MOST_VALUES = 1000
 _MOST_SHOWN = 300  # characters of a wrong value in a message
 _NO_TEXT = (
@@ -207,7 +208,8 @@ def _excess(value: Any) -> str:
         return "" if possible else _NO_TEXT
     if isinstance(value, float) and not math.isfinite(value):
         return "expected a finite number"
-    return "" if abs(value) <= _MOST or isinstance(value, float) else f"expected at most {_MOST}"
+    most = _MOST_FLOAT if isinstance(value, float) else _MOST
+    return "" if abs(value) <= most else f"expected at most {most}"
 
 
 def _shown(value: Any) -> str:

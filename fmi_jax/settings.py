@@ -52,7 +52,7 @@ class DataConfig:
 
     name: str = "synthetic"
     data_dir: str = "data"
-    prepared_size: int = positive(256)
+    prepared_size: int = positive(256, 2**16)
     split: str = ""
     threads: int = not_negative(0, at_most=1024)
     workers: int = not_negative(0, at_most=1024)
@@ -411,7 +411,7 @@ class BaseConfig:
     adapt: str = ""
     head: str = ""
     judges: tuple[str, ...] = ()
-    image_size: int = positive(224)
+    image_size: int = positive(224, 2**14)
     metric: str = ""
     group_pooling: str = one_of("", "", "mean", "max", "noisy_or")
     data: DataConfig = dataclasses.field(default_factory=DataConfig)

@@ -271,6 +271,23 @@ def test_subcommands(
     assert message in refused(capsys, cli.main(arguments), code)
 
 
+def test_predict_replaces_no_table_but_its_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    table = tmp_path / "predictions.csv"
+    arguments = ["predict", "--workdir", str(tmp_path), "a.png", "--out", str(table)]
+    for columns in ("id,label", "id,label,predicted,p_a", "id,group,label,predicted", "id,loss"):
+        table.write_text(f"{columns}\n")
+        assert "holds something else" in refused(capsys, cli.main(arguments), 1)
+        masks = [*arguments, "--masks", str(tmp_path / "masks")]
+        assert "holds something else" in refused(capsys, cli.main(masks), 1)
+        assert table.read_text() == f"{columns}\n"
+    for columns, more in (("id,predicted,p_a", []), ("id,class,height", ["--masks", "x"])):
+        table.write_text(f"{columns}\n")
+        said = refused(capsys, cli.main([*arguments, *more]), 1)
+        assert "holds no result.json" in said or "holds no run.json" in said, said
+
+
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     assert "fmi-jax prepare aptos2019" in capsys.readouterr().out

@@ -26,11 +26,17 @@ _TEXT = (
     ("values", "message"),
     [
         ({"image_size": 0}, "image_size=0: expected more than 0"),
+        ({"image_size": 2**16}, "image_size=65536: expected at most 16384"),
+        ({"data.prepared_size": 2**20}, "data.prepared_size=1048576: expected at most 65536"),
         ({"optim.clip_norm": -0.5}, "optim.clip_norm=-0.5: expected 0 or more"),
         ({"optim.clip_norm": float("nan")}, "optim.clip_norm=nan: expected 0 or more"),
         (
             {"optim.learning_rate": float("inf")},
             "optim.learning_rate=inf: expected a finite number",
+        ),
+        (
+            {"optim.learning_rate": 1e300},
+            "optim.learning_rate=1e+300: expected at most 3.4e+38",
         ),
         ({"augment.brightness": float("inf")}, "augment.brightness=inf: expected a finite number"),
         (
