@@ -130,6 +130,19 @@ def test_no_escape_sequence_reaches_the_terminal(capsys: pytest.CaptureFixture[s
     assert printable("a\tb\nç 漢") == "a\tb\nç 漢"
 
 
+def ended(program: str) -> tuple[int, str]:
+    """Exit code of a program of its own, and what it said."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=runs.ROOT,
+        env=runs.environment(),
+    )
+    return done.returncode, done.stderr
+
+
 def test_an_interrupt_in_a_callback_of_the_garbage_collector_is_heeded() -> None:
     program = """
 import gc, signal, sys, time
@@ -145,15 +158,7 @@ def main():
         time.sleep(0.1)
 sys.exit(guarded(main))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=runs.ROOT,
-        env=runs.environment(),
-    )
-    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    assert ended(program) == (130, "interrupted\n")
 
 
 @pytest.mark.parametrize(
@@ -172,15 +177,7 @@ sys.meta_path.insert(0, Interrupting())
 sys.argv = {list(arguments)!r}
 runpy.run_module({arguments[0]!r}, run_name="__main__", alter_sys=True)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=runs.ROOT,
-        env=runs.environment(),
-    )
-    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    assert ended(program) == (130, "interrupted\n")
 
 
 def test_what_cannot_be_printed_is_one_message() -> None:

@@ -69,7 +69,7 @@ def reading(path: Path, what: str, way_out: str = AS_WRITTEN) -> Iterator[None]:
 
     Args:
       path: file that is read.
-      what: what it should be ("the record of a run").
+      what: words for its kind ("the record of a run").
       way_out: what was expected, and what to do.
 
     Raises:

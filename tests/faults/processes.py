@@ -25,7 +25,7 @@ class Ended:
 
     Attributes:
       code: exit code; a negative one is a signal.
-      out, err: what it printed.
+      out, err: text on its standard output and standard error.
       seconds: time that it took.
       hung: True if it was killed for not ending.
     """
