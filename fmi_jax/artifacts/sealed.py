@@ -70,7 +70,7 @@ def reading(path: Path, what: str, way_out: str = AS_WRITTEN) -> Iterator[None]:
     Args:
       path: file that is read.
       what: words for its kind ("the record of a run").
-      way_out: what was expected, and what to do.
+      way_out: words for the state that was expected, and the command that leads there.
 
     Raises:
       UserError: the file is not `what`.

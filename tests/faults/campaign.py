@@ -23,7 +23,7 @@ class Outcome:
     Attributes:
       counts: number of cases by command and fault.
       left_out: faults that this machine does not allow, with the reason.
-      failures: what was wrong, by case.
+      failures: list of the invariants that did not hold, by case.
     """
 
     counts: collections.Counter[tuple[str, str]]

@@ -26,7 +26,7 @@ class Disturbed:
     """A case at work.
 
     Attributes:
-      case: what is done to what.
+      case: command, state that it begins in, and fault.
       here: working folder of the command.
       reference: undisturbed outcome.
       limit: seconds after which a command hangs.
