@@ -1,7 +1,9 @@
 """What a user gets wrong at the command line: one message, the right exit code, no traceback."""
 
 from pathlib import Path
+from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 import runs
@@ -10,6 +12,7 @@ from PIL import Image
 from fmi_jax import cli
 from fmi_jax.entry import run_main
 from fmi_jax.guard import guarded
+from fmi_jax.run import experiment
 
 CONFIG = """
 from fmi_jax.config import ExperimentConfig
@@ -219,7 +222,13 @@ def test_run_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
 def test_flags_of_run(
     config: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
-    assert message in refused(capsys, run(f"--config={config}", *flags))
+    begun = AssertionError("it began")
+    with (
+        mock.patch.object(experiment, "run", side_effect=begun),
+        mock.patch.object(jax.distributed, "initialize", side_effect=begun),
+    ):
+        code = run(f"--config={config}", *flags)
+    assert message in refused(capsys, code)
 
 
 def test_long_names(config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
