@@ -139,8 +139,8 @@ def _predict(commands: argparse._SubParsersAction) -> None:
             raise UsageError(
                 "--flips, --largest and --fill-holes are for masks: add --masks FOLDER"
             )
-        begins = b"id,predicted" if values.masks is None else b"id,class,"
-        check_output(values.out, values.images, begins)  # no table of labels, or of the run's own
+        # Tables of classes and of masks; not one of labels, nor a run's own predictions.
+        check_output(values.out, values.images, (b"id,predicted", b"id,class,"))
         for folder in filter(None, (values.masks, values.saliency)):
             check_output_folder(folder, values.images)
         values.out.parent.mkdir(parents=True, exist_ok=True)

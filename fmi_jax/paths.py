@@ -46,13 +46,15 @@ def check_file(path: Path) -> None:
         raise UserError(f"{path} {fault}: expected a file.")
 
 
-def check_output(path: Path, inputs: Collection[Path] = (), begins: bytes = b"") -> None:
+def check_output(
+    path: Path, inputs: Collection[Path] = (), begins: tuple[bytes, ...] = (b"",)
+) -> None:
     """Refuse a place that the result of the work ahead cannot be written to.
 
     Args:
       path: file to write.
       inputs: files that are read for it, none of which it may replace.
-      begins: first bytes of such a result; a file that begins otherwise is not replaced.
+      begins: first bytes of such results; a file that begins otherwise is not replaced.
 
     Raises:
       UserError: it is one of the inputs, holds something else, is no regular file, or its folder is
@@ -64,7 +66,8 @@ def check_output(path: Path, inputs: Collection[Path] = (), begins: bytes = b"")
         if fault := fault_of_file(path):
             raise UserError(f"{path} {fault}: expected a new file, or one to replace.")
         with path.open("rb") as file:
-            if (start := file.read(len(begins))) and start != begins:
+            start = file.read(max(map(len, begins)))
+            if start and not start.startswith(begins):
                 raise UserError(
                     f"{path} holds something else, which is not replaced: expected a new file, or"
                     " one that such a call wrote."

@@ -59,13 +59,13 @@ def test_an_output_replaces_neither_an_input_nor_what_it_did_not_write(
     table.write_bytes(b"id,label\r\n")
     new = tmp_path / "new" / "deeper" / "p.csv"
     for path in (table, new):
-        check_output(path, [image], begins=b"id,")
+        check_output(path, [image], begins=(b"id,",))
     assert not (tmp_path / "new").exists()
     for path in (image, linked, tmp_path / "pipe.png" / ".." / "a.png"):
         with pytest.raises(UserError, match="is one of the inputs: expected another file"):
-            check_output(path, [image], begins=b"id,")
+            check_output(path, [image], begins=(b"id,",))
     with pytest.raises(UserError, match="holds something else, which is not replaced"):
-        check_output(image, [], begins=b"id,")
+        check_output(image, [], begins=(b"id,",))
     for kind in ("pipe", "folder", "device", "loop"):
         with pytest.raises(UserError, match=r"expected a new file, or one to replace"):
             check_output(odd[kind])
